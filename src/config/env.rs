@@ -1,0 +1,299 @@
+//! Environment variables → [`Config`], with every problem reported at once.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::model::{VETH_FRR, VETH_HOST};
+
+use super::settings::{Default, Field, Raw, SETTINGS, Setting};
+use super::{Bfd, Config, Metallb, PeerPair, Problem, Timers};
+
+/// Beginnings of names that no one but us uses, so that an unknown variable with one is a mistake.
+const OUR_PREFIXES: &[&str] = &[
+    "ASN_",
+    "BFD_",
+    "FE_",
+    "GR_",
+    "METALLB_ALLOWED",
+    "METALLB_VRF",
+    "PEER_IP_",
+    "PEER_IPV4_",
+    "RETURN_",
+    "UNDERLAY_",
+    "VRF_METALLB",
+];
+
+/// How many characters of a bad value an error shows.
+const SHOWN: usize = 60;
+
+/// Reads the configuration from `vars`, a whole environment.
+///
+/// # Errors
+/// Every problem found, each naming its variable.
+pub fn from_vars(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Config, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let given = select(vars, &mut problems);
+    let texts = SETTINGS.iter().filter_map(|setting| {
+        let text = match (given.get(setting.name), setting.default) {
+            (Some(text), _) => text.clone(),
+            (None, Default::Text(text)) => text.to_owned(),
+            (None, _) => return None,
+        };
+        Some((setting.name.to_owned(), text))
+    });
+    // The fields take any text, and only known names are passed on, so envy itself has no reason to fail.
+    let raw: Raw = match envy::from_iter(texts) {
+        Ok(raw) => raw,
+        Err(e) => return Err(vec![Problem(format!("environment: {e}"))]),
+    };
+    let reader = Reader { given: &given, problems: &mut problems };
+    match assemble(raw, reader) {
+        Some(config) if problems.is_empty() => Ok(config),
+        _ => Err(problems),
+    }
+}
+
+/// Picks out our variables, trimmed and not empty, and complains about those that were meant to be ours.
+fn select(
+    vars: impl IntoIterator<Item = (OsString, OsString)>,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<&'static str, String> {
+    let mut given = BTreeMap::new();
+    for (name, value) in vars {
+        let Some(name) = name.to_str() else { continue };
+        let Some(setting) = SETTINGS.iter().find(|s| s.name == name) else {
+            if let Some(nearest) = misspelt(name) {
+                problems.push(Problem(format!("{name}: unknown variable, did you mean {nearest}?")));
+            }
+            continue;
+        };
+        match value.to_str().map(str::trim) {
+            Some("") => {}
+            Some(text) => {
+                given.insert(setting.name, text.to_owned());
+            }
+            None => problems.push(wrong(setting, &lossy(&value), "not UTF-8")),
+        }
+    }
+    given
+}
+
+fn lossy(value: &OsStr) -> String {
+    value.to_string_lossy().into_owned()
+}
+
+/// The variable that an unknown `name` was probably meant to be.
+fn misspelt(name: &str) -> Option<&'static str> {
+    let distance = |s: &&Setting| strsim::damerau_levenshtein(name, s.name);
+    let nearest = SETTINGS.iter().min_by_key(distance)?;
+    // A slip is two letters at most, and in a short name less: NETS is someone else's.
+    let slip = nearest.name.len().saturating_sub(5).div_ceil(3).min(2);
+    let ours = OUR_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    (ours || distance(&nearest) <= slip || name.eq_ignore_ascii_case(nearest.name)).then_some(nearest.name)
+}
+
+fn wrong(setting: &Setting, text: &str, reason: impl Display) -> Problem {
+    let name = setting.name;
+    let allowed = (setting.allowed)();
+    if setting.secret {
+        return Problem(format!("{name}: {reason} (allowed: {allowed})"));
+    }
+    let mut shown: String = text.chars().take(SHOWN).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    Problem(format!("{name}={shown:?}: {reason} (allowed: {allowed})"))
+}
+
+struct Reader<'a> {
+    given: &'a BTreeMap<&'static str, String>,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Reader<'_> {
+    /// The value of a variable that is required or has a default.
+    fn take<T>(&mut self, name: &'static str, field: Field<T>) -> Option<T> {
+        let setting = SETTINGS.iter().find(|s| s.name == name)?;
+        match field {
+            Field::Right(value) => return Some(value),
+            Field::Wrong(reason) => {
+                let text = self.given.get(name).map_or("", String::as_str);
+                self.problems.push(wrong(setting, text, reason));
+            }
+            Field::Missing => {
+                self.problems.push(Problem(format!("{name}: must be set (allowed: {})", (setting.allowed)())))
+            }
+        }
+        None
+    }
+
+    /// The value of a variable that may be unset.
+    fn optional<T>(&mut self, name: &'static str, field: Field<T>) -> Option<Option<T>> {
+        match field {
+            Field::Missing => Some(None),
+            field => self.take(name, field).map(Some),
+        }
+    }
+
+    fn complain(&mut self, problem: String) {
+        self.problems.push(Problem(problem));
+    }
+
+    /// Both ends of a link, if they are two hosts of one subnet.
+    fn pair(&mut self, names: [&str; 3], frr: IpAddr, metallb: IpAddr, prefix: u32) -> Option<PeerPair> {
+        let [frr_name, metallb_name, prefix_name] = names;
+        let prefix = u8::try_from(prefix).ok()?;
+        if frr == metallb {
+            self.complain(format!(
+                "{frr_name} and {metallb_name} are both {frr}: the two ends need two addresses"
+            ));
+            return None;
+        }
+        let subnet = |ip| IpNet::new(ip, prefix).map(|net| net.trunc());
+        if subnet(frr) != subnet(metallb) {
+            self.complain(format!(
+                "{frr_name}={frr} and {metallb_name}={metallb} are not in one /{prefix} subnet ({prefix_name})"
+            ));
+            return None;
+        }
+        Some(PeerPair { frr, metallb, prefix })
+    }
+}
+
+/// Takes every field, so that every problem is seen, then holds the values against each other.
+fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
+    let node_ip = r.take("NODE_IP", raw.node_ip);
+    let asn = r.take("ASN_LOCAL", raw.asn_local);
+    let fabric_macs = r.take("FE_MACS", raw.fe_macs);
+    let fabric_timeout = r.take("FE_TIMEOUT", raw.fe_timeout);
+    let fabric_password = r.optional("FABRIC_PASSWORD", raw.fabric_password);
+    let namespace = r.take("NETNS", raw.netns);
+    let force_move = r.take("UNDERLAY_FORCE_MOVE", raw.underlay_force_move);
+    let vrf = r.take("VRF_METALLB", raw.vrf_metallb);
+    let table = r.take("METALLB_VRF_ROUTE_TABLE_ID", raw.metallb_vrf_route_table_id);
+    let vrf_asn = r.take("ASN_VRF_METALLB", raw.asn_vrf_metallb);
+    let speaker_asn = r.take("ASN_METALLB_SPEAKER", raw.asn_metallb_speaker);
+    let v6_frr = r.take("PEER_IP_FRR", raw.peer_ip_frr);
+    let v6_metallb = r.take("PEER_IP_METALLB", raw.peer_ip_metallb);
+    let v6_prefix = r.take("PEER_IP_PREFIX", raw.peer_ip_prefix);
+    let v4_frr = r.take("PEER_IPV4_FRR", raw.peer_ipv4_frr);
+    let v4_metallb = r.take("PEER_IPV4_METALLB", raw.peer_ipv4_metallb);
+    let v4_prefix = r.take("PEER_IPV4_PREFIX", raw.peer_ipv4_prefix);
+    let allowed = r.optional("METALLB_ALLOWED_PREFIXES", raw.metallb_allowed_prefixes);
+    let metallb_password = r.optional("METALLB_PASSWORD", raw.metallb_password);
+    let mtu = r.optional("INTERFACE_MTU", raw.interface_mtu);
+    let return_path = r.take("RETURN_PATH", raw.return_path);
+    let return_mark = r.take("RETURN_MARK", raw.return_mark);
+    let return_table = r.take("RETURN_TABLE", raw.return_table);
+    let keepalive = r.take("BGP_KEEPALIVE_TIME", raw.bgp_keepalive_time);
+    let hold = r.take("BGP_HOLD_TIME", raw.bgp_hold_time);
+    let connect = r.take("BGP_CONNECT_TIME", raw.bgp_connect_time);
+    let restart = r.take("GR_RESTART_TIME", raw.gr_restart_time);
+    let stalepath = r.take("GR_STALEPATH_TIME", raw.gr_stalepath_time);
+    let select_defer = r.take("GR_SELECT_DEFER_TIME", raw.gr_select_defer_time);
+    let enable_bfd = r.take("ENABLE_BFD", raw.enable_bfd);
+    let receive = r.take("BFD_RECEIVE_INTERVAL", raw.bfd_receive_interval);
+    let transmit = r.take("BFD_TRANSMIT_INTERVAL", raw.bfd_transmit_interval);
+    let multiplier = r.take("BFD_DETECT_MULTIPLIER", raw.bfd_detect_multiplier);
+    let template = r.optional("FRR_TEMPLATE", raw.frr_template);
+    let log_level = r.take("LOG_LEVEL", raw.log_level);
+    let log_format = r.take("LOG_FORMAT", raw.log_format);
+
+    let v6 = match (v6_frr, v6_metallb, v6_prefix) {
+        (Some(frr), Some(metallb), Some(prefix)) => {
+            let names = ["PEER_IP_FRR", "PEER_IP_METALLB", "PEER_IP_PREFIX"];
+            r.pair(names, frr.get(), metallb.get(), prefix.get())
+        }
+        _ => None,
+    };
+    let v4 = match (v4_frr, v4_metallb, v4_prefix) {
+        (Some(None), _, _) => Some(None),
+        (Some(Some(frr)), Some(metallb), Some(prefix)) => {
+            let names = ["PEER_IPV4_FRR", "PEER_IPV4_METALLB", "PEER_IPV4_PREFIX"];
+            r.pair(names, frr.get(), metallb.get(), prefix.get()).map(Some)
+        }
+        _ => None,
+    };
+    if let (Some(a), Some(b)) = (table, return_table)
+        && a == b
+    {
+        r.complain(format!("METALLB_VRF_ROUTE_TABLE_ID and RETURN_TABLE are both {a}: they need two tables"));
+    }
+    if let (Some(a), Some(b)) = (vrf_asn, speaker_asn)
+        && a == b
+    {
+        r.complain(format!(
+            "ASN_VRF_METALLB and ASN_METALLB_SPEAKER are both {a}: the session with MetalLB is external and needs two"
+        ));
+    }
+    if let (Some(k), Some(h)) = (keepalive, hold)
+        && h.get() < 3 * k.get()
+    {
+        r.complain(format!("BGP_HOLD_TIME={h} is less than three times BGP_KEEPALIVE_TIME={k}"));
+    }
+    if let (Some(restart), Some(stale)) = (restart, stalepath)
+        && stale < restart
+    {
+        r.complain(format!("GR_STALEPATH_TIME={stale} is less than GR_RESTART_TIME={restart}"));
+    }
+    if let (Some(restart), Some(defer)) = (restart, select_defer)
+        && defer.get() >= restart.get()
+    {
+        r.complain(format!("GR_SELECT_DEFER_TIME={defer} is not less than GR_RESTART_TIME={restart}"));
+    }
+    if let Some(vrf) = &vrf
+        && [VETH_HOST, VETH_FRR].contains(&vrf.as_ifname().as_str())
+    {
+        r.complain(format!("VRF_METALLB={vrf}: the name of an end of the veth pair"));
+    }
+
+    Some(Config {
+        node_ip: node_ip?,
+        asn: asn?,
+        fabric_macs: fabric_macs?,
+        fabric_timeout_s: fabric_timeout?.get(),
+        fabric_password: fabric_password?,
+        namespace: namespace?,
+        force_move: force_move?,
+        metallb: Metallb {
+            vrf: vrf?,
+            table: table?,
+            asn: vrf_asn?,
+            speaker_asn: speaker_asn?,
+            v6: v6?,
+            v4: v4?,
+            allowed: allowed?.unwrap_or_default(),
+            password: metallb_password?,
+        },
+        mtu: mtu?,
+        return_path: return_path?,
+        return_mark: return_mark?.0,
+        return_table: return_table?,
+        timers: Timers {
+            keepalive_s: keepalive?.get(),
+            hold_s: hold?.get(),
+            connect_s: connect?.get(),
+            restart_s: restart?.get(),
+            stalepath_s: stalepath?.get(),
+            select_defer_s: select_defer?.get(),
+            bfd: match (enable_bfd?, receive?, transmit?, multiplier?) {
+                (false, ..) => None,
+                (true, receive, transmit, multiplier) => Some(Bfd {
+                    receive_ms: receive.get(),
+                    transmit_ms: transmit.get(),
+                    multiplier: multiplier.get(),
+                }),
+            },
+        },
+        template: template?,
+        log_level: log_level?,
+        log_format: log_format?,
+    })
+}
+
+#[cfg(test)]
+mod tests;

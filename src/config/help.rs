@@ -1,0 +1,78 @@
+//! The table of settings as text, for `--help`, and as Markdown, for the README.
+
+use std::fmt::Write as _;
+
+use super::settings::{Default, SETTINGS, Setting};
+
+/// The table for a terminal.
+pub fn text() -> String {
+    let mut out = String::new();
+    for setting in SETTINGS {
+        let meaning = setting.meaning.replace('`', "");
+        // Writing to a String can't fail.
+        let _ = writeln!(out, "  {} ({})", setting.name, default(setting));
+        for line in wrap(&format!("{meaning} Allowed: {}.", allowed(setting)), 88) {
+            let _ = writeln!(out, "      {line}");
+        }
+    }
+    out
+}
+
+/// The table for the README.
+pub fn markdown() -> String {
+    let mut out = String::from("| Variable | Default | Allowed | Meaning |\n|---|---|---|---|\n");
+    for setting in SETTINGS {
+        let default = match setting.default {
+            Default::Required => "**required**".into(),
+            Default::Text(text) => format!("`{text}`"),
+            Default::Unset(words) => words.into(),
+        };
+        let allowed = (setting.allowed)().replace('|', "\\|");
+        let _ = writeln!(out, "| `{}` | {default} | {allowed} | {} |", setting.name, setting.meaning);
+    }
+    out
+}
+
+fn default(setting: &Setting) -> String {
+    match setting.default {
+        Default::Required => "required".into(),
+        Default::Text(text) => format!("default {text}"),
+        Default::Unset(words) => format!("default: {words}"),
+    }
+}
+
+fn allowed(setting: &Setting) -> String {
+    (setting.allowed)().replace('`', "")
+}
+
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if line.len() + word.len() < width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.into()),
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    /// `README_WRITE=1 cargo test readme` writes the table anew.
+    #[test]
+    fn readme_has_the_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+        let readme = std::fs::read_to_string(path).unwrap();
+        let (head, rest) = readme.split_once("<!-- settings -->\n").unwrap();
+        let (_, tail) = rest.split_once("<!-- /settings -->").unwrap();
+        let wanted = format!("{head}<!-- settings -->\n{}<!-- /settings -->{tail}", super::markdown());
+        if std::env::var_os("README_WRITE").is_some() {
+            std::fs::write(path, &wanted).unwrap();
+        }
+        assert_eq!(readme, wanted, "run README_WRITE=1 cargo test readme");
+    }
+}

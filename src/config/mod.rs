@@ -1,0 +1,143 @@
+//! Where intent comes from: environment variables today.
+
+mod env;
+mod help;
+mod settings;
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::model::{Asn, MacAddr, Mtu, NamespaceName, Password, RouterId, TableId, TemplatePath, VrfName};
+
+pub use env::from_vars;
+pub use help::{markdown, text};
+pub use settings::{LogFormat, LogLevel, ReturnMode, SETTINGS, Setting};
+
+/// One thing that is wrong with the configuration: names the variable, the value and what is allowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem(pub String);
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The validated configuration: every combination of its values is one that can be built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Router-id, and in the host namespace the source address of BGP routes.
+    pub node_ip: RouterId,
+    /// AS number towards the leaves.
+    pub asn: Asn,
+    /// The fabric NICs.
+    pub fabric_macs: Vec<MacAddr>,
+    /// How long to wait for the fabric NICs, in seconds.
+    pub fabric_timeout_s: u32,
+    /// TCP-MD5 password of the fabric sessions.
+    pub fabric_password: Option<Password>,
+    /// The namespace that FRR runs in.
+    pub namespace: NamespaceName,
+    /// Move a NIC even if that cuts the node off.
+    pub force_move: bool,
+    /// The link to MetalLB's speaker.
+    pub metallb: Metallb,
+    /// MTU of the veth pair; `None`: that of the first fabric interface.
+    pub mtu: Option<Mtu>,
+    /// How replies of the host find back to the fabric.
+    pub return_path: ReturnMode,
+    /// The one bit of packet and connection marks that the return path uses.
+    pub return_mark: u32,
+    /// The routing table of the return path.
+    pub return_table: TableId,
+    /// Timers of BGP, its graceful restart and BFD.
+    pub timers: Timers,
+    /// A template to use instead of the built-in one.
+    pub template: Option<TemplatePath>,
+    /// Least severe message to log.
+    pub log_level: LogLevel,
+    /// Form of the log.
+    pub log_format: LogFormat,
+}
+
+/// The BGP session with MetalLB's speaker and what carries it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metallb {
+    /// The VRF that ends the session.
+    pub vrf: VrfName,
+    /// The VRF's routing table.
+    pub table: TableId,
+    /// Our AS number in the VRF.
+    pub asn: Asn,
+    /// The speaker's AS number.
+    pub speaker_asn: Asn,
+    /// The IPv6 addresses of the veth pair.
+    pub v6: PeerPair,
+    /// The IPv4 addresses of the veth pair.
+    pub v4: Option<PeerPair>,
+    /// What the speaker may announce; empty: anything but a default route.
+    pub allowed: Vec<IpNet>,
+    /// TCP-MD5 password of the session.
+    pub password: Option<Password>,
+}
+
+/// The two addresses of a point-to-point link, both in one subnet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerPair {
+    /// Our end, in the VRF.
+    pub frr: IpAddr,
+    /// The speaker's end, in the host namespace.
+    pub metallb: IpAddr,
+    /// Length of their common prefix in bits.
+    pub prefix: u8,
+}
+
+impl PeerPair {
+    /// Our end with its prefix length.
+    pub fn frr_net(self) -> IpNet {
+        net(self.frr, self.prefix)
+    }
+
+    /// The speaker's end with its prefix length.
+    pub fn metallb_net(self) -> IpNet {
+        net(self.metallb, self.prefix)
+    }
+}
+
+fn net(ip: IpAddr, prefix: u8) -> IpNet {
+    // The constructor of the pair checked the length against the family; an assumption that fails
+    // here would be a programming error, and a host prefix is the harmless answer to it.
+    IpNet::new(ip, prefix).unwrap_or_else(|_| IpNet::from(ip))
+}
+
+/// Timers, in the units of FRR's own commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Timers {
+    /// BGP keepalive in seconds.
+    pub keepalive_s: u32,
+    /// BGP hold time in seconds.
+    pub hold_s: u32,
+    /// BGP connect retry time in seconds.
+    pub connect_s: u32,
+    /// Restart time that we announce (RFC 4724), in seconds.
+    pub restart_s: u32,
+    /// How long we keep a restarting peer's routes, in seconds.
+    pub stalepath_s: u32,
+    /// How long a restarted bgpd waits for its peers' End-of-RIB, in seconds.
+    pub select_defer_s: u32,
+    /// BFD with the leaves, if on.
+    pub bfd: Option<Bfd>,
+}
+
+/// Timers of a BFD session (RFC 5880).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Bfd {
+    /// Required minimum receive interval in milliseconds.
+    pub receive_ms: u32,
+    /// Desired minimum transmit interval in milliseconds.
+    pub transmit_ms: u32,
+    /// Detection multiplier.
+    pub multiplier: u32,
+}

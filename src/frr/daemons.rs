@@ -1,0 +1,109 @@
+//! The FRR daemons that we run, and all that differs between FRR's versions in how they are run.
+
+use std::fmt;
+
+/// Where the distribution puts the daemons (Debian's package and the official container image agree).
+pub const BIN_DIR: &str = "/usr/lib/frr";
+
+/// Where everything generated lives: configuration, vty and zserv sockets, pid files.
+pub const RUN_DIR: &str = "/run/frr";
+
+/// Seconds for which a new zebra keeps the routes of the last one before it removes what was not
+/// announced again. Longer than `GR_SELECT_DEFER_TIME` may be, so that bgpd has spoken by then.
+const ZEBRA_KEEP_S: u32 = 60;
+
+/// Receive buffer of zebra's netlink socket in bytes, as the packages set it.
+const ZEBRA_NETLINK_BUFFER: &str = "90000000";
+
+/// One of FRR's programs.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Daemon {
+    /// File name, which is also the name of its vty socket.
+    pub name: &'static str,
+    /// Those that must answer before it is started.
+    pub after: &'static [&'static str],
+    /// Those that can't go on after it died, and are killed to be restarted with it: bgpd does not
+    /// announce its routes again to a new zebra, and a new bfdd tells the peers "down", which only a
+    /// BGP session that is already in graceful restart survives.
+    pub takes_along: &'static [&'static str],
+    /// The first FRR version that has it.
+    since: Version,
+}
+
+/// All of them, in the order in which they are started.
+pub const DAEMONS: &[Daemon] = &[
+    Daemon { name: "mgmtd", after: &[], takes_along: &[], since: Version(9, 0) },
+    Daemon { name: "zebra", after: &["mgmtd"], takes_along: &["bgpd"], since: Version(0, 0) },
+    Daemon { name: "staticd", after: &["mgmtd", "zebra"], takes_along: &[], since: Version(0, 0) },
+    Daemon { name: "bfdd", after: &["mgmtd", "zebra"], takes_along: &["bgpd"], since: Version(0, 0) },
+    Daemon { name: "bgpd", after: &["mgmtd", "zebra"], takes_along: &[], since: Version(0, 0) },
+];
+
+/// Major and minor version of FRR.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(pub u16, pub u16);
+
+impl Version {
+    /// The newest that is tested.
+    pub const NEWEST: Self = Self(10, 7);
+
+    /// Reads it from what `zebra --version` prints: `zebra version 10.3`.
+    pub fn parse(output: &str) -> Option<Self> {
+        let number = output.split_whitespace().skip_while(|word| *word != "version").nth(1)?;
+        let mut parts = number.split(|c: char| !c.is_ascii_digit());
+        Some(Self(parts.next()?.parse().ok()?, parts.next().and_then(|p| p.parse().ok()).unwrap_or(0)))
+    }
+
+    /// The daemons that this version has.
+    pub fn daemons(self) -> Vec<&'static Daemon> {
+        DAEMONS.iter().filter(|daemon| daemon.since <= self).collect()
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0, self.1)
+    }
+}
+
+impl Daemon {
+    /// Its command line after the program's name: in the foreground, logging to our pipe, without a TCP vty.
+    pub fn arguments(&self, version: Version) -> Vec<String> {
+        let mut args: Vec<String> = ["--log", "stdout", "-P", "0"].map(Into::into).into();
+        args.extend(["--vty_socket".into(), RUN_DIR.into()]);
+        args.extend(["-i".into(), format!("{RUN_DIR}/{}.pid", self.name)]);
+        args.extend(["-z".into(), format!("{RUN_DIR}/zserv.api")]);
+        if self.name == "zebra" {
+            args.extend(["-s".into(), ZEBRA_NETLINK_BUFFER.into()]);
+            // From 10.0 the value must stick to the flag: with a blank it is silently 500 s.
+            if version < Version(10, 0) {
+                args.extend(["-K".into(), ZEBRA_KEEP_S.to_string()]);
+            } else {
+                args.push(format!("-K{ZEBRA_KEEP_S}"));
+            }
+        }
+        args
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        assert_eq!(Version::parse("zebra version 10.3\nCopyright"), Some(Version(10, 3)));
+        assert_eq!(Version::parse("zebra version 8.4.4\n"), Some(Version(8, 4)));
+        assert_eq!(Version::parse("zebra version 10.7.1-1 (x)"), Some(Version(10, 7)));
+        assert_eq!(Version::parse("no such file"), None);
+        assert!(Version(8, 4).daemons().iter().all(|d| d.name != "mgmtd"));
+        assert!(Version(10, 3).daemons().iter().any(|d| d.name == "mgmtd"));
+    }
+
+    #[test]
+    fn keep_time_sticks_to_its_flag_from_ten_on() {
+        let zebra = DAEMONS.iter().find(|d| d.name == "zebra").unwrap();
+        assert!(zebra.arguments(Version(10, 3)).contains(&"-K60".to_owned()));
+        assert!(zebra.arguments(Version(8, 4)).windows(2).any(|w| w == ["-K", "60"]));
+    }
+}

@@ -1,0 +1,128 @@
+//! The configuration → the text of frr.conf. Pure.
+
+use ipnet::IpNet;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Serde, Value};
+use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, escape_formatter};
+use serde::Serialize;
+
+use crate::config::{Config, Timers};
+use crate::model::{IfName, Password};
+
+use super::Version;
+
+const TEMPLATE: &str = include_str!("../../templates/frr.conf.j2");
+
+/// Steps of a template's program: far above what a node's worth of lines takes, far below a hang.
+const FUEL: u64 = 1_000_000;
+
+/// What a configuration is rendered from.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    /// What the operator asked for.
+    pub config: &'a Config,
+    /// Fabric interfaces in FRR's namespace.
+    pub ports: &'a [IfName],
+    /// Whether `NODE_IP` is an address of FRR's namespace, so that routes may name it as their source.
+    pub node_ip_is_local: bool,
+    /// The FRR that reads it.
+    pub version: Version,
+}
+
+/// What a template can name. A name here is an interface to operators' own templates.
+#[derive(Serialize)]
+struct Names<'a> {
+    asn: String,
+    node_ip: String,
+    node_ip_is_local: bool,
+    namespace: String,
+    ports: Vec<&'a str>,
+    password: Option<&'a str>,
+    timers: Timers,
+    metallb: Metallb<'a>,
+    version: [u16; 2],
+}
+
+#[derive(Serialize)]
+struct Metallb<'a> {
+    vrf: &'a str,
+    asn: String,
+    speaker_asn: String,
+    peer: String,
+    password: Option<&'a str>,
+    /// Prefix-list entries.
+    allowed_ipv4: Vec<String>,
+    allowed_ipv6: Vec<String>,
+}
+
+/// Renders frr.conf from `template`, or from the built-in one.
+///
+/// # Errors
+/// What is wrong with the template, and where.
+pub fn render(inputs: &Inputs<'_>, template: Option<&str>) -> Result<String, String> {
+    let mut env = Environment::new();
+    let syntax = SyntaxConfig::builder()
+        .trim_blocks(true)
+        .lstrip_blocks(true)
+        .keep_trailing_newline(true)
+        .build()
+        .map_err(|e| e.to_string())?;
+    env.set_syntax(syntax);
+    env.set_undefined_behavior(UndefinedBehavior::Strict);
+    env.set_formatter(one_line);
+    env.set_fuel(Some(FUEL));
+    let names = Value::from(Serde(names(inputs)));
+    env.render_named_str("frr.conf.j2", template.unwrap_or(TEMPLATE), names).map_err(|e| format!("{e:#}"))
+}
+
+fn names<'a>(inputs: &Inputs<'a>) -> Names<'a> {
+    let config = inputs.config;
+    let metallb = &config.metallb;
+    let reveal = |password: &'a Option<Password>| password.as_ref().map(Password::reveal);
+    let Version(major, minor) = inputs.version;
+    Names {
+        asn: config.asn.to_string(),
+        node_ip: config.node_ip.to_string(),
+        node_ip_is_local: inputs.node_ip_is_local,
+        namespace: config.namespace.to_string(),
+        ports: inputs.ports.iter().map(IfName::as_str).collect(),
+        password: reveal(&config.fabric_password),
+        timers: config.timers,
+        metallb: Metallb {
+            vrf: metallb.vrf.as_ifname().as_str(),
+            asn: metallb.asn.to_string(),
+            speaker_asn: metallb.speaker_asn.to_string(),
+            peer: metallb.v6.metallb.to_string(),
+            password: reveal(&metallb.password),
+            allowed_ipv4: entries(&metallb.allowed, false),
+            allowed_ipv6: entries(&metallb.allowed, true),
+        },
+        version: [major, minor],
+    }
+}
+
+/// Prefix-list entries for what is allowed and everything inside it; with nothing named, anything but a default route.
+fn entries(allowed: &[IpNet], v6: bool) -> Vec<String> {
+    let longest = if v6 { 128 } else { 32 };
+    if allowed.is_empty() {
+        return vec![format!("{} ge 1", if v6 { "::/0" } else { "0.0.0.0/0" })];
+    }
+    let of_family = allowed.iter().filter(|net| net.addr().is_ipv6() == v6);
+    of_family
+        .map(|net| match net.prefix_len() {
+            length if length == longest => net.to_string(),
+            _ => format!("{net} le {longest}"),
+        })
+        .collect()
+}
+
+/// Refuses what would print as nothing or as more than one line.
+fn one_line(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    if value.is_none() || value.is_undefined() {
+        return Err(Error::new(ErrorKind::UndefinedError, "there is no value to print"));
+    }
+    if value.as_str().is_some_and(|text| text.chars().any(char::is_control)) {
+        return Err(Error::new(ErrorKind::BadSerialization, "the value has a control character"));
+    }
+    escape_formatter(out, state, value)
+}

@@ -1,0 +1,16 @@
+//! The kernel: what it has (`observe`), what to change (`plan`, pure), and changing it (`apply`).
+
+mod apply;
+mod monitor;
+mod netlink;
+pub mod netns;
+mod nft;
+mod observe;
+mod op;
+mod plan;
+
+pub use apply::{Error, Kernel};
+pub use monitor::Monitor;
+pub use netns::Netns;
+pub use op::Op;
+pub use plan::{Plan, plan};

@@ -1,0 +1,171 @@
+//! A blocking route-netlink socket: one request, one answer, and the kernel's own words in the error.
+
+use std::fmt;
+use std::io;
+
+use netlink_packet_core::{
+    ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+/// What the kernel answered to a request that it refused.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The errno.
+    pub error: io::Error,
+    /// The kernel's sentence about it (`NLMSGERR_ATTR_MSG`), where it has one.
+    pub words: Option<String>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.words {
+            Some(words) => write!(f, "{words} ({})", self.error),
+            None => self.error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Self { error, words: None }
+    }
+}
+
+/// A socket in the namespace of the thread that opened it, for good.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl Netlink {
+    /// Opens a socket in the calling thread's namespace.
+    ///
+    /// # Errors
+    /// The kernel has no route netlink for us.
+    pub fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.set_ext_ack(true)?;
+        socket.set_cap_ack(true)?;
+        socket.set_netlink_get_strict_chk(true)?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    /// Sends a change, `flags` on top of request and acknowledge, and waits until the kernel has made it.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn change(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Refusal> {
+        self.exchange(message, NLM_F_REQUEST | NLM_F_ACK | flags).map(|_| ())
+    }
+
+    /// Asks for one object.
+    ///
+    /// # Errors
+    /// The kernel refused; `ENODEV` if a link is not there.
+    pub fn get(&mut self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Refusal> {
+        self.exchange(message, NLM_F_REQUEST | NLM_F_ACK)
+    }
+
+    /// Asks for all objects of a kind. A dump that a change in the kernel disturbed is taken again.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn dump(&mut self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Refusal> {
+        for _ in 0..5 {
+            match self.exchange(message.clone(), NLM_F_REQUEST | NLM_F_DUMP) {
+                Err(e) if e.error.raw_os_error() == Some(EINTR) => {}
+                result => return result,
+            }
+        }
+        Err(io::Error::from_raw_os_error(EINTR).into())
+    }
+
+    fn exchange(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<Vec<RouteNetlinkMessage>, Refusal> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = flags;
+        request.header.sequence_number = self.sequence;
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+
+        let mut answers = Vec::new();
+        let mut disturbed = false;
+        loop {
+            let (datagram, _) = self.socket.recv_from_full()?;
+            let mut rest = &datagram[..];
+            while rest.len() >= HEADER {
+                let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
+                if length < HEADER || length > rest.len() {
+                    return Err(io::Error::other("malformed netlink message").into());
+                }
+                let kind = u16::from_ne_bytes([rest[4], rest[5]]);
+                let packet = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&rest[..length]);
+                rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+                let packet = match packet {
+                    Ok(packet) => packet,
+                    // One exotic object that the crate can't read must not hide the others.
+                    Err(e) if kind >= FIRST_OBJECT => {
+                        log::debug!("netlink message of type {kind} left out: {e}");
+                        continue;
+                    }
+                    Err(e) => return Err(io::Error::other(e.to_string()).into()),
+                };
+                if packet.header.sequence_number != self.sequence {
+                    continue;
+                }
+                disturbed |= packet.header.flags & NLM_F_DUMP_INTR != 0;
+                match packet.payload {
+                    NetlinkPayload::InnerMessage(object) => answers.push(object),
+                    NetlinkPayload::Error(e) if e.code.is_some() => return Err(refusal(&e)),
+                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) if disturbed => {
+                        return Err(io::Error::from_raw_os_error(EINTR).into());
+                    }
+                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(answers),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// Length of `struct nlmsghdr`.
+const HEADER: usize = 16;
+/// Types below are netlink's own (`NLMSG_MIN_TYPE`, `linux/netlink.h`).
+const FIRST_OBJECT: u16 = 16;
+/// The dump is inconsistent (`NLM_F_DUMP_INTR`, `linux/netlink.h`).
+const NLM_F_DUMP_INTR: u16 = 0x10;
+/// Interrupted; the same on every architecture that Linux runs on (`asm-generic/errno-base.h`).
+const EINTR: i32 = 4;
+/// The attribute of an error that holds a sentence (`NLMSGERR_ATTR_MSG`, `linux/netlink.h`).
+const ATTR_MSG: u16 = 1;
+
+/// With capped acknowledgements the attributes follow the request's header.
+fn refusal(e: &ErrorMessage) -> Refusal {
+    let mut words = None;
+    let mut rest = e.header.get(HEADER..).unwrap_or_default();
+    while let [l0, l1, t0, t1, ..] = *rest {
+        let length = usize::from(u16::from_ne_bytes([l0, l1]));
+        if length < 4 || length > rest.len() {
+            break;
+        }
+        if u16::from_ne_bytes([t0, t1]) == ATTR_MSG {
+            let text = String::from_utf8_lossy(&rest[4..length]);
+            words = Some(text.trim_end_matches('\0').to_owned());
+        }
+        rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+    }
+    Refusal { error: e.to_io(), words }
+}

@@ -1,0 +1,130 @@
+//! Network namespaces: hold one by a bind mount below `/run/netns`, as iproute2 does, and work in it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// Where named namespaces are held (`NETNS_RUN_DIR` of iproute2).
+pub const RUN_DIR: &str = "/run/netns";
+
+/// Magic number of the file system that namespaces live in (`NSFS_MAGIC`, `linux/magic.h`).
+const NSFS_MAGIC: u64 = 0x6e73_6673;
+
+/// A network namespace, kept alive by the open file.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+    inode: u64,
+}
+
+/// How a named namespace came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// It was there.
+    Found,
+    /// It is new.
+    Created,
+    /// Its file was there, but nothing was mounted on it.
+    Repaired,
+}
+
+impl Netns {
+    /// The namespace of the calling thread.
+    ///
+    /// # Errors
+    /// `/proc` can't be read.
+    pub fn current() -> io::Result<Self> {
+        Self::open(Path::new("/proc/thread-self/ns/net"))
+    }
+
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let inode = file.metadata()?.ino();
+        Ok(Self { file, inode })
+    }
+
+    /// The namespace called `name`, made and held by a bind mount if it is not there.
+    ///
+    /// # Errors
+    /// The step that failed, as a sentence.
+    pub fn ensure(name: &str) -> io::Result<(Self, Origin)> {
+        let path = Self::path(name);
+        fs::create_dir_all(RUN_DIR).map_err(|e| because(e, "create", Path::new(RUN_DIR)))?;
+        let origin = match is_nsfs(&path) {
+            Ok(true) => Origin::Found,
+            Ok(false) => Origin::Repaired,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o444)
+                    .open(&path)
+                    .map_err(|e| because(e, "create", &path))?;
+                Origin::Created
+            }
+            Err(e) => return Err(because(e, "examine", &path)),
+        };
+        if origin != Origin::Found {
+            hold_new(&path).map_err(|e| because(e, "hold a new network namespace at", &path))?;
+        }
+        Ok((Self::open(&path).map_err(|e| because(e, "open", &path))?, origin))
+    }
+
+    /// Where a namespace of that name is held.
+    pub fn path(name: &str) -> PathBuf {
+        Path::new(RUN_DIR).join(name)
+    }
+
+    /// The number that tells this namespace from one that took its name.
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    /// The file that stands for the namespace, for `IFLA_NET_NS_FD`.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Runs `work` in this namespace, on a thread of its own, so that no error leaves the caller in the wrong one.
+    /// What `work` opens or starts there stays there.
+    ///
+    /// # Errors
+    /// The namespace can't be entered, or what `work` returns.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        thread::scope(|scope| {
+            let worker = scope.spawn(|| {
+                setns(&self.file, CloneFlags::CLONE_NEWNET)?;
+                work()
+            });
+            worker.join().unwrap_or_else(|_| Err(io::Error::other("the worker thread panicked")))
+        })
+    }
+}
+
+/// Makes a namespace on a thread that ends at once, and leaves it mounted at `path`.
+fn hold_new(path: &Path) -> io::Result<()> {
+    thread::scope(|scope| {
+        let maker = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            let own = Some("/proc/thread-self/ns/net");
+            mount(own, path, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(io::Error::from)
+        });
+        maker.join().unwrap_or_else(|_| Err(io::Error::other("the worker thread panicked")))
+    })
+}
+
+fn is_nsfs(path: &Path) -> io::Result<bool> {
+    let stat = rustix::fs::statfs(path)?;
+    // The type's width and sign differ between architectures; the magic number fits all of them.
+    #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss)]
+    Ok(stat.f_type as u64 == NSFS_MAGIC)
+}
+
+fn because(e: io::Error, what: &str, path: &Path) -> io::Error {
+    io::Error::new(e.kind(), format!("cannot {what} {}: {e}", path.display()))
+}

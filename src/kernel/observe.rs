@@ -1,0 +1,300 @@
+//! What the kernel has, read by netlink and from `/proc/sys`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVrf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteVia};
+use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use crate::model::{
+    Address, Link, LinkKind, MacAddr, Marks, NsState, OWNER_PROTOCOL, ReturnPath, Route, Rule,
+};
+use crate::resolve::{MAIN_TABLE, default_net};
+
+use super::netlink::{Netlink, Refusal};
+use super::nft;
+
+/// Reads links, addresses, routes and rules by `nl`.
+///
+/// # Errors
+/// The kernel refused a request.
+pub fn observe(nl: &mut Netlink) -> Result<NsState, Refusal> {
+    let mut links = links(nl)?;
+    addresses(nl, &mut links)?;
+    let names: HashMap<u32, String> = links.iter().map(|l| (l.index, l.name.clone())).collect();
+    Ok(NsState { routes: routes(nl, &names)?, rules: rules(nl)?, links, ..NsState::default() })
+}
+
+/// Reads kernel parameters in the calling thread's namespace; one that does not exist is `None`.
+pub fn sysctls<'a>(paths: impl Iterator<Item = &'a str>) -> BTreeMap<String, Option<String>> {
+    let read = |path: &str| fs::read_to_string(format!("/proc/sys/{path}")).ok();
+    paths.map(|path| (path.to_owned(), read(path).map(|text| text.trim().to_owned()))).collect()
+}
+
+/// Compares our nftables table with what it should be.
+///
+/// # Errors
+/// The kernel refused; a kernel without nftables has no table of ours.
+pub fn marks(socket: &netlink_sys::Socket, wanted: Option<&ReturnPath>) -> io::Result<Marks> {
+    match nft::observe(socket) {
+        Ok(None) => Ok(Marks::Absent),
+        // A table of our name that someone else made is refused when ours is to be built.
+        Ok(Some(table)) if !table.is_ours() && wanted.is_none() => Ok(Marks::Absent),
+        Ok(Some(table)) => Ok(match wanted {
+            Some(path) if table.drift(path).is_none() => Marks::Exactly(path.clone()),
+            _ => Marks::Other,
+        }),
+        Err(e) if e.is_unsupported() => Ok(Marks::Absent),
+        Err(e) => Err(io::Error::other(e)),
+    }
+}
+
+fn links(nl: &mut Netlink) -> Result<Vec<Link>, Refusal> {
+    let answers = nl.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+    let messages = answers.into_iter().filter_map(|answer| match answer {
+        RouteNetlinkMessage::NewLink(message) => Some(message),
+        _ => None,
+    });
+    let mut links = Vec::new();
+    let mut relations = Vec::new();
+    for message in messages {
+        let (link, relation) = link(message);
+        links.push(link);
+        relations.push(relation);
+    }
+    let names: HashMap<u32, String> = links.iter().map(|l| (l.index, l.name.clone())).collect();
+    for (link, relation) in links.iter_mut().zip(relations) {
+        link.master = relation.master.and_then(|index| names.get(&index).cloned());
+        link.parent = relation.parent.and_then(|index| names.get(&index).cloned());
+    }
+    Ok(links)
+}
+
+/// Other links that one refers to, by index.
+#[derive(Default)]
+struct Relation {
+    master: Option<u32>,
+    parent: Option<u32>,
+}
+
+fn link(message: LinkMessage) -> (Link, Relation) {
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        kind: LinkKind::Device,
+        mac: None,
+        permanent_mac: None,
+        mtu: 0,
+        up: message.header.flags.contains(LinkFlags::Up),
+        master: None,
+        parent: None,
+        alias: None,
+        group: 0,
+        addresses: vec![],
+    };
+    let mut relation = Relation::default();
+    let mut lower = None;
+    let mut elsewhere = false;
+    let mac = |bytes: Vec<u8>| bytes.try_into().ok().and_then(MacAddr::new);
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Address(bytes) => link.mac = mac(bytes),
+            LinkAttribute::PermAddress(bytes) => link.permanent_mac = mac(bytes),
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Controller(index) => relation.master = Some(index),
+            LinkAttribute::Link(index) => lower = Some(index),
+            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
+            LinkAttribute::Group(group) => link.group = group,
+            LinkAttribute::LinkInfo(infos) => {
+                if let Some(kind) = kind(&infos) {
+                    link.kind = kind;
+                }
+            }
+            _ => {}
+        }
+    }
+    match &mut link.kind {
+        LinkKind::Veth(peer) => *peer = lower.unwrap_or(0),
+        _ if !elsewhere => relation.parent = lower.filter(|&index| index != link.index),
+        _ => {}
+    }
+    (link, relation)
+}
+
+fn kind(infos: &[LinkInfo]) -> Option<LinkKind> {
+    let kind = infos.iter().find_map(|info| match info {
+        LinkInfo::Kind(kind) => Some(kind),
+        _ => None,
+    })?;
+    Some(match kind {
+        InfoKind::Veth => LinkKind::Veth(0),
+        InfoKind::Vrf => LinkKind::Vrf(
+            infos
+                .iter()
+                .find_map(|info| match info {
+                    LinkInfo::Data(InfoData::Vrf(data)) => data.iter().find_map(|d| match d {
+                        InfoVrf::TableId(table) => Some(*table),
+                        _ => None,
+                    }),
+                    _ => None,
+                })
+                .unwrap_or(0),
+        ),
+        other => LinkKind::Other(other.to_string()),
+    })
+}
+
+fn addresses(nl: &mut Netlink, links: &mut [Link]) -> Result<(), Refusal> {
+    for answer in nl.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
+        let RouteNetlinkMessage::NewAddress(message) = answer else { continue };
+        if message.header.scope == AddressScope::Link && message.header.family == AddressFamily::Inet6 {
+            continue;
+        }
+        let mut ip = None;
+        let mut flags = AddressFlags::empty();
+        for attribute in message.attributes {
+            match attribute {
+                // On a point-to-point link IFA_ADDRESS is the peer's and IFA_LOCAL ours.
+                AddressAttribute::Local(local) => ip = Some(local),
+                AddressAttribute::Address(address) => ip = ip.or(Some(address)),
+                AddressAttribute::Flags(f) => flags = f,
+                _ => {}
+            }
+        }
+        let net = ip.and_then(|ip| IpNet::new(ip, message.header.prefix_len).ok());
+        let link = links.iter_mut().find(|link| link.index == message.header.index);
+        if let (Some(net), Some(link)) = (net, link) {
+            link.addresses.push(Address { net, permanent: flags.contains(AddressFlags::Permanent) });
+        }
+    }
+    Ok(())
+}
+
+fn routes(nl: &mut Netlink, names: &HashMap<u32, String>) -> Result<Vec<Route>, Refusal> {
+    let mut routes = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        #[allow(clippy::cast_possible_truncation)] // 254 fits the header's one byte.
+        const MAIN: u8 = MAIN_TABLE as u8;
+        // Two dumps that the kernel filters, rather than one of a fabric's whole table.
+        for (protocol, table) in [(RouteProtocol::Other(OWNER_PROTOCOL), 0), (RouteProtocol::Unspec, MAIN)] {
+            let mut filter = RouteMessage::default();
+            filter.header.address_family = family;
+            filter.header.protocol = protocol;
+            filter.header.table = table;
+            for answer in nl.dump(RouteNetlinkMessage::GetRoute(filter))? {
+                let RouteNetlinkMessage::NewRoute(message) = answer else { continue };
+                let ours = u8::from(message.header.protocol) == OWNER_PROTOCOL;
+                let is_default = message.header.destination_prefix_length == 0;
+                if ours == (table == 0) && (ours || is_default) {
+                    routes.extend(hops(&message, names));
+                }
+            }
+        }
+    }
+    Ok(routes)
+}
+
+/// One [`Route`] for every next hop of a route.
+fn hops(message: &RouteMessage, names: &HashMap<u32, String>) -> Vec<Route> {
+    let header = &message.header;
+    let v6 = header.address_family == AddressFamily::Inet6;
+    let mut route = Route {
+        dst: default_net(v6),
+        table: u32::from(header.table),
+        via: None,
+        dev: String::new(),
+        metric: 0,
+        src: None,
+        protocol: u8::from(header.protocol),
+    };
+    let mut hops = Vec::new();
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => {
+                let net = ip(address).and_then(|ip| IpNet::new(ip, header.destination_prefix_length).ok());
+                route.dst = net.unwrap_or(route.dst);
+            }
+            RouteAttribute::Table(table) => route.table = *table,
+            RouteAttribute::Priority(metric) => route.metric = *metric,
+            RouteAttribute::PrefSource(address) => route.src = ip(address),
+            RouteAttribute::MultiPath(list) => {
+                hops.extend(list.iter().map(|hop| (Some(hop.interface_index), via(&hop.attributes))));
+            }
+            _ => {}
+        }
+    }
+    if hops.is_empty() {
+        let oif = message.attributes.iter().find_map(|a| match a {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        });
+        hops.push((oif, via(&message.attributes)));
+    }
+    let name = |index: Option<u32>| index.and_then(|i| names.get(&i).cloned()).unwrap_or_default();
+    hops.into_iter().map(|(oif, via)| Route { via, dev: name(oif), ..route.clone() }).collect()
+}
+
+fn via(attributes: &[RouteAttribute]) -> Option<IpAddr> {
+    attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(address) => ip(address),
+        RouteAttribute::Via(RouteVia::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+        RouteAttribute::Via(RouteVia::Inet(ip)) => Some(IpAddr::V4(*ip)),
+        _ => None,
+    })
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(ip) => Some((*ip).into()),
+        RouteAddress::Inet6(ip) => Some((*ip).into()),
+        _ => None,
+    }
+}
+
+fn rules(nl: &mut Netlink) -> Result<Vec<Rule>, Refusal> {
+    let mut rules = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut filter = RuleMessage::default();
+        filter.header.family = family;
+        for answer in nl.dump(RouteNetlinkMessage::GetRule(filter))? {
+            let RouteNetlinkMessage::NewRule(message) = answer else { continue };
+            rules.extend(our_rule(&message));
+        }
+    }
+    Ok(rules)
+}
+
+fn our_rule(message: &RuleMessage) -> Option<Rule> {
+    let mut rule = Rule {
+        v6: message.header.family == AddressFamily::Inet6,
+        priority: 0,
+        mark: None,
+        dst: None,
+        table: u32::from(message.header.table),
+    };
+    let mut ours = false;
+    let (mut mark, mut mask) = (None, u32::MAX);
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Protocol(protocol) => ours = u8::from(*protocol) == OWNER_PROTOCOL,
+            RuleAttribute::Priority(priority) => rule.priority = *priority,
+            RuleAttribute::FwMark(value) => mark = Some(*value),
+            RuleAttribute::FwMask(value) => mask = *value,
+            RuleAttribute::Destination(ip) => rule.dst = IpNet::new(*ip, message.header.dst_len).ok(),
+            RuleAttribute::Table(table) => rule.table = *table,
+            _ => {}
+        }
+    }
+    rule.mark = mark.map(|mark| (mark, mask));
+    ours.then_some(rule)
+}

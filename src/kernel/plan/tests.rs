@@ -1,0 +1,312 @@
+use ipnet::IpNet;
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::{Config, from_vars};
+use crate::model::{Address, MacAddr, NsState, OWNER, OWNER_GROUP, Value as _};
+use crate::resolve::{Search, find, resolve};
+
+const MACS: [&str; 2] = ["02:00:00:00:00:01", "02:00:00:00:00:02"];
+
+fn config(extra: &[(&str, &str)]) -> Config {
+    let base =
+        [("NODE_IP", "10.0.0.1"), ("ASN_LOCAL", "65001"), ("FE_MACS", "02:00:00:00:00:01,02:00:00:00:00:02")];
+    from_vars(base.iter().chain(extra).map(|(k, v)| ((*k).into(), (*v).into()))).unwrap()
+}
+
+fn device(index: u32, name: &str, mac: Option<&str>) -> Link {
+    Link {
+        index,
+        name: name.into(),
+        kind: LinkKind::Device,
+        mac: mac.map(|m| MacAddr::parse(m).unwrap()),
+        permanent_mac: None,
+        mtu: 9000,
+        up: true,
+        master: None,
+        parent: None,
+        alias: None,
+        group: 0,
+        addresses: vec![],
+    }
+}
+
+/// A node that has its two NICs and nothing of ours.
+fn fresh(isolated: bool) -> Namespaces {
+    let host = NsState {
+        links: vec![
+            device(1, "lo", None),
+            device(2, "eth1", Some(MACS[0])),
+            device(3, "eth2", Some(MACS[1])),
+        ],
+        ..NsState::default()
+    };
+    let router = NsState { links: vec![device(1, "lo", None)], ..NsState::default() };
+    Namespaces { host, router: isolated.then_some(router) }
+}
+
+fn desired(config: &Config, now: &Namespaces) -> Option<Desired> {
+    let Search::Complete(found) = find(&config.fabric_macs, now) else { return None };
+    resolve(config, now, &found).ok().map(|resolved| resolved.desired)
+}
+
+fn carry_out(ops: &[Op], mut now: Namespaces) -> Namespaces {
+    ops.iter().for_each(|op| op.foresee(&mut now));
+    now
+}
+
+fn words(plan: &Plan) -> Vec<String> {
+    plan.ops.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_fresh_node_is_built_in_an_order_that_works() {
+    let mut now = fresh(true);
+    let home: IpNet = "192.0.2.1/31".parse().unwrap();
+    now.host.links[1].addresses.push(Address { net: home, permanent: true });
+    let desired = desired(&config(&[]), &now).unwrap();
+    let plan = plan(&desired, &now);
+    assert_eq!(plan.conflicts, Vec::<String>::new());
+    let devices: Vec<_> = words(&plan).into_iter().filter(|w| !w.contains("sysctl")).collect();
+    assert_eq!(
+        devices,
+        [
+            "router: create VRF metallb, table 88",
+            "router: mark metallb \"frr-supervisor\"",
+            "router: set metallb up",
+            "router: create veth frr-metallb, peer metallb-frr (host)",
+            "router: mark frr-metallb \"frr-supervisor\"",
+            "router: set frr-metallb mtu 9000",
+            "router: set frr-metallb master metallb",
+            "router: add address fda1:b2c3:d4e5:1::/127 to frr-metallb",
+            "router: add address 169.254.88.0/31 to frr-metallb",
+            "router: set frr-metallb up",
+            "host: mark metallb-frr \"frr-supervisor\"",
+            "host: set metallb-frr mtu 9000",
+            "host: add address fda1:b2c3:d4e5:1::1/127 to metallb-frr",
+            "host: add address 169.254.88.1/31 to metallb-frr",
+            "host: set metallb-frr up",
+            "host: mark eth1 \"frr-supervisor nic 192.0.2.1/31\"",
+            "host: move eth1 to router",
+            "router: add address 192.0.2.1/31 to eth1",
+            "router: set eth1 up",
+            "host: mark eth2 \"frr-supervisor nic\"",
+            "host: move eth2 to router",
+            "router: set eth2 up",
+            "host: add route 0.0.0.0/0 via 169.254.88.0 dev metallb-frr table 880 metric 0",
+            "host: add route 0.0.0.0/0 via 169.254.88.0 dev metallb-frr table 254 metric 4294967295",
+            "host: add route ::/0 via fda1:b2c3:d4e5:1:: dev metallb-frr table 880 metric 1024",
+            "host: add route ::/0 via fda1:b2c3:d4e5:1:: dev metallb-frr table 254 metric 2147483647",
+            "host: add rule 8800: IPv4 fwmark 0x1000/0x1000 lookup 880",
+            "host: add rule 8800: IPv6 fwmark 0x1000/0x1000 lookup 880",
+            "host: mark connections that come in over metallb-frr with 0x1000",
+        ]
+    );
+}
+
+#[test]
+fn the_hosts_own_namespace_keeps_its_nics_as_they_are() {
+    let now = fresh(false);
+    let desired = desired(&config(&[("NETNS", "host")]), &now).unwrap();
+    let plan = plan(&desired, &now);
+    assert!(words(&plan).iter().all(|w| !w.contains("eth1") && !w.contains("eth2")), "{:#?}", words(&plan));
+    assert!(plan.ops.iter().all(|op| !matches!(op, Op::AddRoute { .. } | Op::SetMarks(_))));
+}
+
+#[test]
+fn a_foreign_interface_is_not_replaced() {
+    let mut now = fresh(true);
+    now.host.links.push(device(7, "metallb-frr", None));
+    let desired = desired(&config(&[]), &now).unwrap();
+    let plan = plan(&desired, &now);
+    assert_eq!(plan.conflicts.len(), 1, "{:?}", plan.conflicts);
+    assert!(plan.conflicts[0].contains("metallb-frr"));
+    assert!(
+        plan.ops.iter().filter_map(touched).all(|(_, name)| name != "metallb-frr"),
+        "{:#?}",
+        words(&plan)
+    );
+}
+
+#[test]
+fn a_nic_that_is_no_longer_named_goes_home_with_its_addresses() {
+    let now = fresh(true);
+    let both = config(&[]);
+    let built = carry_out(&plan(&desired(&both, &now).unwrap(), &now).ops, now);
+    let one = config(&[("FE_MACS", MACS[0])]);
+    let plan = plan(&desired(&one, &built).unwrap(), &built);
+    assert_eq!(
+        words(&plan),
+        ["router: move eth2 to host", "host: set eth2 up", "host: take our mark off eth2"]
+    );
+}
+
+#[test]
+fn a_changed_table_rebuilds_the_vrf_and_takes_the_veth_back_in() {
+    let now = fresh(true);
+    let built = carry_out(&plan(&desired(&config(&[]), &now).unwrap(), &now).ops, now);
+    let changed = config(&[("METALLB_VRF_ROUTE_TABLE_ID", "99")]);
+    let plan = plan(&desired(&changed, &built).unwrap(), &built);
+    assert_eq!(
+        words(&plan),
+        [
+            "router: delete metallb",
+            "router: create VRF metallb, table 99",
+            "router: mark metallb \"frr-supervisor\"",
+            "router: set metallb up",
+            "router: set frr-metallb master metallb",
+        ]
+    );
+}
+
+prop_compose! {
+    /// A link of any sort under a name that we also use, or one that we don't, marked or not.
+    fn any_link()(
+        name in prop::sample::select(vec!["metallb", "frr-metallb", "metallb-frr", "eth1", "br0", "old"]),
+        kind in prop_oneof![
+            Just(LinkKind::Device), (80u32..90).prop_map(LinkKind::Vrf), (0u32..12).prop_map(LinkKind::Veth),
+            Just(LinkKind::Other("bridge".into())),
+        ],
+        index in 10u32..20,
+        ours: bool,
+        aliased: bool,
+        nic: bool,
+        up: bool,
+        mtu in 1400u32..9000,
+        address in prop::option::of(0u8..255),
+    ) -> Link {
+        let net = address.map(|a| Address { net: format!("192.0.2.{a}/32").parse().unwrap(), permanent: true });
+        let alias = match (aliased, nic) {
+            (true, true) => Some(format!("{OWNER} nic 198.51.100.7/31")),
+            (true, false) => Some(OWNER.to_owned()),
+            (false, _) => None,
+        };
+        Link {
+            kind, index, up, mtu, alias,
+            group: if ours { OWNER_GROUP } else { 0 },
+            addresses: net.into_iter().collect(),
+            ..device(0, name, None)
+        }
+    }
+}
+
+prop_compose! {
+    fn any_state(isolated: bool)(
+        host in prop::collection::vec(any_link(), 0..5),
+        router in prop::collection::vec(any_link(), 0..5),
+        taken in prop::sample::subsequence(vec![0usize, 1], 0..=2),
+    ) -> Namespaces {
+        let mut now = fresh(isolated);
+        // NICs may have been moved already, with or without a mark.
+        if isolated {
+            for i in taken.into_iter().rev() {
+                let mut nic = now.host.links.remove(1 + i);
+                nic.group = OWNER_GROUP * u32::try_from(i).unwrap();
+                nic.alias = (i == 1).then(|| format!("{OWNER} nic 192.0.2.9/31"));
+                now.get_mut(Side::Router).links.push(nic);
+            }
+        }
+        let mut index = 100;
+        for (side, links) in [(Side::Host, host), (Side::Router, router)] {
+            for mut link in links {
+                let state = now.get_mut(side);
+                // A kernel has one link a name and an index.
+                if state.link(&link.name).is_none() {
+                    index += 1;
+                    link.index = index;
+                    state.links.push(link);
+                }
+            }
+        }
+        now
+    }
+}
+
+/// The links that an operation changes, where they are then.
+fn touched(op: &Op) -> Option<(Side, &str)> {
+    Some(match op {
+        Op::Delete { side, name }
+        | Op::AddAddress { side, name, .. }
+        | Op::SetUp { side, name }
+        | Op::Mark { side, name, .. }
+        | Op::Unmark { side, name } => (*side, name),
+        Op::Move { from, name, .. } => (*from, name),
+        Op::SetMtu { side, name, .. }
+        | Op::SetMaster { side, name, .. }
+        | Op::DelAddress { side, name, .. } => (*side, name.as_str()),
+        _ => return None,
+    })
+}
+
+fn holds(config: &Config, now: Namespaces) -> Result<(), TestCaseError> {
+    let Some(desired) = desired(config, &now) else { return Ok(()) };
+    let full = plan(&desired, &now);
+    // With a conflict nothing is carried out.
+    prop_assume!(full.conflicts.is_empty());
+    let end = carry_out(&full.ops, now.clone());
+    prop_assert_eq!(
+        words(&plan(&desired, &end)),
+        Vec::<String>::new(),
+        "a plan carried out leaves nothing to do"
+    );
+
+    let wanted_nic = |name: &str| {
+        desired
+            .links
+            .iter()
+            .any(|l| l.name.as_str() == name && matches!(l.kind, SpecKind::Nic(_) | SpecKind::Foreign))
+    };
+    let mut at = now.clone();
+    for op in &full.ops {
+        if let Some((side, name)) = touched(op) {
+            let ours = at.get(side).link(name).is_some_and(|l| l.role().is_some());
+            let harmless =
+                matches!(op, Op::Move { .. } | Op::Mark { .. } | Op::AddAddress { .. } | Op::SetUp { .. });
+            prop_assert!(ours || (wanted_nic(name) && harmless), "{} touches what is not ours", op);
+        }
+        op.foresee(&mut at);
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_plan_is_complete_and_touches_only_ours(now in any_state(true)) {
+        holds(&config(&[]), now)?;
+    }
+
+    #[test]
+    fn the_same_in_the_hosts_namespace(now in any_state(false)) {
+        holds(&config(&[("NETNS", "host")]), now)?;
+    }
+
+    /// Killed after any operation and started again, we get to the same end.
+    #[test]
+    fn a_plan_can_be_cut_anywhere(now in any_state(true), cut in 0.0f64..1.0) {
+        let config = config(&[]);
+        let Some(whole) = desired(&config, &now) else { return Ok(()) };
+        let full = plan(&whole, &now);
+        prop_assume!(full.conflicts.is_empty());
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+        let kept = (full.ops.len() as f64 * cut) as usize;
+        let middle = carry_out(&full.ops[..kept], now.clone());
+        let again = desired(&config, &middle);
+        let wanted = |d: &Desired| d.links.iter().map(|l| (l.name.clone(), l.addresses.clone())).collect::<Vec<_>>();
+        prop_assert_eq!(again.as_ref().map(wanted), Some(wanted(&whole)));
+        let end = carry_out(&plan(&whole, &middle).ops, middle);
+        let normal = |mut ns: Namespaces| {
+            for side in [Side::Host, Side::Router] {
+                let state = ns.get_mut(side);
+                state.links.iter_mut().for_each(|l| {
+                    l.index = 0;
+                    if let LinkKind::Veth(peer) = &mut l.kind { *peer = 0; }
+                });
+                state.links.sort_by(|a, b| a.name.cmp(&b.name));
+            }
+            ns
+        };
+        prop_assert_eq!(normal(end), normal(carry_out(&full.ops, now)));
+    }
+}

@@ -1,0 +1,20 @@
+//! FRR on a Talos node, in a persistent network namespace, under a supervisor that restarts what
+//! dies without touching what forwards.
+//!
+//! ```text
+//! env ─► Config ─► resolve(what the kernel has) ─► Desired ─┬─► kernel: observe ─► plan ─► apply
+//!                                                           ├─► frr:    render ─► load
+//!                                                           └─► supervisor: the daemons
+//! ```
+//!
+//! `model`, `config`, `resolve`, `kernel::plan`, `frr::render` and `supervisor::policy` are pure;
+//! the rest is thin.
+
+pub mod config;
+pub mod frr;
+pub mod kernel;
+pub mod logging;
+pub mod model;
+pub mod resolve;
+pub mod run;
+pub mod supervisor;

@@ -1,0 +1,120 @@
+//! The command line.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use frr_supervisor::config::{self, Config};
+use frr_supervisor::frr::{self, Inputs, Version, files};
+use frr_supervisor::model::{IfName, Value as _};
+use frr_supervisor::{logging, run};
+use lexopt::Arg::{Long, Short, Value};
+
+const USAGE: &str = "\
+Usage: frr-supervisor [run | check | render] [--help] [--version]
+
+  run     set the node up and run the FRR daemons (default)
+  check   read the configuration and say what is wrong with it
+  render  print the frr.conf that the configuration leads to, with the fabric interfaces
+          called fabric0, fabric1 … since their real names are known on the node only
+
+The configuration is read from environment variables; an empty one counts as unset:
+
+";
+
+enum Command {
+    Run,
+    Check,
+    Render,
+}
+
+fn main() -> ExitCode {
+    match command() {
+        Ok(Some(command)) => execute(&command),
+        Ok(None) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("frr-supervisor: {e}; --help shows what is");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// What to do; `None` where the answer has been printed already.
+fn command() -> Result<Option<Command>, lexopt::Error> {
+    let mut parser = lexopt::Parser::from_env();
+    let mut command = None;
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Short('h') | Long("help") => {
+                print(&format!("{USAGE}{}", config::text()));
+                return Ok(None);
+            }
+            Short('V') | Long("version") => {
+                print(concat!("frr-supervisor ", env!("CARGO_PKG_VERSION"), "\n"));
+                return Ok(None);
+            }
+            Value(word) if command.is_none() => {
+                command = Some(match word.to_str() {
+                    Some("run") => Command::Run,
+                    Some("check") => Command::Check,
+                    Some("render") => Command::Render,
+                    _ => return Err(format!("{word:?} is not a command").into()),
+                });
+            }
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(Some(command.unwrap_or(Command::Run)))
+}
+
+fn execute(command: &Command) -> ExitCode {
+    let config = match config::from_vars(std::env::vars_os()) {
+        Ok(config) => config,
+        Err(problems) => {
+            for problem in &problems {
+                eprintln!("frr-supervisor: {problem}");
+            }
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = match command {
+        Command::Run => {
+            logging::start(config.log_level, config.log_format);
+            run::run(&config)
+        }
+        Command::Check => render(&config).map(|_| print("configuration: no problem found\n")),
+        Command::Render => render(&config).map(|text| print(&text)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problems) => {
+            for problem in &problems {
+                if matches!(command, Command::Run) {
+                    log::error!("{problem}");
+                } else {
+                    eprintln!("frr-supervisor: {problem}");
+                }
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The frr.conf of a node whose interfaces are not known, since this may run anywhere.
+fn render(config: &Config) -> Result<String, Vec<String>> {
+    let ports: Vec<IfName> = (0..config.fabric_macs.len())
+        .map(|i| IfName::parse(&format!("fabric{i}")))
+        .collect::<Result<_, _>>()
+        .map_err(|e| vec![e.to_string()])?;
+    let inputs = Inputs {
+        config,
+        ports: &ports,
+        node_ip_is_local: config.namespace.as_deref().is_none(),
+        version: Version::NEWEST,
+    };
+    frr::render(&inputs, files::template(config)?.as_deref()).map_err(|e| vec![e])
+}
+
+/// Prints, and does not mind a reader that has gone.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}

@@ -1,0 +1,28 @@
+//! What is wanted and what is there, as plain data: no I/O, no clock, no other room.
+
+mod desired;
+mod observed;
+mod values;
+
+pub use desired::{Desired, LinkSpec, ReturnPath, SpecKind, Sysctl};
+pub use observed::{Address, Link, LinkKind, Marks, Namespaces, NsState, Role, Route, Rule, Side};
+pub use values::{
+    Asn, IfName, Invalid, MacAddr, Mtu, NamespaceName, Password, PeerAddr, Ranged, RouterId, TableId,
+    TemplatePath, Value, VrfName,
+};
+
+/// The name under which everything of ours in the kernel is marked: link alias and nftables table.
+pub const OWNER: &str = "frr-supervisor";
+
+/// The link group that marks a link as ours, set in the same message that creates or moves it.
+pub const OWNER_GROUP: u32 = 4242;
+
+/// The routing protocol number of the routes and rules that we install ourselves.
+/// 186–198 are FRR's (`linux/rtnetlink.h`), numbers above are free for administrators (`/etc/iproute2/rt_protos`).
+pub const OWNER_PROTOCOL: u8 = 200;
+
+/// The host namespace's end of the veth pair to MetalLB, where the speaker lives.
+pub const VETH_HOST: &str = "metallb-frr";
+
+/// FRR's end of the veth pair, in the VRF.
+pub const VETH_FRR: &str = "frr-metallb";

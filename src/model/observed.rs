@@ -1,0 +1,218 @@
+//! What the kernel has, as read from it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{MacAddr, OWNER, OWNER_GROUP, ReturnPath};
+
+/// One of the two namespaces that we work in. With `NETNS=host` both are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    /// The node's own namespace, where the speaker and the pods' host ends are.
+    Host,
+    /// The namespace that FRR runs in.
+    Router,
+}
+
+/// The state of both namespaces.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Namespaces {
+    /// The host namespace.
+    pub host: NsState,
+    /// The router's namespace, if it is another one.
+    pub router: Option<NsState>,
+}
+
+impl Namespaces {
+    /// The state on `side`.
+    pub fn get(&self, side: Side) -> &NsState {
+        match (side, &self.router) {
+            (Side::Router, Some(router)) => router,
+            _ => &self.host,
+        }
+    }
+
+    /// The state on `side`, to be changed.
+    pub fn get_mut(&mut self, side: Side) -> &mut NsState {
+        match (side, &mut self.router) {
+            (Side::Router, Some(router)) => router,
+            _ => &mut self.host,
+        }
+    }
+
+    /// Each namespace once.
+    pub fn sides(&self) -> &'static [Side] {
+        if self.router.is_some() { &[Side::Host, Side::Router] } else { &[Side::Host] }
+    }
+}
+
+/// The state of one namespace, as far as we look at it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NsState {
+    /// Every link.
+    pub links: Vec<Link>,
+    /// The default routes of the main table, and all routes that carry our protocol number.
+    pub routes: Vec<Route>,
+    /// The rules that carry our protocol number.
+    pub rules: Vec<Rule>,
+    /// The sysctls that were asked for; `None` where the kernel has no such file.
+    pub sysctls: BTreeMap<String, Option<String>>,
+    /// Our nftables table.
+    pub marks: Marks,
+}
+
+impl NsState {
+    /// The link of that name.
+    pub fn link(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|link| link.name == name)
+    }
+
+    /// The link of that name, to be changed.
+    pub fn link_mut(&mut self, name: &str) -> Option<&mut Link> {
+        self.links.iter_mut().find(|link| link.name == name)
+    }
+}
+
+/// What is in our nftables table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Marks {
+    /// There is no such table.
+    #[default]
+    Absent,
+    /// Something else than what was asked about.
+    Other,
+    /// Exactly the rules for this.
+    Exactly(ReturnPath),
+}
+
+/// A network interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// The kernel's number for it, unique in its namespace.
+    pub index: u32,
+    /// Its name; the kernel allows more in it than we do in ours.
+    pub name: String,
+    /// What it is.
+    pub kind: LinkKind,
+    /// Its present address.
+    pub mac: Option<MacAddr>,
+    /// The address that it was made with, which bonding does not change.
+    pub permanent_mac: Option<MacAddr>,
+    /// In bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Name of the bridge, bond or VRF that it is a port of.
+    pub master: Option<String>,
+    /// Name of the link that it stands on, as a VLAN does.
+    pub parent: Option<String>,
+    /// Free text on the link.
+    pub alias: Option<String>,
+    /// Link group.
+    pub group: u32,
+    /// Its addresses, link-local ones left out.
+    pub addresses: Vec<Address>,
+}
+
+/// What sort of link it is, as far as we tell them apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkKind {
+    /// A NIC, or `lo`: no software device.
+    Device,
+    /// A VRF and its table.
+    Vrf(u32),
+    /// One end of a pair, and the index of the other in its namespace.
+    Veth(u32),
+    /// Any other software device, by the kernel's word for it.
+    Other(String),
+}
+
+/// An address on a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Address {
+    /// The address with its prefix length.
+    pub net: IpNet,
+    /// Set by hand, not learnt from a router or a lease.
+    pub permanent: bool,
+}
+
+/// What a link of ours is to us, as its alias says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// We made it.
+    Made,
+    /// A NIC that we moved, with the addresses that it had at home.
+    Nic(Vec<IpNet>),
+}
+
+const NIC_ALIAS: &str = "nic";
+
+impl Role {
+    /// The alias that records this role.
+    pub fn alias(&self) -> String {
+        let mut alias = OWNER.to_owned();
+        if let Self::Nic(addresses) = self {
+            alias.push(' ');
+            alias.push_str(NIC_ALIAS);
+            for net in addresses {
+                alias.push_str(&format!(" {net}"));
+            }
+        }
+        alias
+    }
+}
+
+impl Link {
+    /// What the link is to us; `None`: not ours, hands off. The group alone counts as "made", because it is
+    /// set in the message that creates a link and the alias can only follow. A NIC has its alias first, and
+    /// keeps it until it is home again with all its addresses.
+    pub fn role(&self) -> Option<Role> {
+        let Some(alias) = &self.alias else {
+            return (self.group == OWNER_GROUP).then_some(Role::Made);
+        };
+        let mut words = alias.split(' ');
+        if words.next() != Some(OWNER) {
+            return None;
+        }
+        match words.next() {
+            Some(NIC_ALIAS) => Some(Role::Nic(words.filter_map(|w| w.parse().ok()).collect())),
+            _ => Some(Role::Made),
+        }
+    }
+}
+
+/// A route, one next hop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Destination; `/0` is the default route.
+    pub dst: IpNet,
+    /// Routing table.
+    pub table: u32,
+    /// Next hop, of either family.
+    pub via: Option<IpAddr>,
+    /// Interface.
+    pub dev: String,
+    /// Metric ("priority" in netlink).
+    pub metric: u32,
+    /// Preferred source address.
+    pub src: Option<IpAddr>,
+    /// Who installed it (`rtm_protocol`).
+    pub protocol: u8,
+}
+
+/// A policy rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// IPv6, else IPv4.
+    pub v6: bool,
+    /// Position among the rules.
+    pub priority: u32,
+    /// Packets with this mark under this mask.
+    pub mark: Option<(u32, u32)>,
+    /// Packets to this destination.
+    pub dst: Option<IpNet>,
+    /// The table to look in.
+    pub table: u32,
+}

@@ -1,0 +1,515 @@
+//! The newtypes through which every outside value must pass: what can't be constructed can't reach
+//! netlink or `frr.conf`.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use ipnet::IpNet;
+
+/// Why a text is not a value of some type, as the middle of a sentence: "not an IPv4 address".
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(pub String);
+
+impl Invalid {
+    fn new(reason: impl Into<String>) -> Self {
+        Self(reason.into())
+    }
+}
+
+/// A type that can be read from one text.
+pub trait Value: Sized {
+    /// What is allowed, for `--help`, the README and errors.
+    fn allowed() -> String;
+    /// Reads the text, which is neither empty nor surrounded by blanks.
+    ///
+    /// # Errors
+    /// The reason, without the name and the value.
+    fn parse(text: &str) -> Result<Self, Invalid>;
+    /// Whether the text must not be shown.
+    const SECRET: bool = false;
+}
+
+/// An autonomous system number that may be used for peering (RFC 6793; RFC 7607, RFC 7300 and RFC 4893 §9 reserve some).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asn(u32);
+
+impl Value for Asn {
+    fn allowed() -> String {
+        "a 4-byte AS number 1-4294967294".into()
+    }
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        match text.parse() {
+            Ok(0 | 23456 | 65535 | u32::MAX) => Err(Invalid::new("reserved, not for peering")),
+            Ok(n) => Ok(Self(n)),
+            Err(_) => Err(Invalid::new("not an AS number")),
+        }
+    }
+}
+
+impl fmt::Display for Asn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An integer in `MIN..=MAX`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ranged<const MIN: u32, const MAX: u32>(u32);
+
+impl<const MIN: u32, const MAX: u32> Ranged<MIN, MAX> {
+    /// The number.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl<const MIN: u32, const MAX: u32> Value for Ranged<MIN, MAX> {
+    fn allowed() -> String {
+        format!("an integer {MIN}-{MAX}")
+    }
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        match text.parse() {
+            Ok(n) if (MIN..=MAX).contains(&n) => Ok(Self(n)),
+            Ok(_) => Err(Invalid::new("out of range")),
+            Err(_) if text.bytes().all(|b| b.is_ascii_digit()) => Err(Invalid::new("out of range")),
+            Err(_) => Err(Invalid::new("not an integer")),
+        }
+    }
+}
+
+impl<const MIN: u32, const MAX: u32> fmt::Display for Ranged<MIN, MAX> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A link MTU in bytes: from IPv6's minimum (RFC 8200 §5) to the largest that veth takes (`ETH_MAX_MTU`).
+pub type Mtu = Ranged<1280, 65535>;
+
+/// A kernel routing table that we may fill: not unspec, default, main or local (`linux/rtnetlink.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TableId(u32);
+
+impl TableId {
+    /// The number.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl Value for TableId {
+    fn allowed() -> String {
+        "an integer 1-4294967295 except 253, 254 and 255".into()
+    }
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        match text.parse() {
+            Ok(253..=255) => Err(Invalid::new("the kernel's own table")),
+            Ok(0) => Err(Invalid::new("out of range")),
+            Ok(n) => Ok(Self(n)),
+            Err(_) => Err(Invalid::new("not a table number")),
+        }
+    }
+}
+
+impl fmt::Display for TableId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A unicast Ethernet address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MacAddr([u8; 6]);
+
+impl MacAddr {
+    /// The address with these octets, if it is one that an interface can have.
+    pub fn new(octets: [u8; 6]) -> Option<Self> {
+        (octets[0] & 1 == 0 && octets != [0; 6]).then_some(Self(octets))
+    }
+}
+
+impl Value for MacAddr {
+    fn allowed() -> String {
+        "six hexadecimal octets such as 00:11:22:33:44:55".into()
+    }
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        let malformed = || Invalid::new("not a MAC address");
+        let separator = if text.contains('-') { '-' } else { ':' };
+        let mut octets = [0; 6];
+        let mut parts = text.split(separator);
+        for octet in &mut octets {
+            let part = parts.next().ok_or_else(malformed)?;
+            if part.len() != 2 || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return Err(malformed());
+            }
+            *octet = u8::from_str_radix(part, 16).map_err(|_| malformed())?;
+        }
+        if parts.next().is_some() {
+            return Err(malformed());
+        }
+        Self::new(octets).ok_or_else(|| Invalid::new("a group or null address, not a NIC's"))
+    }
+}
+
+impl fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// A network interface name as the kernel takes it, less what would break `frr.conf` or a sysctl path.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IfName(String);
+
+impl IfName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Value for IfName {
+    fn allowed() -> String {
+        "1-15 of A-Z a-z 0-9 . _ -".into()
+    }
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        // IFNAMSIZ is 16 with the closing NUL (linux/if.h).
+        if text.is_empty() || text.len() > 15 {
+            return Err(Invalid::new("must have 1 to 15 characters"));
+        }
+        plain_name(text).map(Self)
+    }
+}
+
+impl fmt::Display for IfName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+fn plain_name(text: &str) -> Result<String, Invalid> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    if !text.bytes().all(plain) {
+        return Err(Invalid::new("has a character other than A-Z a-z 0-9 . _ -"));
+    }
+    if text.starts_with(['.', '-']) {
+        return Err(Invalid::new("must not begin with . or -"));
+    }
+    Ok(text.into())
+}
+
+/// The name of a VRF device that FRR can tell from its own words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VrfName(IfName);
+
+impl VrfName {
+    /// The name of the VRF's device.
+    pub fn as_ifname(&self) -> &IfName {
+        &self.0
+    }
+}
+
+impl Value for VrfName {
+    fn allowed() -> String {
+        format!("{}, not `default`, `all` or `lo`", IfName::allowed())
+    }
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        if ["default", "all", "lo"].contains(&text) {
+            return Err(Invalid::new("reserved"));
+        }
+        IfName::parse(text).map(Self)
+    }
+}
+
+impl fmt::Display for VrfName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The name of a network namespace below `/run/netns`; `None` of it means the host's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamespaceName(Option<String>);
+
+impl NamespaceName {
+    /// The file name below `/run/netns`, or `None` for the host namespace.
+    pub fn as_deref(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+}
+
+impl Value for NamespaceName {
+    fn allowed() -> String {
+        "`host`, or 1-64 of A-Z a-z 0-9 . _ -".into()
+    }
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        if text.len() > 64 {
+            return Err(Invalid::new("longer than 64 characters"));
+        }
+        Ok(Self((text != "host").then_some(plain_name(text)?)))
+    }
+}
+
+impl fmt::Display for NamespaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_deref().unwrap_or("host").fmt(f)
+    }
+}
+
+/// The node's IPv4 address, which is also its BGP identifier (RFC 6286).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouterId(Ipv4Addr);
+
+impl RouterId {
+    /// The address.
+    pub fn get(self) -> Ipv4Addr {
+        self.0
+    }
+}
+
+impl Value for RouterId {
+    fn allowed() -> String {
+        "a unicast IPv4 address such as 10.0.0.1".into()
+    }
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        let ip = Ipv4Addr::from_str(text).map_err(|_| Invalid::new("not an IPv4 address"))?;
+        unicast4(ip)?;
+        Ok(Self(ip))
+    }
+}
+
+impl fmt::Display for RouterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+fn unicast4(ip: Ipv4Addr) -> Result<(), Invalid> {
+    // 0/8 and 127/8 never leave a host, 224/4 is multicast and 240/4 reserved (RFC 6890).
+    match ip.octets()[0] {
+        0 | 127 | 224..=255 => Err(Invalid::new("not a unicast address")),
+        _ => Ok(()),
+    }
+}
+
+/// One end of the point-to-point link between FRR and the speaker: a unicast address of family `V6` or IPv4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerAddr<const V6: bool>(IpAddr);
+
+impl<const V6: bool> PeerAddr<V6> {
+    /// The address.
+    pub fn get(self) -> IpAddr {
+        self.0
+    }
+}
+
+impl<const V6: bool> Value for PeerAddr<V6> {
+    fn allowed() -> String {
+        if V6 {
+            "a global or unique-local IPv6 address".into()
+        } else {
+            "a unicast IPv4 address, or `none`".into()
+        }
+    }
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        if !V6 {
+            let ip = Ipv4Addr::from_str(text).map_err(|_| Invalid::new("not an IPv4 address"))?;
+            unicast4(ip)?;
+            return Ok(Self(ip.into()));
+        }
+        let ip = Ipv6Addr::from_str(text).map_err(|_| Invalid::new("not an IPv6 address"))?;
+        let special = ip.is_unspecified()
+            || ip.is_loopback()
+            || ip.is_multicast()
+            || ip.is_unicast_link_local()
+            || ip.to_ipv4_mapped().is_some();
+        if special {
+            return Err(Invalid::new("not a global or unique-local address"));
+        }
+        Ok(Self(ip.into()))
+    }
+}
+
+impl<const V6: bool> fmt::Display for PeerAddr<V6> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A TCP-MD5 session password (RFC 2385), never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(String);
+
+impl Password {
+    /// The password itself, for `frr.conf` alone.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(…)")
+    }
+}
+
+impl Value for Password {
+    const SECRET: bool = true;
+    fn allowed() -> String {
+        "1-80 printable ASCII characters without blank, |, \" and a leading ! or #".into()
+    }
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        // FRR: PEER_PASSWORD_MAXLEN 80 (bgpd/bgpd.h); `|` starts a vty filter, `!` and `#` a comment.
+        if text.len() > 80 {
+            return Err(Invalid::new("longer than 80 characters"));
+        }
+        let fine = |b: u8| b.is_ascii_graphic() && !b"|\"".contains(&b);
+        if !text.bytes().all(fine) || text.starts_with(['!', '#']) {
+            return Err(Invalid::new("has a character that frr.conf can't carry"));
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+/// An absolute path to a template without `..`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplatePath(String);
+
+impl TemplatePath {
+    /// The path as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Value for TemplatePath {
+    fn allowed() -> String {
+        "an absolute path without `..`".into()
+    }
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        if !text.starts_with('/') || text.split('/').any(|part| part == "..") {
+            return Err(Invalid::new("not an absolute path without `..`"));
+        }
+        if text.len() > 255 || text.chars().any(char::is_control) {
+            return Err(Invalid::new("too long or has control characters"));
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl Value for bool {
+    fn allowed() -> String {
+        "true or false".into()
+    }
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        match text.to_ascii_lowercase().as_str() {
+            "true" | "yes" | "on" | "1" => Ok(true),
+            "false" | "no" | "off" | "0" => Ok(false),
+            _ => Err(Invalid::new("not a boolean")),
+        }
+    }
+}
+
+impl Value for IpNet {
+    fn allowed() -> String {
+        "a prefix such as 198.51.100.0/24".into()
+    }
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        let net = IpNet::from_str(text).map_err(|_| Invalid::new("not a prefix"))?;
+        if net != net.trunc() {
+            return Err(Invalid::new(format!("has host bits set, write {}", net.trunc())));
+        }
+        Ok(net)
+    }
+}
+
+/// A comma-separated list of at least one and at most 64 different values.
+impl<T: Value + PartialEq + fmt::Display> Value for Vec<T> {
+    fn allowed() -> String {
+        format!("1-64 different values, comma-separated, each {}", T::allowed())
+    }
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        let mut list = Vec::new();
+        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+            let value = T::parse(item).map_err(|e| Invalid::new(format!("{item:?} is {e}")))?;
+            if list.contains(&value) {
+                return Err(Invalid::new(format!("{value} is there twice")));
+            }
+            list.push(value);
+        }
+        match list.len() {
+            1..=64 => Ok(list),
+            n => Err(Invalid::new(format!("has {n} values"))),
+        }
+    }
+}
+
+/// `none`, or a value.
+impl<T: Value> Value for Option<T> {
+    const SECRET: bool = T::SECRET;
+    fn allowed() -> String {
+        T::allowed()
+    }
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        if text == "none" {
+            return Ok(None);
+        }
+        T::parse(text).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn mac_addresses_are_unicast() {
+        let mac = MacAddr::parse("00:1B:44:11:3a:B7").unwrap();
+        assert_eq!(mac.to_string(), "00:1b:44:11:3a:b7");
+        assert_eq!(MacAddr::parse("00-1b-44-11-3a-b7").unwrap(), mac);
+        for bad in ["01:00:5e:00:00:01", "00:00:00:00:00:00", "0:1:2:3:4:5", "00:11:22:33:44"] {
+            assert!(MacAddr::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn reserved_numbers_are_refused() {
+        for bad in ["0", "23456", "65535", "4294967295", "4294967296", "-1", "1.1", "AS1"] {
+            assert!(Asn::parse(bad).is_err(), "{bad}");
+        }
+        for bad in ["0", "253", "254", "255", "4294967296"] {
+            assert!(TableId::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn passwords_are_not_shown() {
+        let secret = Password::parse("s3cr3t").unwrap();
+        assert!(!format!("{secret:?}").contains("s3cr3t"));
+    }
+
+    proptest! {
+        /// No accepted value carries what could start another line or token of frr.conf.
+        #[test]
+        fn no_value_carries_a_line(text in ".{0,40}") {
+            let plain = |s: &str| !s.chars().any(|c| c.is_control() || c.is_whitespace());
+            if let Ok(v) = IfName::parse(&text) { prop_assert!(plain(v.as_str())); }
+            if let Ok(v) = VrfName::parse(&text) { prop_assert!(plain(&v.to_string())); }
+            if let Ok(v) = Password::parse(&text) { prop_assert!(plain(v.reveal())); }
+            if let Ok(v) = NamespaceName::parse(&text) {
+                prop_assert!(!v.to_string().contains('/') && v.to_string() != "..");
+            }
+        }
+
+        #[test]
+        fn mac_round_trip(octets: [u8; 6]) {
+            if let Some(mac) = MacAddr::new(octets) {
+                prop_assert_eq!(MacAddr::parse(&mac.to_string()).unwrap(), mac);
+            }
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Configuration and what the kernel has → what the kernel shall have. Pure.
+
+mod fabric;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+use crate::config::{Config, PeerPair, ReturnMode};
+use crate::model::{
+    Desired, IfName, LinkSpec, Namespaces, OWNER_PROTOCOL, ReturnPath, Role, Route, Rule, Side, SpecKind,
+    Sysctl, VETH_FRR, VETH_HOST, Value as _,
+};
+
+pub use fabric::{Found, Search, find};
+
+/// The kernel's main table (`RT_TABLE_MAIN`, `linux/rtnetlink.h`).
+pub const MAIN_TABLE: u32 = 254;
+
+/// Position of our rules: after the local table (0) and a CNI's own (Cilium 9–110), before main (32766).
+const RULE_PRIORITY: u32 = 8800;
+
+/// The largest IPv6 metric: the kernel takes 31 bits there, 32 for IPv4.
+const LAST_METRIC_V6: u32 = i32::MAX as u32;
+
+/// Metric of the default route through the veth pair: behind any that DHCP (1024) or an RA would set.
+const DEFAULT_ROUTE_METRIC: u32 = 8192;
+
+/// What shall be, and what the operator should know about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// What the kernel shall have.
+    pub desired: Desired,
+    /// The fabric ports' names in FRR's namespace, in the order of `FE_MACS`.
+    pub ports: Vec<IfName>,
+    /// Whether `NODE_IP` is an address of FRR's namespace.
+    pub node_ip_is_local: bool,
+    /// Sentences worth a warning.
+    pub notes: Vec<String>,
+}
+
+/// Works out the wanted state once every fabric NIC has been found.
+///
+/// # Errors
+/// Every reason for which the NICs must not be touched.
+pub fn resolve(config: &Config, now: &Namespaces, found: &[Found]) -> Result<Resolved, Vec<String>> {
+    let isolated = now.router.is_some();
+    let problems: Vec<String> = found.iter().filter_map(|nic| fabric::objection(config, now, nic)).collect();
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let mut notes = Vec::new();
+    let mtu = match config.mtu {
+        Some(mtu) => Some(mtu.get()),
+        None => found.first().map(|nic| nic.mtu),
+    };
+    let mut desired = Desired {
+        links: links(config, now, found, mtu),
+        sysctls: sysctls(isolated, found),
+        routes: Vec::new(),
+        rules: Vec::new(),
+        marks: None,
+    };
+    if isolated {
+        return_path(config, now, &mut desired, &mut notes);
+    }
+    let side = if isolated { Side::Router } else { Side::Host };
+    Ok(Resolved {
+        desired,
+        ports: found.iter().map(|nic| nic.name.clone()).collect(),
+        node_ip_is_local: has_address(now, side, config.node_ip.get().into()),
+        notes,
+    })
+}
+
+fn has_address(now: &Namespaces, side: Side, ip: IpAddr) -> bool {
+    let mut addresses = now.get(side).links.iter().flat_map(|link| &link.addresses);
+    addresses.any(|address| address.net.addr() == ip)
+}
+
+/// Our own two names are constants that `IfName` takes.
+fn own_name(name: &str) -> IfName {
+    #[allow(clippy::unwrap_used)] // VETH_HOST and VETH_FRR are valid; a test constructs both.
+    IfName::parse(name).unwrap()
+}
+
+fn links(config: &Config, now: &Namespaces, found: &[Found], mtu: Option<u32>) -> Vec<LinkSpec> {
+    let metallb = &config.metallb;
+    let addresses =
+        |of: fn(PeerPair) -> IpNet| std::iter::once(metallb.v6).chain(metallb.v4).map(of).collect::<Vec<_>>();
+    let plain = |side, name, kind| LinkSpec { side, name, kind, mtu: None, master: None, addresses: vec![] };
+    let isolated = now.router.is_some();
+    let vrf = metallb.vrf.as_ifname();
+    let mut links = Vec::new();
+    if isolated {
+        links.push(plain(Side::Router, own_name("lo"), SpecKind::Foreign));
+    }
+    links.push(plain(Side::Router, vrf.clone(), SpecKind::Vrf(metallb.table.get())));
+    links.push(LinkSpec {
+        mtu,
+        master: Some(vrf.clone()),
+        addresses: addresses(PeerPair::frr_net),
+        ..plain(Side::Router, own_name(VETH_FRR), SpecKind::Veth(Side::Host, own_name(VETH_HOST)))
+    });
+    links.push(LinkSpec {
+        mtu,
+        addresses: addresses(PeerPair::metallb_net),
+        ..plain(Side::Host, own_name(VETH_HOST), SpecKind::Veth(Side::Router, own_name(VETH_FRR)))
+    });
+    for nic in found {
+        let kind = if isolated { SpecKind::Nic(nic.side) } else { SpecKind::Foreign };
+        let addresses = if isolated { home_addresses(now, nic) } else { vec![] };
+        links.push(LinkSpec { addresses, ..plain(Side::Router, nic.name.clone(), kind) });
+    }
+    links
+}
+
+/// The addresses that a NIC takes along: those that it has at home, or those that its mark remembers.
+fn home_addresses(now: &Namespaces, nic: &Found) -> Vec<IpNet> {
+    let Some(link) = now.get(nic.side).link(nic.name.as_str()) else { return vec![] };
+    match link.role() {
+        Some(Role::Nic(addresses)) => addresses,
+        _ => link.addresses.iter().filter(|a| a.permanent).map(|a| a.net).collect(),
+    }
+}
+
+fn sysctls(isolated: bool, found: &[Found]) -> Vec<Sysctl> {
+    let on = |side, path: String, value| Sysctl { side, path, value };
+    // Strict reverse-path checks see asymmetric routing as spoofing, and services are asymmetric:
+    // the client comes in over the veth pair whatever the host's own route to it is.
+    let loose = |side, dev: &str| on(side, format!("net/ipv4/conf/{dev}/rp_filter"), "2");
+    let mut list = Vec::new();
+    if isolated {
+        // A router forwards; ECMP hashes over ports; a path over a dead port is not used; and an
+        // address of a NIC survives its going down. A new namespace has none of this.
+        for (path, value) in [
+            ("net/ipv4/ip_forward", "1"),
+            ("net/ipv6/conf/all/forwarding", "1"),
+            ("net/ipv6/conf/default/forwarding", "1"),
+            ("net/ipv4/conf/all/rp_filter", "0"),
+            ("net/ipv4/conf/default/rp_filter", "0"),
+            ("net/ipv4/fib_multipath_hash_policy", "1"),
+            ("net/ipv6/fib_multipath_hash_policy", "1"),
+            ("net/ipv4/conf/all/ignore_routes_with_linkdown", "1"),
+            ("net/ipv6/conf/all/ignore_routes_with_linkdown", "1"),
+            ("net/ipv6/conf/all/keep_addr_on_down", "1"),
+        ] {
+            list.push(on(Side::Router, path.into(), value));
+        }
+        for nic in found {
+            // It brought the host's setting along.
+            list.push(on(Side::Router, format!("net/ipv4/conf/{}/rp_filter", nic.name), "0"));
+            list.push(on(Side::Router, format!("net/ipv6/conf/{}/forwarding", nic.name), "1"));
+        }
+        list.push(on(Side::Router, format!("net/ipv4/conf/{VETH_FRR}/rp_filter"), "0"));
+    } else {
+        list.push(loose(Side::Router, VETH_FRR));
+    }
+    list.push(loose(Side::Host, VETH_HOST));
+    list
+}
+
+/// What leads the host's replies back through the veth pair.
+fn return_path(config: &Config, now: &Namespaces, desired: &mut Desired, notes: &mut Vec<String>) {
+    if config.return_path == ReturnMode::None {
+        return;
+    }
+    for v6 in [false, true] {
+        let mut add = |table, metric| {
+            let route = default_route(config, now, v6, table, metric);
+            desired.routes.push((Side::Host, route));
+        };
+        if config.return_path == ReturnMode::DefaultRoute {
+            add(MAIN_TABLE, DEFAULT_ROUTE_METRIC);
+            notes.extend(rival_default(now, v6));
+            continue;
+        }
+        // The kernel itself gives an IPv6 route without a metric 1024 (IP6_RT_PRIO_USER).
+        add(config.return_table.get(), if v6 { 1024 } else { 0 });
+        // A reply is looked up once before it is marked, and that must find something.
+        add(MAIN_TABLE, if v6 { LAST_METRIC_V6 } else { u32::MAX });
+        let (mark, table) = (config.return_mark, config.return_table.get());
+        let rule = Rule { v6, priority: RULE_PRIORITY, mark: Some((mark, mark)), dst: None, table };
+        desired.rules.push((Side::Host, rule));
+    }
+    if config.return_path == ReturnMode::Connmark {
+        desired.marks = Some(ReturnPath { dev: own_name(VETH_HOST), mark: config.return_mark });
+    }
+}
+
+fn default_route(config: &Config, now: &Namespaces, v6: bool, table: u32, metric: u32) -> Route {
+    let metallb = &config.metallb;
+    let via = metallb.v4.filter(|_| !v6).unwrap_or(metallb.v6).frr;
+    let node_ip = IpAddr::from(config.node_ip.get());
+    Route {
+        dst: default_net(v6),
+        table,
+        via: Some(via),
+        dev: VETH_HOST.into(),
+        metric,
+        src: (!v6 && has_address(now, Side::Host, node_ip)).then_some(node_ip),
+        protocol: OWNER_PROTOCOL,
+    }
+}
+
+/// Says that the host has a default route of its own where ours was to be the only one.
+fn rival_default(now: &Namespaces, v6: bool) -> Option<String> {
+    let other = now.host.routes.iter().find(|route| {
+        route.dst == default_net(v6) && route.table == MAIN_TABLE && route.protocol != OWNER_PROTOCOL
+    })?;
+    Some(format!(
+        "the host has an {} default route of its own by {}, which RETURN_PATH=default-route does not replace: \
+         replies to clients may leave by it; RETURN_PATH=connmark is for such a host",
+        if v6 { "IPv6" } else { "IPv4" },
+        other.dev
+    ))
+}
+
+/// `0.0.0.0/0` or `::/0`.
+pub fn default_net(v6: bool) -> IpNet {
+    let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    // A prefix of length 0 exists in both families; from() makes the host prefix, which has none to fail on.
+    IpNet::new(any, 0).unwrap_or_else(|_| any.into())
+}

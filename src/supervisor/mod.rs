@@ -1,0 +1,315 @@
+//! The daemons as our children: one thread, one `poll` over signals, output and answers.
+
+mod output;
+mod policy;
+mod signals;
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use log::Level;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
+
+use crate::frr::daemons::{BIN_DIR, RUN_DIR};
+use crate::frr::vty::Ping;
+use crate::frr::{Daemon, Version};
+use crate::kernel::Netns;
+
+use output::Lines;
+use policy::{Action, Event, Policy};
+pub use signals::Signals;
+
+/// How often a starting daemon is asked whether it answers: it takes some 50 ms, and only then is asked at all.
+const ASK_EVERY: Duration = Duration::from_millis(5);
+
+/// The daemons and everything that the loop looks at.
+#[derive(Debug)]
+pub struct Supervisor<'a> {
+    daemons: Vec<&'static Daemon>,
+    version: Version,
+    ns: &'a Netns,
+    signals: Signals,
+    policy: Policy,
+    children: Vec<Option<Child>>,
+    /// Daemons whose first answer we wait for.
+    pings: Vec<Waiting>,
+    /// vtysh runs that load the configuration: the one under way, and those after it.
+    load: Option<Child>,
+    load_queue: VecDeque<Option<&'static str>>,
+    load_well: bool,
+    /// When the daemons were first asked to run, for the line that says they do.
+    began: Instant,
+    finished: bool,
+}
+
+#[derive(Debug)]
+struct Child {
+    name: &'static str,
+    pid: Pid,
+    output: File,
+    lines: Lines,
+    /// The last thing it said, for the line about its end.
+    last: String,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    daemon: usize,
+    ping: Option<Ping>,
+    ask_at: Instant,
+}
+
+impl<'a> Supervisor<'a> {
+    /// Takes the daemons of this FRR version, to be run in `ns`.
+    pub fn new(version: Version, ns: &'a Netns, signals: Signals) -> Self {
+        let daemons = version.daemons();
+        let now = Instant::now();
+        Self {
+            policy: Policy::new(&daemons, now),
+            children: daemons.iter().map(|_| None).collect(),
+            daemons,
+            version,
+            ns,
+            signals,
+            pings: vec![],
+            load: None,
+            load_queue: VecDeque::new(),
+            load_well: true,
+            began: now,
+            finished: false,
+        }
+    }
+
+    /// Runs the daemons until a signal asks for the end and all of them are gone.
+    ///
+    /// # Errors
+    /// The loop itself can't go on.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = vec![Event::Tick];
+        loop {
+            while let Some(event) = events.pop() {
+                let now = Instant::now();
+                for action in self.policy.step(event, now) {
+                    self.act(action, &mut events);
+                }
+            }
+            if self.finished {
+                return Ok(());
+            }
+            self.wait(&mut events)?;
+        }
+    }
+
+    fn act(&mut self, action: Action, events: &mut Vec<Event>) {
+        match action {
+            Action::Start(i) => match self.start(i) {
+                Ok(child) => {
+                    log::info!("{} started, pid {}", child.name, child.pid);
+                    self.children[i] = Some(child);
+                    self.pings.push(Waiting { daemon: i, ping: None, ask_at: Instant::now() });
+                }
+                Err(e) => {
+                    log::error!("{}: cannot be started: {e}", self.daemons[i].name);
+                    events.push(Event::Exited(i));
+                }
+            },
+            Action::Kill(i) => {
+                if let Some(child) = &self.children[i] {
+                    log::info!("{}: killing pid {}", child.name, child.pid);
+                    // It can only be gone already, and then its death is about to be seen.
+                    let _ = kill_process(child.pid, Signal::KILL);
+                }
+            }
+            Action::Load(which) => {
+                self.load_well = true;
+                self.load_queue = if which.len() == self.daemons.len() {
+                    [None].into()
+                } else {
+                    which.iter().map(|&i| Some(self.daemons[i].name)).collect()
+                };
+                self.next_load(events);
+            }
+            Action::Complete => {
+                let ms = self.began.elapsed().as_millis();
+                log::info!("all daemons answer and have their configuration ({ms} ms)");
+            }
+            Action::Finished => self.finished = true,
+        }
+    }
+
+    fn start(&self, i: usize) -> io::Result<Child> {
+        let daemon = self.daemons[i];
+        let mut command = Command::new(Path::new(BIN_DIR).join(daemon.name));
+        command.args(daemon.arguments(self.version));
+        // A child begins in the namespace of the thread that starts it.
+        self.ns.within(|| spawn(daemon.name, command))
+    }
+
+    /// Starts the next vtysh, or reports that the last one is done.
+    fn next_load(&mut self, events: &mut Vec<Event>) {
+        while let Some(daemon) = self.load_queue.pop_front() {
+            let mut command = Command::new("/usr/bin/vtysh");
+            command.args(["--vty_socket", RUN_DIR, "--config_dir", RUN_DIR, "-b"]);
+            if let Some(name) = daemon {
+                command.args(["-d", name]);
+            }
+            match spawn("vtysh", command) {
+                Ok(child) => {
+                    self.load = Some(child);
+                    return;
+                }
+                Err(e) => {
+                    log::error!("vtysh: cannot be started: {e}");
+                    self.load_well = false;
+                }
+            }
+        }
+        events.push(Event::Loaded(self.load_well));
+    }
+
+    /// Waits until something happens and turns it into events.
+    fn wait(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+        let now = Instant::now();
+        let asks = self.pings.iter().filter(|w| w.ping.is_none()).map(|w| w.ask_at);
+        let timeout = self
+            .policy
+            .next_deadline()
+            .into_iter()
+            .chain(asks)
+            .min()
+            .map(|at| at.saturating_duration_since(now));
+        {
+            let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
+            let children = self.children.iter().chain([&self.load]).flatten();
+            fds.extend(children.map(|child| PollFd::new(&child.output, PollFlags::IN)));
+            let pings = self.pings.iter().filter_map(|w| w.ping.as_ref());
+            fds.extend(pings.map(|ping| PollFd::from_borrowed_fd(ping.as_fd(), PollFlags::IN)));
+            match poll(&mut fds, timeout.and_then(|t| Timespec::try_from(t).ok()).as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        for child in self.children.iter_mut().chain([&mut self.load]).flatten() {
+            child.read();
+        }
+        if self.signals.stop_requested() {
+            log::info!("stopping: the peers keep our routes and the kernel its own");
+            events.push(Event::Stop);
+        }
+        self.reap(events)?;
+        self.ask(events);
+        events.push(Event::Tick);
+        Ok(())
+    }
+
+    /// Collects every dead child, ours and, as PID 1, those that others left to us.
+    fn reap(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+        loop {
+            let (pid, status) = match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => (pid, ExitStatus::from_raw(status.as_raw())),
+                Ok(None) | Err(Errno::CHILD) => return Ok(()),
+                Err(Errno::INTR) => continue,
+                Err(e) => return Err(e.into()),
+            };
+            let is = |child: &Option<Child>| child.as_ref().is_some_and(|c| c.pid == pid);
+            if let Some(i) = self.children.iter().position(is) {
+                if let Some(mut child) = self.children[i].take() {
+                    child.finish();
+                    self.pings.retain(|w| w.daemon != i);
+                    log::warn!("{} (pid {pid}) is gone: {status}{}", child.name, child.epitaph());
+                    events.push(Event::Exited(i));
+                }
+            } else if is(&self.load) {
+                if let Some(mut child) = self.load.take() {
+                    child.finish();
+                    if !status.success() {
+                        log::error!("vtysh: loading the configuration failed: {status}{}", child.epitaph());
+                        self.load_well = false;
+                    }
+                }
+                self.next_load(events);
+            } else {
+                log::debug!("reaped orphan {pid}: {status}");
+            }
+        }
+    }
+
+    /// Asks starting daemons whether they answer, and takes in the answers.
+    fn ask(&mut self, events: &mut Vec<Event>) {
+        let now = Instant::now();
+        let daemons = &self.daemons;
+        self.pings.retain_mut(|waiting| {
+            if waiting.ping.is_none() && waiting.ask_at <= now {
+                let path = Path::new(RUN_DIR).join(daemons[waiting.daemon].name).with_extension("vty");
+                waiting.ping = Ping::send(&path).ok();
+                waiting.ask_at = now + ASK_EVERY;
+            }
+            match waiting.ping.as_mut().map(Ping::receive) {
+                Some(Ok(true)) => {
+                    events.push(Event::Answered(waiting.daemon));
+                    return false;
+                }
+                // A socket that a dead predecessor left, or a daemon not quite there: ask anew.
+                Some(Err(_)) => waiting.ping = None,
+                Some(Ok(false)) | None => {}
+            }
+            true
+        });
+    }
+}
+
+/// Starts a program with its output in our pipe, in a session of its own so that no terminal signal reaches it.
+fn spawn(name: &'static str, mut command: Command) -> io::Result<Child> {
+    let (read, write): (OwnedFd, OwnedFd) = pipe_with(PipeFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&read, true)?;
+    command.stdin(Stdio::null()).stdout(write.try_clone()?).stderr(write).process_group(0);
+    let child = command.spawn()?;
+    Ok(Child {
+        name,
+        pid: Pid::from_child(&child),
+        output: read.into(),
+        lines: Lines::default(),
+        last: String::new(),
+    })
+}
+
+impl Child {
+    /// Reads what there is, and no more than a pipe holds, so that a chatterbox can't keep us.
+    fn read(&mut self) {
+        let mut buffer = [0; 16384];
+        for _ in 0..4 {
+            match self.output.read(&mut buffer) {
+                Ok(n) if n > 0 => {
+                    let (name, last) = (self.name, &mut self.last);
+                    self.lines.push(&buffer[..n], |line| say(name, line, last));
+                }
+                _ => return,
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        self.read();
+        let (name, last) = (self.name, &mut self.last);
+        self.lines.flush(|line| say(name, line, last));
+    }
+
+    fn epitaph(&self) -> String {
+        if self.last.is_empty() { String::new() } else { format!("; its last words: {}", self.last) }
+    }
+}
+
+fn say(name: &str, line: &str, last: &mut String) {
+    let (level, message) = output::parse(line);
+    log::log!(target: name, level.min(Level::Debug), "{message}");
+    message.clone_into(last);
+}

@@ -1,0 +1,47 @@
+//! Signals as something to poll.
+
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
+
+/// Catches the signals that we act on; readable when one has come.
+#[derive(Debug)]
+pub struct Signals {
+    pipe: UnixStream,
+    stop: Arc<AtomicBool>,
+}
+
+impl Signals {
+    /// Installs the handlers: as PID 1 a signal without one is lost.
+    ///
+    /// # Errors
+    /// The process has no file descriptors left.
+    pub fn catch() -> io::Result<Self> {
+        let (pipe, write) = UnixStream::pair()?;
+        pipe.set_nonblocking(true)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        for signal in [SIGTERM, SIGINT] {
+            signal_hook::flag::register(signal, Arc::clone(&stop))?;
+            signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
+        }
+        signal_hook::low_level::pipe::register(SIGCHLD, write)?;
+        Ok(Self { pipe, stop })
+    }
+
+    /// Empties the pipe. Whether the end was asked for since the last call.
+    pub fn stop_requested(&mut self) -> bool {
+        let mut buffer = [0; 256];
+        while matches!(self.pipe.read(&mut buffer), Ok(n) if n > 0) {}
+        self.stop.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+}
