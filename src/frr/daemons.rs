@@ -1,6 +1,7 @@
 //! The FRR daemons that we run, and all that differs between FRR's versions in how they are run.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 /// Where the distribution puts the daemons (Debian's package and the official container image agree).
 pub const BIN_DIR: &str = "/usr/lib/frr";
@@ -67,13 +68,24 @@ impl fmt::Display for Version {
 }
 
 impl Daemon {
+    /// The file that holds its own part of the configuration, if it reads one.
+    pub fn config_path(&self) -> PathBuf {
+        Path::new(RUN_DIR).join(self.name).with_extension("conf")
+    }
+
     /// Its command line after the program's name: in the foreground, logging to our pipe, without a TCP vty.
-    pub fn arguments(&self, version: Version) -> Vec<String> {
-        let mut args: Vec<String> = ["--log", "stdout", "-P", "0"].map(Into::into).into();
+    pub fn arguments(&self, version: Version, reads_file: bool) -> Vec<String> {
+        let mut args: Vec<String> =
+            ["--log", "stdout", "--log-level", "informational", "-P", "0"].map(Into::into).into();
         args.extend(["--vty_socket".into(), RUN_DIR.into()]);
         args.extend(["-i".into(), format!("{RUN_DIR}/{}.pid", self.name)]);
         args.extend(["-z".into(), format!("{RUN_DIR}/zserv.api")]);
+        if reads_file {
+            args.extend(["-f".into(), self.config_path().display().to_string()]);
+        }
         if self.name == "zebra" {
+            // It would look for a file of its own and complain.
+            args.extend(["-f".into(), "/dev/null".into()]);
             args.extend(["-s".into(), ZEBRA_NETLINK_BUFFER.into()]);
             // From 10.0 the value must stick to the flag: with a blank it is silently 500 s.
             if version < Version(10, 0) {
@@ -103,7 +115,7 @@ mod tests {
     #[test]
     fn keep_time_sticks_to_its_flag_from_ten_on() {
         let zebra = DAEMONS.iter().find(|d| d.name == "zebra").unwrap();
-        assert!(zebra.arguments(Version(10, 3)).contains(&"-K60".to_owned()));
-        assert!(zebra.arguments(Version(8, 4)).windows(2).any(|w| w == ["-K", "60"]));
+        assert!(zebra.arguments(Version(10, 3), false).contains(&"-K60".to_owned()));
+        assert!(zebra.arguments(Version(8, 4), false).windows(2).any(|w| w == ["-K", "60"]));
     }
 }

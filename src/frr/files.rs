@@ -11,7 +11,8 @@ use nix::unistd::{Group, User};
 use crate::config::Config;
 use crate::model::TemplatePath;
 
-use super::daemons::{BIN_DIR, RUN_DIR, Version};
+use super::daemons::{BIN_DIR, Daemon, RUN_DIR, Version};
+use super::split;
 
 /// Directories that FRR writes to: sockets, mgmtd's commit history, crash logs.
 const DIRECTORIES: [&str; 3] = [RUN_DIR, "/var/lib/frr", "/var/tmp/frr"];
@@ -90,6 +91,22 @@ pub fn install_config(text: &str) -> io::Result<()> {
         return Err(io::Error::other(format!("vtysh refuses the configuration: {}", said.trim())));
     }
     fs::rename(&candidate, config_path())
+}
+
+/// Writes the parts of the configuration in force that daemons read by themselves. Returns those daemons.
+///
+/// # Errors
+/// A file can't be read or written.
+pub fn write_parts(daemons: &[&'static Daemon]) -> io::Result<Vec<&'static Daemon>> {
+    let parts = split(&fs::read_to_string(config_path())?);
+    let mut with_file = Vec::new();
+    for daemon in daemons {
+        if let Some((_, text)) = parts.iter().find(|(name, _)| *name == daemon.name) {
+            replace(&daemon.config_path(), text)?;
+            with_file.push(*daemon);
+        }
+    }
+    Ok(with_file)
 }
 
 /// Writes a file beside its place, readable by FRR alone since it may hold passwords, and renames it there.

@@ -3,7 +3,9 @@
 pub mod daemons;
 pub mod files;
 mod render;
+mod split;
 pub mod vty;
 
 pub use daemons::{DAEMONS, Daemon, Version};
 pub use render::{Inputs, render};
+pub use split::split;

@@ -37,6 +37,8 @@ struct Names<'a> {
     node_ip_is_local: bool,
     namespace: String,
     ports: Vec<&'a str>,
+    /// Interfaces whose connected routes are announced.
+    loopbacks: &'static [&'static str],
     password: Option<&'a str>,
     timers: Timers,
     metallb: Metallb<'a>,
@@ -85,6 +87,11 @@ fn names<'a>(inputs: &Inputs<'a>) -> Names<'a> {
         node_ip: config.node_ip.to_string(),
         node_ip_is_local: inputs.node_ip_is_local,
         namespace: config.namespace.to_string(),
+        loopbacks: match config.namespace.as_deref() {
+            None => &["lo", "dummy0", "dummy1"],
+            // What is on lo there is only a source address for ICMP.
+            Some(_) => &["dummy0", "dummy1"],
+        },
         ports: inputs.ports.iter().map(IfName::as_str).collect(),
         password: reveal(&config.fabric_password),
         timers: config.timers,

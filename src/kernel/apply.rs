@@ -334,9 +334,5 @@ fn rule_message(rule: &Rule) -> RuleMessage {
         message.attributes.push(RuleAttribute::FwMark(mark));
         message.attributes.push(RuleAttribute::FwMask(mask));
     }
-    if let Some(dst) = rule.dst {
-        message.header.dst_len = dst.prefix_len();
-        message.attributes.push(RuleAttribute::Destination(dst.addr()));
-    }
     message
 }

@@ -279,7 +279,6 @@ fn our_rule(message: &RuleMessage) -> Option<Rule> {
         v6: message.header.family == AddressFamily::Inet6,
         priority: 0,
         mark: None,
-        dst: None,
         table: u32::from(message.header.table),
     };
     let mut ours = false;
@@ -290,7 +289,6 @@ fn our_rule(message: &RuleMessage) -> Option<Rule> {
             RuleAttribute::Priority(priority) => rule.priority = *priority,
             RuleAttribute::FwMark(value) => mark = Some(*value),
             RuleAttribute::FwMask(value) => mask = *value,
-            RuleAttribute::Destination(ip) => rule.dst = IpNet::new(*ip, message.header.dst_len).ok(),
             RuleAttribute::Table(table) => rule.table = *table,
             _ => {}
         }

@@ -106,9 +106,6 @@ impl fmt::Display for Route {
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.priority, if self.v6 { "IPv6" } else { "IPv4" })?;
-        if let Some(dst) = self.dst {
-            write!(f, " to {dst}")?;
-        }
         if let Some((mark, mask)) = self.mark {
             write!(f, " fwmark {mark:#x}/{mask:#x}")?;
         }

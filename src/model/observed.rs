@@ -211,8 +211,6 @@ pub struct Rule {
     pub priority: u32,
     /// Packets with this mark under this mask.
     pub mark: Option<(u32, u32)>,
-    /// Packets to this destination.
-    pub dst: Option<IpNet>,
     /// The table to look in.
     pub table: u32,
 }

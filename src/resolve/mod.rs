@@ -20,6 +20,10 @@ pub const MAIN_TABLE: u32 = 254;
 /// Position of our rules: after the local table (0) and a CNI's own (Cilium 9–110), before main (32766).
 const RULE_PRIORITY: u32 = 8800;
 
+/// The namespace's own address, of which the last 32 bits are `NODE_IP`: in the unique-local /48 of the
+/// default veth addresses.
+const ICMP_SOURCE: Ipv6Addr = Ipv6Addr::new(0xfda1, 0xb2c3, 0xd4e5, 0, 0, 0, 0, 0);
+
 /// The largest IPv6 metric: the kernel takes 31 bits there, 32 for IPv4.
 const LAST_METRIC_V6: u32 = i32::MAX as u32;
 
@@ -62,7 +66,7 @@ pub fn resolve(config: &Config, now: &Namespaces, found: &[Found]) -> Result<Res
         marks: None,
     };
     if isolated {
-        return_path(config, now, &mut desired, &mut notes);
+        return_path(config, now, found, &mut desired, &mut notes);
     }
     let side = if isolated { Side::Router } else { Side::Host };
     Ok(Resolved {
@@ -93,7 +97,15 @@ fn links(config: &Config, now: &Namespaces, found: &[Found], mtu: Option<u32>) -
     let vrf = metallb.vrf.as_ifname();
     let mut links = Vec::new();
     if isolated {
-        links.push(plain(Side::Router, own_name("lo"), SpecKind::Foreign));
+        // Without an IPv6 address the namespace could not say "packet too big": it is not announced,
+        // and its only use is to be the source of ICMP. IPv4 has 192.0.0.8 for that (RFC 7600).
+        let mut host = ICMP_SOURCE.octets();
+        host[12..].copy_from_slice(&config.node_ip.get().octets());
+        let source = IpNet::from(IpAddr::from(host));
+        links.push(LinkSpec {
+            addresses: vec![source],
+            ..plain(Side::Router, own_name("lo"), SpecKind::Foreign)
+        });
     }
     links.push(plain(Side::Router, vrf.clone(), SpecKind::Vrf(metallb.table.get())));
     links.push(LinkSpec {
@@ -157,17 +169,30 @@ fn sysctls(isolated: bool, found: &[Found]) -> Vec<Sysctl> {
         list.push(loose(Side::Router, VETH_FRR));
     }
     list.push(loose(Side::Host, VETH_HOST));
+    // FRR sends router advertisements over the veth; a default route learnt from them would be one too many.
+    list.push(on(Side::Host, format!("net/ipv6/conf/{VETH_HOST}/accept_ra"), "0"));
     list
 }
 
 /// What leads the host's replies back through the veth pair.
-fn return_path(config: &Config, now: &Namespaces, desired: &mut Desired, notes: &mut Vec<String>) {
+fn return_path(
+    config: &Config,
+    now: &Namespaces,
+    found: &[Found],
+    desired: &mut Desired,
+    notes: &mut Vec<String>,
+) {
     if config.return_path == ReturnMode::None {
         return;
     }
+    // An address that moves away with its NIC is no source for what stays.
+    let stays = |name: &str| !found.iter().any(|nic| nic.side == Side::Host && nic.name.as_str() == name);
+    let staying = now.host.links.iter().filter(|link| stays(&link.name));
+    let node_ip = IpAddr::from(config.node_ip.get());
+    let src = staying.flat_map(|link| &link.addresses).any(|a| a.net.addr() == node_ip).then_some(node_ip);
     for v6 in [false, true] {
         let mut add = |table, metric| {
-            let route = default_route(config, now, v6, table, metric);
+            let route = default_route(config, src, v6, table, metric);
             desired.routes.push((Side::Host, route));
         };
         if config.return_path == ReturnMode::DefaultRoute {
@@ -180,7 +205,7 @@ fn return_path(config: &Config, now: &Namespaces, desired: &mut Desired, notes: 
         // A reply is looked up once before it is marked, and that must find something.
         add(MAIN_TABLE, if v6 { LAST_METRIC_V6 } else { u32::MAX });
         let (mark, table) = (config.return_mark, config.return_table.get());
-        let rule = Rule { v6, priority: RULE_PRIORITY, mark: Some((mark, mark)), dst: None, table };
+        let rule = Rule { v6, priority: RULE_PRIORITY, mark: Some((mark, mark)), table };
         desired.rules.push((Side::Host, rule));
     }
     if config.return_path == ReturnMode::Connmark {
@@ -188,17 +213,16 @@ fn return_path(config: &Config, now: &Namespaces, desired: &mut Desired, notes: 
     }
 }
 
-fn default_route(config: &Config, now: &Namespaces, v6: bool, table: u32, metric: u32) -> Route {
+fn default_route(config: &Config, src: Option<IpAddr>, v6: bool, table: u32, metric: u32) -> Route {
     let metallb = &config.metallb;
     let via = metallb.v4.filter(|_| !v6).unwrap_or(metallb.v6).frr;
-    let node_ip = IpAddr::from(config.node_ip.get());
     Route {
         dst: default_net(v6),
         table,
         via: Some(via),
         dev: VETH_HOST.into(),
         metric,
-        src: (!v6 && has_address(now, Side::Host, node_ip)).then_some(node_ip),
+        src: src.filter(|_| !v6),
         protocol: OWNER_PROTOCOL,
     }
 }

@@ -35,6 +35,7 @@ const ASK_EVERY: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub struct Supervisor<'a> {
     daemons: Vec<&'static Daemon>,
+    with_file: Vec<&'static Daemon>,
     version: Version,
     ns: &'a Netns,
     signals: Signals,
@@ -69,12 +70,14 @@ struct Waiting {
 }
 
 impl<'a> Supervisor<'a> {
-    /// Takes the daemons of this FRR version, to be run in `ns`.
-    pub fn new(version: Version, ns: &'a Netns, signals: Signals) -> Self {
+    /// Takes the daemons of this FRR version, to be run in `ns`; those `with_file` read their configuration
+    /// from a file, the others get it from vtysh.
+    pub fn new(version: Version, with_file: &[&'static Daemon], ns: &'a Netns, signals: Signals) -> Self {
         let daemons = version.daemons();
         let now = Instant::now();
         Self {
-            policy: Policy::new(&daemons, now),
+            policy: Policy::new(&daemons, with_file, now),
+            with_file: with_file.to_vec(),
             children: daemons.iter().map(|_| None).collect(),
             daemons,
             version,
@@ -149,7 +152,7 @@ impl<'a> Supervisor<'a> {
     fn start(&self, i: usize) -> io::Result<Child> {
         let daemon = self.daemons[i];
         let mut command = Command::new(Path::new(BIN_DIR).join(daemon.name));
-        command.args(daemon.arguments(self.version));
+        command.args(daemon.arguments(self.version, self.with_file.contains(&daemon)));
         // A child begins in the namespace of the thread that starts it.
         self.ns.within(|| spawn(daemon.name, command))
     }

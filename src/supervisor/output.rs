@@ -37,13 +37,9 @@ impl Lines {
 
 /// Splits what an FRR daemon prints into level and message: the time and the daemon's name are ours to give.
 ///
-/// With `log record-priority` a line reads `2026/11/21 00:28:30 BGP: warnings: [EC 33554454] …`.
+/// With `log record-priority` a line reads `2026/11/21 00:28:30 warnings: BGP: [EC 33554454] …`; before the
+/// configuration is read the priority is missing.
 pub fn parse(line: &str) -> (Level, &str) {
-    let text = without_time(line);
-    let text = match text.split_once(": ") {
-        Some((name, rest)) if !name.is_empty() && name.bytes().all(|b| b.is_ascii_uppercase()) => rest,
-        _ => text,
-    };
     let words = [
         ("emergencies: ", Level::Error),
         ("alerts: ", Level::Error),
@@ -54,12 +50,15 @@ pub fn parse(line: &str) -> (Level, &str) {
         ("informational: ", Level::Info),
         ("debugging: ", Level::Debug),
     ];
-    for (word, level) in words {
-        if let Some(rest) = text.strip_prefix(word) {
-            return (level, rest);
+    let text = without_time(line);
+    let prioritised = words.iter().find_map(|(word, level)| Some((*level, text.strip_prefix(word)?)));
+    let (level, text) = prioritised.unwrap_or((Level::Info, text));
+    match text.split_once(": ") {
+        Some((name, rest)) if !name.is_empty() && name.bytes().all(|b| b.is_ascii_uppercase()) => {
+            (level, rest)
         }
+        _ => (level, text),
     }
-    (Level::Info, text)
 }
 
 fn without_time(line: &str) -> &str {
@@ -91,7 +90,7 @@ mod tests {
 
     #[test]
     fn levels() {
-        let line = "2026/11/21 00:28:30 BGP: warnings: [XYZ-1][EC 33554454] peer down";
+        let line = "2026/11/21 00:28:30 warnings: BGP: [XYZ-1][EC 33554454] peer down";
         assert_eq!(parse(line), (Level::Warn, "[XYZ-1][EC 33554454] peer down"));
         let line = "2026/11/21 00:28:30.123 ZEBRA: [XYZ-1] started";
         assert_eq!(parse(line), (Level::Info, "[XYZ-1] started"));

@@ -65,6 +65,8 @@ struct State {
     failures: u32,
     /// Killed by us; its death is no failure.
     expected: bool,
+    /// Comes up with its configuration.
+    reads_file: bool,
     configured: bool,
 }
 
@@ -81,13 +83,15 @@ pub struct Policy {
 
 impl Policy {
     /// Nothing runs yet. The first [`Event::Tick`] starts what needs nothing else.
-    pub fn new(daemons: &[&'static Daemon], now: Instant) -> Self {
+    /// Daemons `with_file` configure themselves.
+    pub fn new(daemons: &[&'static Daemon], with_file: &[&'static Daemon], now: Instant) -> Self {
         let state = |&daemon| State {
             daemon,
             phase: Phase::Down { not_before: now },
             started: now,
             failures: 0,
             expected: false,
+            reads_file: with_file.contains(&daemon),
             configured: false,
         };
         Self {
@@ -105,7 +109,11 @@ impl Policy {
         let mut actions = Vec::new();
         match event {
             Event::Tick => {}
-            Event::Answered(i) => self.states[i].phase = Phase::Ready,
+            Event::Answered(i) => {
+                let state = &mut self.states[i];
+                state.phase = Phase::Ready;
+                state.configured = state.reads_file;
+            }
             Event::Exited(i) => self.exited(i, now, &mut actions),
             Event::Loaded(well) => self.loaded(well, now),
             Event::Stop => self.stopping = true,
@@ -247,7 +255,7 @@ mod tests {
     const BGPD: usize = 4;
 
     fn up(now: Instant) -> Policy {
-        let mut policy = Policy::new(&Version(10, 3).daemons(), now);
+        let mut policy = Policy::new(&Version(10, 3).daemons(), &[], now);
         assert_eq!(policy.step(Event::Tick, now), [Action::Start(MGMTD)]);
         assert_eq!(policy.step(Event::Answered(MGMTD), now), [Action::Start(ZEBRA)]);
         let rest = [Action::Start(2), Action::Start(BFDD), Action::Start(BGPD)];
@@ -267,6 +275,18 @@ mod tests {
         assert_eq!(policy.step(Event::Exited(BGPD), now), [Action::Start(BGPD)]);
         assert_eq!(policy.step(Event::Answered(BGPD), now), [Action::Load(vec![BGPD])]);
         assert_eq!(policy.step(Event::Loaded(true), now), [Action::Complete]);
+    }
+
+    #[test]
+    fn a_daemon_that_reads_a_file_needs_no_load() {
+        let now = Instant::now();
+        let all = Version(8, 4).daemons();
+        let mut policy = Policy::new(&all, &all, now);
+        policy.step(Event::Tick, now);
+        policy.step(Event::Answered(0), now);
+        assert_eq!(policy.step(Event::Answered(1), now), []);
+        assert_eq!(policy.step(Event::Answered(2), now), []);
+        assert_eq!(policy.step(Event::Answered(3), now), [Action::Complete]);
     }
 
     #[test]
@@ -306,7 +326,7 @@ mod tests {
     #[test]
     fn a_daemon_that_never_answers_is_killed() {
         let now = Instant::now();
-        let mut policy = Policy::new(&Version(8, 4).daemons(), now);
+        let mut policy = Policy::new(&Version(8, 4).daemons(), &[], now);
         assert_eq!(policy.step(Event::Tick, now), [Action::Start(0)]);
         let late = policy.next_deadline().unwrap();
         assert_eq!(policy.step(Event::Tick, late), [Action::Kill(0)]);
@@ -337,6 +357,6 @@ mod tests {
             assert_eq!(policy.step(Event::Exited(i), now), []);
         }
         assert_eq!(policy.step(Event::Exited(4), now), [Action::Finished]);
-        assert_eq!(Policy::new(&[], now).step(Event::Stop, now), [Action::Finished]);
+        assert_eq!(Policy::new(&[], &[], now).step(Event::Stop, now), [Action::Finished]);
     }
 }

@@ -71,6 +71,7 @@ fn a_fresh_node_is_built_in_an_order_that_works() {
     assert_eq!(
         devices,
         [
+            "router: add address fda1:b2c3:d4e5::a00:1/128 to lo",
             "router: create VRF metallb, table 88",
             "router: mark metallb \"frr-supervisor\"",
             "router: set metallb up",

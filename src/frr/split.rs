@@ -1,0 +1,69 @@
+//! frr.conf → the parts that bgpd and bfdd read by themselves when they start. Pure.
+//!
+//! A bgpd that gets its configuration through a vty turns connections away meanwhile, and a speaker that
+//! is turned away once does not come back before its restart timer ends. One that reads a file listens
+//! when it knows all of it. The other daemons take theirs from vtysh (in FRR 10 only mgmtd can).
+
+/// Daemons that read a file of their own, and the first words of what is in it.
+const OWNERS: [(&str, &[&str]); 2] = [
+    ("bgpd", &["router bgp ", "bgp ", "route-map ", "ip prefix-list ", "ipv6 prefix-list "]),
+    ("bfdd", &["bfd"]),
+];
+
+/// First words of lines that every daemon reads.
+const COMMON: &[&str] = &["frr ", "log ", "hostname "];
+
+/// First words of what only the others read.
+const OTHERS: &[&str] = &["interface ", "vrf ", "ip ", "ipv6 ", "service ", "debug "];
+
+/// The part of `text` for each daemon that has one, or nothing if a line at the margin is of an unknown sort:
+/// then no part can be trusted to be whole, and vtysh must sort it out.
+pub fn split(text: &str) -> Vec<(&'static str, String)> {
+    OWNERS.iter().filter_map(|(daemon, words)| Some((*daemon, part(text, words)?))).collect()
+}
+
+fn part(text: &str, words: &[&str]) -> Option<String> {
+    let mut out = String::new();
+    let mut mine = false;
+    for line in text.lines() {
+        let starts = |words: &[&str]| words.iter().any(|word| line.starts_with(word));
+        let closes = line.is_empty() || line.starts_with('!') || line.starts_with("exit") || line == "end";
+        if !line.starts_with(' ') && !closes {
+            let known = OWNERS.iter().any(|(_, words)| starts(words)) || starts(COMMON) || starts(OTHERS);
+            if !known {
+                return None;
+            }
+            mine = starts(words) || starts(COMMON);
+        }
+        if mine {
+            out.push_str(line);
+            out.push('\n');
+        }
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_gets_its_own() {
+        let text = "log stdout\ninterface eth0\n ipv6 nd x\nexit\n!\nip prefix-list a permit any\nip protocol bgp route-map s\n\
+                    router bgp 1\n neighbor x\n !\nexit\n!\nbfd\n profile p\n exit\nexit\n!\n";
+        let parts = split(text);
+        assert_eq!(
+            parts[0],
+            (
+                "bgpd",
+                "log stdout\nip prefix-list a permit any\nrouter bgp 1\n neighbor x\n !\nexit\n!\n".into()
+            )
+        );
+        assert_eq!(parts[1], ("bfdd", "log stdout\nbfd\n profile p\n exit\nexit\n!\n".into()));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_left_to_vtysh() {
+        assert_eq!(split("router bgp 1\nneighbor 1.1.1.1 remote-as 2\n"), []);
+    }
+}
