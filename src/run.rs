@@ -57,7 +57,7 @@ pub fn run(config: &Config) -> Result<(), Vec<String>> {
         }
         log::error!("{e}; the last configuration that was accepted stays in force");
     }
-    let with_file = files::write_parts(&version.daemons()).map_err(line)?;
+    let with_file = files::write_parts(version).map_err(line)?;
     Supervisor::new(version, &with_file, kernel.router_ns(), signals).run().map_err(line)
 }
 

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use crate::model::{VETH_FRR, VETH_HOST};
 
-use super::settings::{Default, Field, Raw, SETTINGS, Setting};
+use super::settings::{Field, IfUnset, Raw, SETTINGS, Setting};
 use super::{Bfd, Config, Metallb, PeerPair, Problem, Timers};
 
 /// Beginnings of names that no one but us uses, so that an unknown variable with one is a mistake.
@@ -38,9 +38,9 @@ pub fn from_vars(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Result
     let mut problems = Vec::new();
     let given = select(vars, &mut problems);
     let texts = SETTINGS.iter().filter_map(|setting| {
-        let text = match (given.get(setting.name), setting.default) {
+        let text = match (given.get(setting.name), setting.if_unset) {
             (Some(text), _) => text.clone(),
-            (None, Default::Text(text)) => text.to_owned(),
+            (None, IfUnset::Text(text)) => text.to_owned(),
             (None, _) => return None,
         };
         Some((setting.name.to_owned(), text))

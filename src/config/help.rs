@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::settings::{Default, SETTINGS, Setting};
+use super::settings::{IfUnset, SETTINGS, Setting};
 
 /// The table for a terminal.
 pub fn text() -> String {
@@ -22,10 +22,10 @@ pub fn text() -> String {
 pub fn markdown() -> String {
     let mut out = String::from("| Variable | Default | Allowed | Meaning |\n|---|---|---|---|\n");
     for setting in SETTINGS {
-        let default = match setting.default {
-            Default::Required => "**required**".into(),
-            Default::Text(text) => format!("`{text}`"),
-            Default::Unset(words) => words.into(),
+        let default = match setting.if_unset {
+            IfUnset::Required => "**required**".into(),
+            IfUnset::Text(text) => format!("`{text}`"),
+            IfUnset::Unset(words) => words.into(),
         };
         let allowed = (setting.allowed)().replace('|', "\\|");
         let _ = writeln!(out, "| `{}` | {default} | {allowed} | {} |", setting.name, setting.meaning);
@@ -34,10 +34,10 @@ pub fn markdown() -> String {
 }
 
 fn default(setting: &Setting) -> String {
-    match setting.default {
-        Default::Required => "required".into(),
-        Default::Text(text) => format!("default {text}"),
-        Default::Unset(words) => format!("default: {words}"),
+    match setting.if_unset {
+        IfUnset::Required => "required".into(),
+        IfUnset::Text(text) => format!("default {text}"),
+        IfUnset::Unset(words) => format!("default: {words}"),
     }
 }
 
@@ -71,7 +71,7 @@ mod tests {
         let (_, tail) = rest.split_once("<!-- /settings -->").unwrap();
         let wanted = format!("{head}<!-- settings -->\n{}<!-- /settings -->{tail}", super::markdown());
         if std::env::var_os("README_WRITE").is_some() {
-            std::fs::write(path, &wanted).unwrap();
+            return std::fs::write(path, &wanted).unwrap();
         }
         assert_eq!(readme, wanted, "run README_WRITE=1 cargo test readme");
     }

@@ -17,7 +17,7 @@ pub struct Setting {
     /// The environment variable.
     pub name: &'static str,
     /// Whether it must be given, and what holds if it is not.
-    pub default: Default,
+    pub if_unset: IfUnset,
     /// What may be written, as the middle of a sentence.
     pub allowed: fn() -> String,
     /// What it does.
@@ -28,7 +28,7 @@ pub struct Setting {
 
 /// What holds where a variable is unset or empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Default {
+pub enum IfUnset {
     /// It must be set.
     Required,
     /// This text is read in its place.
@@ -38,17 +38,12 @@ pub enum Default {
 }
 
 /// What became of one variable.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) enum Field<T> {
+    #[default]
     Missing,
     Wrong(Invalid),
     Right(T),
-}
-
-impl<T> std::default::Default for Field<T> {
-    fn default() -> Self {
-        Self::Missing
-    }
 }
 
 /// Never fails, so that one bad variable does not hide the next: the error stays in the field.
@@ -67,20 +62,20 @@ macro_rules! settings {
         /// Every variable, in the order in which it is documented.
         pub const SETTINGS: &[Setting] = &[$(Setting {
             name: $name,
-            default: $default,
+            if_unset: $default,
             allowed: <$type as Value>::allowed,
             meaning: $meaning,
             secret: <$type as Value>::SECRET,
         }),*];
 
         /// The variables as read, before they are held against each other.
-        #[derive(Debug, std::default::Default, Deserialize)]
+        #[derive(Debug, Default, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub(super) struct Raw { $(pub $field: Field<$type>),* }
     };
 }
 
-use self::Default::{Required, Text, Unset};
+use self::IfUnset::{Required, Text, Unset};
 
 settings! {
     "NODE_IP" node_ip: RouterId = Required,

@@ -93,17 +93,21 @@ pub fn install_config(text: &str) -> io::Result<()> {
     fs::rename(&candidate, config_path())
 }
 
-/// Writes the parts of the configuration in force that daemons read by themselves. Returns those daemons.
+/// Writes the parts of the configuration in force that daemons read by themselves. Returns those daemons: none
+/// before FRR 10, whose bgpd forgets a password of a VRF that zebra has not told it about yet.
 ///
 /// # Errors
 /// A file can't be read or written.
-pub fn write_parts(daemons: &[&'static Daemon]) -> io::Result<Vec<&'static Daemon>> {
+pub fn write_parts(version: Version) -> io::Result<Vec<&'static Daemon>> {
+    if version < Version(10, 0) {
+        return Ok(vec![]);
+    }
     let parts = split(&fs::read_to_string(config_path())?);
     let mut with_file = Vec::new();
-    for daemon in daemons {
+    for daemon in version.daemons() {
         if let Some((_, text)) = parts.iter().find(|(name, _)| *name == daemon.name) {
             replace(&daemon.config_path(), text)?;
-            with_file.push(*daemon);
+            with_file.push(daemon);
         }
     }
     Ok(with_file)

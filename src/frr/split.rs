@@ -19,28 +19,41 @@ const OTHERS: &[&str] = &["interface ", "vrf ", "ip ", "ipv6 ", "service ", "deb
 /// The part of `text` for each daemon that has one, or nothing if a line at the margin is of an unknown sort:
 /// then no part can be trusted to be whole, and vtysh must sort it out.
 pub fn split(text: &str) -> Vec<(&'static str, String)> {
-    OWNERS.iter().filter_map(|(daemon, words)| Some((*daemon, part(text, words)?))).collect()
+    let blocks = blocks(text);
+    let starts = |block: &str, words: &[&str]| words.iter().any(|word| block.starts_with(word));
+    let known = |block: &str| {
+        starts(block, COMMON) || starts(block, OTHERS) || OWNERS.iter().any(|(_, words)| starts(block, words))
+    };
+    if !blocks.iter().all(|block| known(block)) {
+        return vec![];
+    }
+    let part = |words: &[&str]| {
+        let mine = |block: &&String| starts(block, words) || starts(block, COMMON);
+        // A source address is for zebra to set, and nothing that bgpd knows.
+        blocks
+            .iter()
+            .filter(mine)
+            .filter(|block| !block.contains("\n set src "))
+            .map(String::as_str)
+            .collect()
+    };
+    OWNERS.iter().map(|(daemon, words)| (*daemon, part(words))).collect()
 }
 
-fn part(text: &str, words: &[&str]) -> Option<String> {
-    let mut out = String::new();
-    let mut mine = false;
-    for line in text.lines() {
-        let starts = |words: &[&str]| words.iter().any(|word| line.starts_with(word));
-        let closes = line.is_empty() || line.starts_with('!') || line.starts_with("exit") || line == "end";
-        if !line.starts_with(' ') && !closes {
-            let known = OWNERS.iter().any(|(_, words)| starts(words)) || starts(COMMON) || starts(OTHERS);
-            if !known {
-                return None;
-            }
-            mine = starts(words) || starts(COMMON);
+/// A line at the margin, with the indented ones after it and what closes them.
+fn blocks(text: &str) -> Vec<String> {
+    let mut blocks: Vec<String> = Vec::new();
+    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('!')) {
+        let continues = line.starts_with(' ') || line.starts_with("exit") || line == "end";
+        match blocks.last_mut() {
+            Some(block) if continues => block.push_str(line),
+            _ => blocks.push(line.to_owned()),
         }
-        if mine {
-            out.push_str(line);
-            out.push('\n');
+        if let Some(block) = blocks.last_mut() {
+            block.push('\n');
         }
     }
-    Some(out)
+    blocks
 }
 
 #[cfg(test)]
@@ -50,16 +63,14 @@ mod tests {
     #[test]
     fn each_gets_its_own() {
         let text = "log stdout\ninterface eth0\n ipv6 nd x\nexit\n!\nip prefix-list a permit any\nip protocol bgp route-map s\n\
-                    router bgp 1\n neighbor x\n !\nexit\n!\nbfd\n profile p\n exit\nexit\n!\n";
+                    router bgp 1\n neighbor x\n !\nexit\n!\nbfd\n profile p\n exit\nexit\n!\n\
+                    route-map s permit 1\n set src 10.0.0.1\nexit\n";
         let parts = split(text);
         assert_eq!(
             parts[0],
-            (
-                "bgpd",
-                "log stdout\nip prefix-list a permit any\nrouter bgp 1\n neighbor x\n !\nexit\n!\n".into()
-            )
+            ("bgpd", "log stdout\nip prefix-list a permit any\nrouter bgp 1\n neighbor x\n !\nexit\n".into())
         );
-        assert_eq!(parts[1], ("bfdd", "log stdout\nbfd\n profile p\n exit\nexit\n!\n".into()));
+        assert_eq!(parts[1], ("bfdd", "log stdout\nbfd\n profile p\n exit\nexit\n".into()));
     }
 
     #[test]

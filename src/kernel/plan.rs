@@ -31,7 +31,9 @@ pub fn plan(desired: &Desired, now: &Namespaces) -> Plan {
     planner.remove_unwanted(desired);
     for spec in &desired.links {
         if planner.link(spec) {
+            // Before the link goes up: some take effect then.
             of_links.iter().filter(|s| is_of(s, spec)).for_each(|s| planner.sysctl(s));
+            planner.settings(spec);
         }
     }
     planner.routing(desired);
@@ -113,18 +115,14 @@ impl Planner {
         }
     }
 
-    /// Returns whether the link is there, or will be.
+    /// Makes or fetches the link. Returns whether it is there, or will be.
     fn link(&mut self, spec: &LinkSpec) -> bool {
-        let ready = match &spec.kind {
+        match &spec.kind {
             SpecKind::Foreign => self.now.get(spec.side).link(spec.name.as_str()).is_some(),
             SpecKind::Nic(from) => self.nic(spec, *from),
             SpecKind::Vrf(table) => self.vrf(spec, *table),
             SpecKind::Veth(peer_side, peer) => self.veth(spec, (*peer_side, peer.clone())),
-        };
-        if ready {
-            self.settings(spec);
         }
-        ready
     }
 
     /// Fetches a NIC. Its home addresses are written on it before it moves, since it loses them on the way.
@@ -155,9 +153,9 @@ impl Planner {
     fn vrf(&mut self, spec: &LinkSpec, table: u32) -> bool {
         let side = spec.side;
         let kind = LinkKind::Vrf(table);
-        let rivals =
+        let mut rivals =
             self.now.get(side).links.iter().filter(|l| l.kind == kind && l.name != spec.name.as_str());
-        if let Some(rival) = rivals.cloned().next() {
+        if let Some(rival) = rivals.next().cloned() {
             if rival.role() != Some(Role::Made) {
                 self.conflict(format!(
                     "{side}: table {table} of VRF {} is taken by VRF {}, which is not ours: \

@@ -169,6 +169,10 @@ fn sysctls(isolated: bool, found: &[Found]) -> Vec<Sysctl> {
         list.push(loose(Side::Router, VETH_FRR));
     }
     list.push(loose(Side::Host, VETH_HOST));
+    // Both ends are ours: a check for duplicates would only hold the first session up by a second.
+    for (side, dev) in [(Side::Router, VETH_FRR), (Side::Host, VETH_HOST)] {
+        list.push(on(side, format!("net/ipv6/conf/{dev}/accept_dad"), "0"));
+    }
     // FRR sends router advertisements over the veth; a default route learnt from them would be one too many.
     list.push(on(Side::Host, format!("net/ipv6/conf/{VETH_HOST}/accept_ra"), "0"));
     list

@@ -138,7 +138,9 @@ fn normalize(value: &mut Value) {
         Value::Object(fields) => {
             fields.retain(|name, _| {
                 let timer = name.ends_with("_timer") || name == "timer" || name.ends_with("_life_time");
-                !timer && !["expires", "cache", "stats", "stats64", "used", "age"].contains(&name.as_str())
+                !timer
+                    && !["expires", "cache", "stats", "stats64", "used", "age", "tentative"]
+                        .contains(&name.as_str())
             });
             fields.values_mut().for_each(normalize);
         }

@@ -1,0 +1,68 @@
+# make build   the static binary
+# make test    everything: lint, unit and property tests, and the node on real FRR (needs root; installs what is missing)
+# make demo    the main job at work, step by step (needs root)
+# make bench   start-up time beside a start-up script with watchfrr (needs root)
+# make deny    licences, advisories and sources of the dependencies
+#
+# FRR=8.4|10.3|10.7 chooses the FRR of demo and bench, and SUITES the Debian suites that test takes theirs from.
+
+TARGET  ?= $(shell rustc -vV | sed -n 's/^host: //p')
+FRR     ?= 10.3
+SUITES  ?= trixie forky bookworm
+SUITE   := $(or $(if $(filter 8.4,$(FRR)),bookworm),$(if $(filter 10.3,$(FRR)),trixie),$(if $(filter 10.7,$(FRR)),forky),$(error FRR=$(FRR): 8.4, 10.3 or 10.7))
+
+# Static, so that it runs in a tree of any age. With --target the flag stays away from build scripts.
+export RUSTFLAGS := -C target-feature=+crt-static $(RUSTFLAGS)
+CARGO   := cargo
+ARGS    := --locked --target $(TARGET)
+BIN     := $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release/frr-supervisor
+LAB     := LAB_SUPERVISOR=$(abspath $(BIN)) tests/lab/run
+
+# The executable that cargo names in its output.
+program = $$($(CARGO) test $(ARGS) --features lab --no-run $(1) 2>&1 | tee /dev/stderr | sed -n 's/^ *Executable.*(\(.*\))$$/\1/p')
+
+.PHONY: build test lint unit kernel lab size demo bench deny clean
+
+build:
+	$(CARGO) build $(ARGS) --release
+	@ls -l $(BIN)
+
+test: lint unit kernel size lab
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy $(ARGS) --all-targets --features lab -- -D warnings
+
+unit:
+	$(CARGO) test $(ARGS) --lib --bins
+
+# What talks to this machine's kernel, in namespaces of its own.
+kernel:
+	tests/lab/setup
+	$(CARGO) test $(ARGS) --lib -- --ignored --test-threads=1
+
+# 4 MB, as for the image; a node's initramfs lives in memory.
+size: build
+	@test $$(stat -c %s $(BIN)) -le 4000000 || { echo "$(BIN) is larger than 4 MB"; exit 1; }
+
+lab: build
+	tests/lab/setup uml qemu
+	@set -e; program="$(call program,--test node)"; test -n "$$program"; \
+	for suite in $(SUITES); do $(LAB) --suite $$suite $$program --test-threads=1 --skip connmark --skip kernel_without_vrf; done; \
+	LAB_WITHOUT=vrf $(LAB) --kernel uml $$program kernel_without_vrf; \
+	LAB_TIMEOUT=1200 $(LAB) --kernel qemu $$program --test-threads=1 connmark
+
+demo: build
+	tests/lab/setup uml
+	@set -e; program="$(call program,--test demo)"; test -n "$$program"; $(LAB) --suite $(SUITE) $$program
+
+bench: build
+	tests/lab/setup uml
+	@set -e; program="$(call program,--test bench)"; test -n "$$program"; $(LAB) --suite $(SUITE) $$program
+
+deny:
+	command -v cargo-deny >/dev/null || RUSTFLAGS= $(CARGO) install --locked cargo-deny
+	$(CARGO) deny check
+
+clean:
+	$(CARGO) clean
