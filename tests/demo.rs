@@ -69,8 +69,8 @@ fn main() {
         for leaf in ["leaf1", "leaf2"] {
             wait_until(&format!("{prefix} on {leaf}"), LIMIT, || has_route(leaf, &prefix));
             let routes = vtysh(leaf, &format!("show {family} route {prefix}"));
-            let route = routes.lines().find(|line| line.contains("via")).unwrap_or_default();
-            println!("    {leaf}: {prefix}{route}");
+            let route = routes.lines().find(|line| line.trim_start().starts_with('*')).unwrap_or_default();
+            println!("    {leaf}: {prefix} via {}", route.trim_start_matches(['*', ' ']));
         }
     }
 
