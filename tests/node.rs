@@ -89,6 +89,13 @@ fn perouter_and_a_second_start() {
         assert!(link(name)["ifalias"].as_str().unwrap().starts_with("frr-supervisor"), "{name}");
     }
 
+    // It is as small as it claims to be.
+    let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
+    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let rss: u32 = rss.trim().trim_end_matches(" kB").parse().unwrap();
+    println!("idle RSS {rss} kB");
+    assert!(rss <= 4096, "{rss} kB");
+
     // SIGTERM ends everything; what is in the kernel stays.
     let here = snapshot("perouter");
     let (status, seconds) = node.terminate();
@@ -259,6 +266,17 @@ fn nics_are_found_by_their_address() {
     ip("host", &format!("link add late address {late} type veth peer name other"));
     node.wait_log(&format!("{late} is late"), Duration::from_secs(5));
     node.wait_log(&format!("{} is eth1", MACS[0]), SOON);
+}
+
+#[test]
+fn the_log_can_be_json() {
+    let lab = Lab::new(Options { speaker: None, ..Options::default() });
+    let node = start(&lab, &[("LOG_FORMAT", "json")]);
+    node.wait_log(DAEMONS_ANSWER, SOON);
+    let lines: Vec<serde_json::Value> =
+        node.log().iter().map(|(_, line)| serde_json::from_str(line).expect(line)).collect();
+    assert!(lines.iter().all(|l| l["time"].is_string() && l["level"].is_string() && l["msg"].is_string()));
+    assert!(lines.iter().any(|l| l["daemon"] == "bgpd"));
 }
 
 #[test]

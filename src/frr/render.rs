@@ -133,3 +133,79 @@ fn one_line(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> R
     }
     escape_formatter(out, state, value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::from_vars;
+    use crate::model::Value as _;
+    use proptest::prelude::*;
+
+    const BASE: [(&str, &str); 3] =
+        [("NODE_IP", "10.0.0.1"), ("ASN_LOCAL", "65001"), ("FE_MACS", "02:00:00:00:00:01,02:00:00:00:00:02")];
+
+    fn rendered(extra: &[(&str, &str)], template: Option<&str>) -> Result<String, String> {
+        let vars = BASE.iter().chain(extra).map(|(k, v)| ((*k).into(), (*v).into()));
+        let config = from_vars(vars).map_err(|problems| format!("{problems:?}"))?;
+        let ports = ["eth1", "eth2"].map(|name| IfName::parse(name).unwrap());
+        let node_ip_is_local = config.namespace.as_deref().is_none();
+        let inputs = Inputs { config: &config, ports: &ports, node_ip_is_local, version: Version::NEWEST };
+        render(&inputs, template)
+    }
+
+    /// `GOLDEN_WRITE=1 cargo test golden` writes them anew.
+    fn is_golden(name: &str, extra: &[(&str, &str)]) {
+        let path = format!("{}/tests/golden/{name}.conf", env!("CARGO_MANIFEST_DIR"));
+        let text = rendered(extra, None).unwrap();
+        if std::env::var_os("GOLDEN_WRITE").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        assert_eq!(text, std::fs::read_to_string(&path).unwrap(), "{path}");
+    }
+
+    #[test]
+    fn golden_perouter() {
+        is_golden("perouter", &[]);
+    }
+
+    #[test]
+    fn golden_host_with_everything() {
+        is_golden(
+            "host",
+            &[
+                ("NETNS", "host"),
+                ("ENABLE_BFD", "false"),
+                ("FABRIC_PASSWORD", "f4bric"),
+                ("METALLB_PASSWORD", "s3cret"),
+                ("METALLB_ALLOWED_PREFIXES", "198.51.100.0/24,203.0.113.7/32"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_template_can_not_print_nothing_or_a_line_break() {
+        let error = rendered(&[], Some("a\n{{ no_such_name }}\n")).unwrap_err();
+        assert!(error.contains("frr.conf.j2:2"), "{error}");
+        assert!(rendered(&[], Some("{{ password }}")).is_err());
+        assert!(rendered(&[], Some("{{ \"a\\nb\" }}")).is_err());
+        let endless = "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}";
+        assert!(rendered(&[], Some(endless)).is_err());
+    }
+
+    proptest! {
+        /// Whatever a password or a name is, it stays in its line.
+        #[test]
+        fn nothing_from_outside_adds_a_line(value in ".{1,20}") {
+            let names = ["FABRIC_PASSWORD", "METALLB_PASSWORD", "VRF_METALLB"];
+            let plain = rendered(&[("FABRIC_PASSWORD", "x"), ("METALLB_PASSWORD", "x")], None).unwrap();
+            for name in names {
+                let others = names[..2].iter().filter(|n| **n != name).map(|n| (*n, "x"));
+                let vars: Vec<_> = others.chain([(name, value.as_str())]).collect();
+                if let Ok(text) = rendered(&vars, None) {
+                    let same = text.lines().count() == plain.lines().count();
+                    prop_assert!(same || value.trim().is_empty(), "{name}={value:?}");
+                }
+            }
+        }
+    }
+}

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{RouteMessage, RouteProtocol};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
@@ -282,21 +282,24 @@ fn veth(name: &str, peer: &str, peer_ns: i32) -> LinkMessage {
 }
 
 /// Without duplicate address detection: both ends are ours, and a tentative address can't be bound to.
+/// An IPv4 link-local address has link scope, so that it is no source for traffic that goes further (RFC 3927 §2.7).
 fn address(index: u32, net: IpNet) -> AddressMessage {
-    let mut message = match net {
-        IpNet::V4(v4) => AddressMessageBuilder::<std::net::Ipv4Addr>::new()
-            .address(v4.addr(), v4.prefix_len())
-            .index(index)
-            .build(),
-        IpNet::V6(v6) => AddressMessageBuilder::<std::net::Ipv6Addr>::new()
-            .address(v6.addr(), v6.prefix_len())
-            .index(index)
-            .build(),
-    };
-    if net.addr().is_ipv6() {
-        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    match net {
+        IpNet::V4(net) => {
+            let builder = AddressMessageBuilder::<Ipv4Addr>::new().address(net.addr(), net.prefix_len());
+            let mut message = builder.index(index).build();
+            if net.addr().is_link_local() {
+                message.header.scope = AddressScope::Link;
+            }
+            message
+        }
+        IpNet::V6(net) => {
+            let builder = AddressMessageBuilder::<Ipv6Addr>::new().address(net.addr(), net.prefix_len());
+            let mut message = builder.index(index).build();
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            message
+        }
     }
-    message
 }
 
 fn route_message(index: u32, route: &Route) -> Result<RouteMessage, Refusal> {

@@ -1,10 +1,9 @@
 //! MAC address → fabric NIC.
 
 use crate::config::Config;
-use crate::model::{IfName, Link, LinkKind, MacAddr, Namespaces, Side, Value as _};
+use crate::model::{IfName, Link, LinkKind, MacAddr, Namespaces, OWNER_PROTOCOL, Side, Value as _};
 
 use super::MAIN_TABLE;
-use crate::model::OWNER_PROTOCOL;
 
 /// A fabric NIC that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,4 +132,85 @@ pub(super) fn objection(config: &Config, now: &Namespaces, nic: &Found) -> Optio
         nic.mac,
         cut.join(" and ")
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::NsState;
+
+    const A: &str = "02:00:00:00:00:0a";
+    const B: &str = "02:00:00:00:00:0b";
+
+    fn mac(text: &str) -> MacAddr {
+        MacAddr::parse(text).unwrap()
+    }
+
+    fn link(name: &str, kind: LinkKind, now: &str, made_with: Option<&str>) -> Link {
+        Link {
+            index: 1,
+            name: name.into(),
+            kind,
+            mac: Some(mac(now)),
+            permanent_mac: made_with.map(mac),
+            mtu: 1500,
+            up: true,
+            master: None,
+            parent: None,
+            alias: None,
+            group: 0,
+            addresses: vec![],
+        }
+    }
+
+    fn names(macs: &[&str], host: Vec<Link>, router: Vec<Link>) -> Result<Vec<String>, String> {
+        let now = Namespaces {
+            host: NsState { links: host, ..NsState::default() },
+            router: Some(NsState { links: router, ..NsState::default() }),
+        };
+        let macs: Vec<MacAddr> = macs.iter().map(|m| mac(m)).collect();
+        match find(&macs, &now) {
+            Search::Complete(found) => Ok(found.iter().map(|f| format!("{} {}", f.side, f.name)).collect()),
+            Search::Missing(_, seen) => Err(seen),
+            Search::Wrong(problems) => Err(problems.join("; ")),
+        }
+    }
+
+    #[test]
+    fn the_address_that_a_nic_was_made_with_counts_first() {
+        // A bond gives both its ports the address of the first.
+        let ports = vec![
+            link("eth0", LinkKind::Device, A, Some(A)),
+            link("eth1", LinkKind::Device, A, Some(B)),
+            link("bond0", LinkKind::Other("bond".into()), A, None),
+        ];
+        assert_eq!(names(&[A, B], ports, vec![]), Ok(vec!["host eth0".into(), "host eth1".into()]));
+    }
+
+    #[test]
+    fn what_copies_an_address_is_no_nic() {
+        for kind in ["vlan", "macvlan", "bond", "bridge", "ipvlan"] {
+            let copy = || link("copy", LinkKind::Other(kind.into()), A, None);
+            let nic = link("eth0", LinkKind::Device, A, Some(A));
+            assert_eq!(names(&[A], vec![copy(), nic], vec![]), Ok(vec!["host eth0".into()]));
+            assert_eq!(names(&[A], vec![copy()], vec![]), Err(format!("copy {A} ({kind})")));
+        }
+    }
+
+    #[test]
+    fn a_nic_is_found_where_it_was_moved_to() {
+        let nic = link("eth0", LinkKind::Device, A, None);
+        assert_eq!(names(&[A], vec![], vec![nic]), Ok(vec!["router eth0".into()]));
+    }
+
+    #[test]
+    fn two_matches_are_an_error_that_names_them() {
+        let twins = vec![link("eth0", LinkKind::Device, A, None), link("eth1", LinkKind::Device, A, None)];
+        let problem = names(&[A], twins, vec![]).unwrap_err();
+        assert!(problem.contains("eth0") && problem.contains("eth1") && problem.contains("2 interfaces"));
+        let both = vec![link("eth0", LinkKind::Device, A, Some(B))];
+        assert!(names(&[B], both.clone(), vec![]).is_ok());
+        let problem = names(&[A, B], both, vec![]).unwrap_err();
+        assert!(problem.contains("are both eth0"), "{problem}");
+    }
 }

@@ -33,7 +33,7 @@ fn again(test: &str, role: &str) -> Command {
     command.args(first).args(role.split_once(' ').map(|r| r.0)).arg(std::env::current_exe().unwrap());
     let path = module_path!().split_once("::").unwrap().1;
     command
-        .args(["--exact", &format!("{path}::{test}"), "--nocapture", "--test-threads=1"])
+        .args(["--exact", &format!("{path}::{test}"), "--include-ignored", "--nocapture", "--test-threads=1"])
         .env("NFT_ROLE", role);
     command
 }
