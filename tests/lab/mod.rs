@@ -126,6 +126,10 @@ impl Lab {
             routers.push((router, speaker.config()));
         }
         Router::start_all(&mut routers);
+        // What a test compares must not change by itself: link-local addresses come in after a second.
+        wait_until("the host's addresses to settle", Duration::from_secs(20), || {
+            ip("host", "-6 addr show tentative").trim().is_empty()
+        });
         lab
     }
 
