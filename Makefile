@@ -27,7 +27,9 @@ build:
 	$(CARGO) build $(ARGS) --release
 	@ls -l $(BIN)
 
-test: lint unit kernel size lab
+test:
+	tests/lab/setup uml qemu
+	@$(MAKE) lint unit kernel size lab
 
 lint:
 	$(CARGO) fmt --check
@@ -38,7 +40,6 @@ unit:
 
 # What talks to this machine's kernel, in namespaces of its own.
 kernel:
-	tests/lab/setup
 	$(CARGO) test $(ARGS) --lib -- --ignored --test-threads=1
 
 # 4 MB, as for the image; a node's initramfs lives in memory.
@@ -46,18 +47,19 @@ size: build
 	@test $$(stat -c %s $(BIN)) -le 4000000 || { echo "$(BIN) is larger than 4 MB"; exit 1; }
 
 lab: build
-	tests/lab/setup uml qemu
 	@set -e; program="$(call program,--test node)"; test -n "$$program"; \
 	for suite in $(SUITES); do $(LAB) --suite $$suite $$program --test-threads=1 --skip connmark --skip kernel_without_vrf; done; \
 	LAB_WITHOUT=vrf $(LAB) --kernel uml $$program kernel_without_vrf; \
 	LAB_TIMEOUT=1200 $(LAB) --kernel qemu $$program --test-threads=1 connmark
 
-demo: build
+demo:
 	tests/lab/setup uml
+	@$(MAKE) build
 	@set -e; program="$(call program,--test demo)"; test -n "$$program"; $(LAB) --suite $(SUITE) $$program
 
-bench: build
+bench:
 	tests/lab/setup uml
+	@$(MAKE) build
 	@set -e; program="$(call program,--test bench)"; test -n "$$program"; $(LAB) --suite $(SUITE) $$program
 
 deny:

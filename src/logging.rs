@@ -19,7 +19,8 @@ pub fn start(level: LogLevel, format: LogFormat) {
         LogLevel::Debug => LevelFilter::Debug,
     };
     let mut builder = Builder::new();
-    builder.filter_level(level).target(Target::Stderr);
+    // The netlink crates warn of attributes that are newer than they are; that is no one's business here.
+    builder.filter_level(level).filter_module("netlink", LevelFilter::Error).target(Target::Stderr);
     builder.format(move |out, record| {
         let time = out.timestamp_millis();
         let level = record.level();

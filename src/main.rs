@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         Ok(Some(command)) => execute(&command),
         Ok(None) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("frr-supervisor: {e}; --help shows what is");
+            complain(format_args!("{e}; --help shows what is"));
             ExitCode::from(2)
         }
     }
@@ -71,7 +71,7 @@ fn execute(command: &Command) -> ExitCode {
         Ok(config) => config,
         Err(problems) => {
             for problem in &problems {
-                eprintln!("frr-supervisor: {problem}");
+                complain(problem);
             }
             return ExitCode::FAILURE;
         }
@@ -91,7 +91,7 @@ fn execute(command: &Command) -> ExitCode {
                 if matches!(command, Command::Run) {
                     log::error!("{problem}");
                 } else {
-                    eprintln!("frr-supervisor: {problem}");
+                    complain(problem);
                 }
             }
             ExitCode::FAILURE
@@ -101,6 +101,7 @@ fn execute(command: &Command) -> ExitCode {
 
 /// The frr.conf of a node whose interfaces are not known, since this may run anywhere.
 fn render(config: &Config) -> Result<String, Vec<String>> {
+    let template = files::template(config).map_err(|e| vec![e])?;
     let ports: Vec<IfName> = (0..config.fabric_macs.len())
         .map(|i| IfName::parse(&format!("fabric{i}")))
         .collect::<Result<_, _>>()
@@ -111,7 +112,12 @@ fn render(config: &Config) -> Result<String, Vec<String>> {
         node_ip_is_local: config.namespace.as_deref().is_none(),
         version: Version::NEWEST,
     };
-    frr::render(&inputs, files::template(config)?.as_deref()).map_err(|e| vec![e])
+    frr::render(&inputs, template.as_deref()).map_err(|e| vec![e])
+}
+
+/// Says what is wrong, and does not mind that no one may listen.
+fn complain(problem: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "frr-supervisor: {problem}");
 }
 
 /// Prints, and does not mind a reader that has gone.

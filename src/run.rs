@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::frr::{self, Inputs, files};
 use crate::kernel::netns::Origin;
 use crate::kernel::{Kernel, Monitor};
+use crate::model::Namespaces;
 use crate::resolve::{Found, Search, find, resolve};
 use crate::supervisor::{Signals, Supervisor};
 
@@ -33,41 +34,42 @@ pub fn run(config: &Config) -> Result<(), Vec<String>> {
         }
         None => {}
     }
-    let Some(found) = wait_for_fabric(config, &mut kernel, &mut signals)? else {
+    kernel.fetch_home(&config.namespace, &config.fabric_macs).map_err(|e| vec![e.to_string()])?;
+    let Some((now, found)) = wait_for_fabric(config, &mut kernel, &mut signals)? else {
         log::info!("stopped while waiting for the fabric interfaces");
         return Ok(());
     };
-    let now = kernel.observe(None).map_err(|e| vec![e.to_string()])?;
     let resolved = resolve(config, &now, &found)?;
     for note in &resolved.notes {
         log::warn!("{note}");
+    }
+    files::prepare().map_err(line)?;
+    let inputs =
+        Inputs { config, ports: &resolved.ports, node_ip_is_local: resolved.node_ip_is_local, version };
+    let rendered = files::template(config).and_then(|template| frr::render(&inputs, template.as_deref()));
+    if let Err(e) = rendered.and_then(|text| files::install_config(&text).map_err(|e| e.to_string())) {
+        if !files::config_path().exists() {
+            return Err(vec![e]);
+        }
+        log::error!("{e}; the last configuration that was accepted stays in force");
     }
     let done = kernel.reconcile(&resolved.desired).map_err(|e| vec![e.to_string()])?;
     if done.is_empty() {
         log::info!("devices: nothing to change");
     }
-
-    files::prepare().map_err(line)?;
-    let inputs =
-        Inputs { config, ports: &resolved.ports, node_ip_is_local: resolved.node_ip_is_local, version };
-    let text = frr::render(&inputs, files::template(config)?.as_deref()).map_err(|e| vec![e])?;
-    if let Err(e) = files::install_config(&text) {
-        if !files::config_path().exists() {
-            return Err(line(e));
-        }
-        log::error!("{e}; the last configuration that was accepted stays in force");
-    }
-    let with_file = files::write_parts(version).map_err(line)?;
-    Supervisor::new(version, &with_file, kernel.router_ns(), signals).run().map_err(line)
+    let daemons = version.daemons(config.timers.bfd.is_some());
+    files::end_leftovers(&daemons).map_err(line)?;
+    let with_file = files::write_parts(version, &daemons).map_err(line)?;
+    Supervisor::new(version, &daemons, &with_file, kernel.router_ns(), signals).run().map_err(line)
 }
 
 /// Waits until every fabric NIC is there, told by the kernel rather than by asking again and again.
-/// `None`: a signal asked for the end.
+/// `None`: a signal asked for the end; else the state in which all of them were found.
 fn wait_for_fabric(
     config: &Config,
     kernel: &mut Kernel,
     signals: &mut Signals,
-) -> Result<Option<Vec<Found>>, Vec<String>> {
+) -> Result<Option<(Namespaces, Vec<Found>)>, Vec<String>> {
     let line = |e: io::Error| vec![e.to_string()];
     let monitor = Monitor::links(kernel).map_err(line)?;
     let timeout = Duration::from_secs(config.fabric_timeout_s.into());
@@ -80,7 +82,7 @@ fn wait_for_fabric(
                 for nic in &found {
                     log::info!("fabric interface {} is {} ({})", nic.mac, nic.name, nic.side);
                 }
-                return Ok(Some(found));
+                return Ok(Some((now, found)));
             }
             Search::Wrong(problems) => return Err(problems),
             Search::Missing(macs, seen) => {

@@ -55,6 +55,8 @@ const BAD: &[(&str, &str)] = &[
     ("PEER_IP_METALLB", "fda1:b2c3:d4e5:2::1"),
     ("PEER_IP_METALLB", "ff02::1"),
     ("PEER_IP_PREFIX", "128"),
+    ("PEER_IP_PREFIX", "64"),
+    ("PEER_IPV4_PREFIX", "30"),
     ("PEER_IP_PREFIX", "99999999999999999999"),
     ("PEER_IPV4_FRR", "fd00::1"),
     ("PEER_IPV4_METALLB", "169.254.88.2"),

@@ -175,10 +175,11 @@ fn a_dead_daemon_is_back_in_place() {
     let lab = Lab::new(Options::default());
     let node = up(&lab, &[]);
     let complete = |node: &Supervisor| node.log().iter().filter(|(_, l)| l.contains(DAEMONS_ANSWER)).count();
-    for name in ["bgpd", "zebra", "bfdd", "staticd"] {
+    for name in ["bgpd", "zebra", "bfdd", "staticd", "mgmtd"] {
         let (ready, before) = (complete(&node), daemons(&lab, "perouter"));
         let config = vtysh("node", "show running-config");
-        let (_, pid) = before.iter().find(|(n, _)| n == name).unwrap();
+        // FRR 8.4 has no mgmtd.
+        let Some((_, pid)) = before.iter().find(|(n, _)| n == name) else { continue };
         kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
         wait_until(&format!("{name} to be back"), SOON, || complete(&node) > ready);
         let after = daemons(&lab, "perouter");
@@ -199,7 +200,7 @@ fn refused(lab: &Lab, extra: &[(&str, &str)]) -> String {
     let status = node.wait_end(SOON);
     assert!(!status.success(), "{extra:?}\n{}", node.log_text());
     assert_eq!(difference(&before, &snapshot("host")), "", "{extra:?}");
-    thread::sleep(Duration::from_millis(20));
+    wait_until("its last words", SOON, || node.log().iter().any(|(_, line)| line.contains("ERROR")));
     node.log_text()
 }
 
@@ -266,6 +267,52 @@ fn nics_are_found_by_their_address() {
     ip("host", &format!("link add late address {late} type veth peer name other"));
     node.wait_log(&format!("{late} is late"), Duration::from_secs(5));
     node.wait_log(&format!("{} is eth1", MACS[0]), SOON);
+}
+
+#[test]
+fn another_namespace_takes_everything_over() {
+    let lab = Lab::new(Options::default());
+    ip("host", "addr add 192.0.2.77/32 dev eth1");
+    up(&lab, &[]).terminate();
+    assert!(ip("perouter", "addr show eth1").contains("192.0.2.77/32"));
+    let mut node = up(&lab, &[("NETNS", "host")]);
+    every_ping_is_answered(&SERVICES, 20);
+    let eth1 = ip("host", "-d addr show eth1");
+    assert!(eth1.contains("192.0.2.77/32") && !eth1.contains("frr-supervisor"), "{eth1}");
+    assert!(!ip("host", "route show table all").contains("proto 200"));
+    node.terminate();
+    let _node = up(&lab, &[]);
+    every_ping_is_answered(&SERVICES, 20);
+}
+
+#[test]
+fn an_instance_that_was_killed_is_succeeded() {
+    let lab = Lab::new(Options::default());
+    let mut node = up(&lab, &[]);
+    let before = daemons(&lab, "perouter");
+    node.kill9();
+    assert_eq!(daemons(&lab, "perouter"), before);
+    let node = up(&lab, &[]);
+    node.wait_log("ending bgpd", SOON);
+    let after = daemons(&lab, "perouter");
+    assert!(after.len() == before.len() && after.is_disjoint(&before), "{before:?} {after:?}");
+    every_ping_is_answered(&SERVICES, 20);
+}
+
+#[test]
+fn a_broken_template_leaves_the_last_configuration_in_force() {
+    let lab = Lab::new(Options { speaker: None, ..Options::default() });
+    std::fs::write("/run/own.j2", "router bgp {{ asn }}\n bgp no-such-thing\n").unwrap();
+    let said = refused(&lab, &[("FRR_TEMPLATE", "/run/own.j2")]);
+    assert!(said.contains("vtysh refuses the configuration") && said.contains("no-such-thing"), "{said}");
+    let said = refused(&lab, &[("FRR_TEMPLATE", "/run/none.j2")]);
+    assert!(said.contains("FRR_TEMPLATE=/run/none.j2: No such file"), "{said}");
+    start(&lab, &[]).wait_log(DAEMONS_ANSWER, SOON);
+    let config = std::fs::read_to_string("/run/frr/frr.conf").unwrap();
+    let node = start(&lab, &[("FRR_TEMPLATE", "/run/own.j2")]);
+    node.wait_log("the last configuration that was accepted stays in force", SOON);
+    node.wait_log(DAEMONS_ANSWER, SOON);
+    assert_eq!(std::fs::read_to_string("/run/frr/frr.conf").unwrap(), config);
 }
 
 #[test]

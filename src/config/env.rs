@@ -160,6 +160,19 @@ impl Reader<'_> {
             ));
             return None;
         }
+        // The first address of an IPv6 subnet is every router's (RFC 4291 §2.6.1), the first and last of an
+        // IPv4 one are no host's; a /127 (RFC 6164) and a /31 (RFC 3021) have two hosts and nothing else.
+        let point_to_point = if frr.is_ipv6() { prefix == 127 } else { prefix == 31 };
+        for (name, ip) in [(frr_name, frr), (metallb_name, metallb)] {
+            let Ok(net) = IpNet::new(ip, prefix) else { continue };
+            let last = ip.is_ipv4() && ip == net.broadcast();
+            if !point_to_point && (ip == net.network() || last) {
+                self.complain(format!(
+                    "{name}={ip} is not a host's address in a /{prefix} subnet ({prefix_name})"
+                ));
+                return None;
+            }
+        }
         Some(PeerPair { frr, metallb, prefix })
     }
 }

@@ -55,9 +55,10 @@ impl Version {
         Some(Self(parts.next()?.parse().ok()?, parts.next().and_then(|p| p.parse().ok()).unwrap_or(0)))
     }
 
-    /// The daemons that this version has.
-    pub fn daemons(self) -> Vec<&'static Daemon> {
-        DAEMONS.iter().filter(|daemon| daemon.since <= self).collect()
+    /// The daemons to run with this version: bfdd only `with_bfd`, since its death would cost bgpd's sessions.
+    pub fn daemons(self, with_bfd: bool) -> Vec<&'static Daemon> {
+        let wanted = |daemon: &&Daemon| daemon.since <= self && (with_bfd || daemon.name != "bfdd");
+        DAEMONS.iter().filter(wanted).collect()
     }
 }
 
@@ -108,8 +109,8 @@ mod tests {
         assert_eq!(Version::parse("zebra version 8.4.4\n"), Some(Version(8, 4)));
         assert_eq!(Version::parse("zebra version 10.7.1-1 (x)"), Some(Version(10, 7)));
         assert_eq!(Version::parse("no such file"), None);
-        assert!(Version(8, 4).daemons().iter().all(|d| d.name != "mgmtd"));
-        assert!(Version(10, 3).daemons().iter().any(|d| d.name == "mgmtd"));
+        assert!(Version(8, 4).daemons(true).iter().all(|d| d.name != "mgmtd"));
+        assert!(Version(10, 3).daemons(false).iter().any(|d| d.name == "mgmtd"));
     }
 
     #[test]

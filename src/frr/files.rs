@@ -2,11 +2,14 @@
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown, lchown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::unistd::{Group, User};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::config::Config;
 use crate::model::TemplatePath;
@@ -15,9 +18,12 @@ use super::daemons::{BIN_DIR, Daemon, RUN_DIR, Version};
 use super::split;
 
 /// Directories that FRR writes to: sockets, mgmtd's commit history, crash logs.
-const DIRECTORIES: [&str; 3] = [RUN_DIR, "/var/lib/frr", "/var/tmp/frr"];
+const OTHER_DIRECTORIES: [&str; 2] = ["/var/lib/frr", "/var/tmp/frr"];
 
-/// The file that `vtysh -b` reads, and the one that worked last.
+/// How long a daemon that was killed may take to be gone.
+const END_LIMIT: Duration = Duration::from_secs(5);
+
+/// The file that `vtysh -b` reads: the configuration that was accepted last.
 pub fn config_path() -> PathBuf {
     Path::new(RUN_DIR).join("frr.conf")
 }
@@ -42,15 +48,61 @@ pub fn version() -> io::Result<Version> {
 /// # Errors
 /// The user is missing, or a directory can't be made.
 pub fn prepare() -> io::Result<()> {
-    let (uid, gid) = owner()?;
-    for dir in DIRECTORIES {
-        let explain = |e: io::Error| io::Error::new(e.kind(), format!("cannot prepare {dir}: {e}"));
-        fs::create_dir_all(dir).map_err(explain)?;
-        chown(dir, Some(uid), Some(gid)).map_err(explain)?;
-        fs::set_permissions(dir, Permissions::from_mode(0o755)).map_err(explain)?;
+    let owner = owner()?;
+    directory(RUN_DIR, owner)?;
+    for dir in OTHER_DIRECTORIES {
+        // The daemons live without these.
+        if let Err(e) = directory(dir, owner) {
+            log::warn!("{e}: FRR has no place for its commit history and crash logs");
+        }
     }
     // vtysh takes one configuration for all daemons only if it is told so.
     replace(&Path::new(RUN_DIR).join("vtysh.conf"), "service integrated-vtysh-config\n")
+}
+
+fn directory(dir: &str, (uid, gid): (u32, u32)) -> io::Result<()> {
+    let prepare = || {
+        fs::create_dir_all(dir)?;
+        let now = fs::symlink_metadata(dir)?;
+        if !now.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        if (now.uid(), now.gid(), now.mode() & 0o777) == (uid, gid, 0o755) {
+            return Ok(());
+        }
+        lchown(dir, Some(uid), Some(gid))?;
+        fs::set_permissions(dir, Permissions::from_mode(0o755))
+    };
+    prepare().map_err(|e: io::Error| io::Error::new(e.kind(), format!("cannot prepare {dir}: {e}")))
+}
+
+/// Ends daemons that an instance of ours left which was killed where nothing else ends its children: they hold
+/// the pid files, and would answer in the place of their successors.
+///
+/// # Errors
+/// One does not go.
+pub fn end_leftovers(daemons: &[&'static Daemon]) -> io::Result<()> {
+    for daemon in daemons {
+        let Some(pid) = leftover(daemon) else { continue };
+        log::warn!("ending {} (pid {}), which an earlier instance left", daemon.name, pid.as_raw_nonzero());
+        let _ = kill_process(pid, Signal::KILL);
+        let begin = Instant::now();
+        while leftover(daemon).is_some() {
+            if begin.elapsed() > END_LIMIT {
+                return Err(io::Error::other(format!("{} of an earlier instance does not end", daemon.name)));
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    Ok(())
+}
+
+/// The process that the daemon's pid file names, if it is that daemon.
+fn leftover(daemon: &Daemon) -> Option<Pid> {
+    let text = fs::read_to_string(Path::new(RUN_DIR).join(daemon.name).with_extension("pid")).ok()?;
+    let pid: i32 = text.trim().parse().ok()?;
+    let program = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    (program == Path::new(BIN_DIR).join(daemon.name)).then(|| Pid::from_raw(pid))?
 }
 
 fn owner() -> io::Result<(u32, u32)> {
@@ -66,9 +118,9 @@ fn owner() -> io::Result<(u32, u32)> {
 ///
 /// # Errors
 /// It can't be read.
-pub fn template(config: &Config) -> Result<Option<String>, Vec<String>> {
+pub fn template(config: &Config) -> Result<Option<String>, String> {
     let read = |path: &TemplatePath| {
-        fs::read_to_string(path.as_str()).map_err(|e| vec![format!("FRR_TEMPLATE={}: {e}", path.as_str())])
+        fs::read_to_string(path.as_str()).map_err(|e| format!("FRR_TEMPLATE={}: {e}", path.as_str()))
     };
     config.template.as_ref().map(read).transpose()
 }
@@ -88,9 +140,15 @@ pub fn install_config(text: &str) -> io::Result<()> {
     if !output.status.success() {
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said);
-        return Err(io::Error::other(format!("vtysh refuses the configuration: {}", said.trim())));
+        let said: Vec<&str> = said.lines().map(without_password).collect();
+        return Err(io::Error::other(format!("vtysh refuses the configuration: {}", said.join("; "))));
     }
     fs::rename(&candidate, config_path())
+}
+
+/// A line up to the password in it.
+fn without_password(line: &str) -> &str {
+    line.find("password ").map_or(line, |at| &line[..at + "password".len()])
 }
 
 /// Writes the parts of the configuration in force that daemons read by themselves. Returns those daemons: none
@@ -98,13 +156,18 @@ pub fn install_config(text: &str) -> io::Result<()> {
 ///
 /// # Errors
 /// A file can't be read or written.
-pub fn write_parts(version: Version) -> io::Result<Vec<&'static Daemon>> {
+pub fn write_parts(version: Version, daemons: &[&'static Daemon]) -> io::Result<Vec<&'static Daemon>> {
     if version < Version(10, 0) {
         return Ok(vec![]);
     }
     let parts = split(&fs::read_to_string(config_path())?);
+    if parts.is_empty() {
+        log::warn!(
+            "frr.conf has lines at the margin that are not understood: bgpd and bfdd get theirs from vtysh"
+        );
+    }
     let mut with_file = Vec::new();
-    for daemon in version.daemons() {
+    for &daemon in daemons {
         if let Some((_, text)) = parts.iter().find(|(name, _)| *name == daemon.name) {
             replace(&daemon.config_path(), text)?;
             with_file.push(daemon);
@@ -122,7 +185,7 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&temporary)?;
         file.write_all(text.as_bytes())?;
         let (uid, gid) = owner()?;
-        chown(&temporary, Some(uid), Some(gid))?;
+        fchown(&file, Some(uid), Some(gid))?;
         fs::rename(&temporary, path)
     };
     write().map_err(explain)

@@ -6,8 +6,20 @@
 
 /// Daemons that read a file of their own, and the first words of what is in it.
 const OWNERS: [(&str, &[&str]); 2] = [
-    ("bgpd", &["router bgp ", "bgp ", "route-map ", "ip prefix-list ", "ipv6 prefix-list "]),
-    ("bfdd", &["bfd"]),
+    (
+        "bgpd",
+        &[
+            "router bgp ",
+            "bgp ",
+            "route-map ",
+            "ip prefix-list ",
+            "ipv6 prefix-list ",
+            "access-list ",
+            "ipv6 access-list ",
+            "debug bgp ",
+        ],
+    ),
+    ("bfdd", &["bfd", "debug bfd "]),
 ];
 
 /// First words of lines that every daemon reads.

@@ -5,6 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
 /// The question that watchfrr asks, too: a daemon whose event loop runs answers at once.
 const PING: &[u8] = b"echo PING\0";
 
@@ -24,8 +26,11 @@ impl Ping {
     /// # Errors
     /// The daemon does not listen (yet).
     pub fn send(path: &Path) -> io::Result<Self> {
-        let mut stream = UnixStream::connect(path)?;
-        stream.set_nonblocking(true)?;
+        // A hung daemon's backlog may be full, and then an ordinary connect would wait for it.
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+        let mut stream = UnixStream::from(socket);
         stream.write_all(PING)?;
         Ok(Self { stream, answer: Vec::new() })
     }

@@ -15,7 +15,8 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, LinkVrf, RouteMessageBuilder};
 
 use crate::model::{
-    Desired, NamespaceName, Namespaces, NsState, OWNER_GROUP, OWNER_PROTOCOL, Route, Rule, Side, Sysctl,
+    Desired, MacAddr, NamespaceName, Namespaces, NsState, OWNER_GROUP, OWNER_PROTOCOL, Role, Route, Rule,
+    Side, Sysctl,
 };
 
 use super::netlink::{Netlink, Refusal};
@@ -30,8 +31,8 @@ const ROUNDS: usize = 3;
 pub struct Kernel {
     host: Place,
     router: Option<Place>,
-    /// Connection marks live in the host namespace; `None` where the kernel has no nf_tables.
-    nft: Option<netlink_sys::Socket>,
+    /// Connection marks live in the host namespace.
+    nft: Result<netlink_sys::Socket, nft::Error>,
 }
 
 #[derive(Debug)]
@@ -59,10 +60,23 @@ pub enum Error {
     Conflicts(Vec<String>),
     /// What was done did not stay.
     #[error("still to do after {ROUNDS} rounds, is another program changing the same things? {0}")]
-    Unstable(Op),
+    Unstable(Box<Op>),
     /// Namespaces.
     #[error("{0}")]
     Namespace(#[from] io::Error),
+}
+
+/// Whether the router is none without it. The others cost a way back, a sysctl, or leave something behind.
+fn is_essential(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::CreateVrf { .. }
+            | Op::CreateVeth { .. }
+            | Op::Move { .. }
+            | Op::SetMaster { .. }
+            | Op::AddAddress { .. }
+            | Op::SetUp { .. }
+    )
 }
 
 /// What the operator must do about a refusal, where we know it.
@@ -77,7 +91,7 @@ fn remedy(op: &Op, refusal: &Refusal) -> &'static str {
         Op::SetSysctl(_) if refusal.error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
             ". /proc/sys is read-only: the service needs \"security: {readonlyPaths: []}\""
         }
-        Op::SetMarks(_) => {
+        Op::SetMarks(_) if unsupported => {
             ". RETURN_PATH=connmark needs nf_tables; RETURN_PATH=default-route and none do without"
         }
         _ => "",
@@ -122,12 +136,33 @@ impl Kernel {
     /// A namespace can't be made or entered.
     pub fn open(namespace: &NamespaceName) -> io::Result<(Self, Option<Origin>)> {
         let host = Place::open(Netns::current()?)?;
-        let nft = nft::open().ok();
+        let nft = nft::open();
         let Some(name) = namespace.as_deref() else {
             return Ok((Self { host, router: None, nft }, None));
         };
         let (ns, origin) = Netns::ensure(name)?;
         Ok((Self { host, router: Some(Place::open(ns)?), nft }, Some(origin)))
+    }
+
+    /// Fetches NICs that an earlier configuration moved into another namespace back to the host's.
+    ///
+    /// # Errors
+    /// The NIC is there and can't be moved.
+    pub fn fetch_home(&mut self, namespace: &NamespaceName, macs: &[MacAddr]) -> Result<(), Error> {
+        for (name, ns) in Netns::others(namespace.as_deref()) {
+            let mut place = Place::open(ns)?;
+            let links = observe::observe(&mut place.nl)?.links;
+            let ours = links.iter().filter(|link| matches!(link.role(), Some(Role::Nic(_))));
+            for link in ours.filter(|l| [l.permanent_mac, l.mac].iter().flatten().any(|m| macs.contains(m))) {
+                log::info!(
+                    "fetching {} out of namespace {name}, where an earlier configuration put it",
+                    link.name
+                );
+                let fd = self.host.ns.file().as_raw_fd();
+                place.set(&link.name, |link| link.setns_by_fd(fd).link_group(0))?;
+            }
+        }
+        Ok(())
     }
 
     /// The namespace that FRR runs in.
@@ -160,21 +195,24 @@ impl Kernel {
             Ok(state)
         };
         let mut host = read(&mut self.host, Side::Host, self.router.is_none())?;
-        if let Some(socket) = &self.nft {
+        if let Ok(socket) = &self.nft {
             host.marks = observe::marks(socket, desired.and_then(|d| d.marks.as_ref()))?;
         }
         let router = self.router.as_mut().map(|place| read(place, Side::Router, false)).transpose()?;
         Ok(Namespaces { host, router })
     }
 
-    /// Brings the kernel to `desired` and checks that it stays. Returns what was done.
+    /// Brings the kernel to `desired` and checks that it stays. Returns what was done. A refusal that leaves
+    /// the rest working is logged.
     ///
     /// # Errors
-    /// The first change that was refused, or what is in the way.
+    /// The first change that was refused and without which nothing works, or what is in the way.
     pub fn reconcile(&mut self, desired: &Desired) -> Result<Vec<Op>, Error> {
         let mut done = Vec::new();
+        let mut refused: Vec<Op> = Vec::new();
         for _ in 0..ROUNDS {
-            let plan = plan(desired, &self.observe(Some(desired))?);
+            let mut plan = plan(desired, &self.observe(Some(desired))?);
+            plan.ops.retain(|op| !refused.contains(op));
             if !plan.conflicts.is_empty() {
                 return Err(Error::Conflicts(plan.conflicts));
             }
@@ -183,15 +221,22 @@ impl Kernel {
             }
             for op in plan.ops {
                 log::info!("{op}");
-                if let Err(refusal) = self.apply(&op) {
-                    return Err(Error::Refused { op: Box::new(op), refusal });
+                match self.apply(&op) {
+                    Ok(()) => done.push(op),
+                    Err(refusal) if is_essential(&op) => {
+                        return Err(Error::Refused { op: Box::new(op), refusal });
+                    }
+                    Err(refusal) => {
+                        log::error!("{op}: {refusal}{}; going on without it", remedy(&op, &refusal));
+                        refused.push(op);
+                    }
                 }
-                done.push(op);
             }
         }
-        match plan(desired, &self.observe(Some(desired))?).ops.into_iter().next() {
+        let left = plan(desired, &self.observe(Some(desired))?).ops;
+        match left.into_iter().find(|op| !refused.contains(op)) {
             None => Ok(done),
-            Some(op) => Err(Error::Unstable(op)),
+            Some(op) => Err(Error::Unstable(Box::new(op))),
         }
     }
 
@@ -260,15 +305,20 @@ impl Kernel {
                 self.place(*side).nl.change(RouteNetlinkMessage::DelRule(rule_message(rule)), 0)
             }
             Op::SetMarks(path) => {
-                let socket = self.nft.as_ref().ok_or_else(|| io::Error::from_raw_os_error(EOPNOTSUPP))?;
-                Ok(nft::install(socket, path).map_err(io::Error::other)?)
+                let socket = self.nft.as_ref().map_err(refusal)?;
+                nft::install(socket, path).map_err(|e| refusal(&e))
             }
             Op::DropMarks => match &self.nft {
-                Some(socket) => Ok(nft::remove(socket).map_err(io::Error::other)?),
-                None => Ok(()),
+                Ok(socket) => nft::remove(socket).map_err(|e| refusal(&e)),
+                Err(_) => Ok(()),
             },
         }
     }
+}
+
+fn refusal(e: &nft::Error) -> Refusal {
+    let error = e.errno().map_or_else(|| io::Error::other(""), io::Error::from_raw_os_error);
+    Refusal { error, words: Some(e.to_string()) }
 }
 
 /// Both ends in one message, the peer born in its namespace. The peer must not be asked to be up (`ENOTCONN`).
@@ -332,10 +382,8 @@ fn rule_message(rule: &Rule) -> RuleMessage {
         RuleAttribute::Priority(rule.priority),
         RuleAttribute::Table(rule.table),
         RuleAttribute::Protocol(RouteProtocol::from(OWNER_PROTOCOL)),
+        RuleAttribute::FwMark(rule.mark.0),
+        RuleAttribute::FwMask(rule.mark.1),
     ];
-    if let Some((mark, mask)) = rule.mark {
-        message.attributes.push(RuleAttribute::FwMark(mark));
-        message.attributes.push(RuleAttribute::FwMask(mask));
-    }
     message
 }

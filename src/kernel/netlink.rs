@@ -130,6 +130,9 @@ impl Netlink {
                 match packet.payload {
                     NetlinkPayload::InnerMessage(object) => answers.push(object),
                     NetlinkPayload::Error(e) if e.code.is_some() => return Err(refusal(&e)),
+                    NetlinkPayload::Done(done) if done.code < 0 => {
+                        return Err(io::Error::from_raw_os_error(-done.code).into());
+                    }
                     NetlinkPayload::Error(_) | NetlinkPayload::Done(_) if disturbed => {
                         return Err(io::Error::from_raw_os_error(EINTR).into());
                     }

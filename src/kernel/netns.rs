@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -19,7 +19,6 @@ const NSFS_MAGIC: u64 = 0x6e73_6673;
 #[derive(Debug)]
 pub struct Netns {
     file: File,
-    inode: u64,
 }
 
 /// How a named namespace came about.
@@ -43,9 +42,7 @@ impl Netns {
     }
 
     fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        let inode = file.metadata()?.ino();
-        Ok(Self { file, inode })
+        Ok(Self { file: File::open(path)? })
     }
 
     /// The namespace called `name`, made and held by a bind mount if it is not there.
@@ -75,14 +72,23 @@ impl Netns {
         Ok((Self::open(&path).map_err(|e| because(e, "open", &path))?, origin))
     }
 
+    /// The namespaces that are held below [`RUN_DIR`] under other names than `known`.
+    pub fn others(known: Option<&str>) -> Vec<(String, Self)> {
+        let names = fs::read_dir(RUN_DIR).into_iter().flatten().flatten();
+        let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+        names
+            .filter(|name| Some(name.as_str()) != known)
+            .filter_map(|name| {
+                let path = Self::path(&name);
+                matches!(is_nsfs(&path), Ok(true)).then_some(())?;
+                Some((name, Self::open(&path).ok()?))
+            })
+            .collect()
+    }
+
     /// Where a namespace of that name is held.
     pub fn path(name: &str) -> PathBuf {
         Path::new(RUN_DIR).join(name)
-    }
-
-    /// The number that tells this namespace from one that took its name.
-    pub fn inode(&self) -> u64 {
-        self.inode
     }
 
     /// The file that stands for the namespace, for `IFLA_NET_NS_FD`.
@@ -96,25 +102,30 @@ impl Netns {
     /// # Errors
     /// The namespace can't be entered, or what `work` returns.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-        thread::scope(|scope| {
-            let worker = scope.spawn(|| {
-                setns(&self.file, CloneFlags::CLONE_NEWNET)?;
-                work()
-            });
-            worker.join().unwrap_or_else(|_| Err(io::Error::other("the worker thread panicked")))
+        on_a_thread(|| {
+            setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|e| {
+                let e = io::Error::from(e);
+                let hint = if e.kind() == io::ErrorKind::PermissionDenied { " (root is needed)" } else { "" };
+                io::Error::new(e.kind(), format!("cannot enter the network namespace: {e}{hint}"))
+            })?;
+            work()
         })
     }
 }
 
 /// Makes a namespace on a thread that ends at once, and leaves it mounted at `path`.
 fn hold_new(path: &Path) -> io::Result<()> {
+    on_a_thread(|| {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        let own = Some("/proc/thread-self/ns/net");
+        mount(own, path, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(io::Error::from)
+    })
+}
+
+fn on_a_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     thread::scope(|scope| {
-        let maker = scope.spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET)?;
-            let own = Some("/proc/thread-self/ns/net");
-            mount(own, path, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(io::Error::from)
-        });
-        maker.join().unwrap_or_else(|_| Err(io::Error::other("the worker thread panicked")))
+        let worker = thread::Builder::new().spawn_scoped(scope, work)?;
+        worker.join().unwrap_or_else(|_| Err(io::Error::other("the worker thread panicked")))
     })
 }
 

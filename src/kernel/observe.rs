@@ -191,7 +191,12 @@ fn routes(nl: &mut Netlink, names: &HashMap<u32, String>) -> Result<Vec<Route>, 
             filter.header.address_family = family;
             filter.header.protocol = protocol;
             filter.header.table = table;
-            for answer in nl.dump(RouteNetlinkMessage::GetRoute(filter))? {
+            let answers = match nl.dump(RouteNetlinkMessage::GetRoute(filter)) {
+                // In a new namespace the main table is not there before its first route.
+                Err(e) if e.error.kind() == io::ErrorKind::NotFound => continue,
+                answers => answers?,
+            };
+            for answer in answers {
                 let RouteNetlinkMessage::NewRoute(message) = answer else { continue };
                 let ours = u8::from(message.header.protocol) == OWNER_PROTOCOL;
                 let is_default = message.header.destination_prefix_length == 0;
@@ -278,21 +283,20 @@ fn our_rule(message: &RuleMessage) -> Option<Rule> {
     let mut rule = Rule {
         v6: message.header.family == AddressFamily::Inet6,
         priority: 0,
-        mark: None,
+        mark: (0, 0),
         table: u32::from(message.header.table),
     };
     let mut ours = false;
-    let (mut mark, mut mask) = (None, u32::MAX);
+    rule.mark.1 = u32::MAX;
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Protocol(protocol) => ours = u8::from(*protocol) == OWNER_PROTOCOL,
             RuleAttribute::Priority(priority) => rule.priority = *priority,
-            RuleAttribute::FwMark(value) => mark = Some(*value),
-            RuleAttribute::FwMask(value) => mask = *value,
+            RuleAttribute::FwMark(value) => rule.mark.0 = *value,
+            RuleAttribute::FwMask(value) => rule.mark.1 = *value,
             RuleAttribute::Table(table) => rule.table = *table,
             _ => {}
         }
     }
-    rule.mark = mark.map(|mark| (mark, mask));
     ours.then_some(rule)
 }

@@ -106,10 +106,7 @@ impl fmt::Display for Route {
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.priority, if self.v6 { "IPv6" } else { "IPv4" })?;
-        if let Some((mark, mask)) = self.mark {
-            write!(f, " fwmark {mark:#x}/{mask:#x}")?;
-        }
-        write!(f, " lookup {}", self.table)
+        write!(f, " fwmark {:#x}/{:#x} lookup {}", self.mark.0, self.mark.1, self.table)
     }
 }
 

@@ -67,8 +67,11 @@ impl Planner {
     fn remove_unwanted(&mut self, desired: &Desired) {
         for &side in self.now.sides() {
             for link in self.now.get(side).links.clone() {
-                let wanted =
-                    |spec: &&LinkSpec| self.same_place(spec.side, side) && spec.name.as_str() == link.name;
+                // A NIC that came home from a namespace stays as it was, without our mark.
+                let home = matches!(link.role(), Some(Role::Nic(_))) && self.now.router.is_none();
+                let wanted = |spec: &&LinkSpec| {
+                    !home && self.same_place(spec.side, side) && spec.name.as_str() == link.name
+                };
                 if desired.links.iter().any(|spec| wanted(&spec)) {
                     continue;
                 }
@@ -142,7 +145,10 @@ impl Planner {
             }
             return true;
         }
-        let Some(link) = self.now.get(from).link(&name) else { return false };
+        let Some(link) = self.now.get(from).link(&name) else {
+            self.conflict(format!("{from}: {name} was there a moment ago and is gone"));
+            return false;
+        };
         if link.alias.as_deref() != Some(&role.alias()) {
             self.push(Op::Mark { side: from, name: name.clone(), role, group: false });
         }

@@ -165,12 +165,13 @@ impl Role {
 }
 
 impl Link {
-    /// What the link is to us; `None`: not ours, hands off. The group alone counts as "made", because it is
-    /// set in the message that creates a link and the alias can only follow. A NIC has its alias first, and
+    /// What the link is to us; `None`: not ours, hands off. On what we make the group alone says so, because it
+    /// is set in the message that creates a link and the alias can only follow. A NIC has its alias first, and
     /// keeps it until it is home again with all its addresses.
     pub fn role(&self) -> Option<Role> {
         let Some(alias) = &self.alias else {
-            return (self.group == OWNER_GROUP).then_some(Role::Made);
+            let makeable = matches!(self.kind, LinkKind::Vrf(_) | LinkKind::Veth(_));
+            return (makeable && self.group == OWNER_GROUP).then_some(Role::Made);
         };
         let mut words = alias.split(' ');
         if words.next() != Some(OWNER) {
@@ -210,7 +211,7 @@ pub struct Rule {
     /// Position among the rules.
     pub priority: u32,
     /// Packets with this mark under this mask.
-    pub mark: Option<(u32, u32)>,
+    pub mark: (u32, u32),
     /// The table to look in.
     pub table: u32,
 }

@@ -1,9 +1,12 @@
 //! MAC address → fabric NIC.
 
 use crate::config::Config;
-use crate::model::{IfName, Link, LinkKind, MacAddr, Namespaces, OWNER_PROTOCOL, Side, Value as _};
+use crate::model::{IfName, Link, LinkKind, MacAddr, Namespaces, OWNER_PROTOCOL, Role, Side, Value as _};
 
 use super::MAIN_TABLE;
+
+/// Characters that a link's alias may have (`IFALIASZ` less the closing NUL, `linux/if.h`).
+const LONGEST_ALIAS: usize = 255;
 
 /// A fabric NIC that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,6 +108,13 @@ pub(super) fn objection(config: &Config, now: &Namespaces, nic: &Found) -> Optio
         ));
     }
     let namespace = config.namespace.as_deref()?;
+    let permanent = link.addresses.iter().filter(|a| a.permanent).map(|a| a.net).collect();
+    if Role::Nic(permanent).alias().len() > LONGEST_ALIAS {
+        return Some(format!(
+            "{name} ({}) has more addresses than its mark can remember ({LONGEST_ALIAS} characters): remove some",
+            nic.mac
+        ));
+    }
     if nic.side == Side::Router || config.force_move {
         return None;
     }

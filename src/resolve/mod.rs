@@ -68,11 +68,21 @@ pub fn resolve(config: &Config, now: &Namespaces, found: &[Found]) -> Result<Res
     if isolated {
         return_path(config, now, found, &mut desired, &mut notes);
     }
-    let side = if isolated { Side::Router } else { Side::Host };
+    // With a NIC that brings it along it is there, too.
+    let node_ip = IpAddr::from(config.node_ip.get());
+    let brought =
+        desired.links.iter().filter(|l| matches!(l.kind, SpecKind::Nic(_))).flat_map(|l| &l.addresses);
+    let node_ip_is_local =
+        has_address(now, Side::Router, node_ip) || brought.into_iter().any(|net| net.addr() == node_ip);
+    if !isolated && !node_ip_is_local {
+        notes.push(format!(
+            "NODE_IP {node_ip} is no address of this node (yet): routes from the fabric have no preferred source"
+        ));
+    }
     Ok(Resolved {
         desired,
         ports: found.iter().map(|nic| nic.name.clone()).collect(),
-        node_ip_is_local: has_address(now, side, config.node_ip.get().into()),
+        node_ip_is_local,
         notes,
     })
 }
@@ -209,7 +219,7 @@ fn return_path(
         // A reply is looked up once before it is marked, and that must find something.
         add(MAIN_TABLE, if v6 { LAST_METRIC_V6 } else { u32::MAX });
         let (mark, table) = (config.return_mark, config.return_table.get());
-        let rule = Rule { v6, priority: RULE_PRIORITY, mark: Some((mark, mark)), table };
+        let rule = Rule { v6, priority: RULE_PRIORITY, mark: (mark, mark), table };
         desired.rules.push((Side::Host, rule));
     }
     if config.return_path == ReturnMode::Connmark {

@@ -47,8 +47,6 @@ pub struct Supervisor<'a> {
     load: Option<Child>,
     load_queue: VecDeque<Option<&'static str>>,
     load_well: bool,
-    /// When the daemons were first asked to run, for the line that says they do.
-    began: Instant,
     finished: bool,
 }
 
@@ -56,10 +54,13 @@ pub struct Supervisor<'a> {
 struct Child {
     name: &'static str,
     pid: Pid,
-    output: File,
+    /// `None` once the program has closed it.
+    output: Option<File>,
     lines: Lines,
     /// The last thing it said, for the line about its end.
     last: String,
+    /// We ended it ourselves.
+    killed: bool,
 }
 
 #[derive(Debug)]
@@ -70,16 +71,21 @@ struct Waiting {
 }
 
 impl<'a> Supervisor<'a> {
-    /// Takes the daemons of this FRR version, to be run in `ns`; those `with_file` read their configuration
+    /// Takes the daemons, to be run in `ns`; those `with_file` read their configuration
     /// from a file, the others get it from vtysh.
-    pub fn new(version: Version, with_file: &[&'static Daemon], ns: &'a Netns, signals: Signals) -> Self {
-        let daemons = version.daemons();
+    pub fn new(
+        version: Version,
+        daemons: &[&'static Daemon],
+        with_file: &[&'static Daemon],
+        ns: &'a Netns,
+        signals: Signals,
+    ) -> Self {
         let now = Instant::now();
         Self {
-            policy: Policy::new(&daemons, with_file, now),
+            policy: Policy::new(daemons, with_file, now),
             with_file: with_file.to_vec(),
             children: daemons.iter().map(|_| None).collect(),
-            daemons,
+            daemons: daemons.to_vec(),
             version,
             ns,
             signals,
@@ -87,7 +93,6 @@ impl<'a> Supervisor<'a> {
             load: None,
             load_queue: VecDeque::new(),
             load_well: true,
-            began: now,
             finished: false,
         }
     }
@@ -97,9 +102,9 @@ impl<'a> Supervisor<'a> {
     /// # Errors
     /// The loop itself can't go on.
     pub fn run(mut self) -> io::Result<()> {
-        let mut events = vec![Event::Tick];
+        let mut events = VecDeque::from([Event::Tick]);
         loop {
-            while let Some(event) = events.pop() {
+            while let Some(event) = events.pop_front() {
                 let now = Instant::now();
                 for action in self.policy.step(event, now) {
                     self.act(action, &mut events);
@@ -112,7 +117,7 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn act(&mut self, action: Action, events: &mut Vec<Event>) {
+    fn act(&mut self, action: Action, events: &mut VecDeque<Event>) {
         match action {
             Action::Start(i) => match self.start(i) {
                 Ok(child) => {
@@ -122,14 +127,13 @@ impl<'a> Supervisor<'a> {
                 }
                 Err(e) => {
                     log::error!("{}: cannot be started: {e}", self.daemons[i].name);
-                    events.push(Event::Exited(i));
+                    events.push_back(Event::Exited(i));
                 }
             },
             Action::Kill(i) => {
-                if let Some(child) = &self.children[i] {
+                if let Some(child) = &mut self.children[i] {
                     log::info!("{}: killing pid {}", child.name, child.pid);
-                    // It can only be gone already, and then its death is about to be seen.
-                    let _ = kill_process(child.pid, Signal::KILL);
+                    child.kill();
                 }
             }
             Action::Load(which) => {
@@ -141,10 +145,14 @@ impl<'a> Supervisor<'a> {
                 };
                 self.next_load(events);
             }
-            Action::Complete => {
-                let ms = self.began.elapsed().as_millis();
-                log::info!("all daemons answer and have their configuration ({ms} ms)");
+            Action::AbortLoad => {
+                log::error!("vtysh: loading the configuration hangs, ending it");
+                self.end_load();
             }
+            Action::Complete => log::info!("all daemons answer and have their configuration"),
+            Action::Incomplete => log::error!(
+                "all daemons answer, but not all of the configuration could be loaded: see vtysh's words above"
+            ),
             Action::Finished => self.finished = true,
         }
     }
@@ -157,8 +165,16 @@ impl<'a> Supervisor<'a> {
         self.ns.within(|| spawn(daemon.name, command))
     }
 
+    fn end_load(&mut self) {
+        self.load_queue.clear();
+        self.load_well = false;
+        if let Some(child) = &mut self.load {
+            child.kill();
+        }
+    }
+
     /// Starts the next vtysh, or reports that the last one is done.
-    fn next_load(&mut self, events: &mut Vec<Event>) {
+    fn next_load(&mut self, events: &mut VecDeque<Event>) {
         while let Some(daemon) = self.load_queue.pop_front() {
             let mut command = Command::new("/usr/bin/vtysh");
             command.args(["--vty_socket", RUN_DIR, "--config_dir", RUN_DIR, "-b"]);
@@ -176,11 +192,11 @@ impl<'a> Supervisor<'a> {
                 }
             }
         }
-        events.push(Event::Loaded(self.load_well));
+        events.push_back(Event::Loaded(self.load_well));
     }
 
     /// Waits until something happens and turns it into events.
-    fn wait(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+    fn wait(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
         let now = Instant::now();
         let asks = self.pings.iter().filter(|w| w.ping.is_none()).map(|w| w.ask_at);
         let timeout = self
@@ -193,7 +209,8 @@ impl<'a> Supervisor<'a> {
         {
             let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
             let children = self.children.iter().chain([&self.load]).flatten();
-            fds.extend(children.map(|child| PollFd::new(&child.output, PollFlags::IN)));
+            let outputs = children.filter_map(|child| child.output.as_ref());
+            fds.extend(outputs.map(|output| PollFd::new(output, PollFlags::IN)));
             let pings = self.pings.iter().filter_map(|w| w.ping.as_ref());
             fds.extend(pings.map(|ping| PollFd::from_borrowed_fd(ping.as_fd(), PollFlags::IN)));
             match poll(&mut fds, timeout.and_then(|t| Timespec::try_from(t).ok()).as_ref()) {
@@ -206,16 +223,17 @@ impl<'a> Supervisor<'a> {
         }
         if self.signals.stop_requested() {
             log::info!("stopping: the peers keep our routes and the kernel its own");
-            events.push(Event::Stop);
+            self.end_load();
+            events.push_back(Event::Stop);
         }
         self.reap(events)?;
         self.ask(events);
-        events.push(Event::Tick);
+        events.push_back(Event::Tick);
         Ok(())
     }
 
     /// Collects every dead child, ours and, as PID 1, those that others left to us.
-    fn reap(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+    fn reap(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
         loop {
             let (pid, status) = match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) => (pid, ExitStatus::from_raw(status.as_raw())),
@@ -228,8 +246,9 @@ impl<'a> Supervisor<'a> {
                 if let Some(mut child) = self.children[i].take() {
                     child.finish();
                     self.pings.retain(|w| w.daemon != i);
-                    log::warn!("{} (pid {pid}) is gone: {status}{}", child.name, child.epitaph());
-                    events.push(Event::Exited(i));
+                    let level = if child.killed { Level::Info } else { Level::Warn };
+                    log::log!(level, "{} (pid {pid}) is gone: {status}{}", child.name, child.epitaph());
+                    events.push_back(Event::Exited(i));
                 }
             } else if is(&self.load) {
                 if let Some(mut child) = self.load.take() {
@@ -247,7 +266,7 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Asks starting daemons whether they answer, and takes in the answers.
-    fn ask(&mut self, events: &mut Vec<Event>) {
+    fn ask(&mut self, events: &mut VecDeque<Event>) {
         let now = Instant::now();
         let daemons = &self.daemons;
         self.pings.retain_mut(|waiting| {
@@ -258,7 +277,7 @@ impl<'a> Supervisor<'a> {
             }
             match waiting.ping.as_mut().map(Ping::receive) {
                 Some(Ok(true)) => {
-                    events.push(Event::Answered(waiting.daemon));
+                    events.push_back(Event::Answered(waiting.daemon));
                     return false;
                 }
                 // A socket that a dead predecessor left, or a daemon not quite there: ask anew.
@@ -270,7 +289,7 @@ impl<'a> Supervisor<'a> {
     }
 }
 
-/// Starts a program with its output in our pipe, in a session of its own so that no terminal signal reaches it.
+/// Starts a program with its output in our pipe, in a process group of its own so that no terminal signal reaches it.
 fn spawn(name: &'static str, mut command: Command) -> io::Result<Child> {
     let (read, write): (OwnedFd, OwnedFd) = pipe_with(PipeFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(&read, true)?;
@@ -279,9 +298,10 @@ fn spawn(name: &'static str, mut command: Command) -> io::Result<Child> {
     Ok(Child {
         name,
         pid: Pid::from_child(&child),
-        output: read.into(),
+        output: Some(read.into()),
         lines: Lines::default(),
         last: String::new(),
+        killed: false,
     })
 }
 
@@ -290,14 +310,22 @@ impl Child {
     fn read(&mut self) {
         let mut buffer = [0; 16384];
         for _ in 0..4 {
-            match self.output.read(&mut buffer) {
-                Ok(n) if n > 0 => {
+            let Some(output) = &mut self.output else { return };
+            match output.read(&mut buffer) {
+                Ok(0) => self.output = None,
+                Ok(n) => {
                     let (name, last) = (self.name, &mut self.last);
                     self.lines.push(&buffer[..n], |line| say(name, line, last));
                 }
-                _ => return,
+                Err(_) => return,
             }
         }
+    }
+
+    /// Ends it at once. It can only be gone already, and then its death is about to be seen.
+    fn kill(&mut self) {
+        self.killed = true;
+        let _ = kill_process(self.pid, Signal::KILL);
     }
 
     fn finish(&mut self) {
@@ -313,6 +341,6 @@ impl Child {
 
 fn say(name: &str, line: &str, last: &mut String) {
     let (level, message) = output::parse(line);
-    log::log!(target: name, level.min(Level::Debug), "{message}");
+    log::log!(target: name, level, "{message}");
     message.clone_into(last);
 }

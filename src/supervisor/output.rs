@@ -52,7 +52,10 @@ pub fn parse(line: &str) -> (Level, &str) {
     ];
     let text = without_time(line);
     let prioritised = words.iter().find_map(|(word, level)| Some((*level, text.strip_prefix(word)?)));
-    let (level, text) = prioritised.unwrap_or((Level::Info, text));
+    // vtysh's complaints and a crash report have no priority.
+    let complaint = text.contains("% ") || text.contains("Received signal");
+    let unprioritised = if complaint { Level::Warn } else { Level::Info };
+    let (level, text) = prioritised.unwrap_or((unprioritised, text));
     match text.split_once(": ") {
         Some((name, rest)) if !name.is_empty() && name.bytes().all(|b| b.is_ascii_uppercase()) => {
             (level, rest)
@@ -94,7 +97,8 @@ mod tests {
         assert_eq!(parse(line), (Level::Warn, "[XYZ-1][EC 33554454] peer down"));
         let line = "2026/11/21 00:28:30.123 ZEBRA: [XYZ-1] started";
         assert_eq!(parse(line), (Level::Info, "[XYZ-1] started"));
-        assert_eq!(parse("ZEBRA: Received signal 11"), (Level::Info, "Received signal 11"));
+        assert_eq!(parse("ZEBRA: Received signal 11"), (Level::Warn, "Received signal 11"));
+        assert_eq!(parse("line 3: % Unknown command: x"), (Level::Warn, "line 3: % Unknown command: x"));
         assert_eq!(parse("plain words: here"), (Level::Info, "plain words: here"));
     }
 }

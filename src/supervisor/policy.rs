@@ -14,6 +14,8 @@ const RECOVERED: Duration = Duration::from_secs(60);
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// Delay before a configuration that could not be loaded is loaded again.
 const RELOAD_DELAY: Duration = Duration::from_secs(1);
+/// A load that takes longer hangs: a thousand VRFs take FRR 8.4 half a minute.
+const LOAD_LIMIT: Duration = Duration::from_secs(120);
 /// Attempts to load the configuration before it is left as it is.
 const LOAD_ATTEMPTS: u32 = 5;
 
@@ -42,8 +44,12 @@ pub enum Action {
     Kill(usize),
     /// Load the configuration into these daemons.
     Load(Vec<usize>),
+    /// End the load that is under way.
+    AbortLoad,
     /// Every daemon runs with its configuration.
     Complete,
+    /// Every daemon runs, some with less than their configuration.
+    Incomplete,
     /// Every daemon is gone after a stop.
     Finished,
 }
@@ -68,13 +74,17 @@ struct State {
     /// Comes up with its configuration.
     reads_file: bool,
     configured: bool,
+    /// The configuration could not be loaded, and that is how it stays.
+    given_up: bool,
 }
 
 /// The state of all daemons.
 #[derive(Debug)]
 pub struct Policy {
     states: Vec<State>,
-    loading: Vec<usize>,
+    /// Daemons that are being loaded, and when each was started: what is loaded into one is lost with it.
+    loading: Vec<(usize, Instant)>,
+    load_began: Instant,
     load_attempts: u32,
     load_not_before: Instant,
     complete: bool,
@@ -93,10 +103,12 @@ impl Policy {
             expected: false,
             reads_file: with_file.contains(&daemon),
             configured: false,
+            given_up: false,
         };
         Self {
             states: daemons.iter().map(state).collect(),
             loading: vec![],
+            load_began: now,
             load_attempts: 0,
             load_not_before: now,
             complete: false,
@@ -131,11 +143,14 @@ impl Policy {
         let waiting = self.states.iter().enumerate().filter_map(|(i, state)| match state.phase {
             // One that waits for another is woken by that one's answer or death.
             Phase::Down { not_before } => (!self.stopping && self.may_start(i)).then_some(not_before),
-            Phase::Starting { since } => Some(since + START_LIMIT),
+            Phase::Starting { since } => (!self.stopping && !state.expected).then_some(since + START_LIMIT),
             Phase::Ready => None,
         });
-        let load =
-            (self.load_attempts > 0 && !self.unconfigured().is_empty()).then_some(self.load_not_before);
+        let load = match (self.stopping, self.loading.is_empty()) {
+            (true, _) => None,
+            (false, false) => Some(self.load_began + LOAD_LIMIT),
+            (false, true) => self.may_load().then_some(self.load_not_before),
+        };
         waiting.chain(load).min()
     }
 
@@ -153,7 +168,10 @@ impl Policy {
         state.failures += u32::from(!expected);
         state.phase = Phase::Down { not_before: now + delay };
         state.configured = false;
+        state.given_up = false;
         self.complete = false;
+        self.load_attempts = 0;
+        self.load_not_before = now;
         if self.stopping {
             return;
         }
@@ -170,13 +188,15 @@ impl Policy {
     }
 
     fn loaded(&mut self, well: bool, now: Instant) {
-        for i in std::mem::take(&mut self.loading) {
-            // One that died meanwhile has lost what it was given.
+        for (i, started) in std::mem::take(&mut self.loading) {
             let state = &mut self.states[i];
-            state.configured = state.phase == Phase::Ready && (well || self.load_attempts >= LOAD_ATTEMPTS);
+            if state.phase == Phase::Ready && state.started == started {
+                state.given_up = !well && self.load_attempts + 1 >= LOAD_ATTEMPTS;
+                state.configured = well || state.given_up;
+            }
         }
         self.load_attempts = if well { 0 } else { self.load_attempts + 1 };
-        self.load_not_before = now + RELOAD_DELAY;
+        self.load_not_before = if well { now } else { now + RELOAD_DELAY };
     }
 
     fn stop(&mut self, event: Event, actions: &mut Vec<Action>) {
@@ -210,20 +230,29 @@ impl Policy {
                 _ => {}
             }
         }
-        let starting = self.states.iter().any(|s| matches!(s.phase, Phase::Starting { .. }));
-        let unconfigured = self.unconfigured();
-        if starting || !self.loading.is_empty() {
-            return;
-        }
-        if !unconfigured.is_empty() {
-            if self.load_attempts == 0 || self.load_not_before <= now {
-                self.loading.clone_from(&unconfigured);
-                actions.push(Action::Load(unconfigured));
+        if !self.loading.is_empty() {
+            if self.load_began + LOAD_LIMIT <= now {
+                self.load_began = now;
+                actions.push(Action::AbortLoad);
+            }
+        } else if self.may_load() {
+            if self.load_not_before <= now {
+                let which = self.unconfigured();
+                self.loading = which.iter().map(|&i| (i, self.states[i].started)).collect();
+                self.load_began = now;
+                actions.push(Action::Load(which));
             }
         } else if !self.complete && self.states.iter().all(|s| s.configured) {
             self.complete = true;
-            actions.push(Action::Complete);
+            let whole = !self.states.iter().any(|s| s.given_up);
+            actions.push(if whole { Action::Complete } else { Action::Incomplete });
         }
+    }
+
+    /// Whether there is something to load and nothing that is about to want the same.
+    fn may_load(&self) -> bool {
+        let starting = self.states.iter().any(|s| matches!(s.phase, Phase::Starting { .. }));
+        !starting && !self.unconfigured().is_empty()
     }
 
     fn unconfigured(&self) -> Vec<usize> {
@@ -255,7 +284,7 @@ mod tests {
     const BGPD: usize = 4;
 
     fn up(now: Instant) -> Policy {
-        let mut policy = Policy::new(&Version(10, 3).daemons(), &[], now);
+        let mut policy = Policy::new(&Version(10, 3).daemons(true), &[], now);
         assert_eq!(policy.step(Event::Tick, now), [Action::Start(MGMTD)]);
         assert_eq!(policy.step(Event::Answered(MGMTD), now), [Action::Start(ZEBRA)]);
         let rest = [Action::Start(2), Action::Start(BFDD), Action::Start(BGPD)];
@@ -280,7 +309,7 @@ mod tests {
     #[test]
     fn a_daemon_that_reads_a_file_needs_no_load() {
         let now = Instant::now();
-        let all = Version(8, 4).daemons();
+        let all = Version(8, 4).daemons(true);
         let mut policy = Policy::new(&all, &all, now);
         policy.step(Event::Tick, now);
         policy.step(Event::Answered(0), now);
@@ -326,7 +355,7 @@ mod tests {
     #[test]
     fn a_daemon_that_never_answers_is_killed() {
         let now = Instant::now();
-        let mut policy = Policy::new(&Version(8, 4).daemons(), &[], now);
+        let mut policy = Policy::new(&Version(8, 4).daemons(true), &[], now);
         assert_eq!(policy.step(Event::Tick, now), [Action::Start(0)]);
         let late = policy.next_deadline().unwrap();
         assert_eq!(policy.step(Event::Tick, late), [Action::Kill(0)]);
@@ -339,12 +368,49 @@ mod tests {
         let mut policy = up(now);
         policy.step(Event::Exited(BGPD), now);
         policy.step(Event::Answered(BGPD), now);
-        for _ in 0..LOAD_ATTEMPTS {
+        for _ in 1..LOAD_ATTEMPTS {
             assert_eq!(policy.step(Event::Loaded(false), now), []);
             now = policy.next_deadline().unwrap();
             assert_eq!(policy.step(Event::Tick, now), [Action::Load(vec![BGPD])]);
         }
-        assert_eq!(policy.step(Event::Loaded(false), now), [Action::Complete]);
+        assert_eq!(policy.step(Event::Loaded(false), now), [Action::Incomplete]);
+        // The next death is a new chance.
+        policy.step(Event::Exited(BGPD), now);
+        now = policy.next_deadline().unwrap_or(now);
+        policy.step(Event::Tick, now);
+        assert_eq!(policy.step(Event::Answered(BGPD), now), [Action::Load(vec![BGPD])]);
+        assert_eq!(policy.step(Event::Loaded(true), now), [Action::Complete]);
+    }
+
+    #[test]
+    fn what_was_loaded_into_the_dead_does_not_count_for_the_successor() {
+        let mut now = Instant::now();
+        let mut policy = up(now);
+        policy.step(Event::Exited(BGPD), now);
+        policy.step(Event::Answered(BGPD), now);
+        // It dies while vtysh is at work, and its successor answers before vtysh is done.
+        policy.step(Event::Exited(BGPD), now);
+        now = policy.next_deadline().unwrap();
+        assert_eq!(policy.step(Event::Tick, now), [Action::Start(BGPD)]);
+        assert_eq!(policy.step(Event::Answered(BGPD), now), []);
+        assert_eq!(policy.step(Event::Loaded(true), now), [Action::Load(vec![BGPD])]);
+    }
+
+    #[test]
+    fn a_load_that_hangs_is_ended_and_nothing_is_asked_again_and_again() {
+        let now = Instant::now();
+        let mut policy = up(now);
+        policy.step(Event::Exited(BGPD), now);
+        policy.step(Event::Answered(BGPD), now);
+        policy.step(Event::Loaded(false), now);
+        let again = policy.next_deadline().unwrap();
+        assert_eq!(policy.step(Event::Tick, again), [Action::Load(vec![BGPD])]);
+        // While it runs the next deadline is far off: a past one would make the loop spin.
+        let late = policy.next_deadline().unwrap();
+        assert_eq!(late, again + LOAD_LIMIT);
+        assert_eq!(policy.step(Event::Tick, late), [Action::AbortLoad]);
+        policy.step(Event::Stop, late);
+        assert_eq!(policy.next_deadline(), None);
     }
 
     #[test]

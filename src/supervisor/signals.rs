@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 /// Catches the signals that we act on; readable when one has come.
 #[derive(Debug)]
@@ -24,10 +24,12 @@ impl Signals {
         let (pipe, write) = UnixStream::pair()?;
         pipe.set_nonblocking(true)?;
         let stop = Arc::new(AtomicBool::new(false));
-        for signal in [SIGTERM, SIGINT] {
+        for signal in [SIGTERM, SIGINT, SIGQUIT] {
             signal_hook::flag::register(signal, Arc::clone(&stop))?;
             signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
         }
+        // A terminal that goes away is no reason to end.
+        signal_hook::low_level::pipe::register(SIGHUP, write.try_clone()?)?;
         signal_hook::low_level::pipe::register(SIGCHLD, write)?;
         Ok(Self { pipe, stop })
     }
