@@ -38,9 +38,10 @@ lint:
 unit:
 	$(CARGO) test $(ARGS) --lib --bins
 
-# What talks to this machine's kernel, in namespaces of its own.
+# The unit tests that need a kernel with nf_tables.
 kernel:
-	$(CARGO) test $(ARGS) --lib -- --ignored --test-threads=1
+	@set -e; program="$(call program,--lib)"; test -n "$$program"; \
+	LAB_TIMEOUT=900 $(LAB) --kernel qemu $$program --ignored --test-threads=1
 
 # 4 MB, as for the image; a node's initramfs lives in memory.
 size: build

@@ -60,7 +60,8 @@ pub fn run(config: &Config) -> Result<(), Vec<String>> {
     let daemons = version.daemons(config.timers.bfd.is_some());
     files::end_leftovers(&daemons).map_err(line)?;
     let with_file = files::write_parts(version, &daemons).map_err(line)?;
-    Supervisor::new(version, &daemons, &with_file, kernel.router_ns(), signals).run().map_err(line)
+    let window = Duration::from_secs(config.timers.restart_s.into());
+    Supervisor::new(version, &daemons, &with_file, &mut kernel, window, signals).run().map_err(line)
 }
 
 /// Waits until every fabric NIC is there, told by the kernel rather than by asking again and again.

@@ -27,17 +27,43 @@ pub struct Daemon {
     /// announce its routes again to a new zebra, and a new bfdd tells the peers "down", which only a
     /// BGP session that is already in graceful restart survives.
     pub takes_along: &'static [&'static str],
+    /// Whether its death, or its successor's start, may cost the kernel BGP routes.
+    pub holds_routes: bool,
     /// The first FRR version that has it.
     since: Version,
 }
 
 /// All of them, in the order in which they are started.
 pub const DAEMONS: &[Daemon] = &[
-    Daemon { name: "mgmtd", after: &[], takes_along: &[], since: Version(9, 0) },
-    Daemon { name: "zebra", after: &["mgmtd"], takes_along: &["bgpd"], since: Version(0, 0) },
-    Daemon { name: "staticd", after: &["mgmtd", "zebra"], takes_along: &[], since: Version(0, 0) },
-    Daemon { name: "bfdd", after: &["mgmtd", "zebra"], takes_along: &["bgpd"], since: Version(0, 0) },
-    Daemon { name: "bgpd", after: &["mgmtd", "zebra"], takes_along: &[], since: Version(0, 0) },
+    Daemon { name: "mgmtd", after: &[], takes_along: &[], holds_routes: false, since: Version(9, 0) },
+    Daemon {
+        name: "zebra",
+        after: &["mgmtd"],
+        takes_along: &["bgpd"],
+        holds_routes: true,
+        since: Version(0, 0),
+    },
+    Daemon {
+        name: "staticd",
+        after: &["mgmtd", "zebra"],
+        takes_along: &[],
+        holds_routes: false,
+        since: Version(0, 0),
+    },
+    Daemon {
+        name: "bfdd",
+        after: &["mgmtd", "zebra"],
+        takes_along: &["bgpd"],
+        holds_routes: false,
+        since: Version(0, 0),
+    },
+    Daemon {
+        name: "bgpd",
+        after: &["mgmtd", "zebra"],
+        takes_along: &[],
+        holds_routes: true,
+        since: Version(0, 0),
+    },
 ];
 
 /// Major and minor version of FRR.

@@ -82,12 +82,18 @@ fn directory(dir: &str, (uid, gid): (u32, u32)) -> io::Result<()> {
 /// # Errors
 /// One does not go.
 pub fn end_leftovers(daemons: &[&'static Daemon]) -> io::Result<()> {
+    if let Some(pid) = running("watchfrr") {
+        return Err(io::Error::other(format!(
+            "watchfrr (pid {}) runs FRR here already: stop it, for instance by \"systemctl disable --now frr\"",
+            pid.as_raw_nonzero()
+        )));
+    }
     for daemon in daemons {
-        let Some(pid) = leftover(daemon) else { continue };
+        let Some(pid) = running(daemon.name) else { continue };
         log::warn!("ending {} (pid {}), which an earlier instance left", daemon.name, pid.as_raw_nonzero());
         let _ = kill_process(pid, Signal::KILL);
         let begin = Instant::now();
-        while leftover(daemon).is_some() {
+        while running(daemon.name).is_some() {
             if begin.elapsed() > END_LIMIT {
                 return Err(io::Error::other(format!("{} of an earlier instance does not end", daemon.name)));
             }
@@ -97,12 +103,12 @@ pub fn end_leftovers(daemons: &[&'static Daemon]) -> io::Result<()> {
     Ok(())
 }
 
-/// The process that the daemon's pid file names, if it is that daemon.
-fn leftover(daemon: &Daemon) -> Option<Pid> {
-    let text = fs::read_to_string(Path::new(RUN_DIR).join(daemon.name).with_extension("pid")).ok()?;
+/// The process that the program's pid file names, if it is that program.
+fn running(name: &str) -> Option<Pid> {
+    let text = fs::read_to_string(Path::new(RUN_DIR).join(name).with_extension("pid")).ok()?;
     let pid: i32 = text.trim().parse().ok()?;
     let program = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-    (program == Path::new(BIN_DIR).join(daemon.name)).then(|| Pid::from_raw(pid))?
+    (program == Path::new(BIN_DIR).join(name)).then(|| Pid::from_raw(pid))?
 }
 
 fn owner() -> io::Result<(u32, u32)> {

@@ -170,6 +170,11 @@ impl Kernel {
         &self.router.as_ref().unwrap_or(&self.host).ns
     }
 
+    /// The socket in FRR's namespace.
+    pub(super) fn router_netlink(&mut self) -> &mut Netlink {
+        &mut self.place(Side::Router).nl
+    }
+
     /// Each namespace once.
     pub fn namespaces(&self) -> impl Iterator<Item = &Netns> {
         std::iter::once(&self.host).chain(&self.router).map(|place| &place.ns)

@@ -8,6 +8,7 @@ mod nft;
 mod observe;
 mod op;
 mod plan;
+mod shadow;
 
 pub use apply::{Error, Kernel};
 pub use monitor::Monitor;

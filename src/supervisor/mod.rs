@@ -22,7 +22,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
 use crate::frr::daemons::{BIN_DIR, RUN_DIR};
 use crate::frr::vty::Ping;
 use crate::frr::{Daemon, Version};
-use crate::kernel::Netns;
+use crate::kernel::Kernel;
 
 use output::Lines;
 use policy::{Action, Event, Policy};
@@ -37,7 +37,10 @@ pub struct Supervisor<'a> {
     daemons: Vec<&'static Daemon>,
     with_file: Vec<&'static Daemon>,
     version: Version,
-    ns: &'a Netns,
+    kernel: &'a mut Kernel,
+    window: Duration,
+    /// When the reserve routes go.
+    reserve_until: Option<Instant>,
     signals: Signals,
     policy: Policy,
     children: Vec<Option<Child>>,
@@ -71,13 +74,14 @@ struct Waiting {
 }
 
 impl<'a> Supervisor<'a> {
-    /// Takes the daemons, to be run in `ns`; those `with_file` read their configuration
-    /// from a file, the others get it from vtysh.
+    /// Takes the daemons, to be run in FRR's namespace; those `with_file` read their configuration from a file,
+    /// the others get it from vtysh. Routes are kept in reserve for `window` after a death.
     pub fn new(
         version: Version,
         daemons: &[&'static Daemon],
         with_file: &[&'static Daemon],
-        ns: &'a Netns,
+        kernel: &'a mut Kernel,
+        window: Duration,
         signals: Signals,
     ) -> Self {
         let now = Instant::now();
@@ -87,7 +91,9 @@ impl<'a> Supervisor<'a> {
             children: daemons.iter().map(|_| None).collect(),
             daemons: daemons.to_vec(),
             version,
-            ns,
+            kernel,
+            window,
+            reserve_until: None,
             signals,
             pings: vec![],
             load: None,
@@ -103,6 +109,9 @@ impl<'a> Supervisor<'a> {
     /// The loop itself can't go on.
     pub fn run(mut self) -> io::Result<()> {
         let mut events = VecDeque::from([Event::Tick]);
+        // What an earlier instance left: its routes need cover while the new daemons settle, its copies none.
+        self.uncover();
+        self.cover(true);
         loop {
             while let Some(event) = events.pop_front() {
                 let now = Instant::now();
@@ -162,7 +171,7 @@ impl<'a> Supervisor<'a> {
         let mut command = Command::new(Path::new(BIN_DIR).join(daemon.name));
         command.args(daemon.arguments(self.version, self.with_file.contains(&daemon)));
         // A child begins in the namespace of the thread that starts it.
-        self.ns.within(|| spawn(daemon.name, command))
+        self.kernel.router_ns().within(|| spawn(daemon.name, command))
     }
 
     fn end_load(&mut self) {
@@ -170,6 +179,29 @@ impl<'a> Supervisor<'a> {
         self.load_well = false;
         if let Some(child) = &mut self.load {
             child.kill();
+        }
+    }
+
+    /// Keeps the BGP routes in reserve, before anyone has a chance to remove them.
+    fn cover(&mut self, new_zebra: bool) {
+        let begin = Instant::now();
+        match self.kernel.shadow(new_zebra) {
+            Ok(0) => {}
+            Ok(n) => {
+                let (us, s) = (begin.elapsed().as_micros(), self.window.as_secs());
+                log::info!("{n} routes are in reserve for {s} s ({us} µs)");
+                self.reserve_until = Some(Instant::now() + self.window);
+            }
+            Err(e) => log::error!("routes can't be kept in reserve: {e}; some packets may be lost"),
+        }
+    }
+
+    fn uncover(&mut self) {
+        self.reserve_until = None;
+        match self.kernel.unshadow() {
+            Ok(0) => {}
+            Ok(n) => log::info!("{n} reserve routes removed"),
+            Err(e) => log::error!("reserve routes can't be removed: {e}"),
         }
     }
 
@@ -198,14 +230,12 @@ impl<'a> Supervisor<'a> {
     /// Waits until something happens and turns it into events.
     fn wait(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
         let now = Instant::now();
+        if self.reserve_until.is_some_and(|until| until <= now) {
+            self.uncover();
+        }
         let asks = self.pings.iter().filter(|w| w.ping.is_none()).map(|w| w.ask_at);
-        let timeout = self
-            .policy
-            .next_deadline()
-            .into_iter()
-            .chain(asks)
-            .min()
-            .map(|at| at.saturating_duration_since(now));
+        let deadlines = asks.chain(self.policy.next_deadline()).chain(self.reserve_until);
+        let timeout = deadlines.min().map(|at| at.saturating_duration_since(now));
         {
             let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
             let children = self.children.iter().chain([&self.load]).flatten();
@@ -244,6 +274,10 @@ impl<'a> Supervisor<'a> {
             let is = |child: &Option<Child>| child.as_ref().is_some_and(|c| c.pid == pid);
             if let Some(i) = self.children.iter().position(is) {
                 if let Some(mut child) = self.children[i].take() {
+                    if self.daemons[i].holds_routes {
+                        let zebra = self.daemons.iter().position(|d| d.name == "zebra");
+                        self.cover(zebra.is_none_or(|zebra| self.children[zebra].is_none()));
+                    }
                     child.finish();
                     self.pings.retain(|w| w.daemon != i);
                     let level = if child.killed { Level::Info } else { Level::Warn };

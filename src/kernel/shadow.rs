@@ -1,0 +1,160 @@
+//! Shadow routes: copies of the BGP routes, in reserve, for the time in which zebra may take its own away.
+//!
+//! A copy has the same destination, table and next hops, our own protocol number and a metric behind every
+//! other, so the kernel turns to it only while zebra's own route is missing: when a new zebra sweeps what its
+//! predecessor left, when bgpd's "update complete" overtakes the routes themselves, when a next-hop group is
+//! exchanged. The kernel drops a copy with its interface, and passes over it while that has no carrier
+//! (`ignore_routes_with_linkdown`).
+
+use std::io;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::route::{
+    RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteProtocol, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::netlink::{Netlink, Refusal};
+
+/// The protocol number of the copies; 200 is that of what we keep for good.
+const PROTOCOL: RouteProtocol = RouteProtocol::Other(201);
+
+/// Their metric. zebra takes the first byte of a kernel route's metric for its distance: 254, so that it
+/// never prefers a copy to a route of its own.
+const METRIC: u32 = 0xfe00_0000;
+
+/// Copies every BGP route of the namespace, in all tables. Returns how many there are.
+///
+/// With `new_zebra` no zebra runs and one is about to start: then IPv4 routes over an IPv6 next hop leave
+/// only their copies. A starting zebra takes such routes over without the next hop (seen with 10.3:
+/// `192.0.2.0/25 nhid 14 via inet6 fe80::… dev eth1` becomes `192.0.2.0/25 nhid 40 dev eth1`), and what it
+/// does not find it can't spoil.
+///
+/// # Errors
+/// The routes can't be read; a copy that the kernel refuses is left out with a warning.
+pub(super) fn install(nl: &mut Netlink, new_zebra: bool) -> Result<usize, Refusal> {
+    let mut installed = 0;
+    for route in dump(nl, RouteProtocol::Bgp)? {
+        let Some(copy) = copy(route.clone()) else { continue };
+        match nl.change(RouteNetlinkMessage::NewRoute(copy), NLM_F_CREATE | NLM_F_REPLACE) {
+            Ok(()) => installed += 1,
+            Err(e) => {
+                log::warn!("a route can't be kept in reserve: {e}");
+                continue;
+            }
+        }
+        if new_zebra && is_via_other_family(&route.attributes) {
+            delete(nl, route);
+        }
+    }
+    Ok(installed)
+}
+
+fn is_via_other_family(attributes: &[RouteAttribute]) -> bool {
+    attributes.iter().any(|attribute| match attribute {
+        RouteAttribute::Via(_) => true,
+        RouteAttribute::MultiPath(hops) => hops.iter().any(|hop| is_via_other_family(&hop.attributes)),
+        _ => false,
+    })
+}
+
+fn delete(nl: &mut Netlink, mut route: RouteMessage) {
+    // What tells it from its copy; with next hop and group number both, the kernel finds no such route.
+    route.header.flags = RouteFlags::empty();
+    route.attributes.retain(|attribute| {
+        matches!(
+            attribute,
+            RouteAttribute::Destination(_) | RouteAttribute::Table(_) | RouteAttribute::Priority(_)
+        )
+    });
+    match nl.change(RouteNetlinkMessage::DelRoute(route), 0) {
+        // The kernel has dropped it with its interface meanwhile.
+        Err(e) if e.error.raw_os_error() != Some(ESRCH) => log::warn!("a route can't be removed: {e}"),
+        _ => {}
+    }
+}
+
+/// Removes every copy, also those that an earlier run left. Returns how many there were.
+///
+/// # Errors
+/// The routes can't be read.
+pub(super) fn remove(nl: &mut Netlink) -> Result<usize, Refusal> {
+    let copies = dump(nl, PROTOCOL)?;
+    let count = copies.len();
+    copies.into_iter().for_each(|route| delete(nl, route));
+    Ok(count)
+}
+
+/// No such route (`asm-generic/errno-base.h`).
+const ESRCH: i32 = 3;
+
+fn dump(nl: &mut Netlink, protocol: RouteProtocol) -> Result<Vec<RouteMessage>, Refusal> {
+    let mut routes = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut filter = RouteMessage::default();
+        filter.header.address_family = family;
+        filter.header.protocol = protocol;
+        for answer in nl.dump(RouteNetlinkMessage::GetRoute(filter))? {
+            match answer {
+                RouteNetlinkMessage::NewRoute(route) if route.header.protocol == protocol => {
+                    routes.push(route)
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(routes)
+}
+
+/// The copy of a unicast route: next hops written out instead of named by number, since a new zebra may
+/// remove the group, and with it every route that names it.
+fn copy(mut route: RouteMessage) -> Option<RouteMessage> {
+    if route.header.kind != RouteType::Unicast {
+        return None;
+    }
+    route.header.protocol = PROTOCOL;
+    route.header.flags = RouteFlags::empty();
+    route.attributes.retain(|attribute| {
+        matches!(
+            attribute,
+            RouteAttribute::Destination(_)
+                | RouteAttribute::Table(_)
+                | RouteAttribute::Oif(_)
+                | RouteAttribute::Gateway(_)
+                | RouteAttribute::Via(_)
+                | RouteAttribute::PrefSource(_)
+                | RouteAttribute::MultiPath(_)
+        )
+    });
+    let mut hops = false;
+    for attribute in &mut route.attributes {
+        match attribute {
+            RouteAttribute::MultiPath(list) => {
+                list.iter_mut().for_each(|hop| hop.flags &= RouteNextHopFlags::Onlink);
+                hops = !list.is_empty();
+            }
+            RouteAttribute::Oif(_) => hops = true,
+            _ => {}
+        }
+    }
+    route.attributes.push(RouteAttribute::Priority(METRIC));
+    hops.then_some(route)
+}
+
+impl super::Kernel {
+    /// Puts the BGP routes of FRR's namespace in reserve; `new_zebra` if one is about to start.
+    ///
+    /// # Errors
+    /// See [`install`].
+    pub fn shadow(&mut self, new_zebra: bool) -> io::Result<usize> {
+        install(self.router_netlink(), new_zebra).map_err(|e| io::Error::other(e.to_string()))
+    }
+
+    /// Removes the reserve.
+    ///
+    /// # Errors
+    /// See [`remove`].
+    pub fn unshadow(&mut self) -> io::Result<usize> {
+        remove(self.router_netlink()).map_err(|e| io::Error::other(e.to_string()))
+    }
+}
