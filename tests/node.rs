@@ -98,6 +98,7 @@ fn perouter_and_a_second_start() {
 
     // SIGTERM ends everything; what is in the kernel stays.
     let here = snapshot("perouter");
+    let flows = flows();
     let (status, seconds) = node.terminate();
     assert!(status.success(), "{status}");
     assert!(seconds < 8.0, "{seconds} s");
@@ -110,6 +111,10 @@ fn perouter_and_a_second_start() {
     let node = up(&lab, &[]);
     node.wait_log("devices: nothing to change", SOON);
     every_ping_is_answered(&SERVICES, 20);
+    for (name, flow) in flows {
+        let loss = flow.stop();
+        println!("over the restart, {name}: sent {}, lost {}", loss.sent, loss.lost);
+    }
     for monitor in monitors {
         assert_eq!(monitor.events(), []);
     }

@@ -50,6 +50,7 @@ pub struct Supervisor<'a> {
     load: Option<Child>,
     load_queue: VecDeque<Option<&'static str>>,
     load_well: bool,
+    stopping: bool,
     finished: bool,
 }
 
@@ -99,6 +100,7 @@ impl<'a> Supervisor<'a> {
             load: None,
             load_queue: VecDeque::new(),
             load_well: true,
+            stopping: false,
             finished: false,
         }
     }
@@ -109,9 +111,10 @@ impl<'a> Supervisor<'a> {
     /// The loop itself can't go on.
     pub fn run(mut self) -> io::Result<()> {
         let mut events = VecDeque::from([Event::Tick]);
-        // What an earlier instance left: its routes need cover while the new daemons settle, its copies none.
-        self.uncover();
+        // What an earlier instance left needs cover while the new daemons settle; copies that it left itself may
+        // be all that there is of some routes.
         self.cover(true);
+        self.reserve_until = Some(Instant::now() + self.window);
         loop {
             while let Some(event) = events.pop_front() {
                 let now = Instant::now();
@@ -254,6 +257,7 @@ impl<'a> Supervisor<'a> {
         if self.signals.stop_requested() {
             log::info!("stopping: the peers keep our routes and the kernel its own");
             self.end_load();
+            self.stopping = true;
             events.push_back(Event::Stop);
         }
         self.reap(events)?;
@@ -274,7 +278,8 @@ impl<'a> Supervisor<'a> {
             let is = |child: &Option<Child>| child.as_ref().is_some_and(|c| c.pid == pid);
             if let Some(i) = self.children.iter().position(is) {
                 if let Some(mut child) = self.children[i].take() {
-                    if self.daemons[i].holds_routes {
+                    // At a stop no one is left who could take them away.
+                    if self.daemons[i].holds_routes && !self.stopping {
                         let zebra = self.daemons.iter().position(|d| d.name == "zebra");
                         self.cover(zebra.is_none_or(|zebra| self.children[zebra].is_none()));
                     }
