@@ -18,8 +18,9 @@ ARGS    := --locked --target $(TARGET)
 BIN     := $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release/frr-supervisor
 LAB     := LAB_SUPERVISOR=$(abspath $(BIN)) tests/lab/run
 
-# The executable that cargo names in its output.
-program = $$($(CARGO) test $(ARGS) --features lab --no-run $(1) 2>&1 | tee /dev/stderr | sed -n 's/^ *Executable.*(\(.*\))$$/\1/p')
+# The executable of some tests: made with all that cargo has to say, then asked for its path.
+tests = $(CARGO) test $(ARGS) --features lab --no-run $(1)
+program = $$($(call tests,$(1)) >&2 && $(call tests,$(1)) 2>&1 | sed -n 's/^ *Executable.*(\(.*\))$$/\1/p')
 
 .PHONY: build test lint unit kernel lab size demo bench deny clean
 
@@ -47,9 +48,13 @@ kernel:
 size: build
 	@test $$(stat -c %s $(BIN)) -le 4000000 || { echo "$(BIN) is larger than 4 MB"; exit 1; }
 
+# FRR 8.4 tears BFD down with bgpd, so it is not asked to lose nothing; the others are what they say.
 lab: build
 	@set -e; program="$(call program,--test node)"; test -n "$$program"; \
-	for suite in $(SUITES); do $(LAB) --suite $$suite $$program --test-threads=1 --skip connmark --skip kernel_without_vrf; done; \
+	for suite in $(SUITES); do \
+		case $$suite in bookworm) skip="--skip no_packet" ;; *) skip= ;; esac; \
+		$(LAB) --suite $$suite $$program --test-threads=1 --skip connmark --skip kernel_without_vrf $$skip; \
+	done; \
 	LAB_WITHOUT=vrf $(LAB) --kernel uml $$program kernel_without_vrf; \
 	LAB_TIMEOUT=1200 $(LAB) --kernel qemu $$program --test-threads=1 connmark
 
