@@ -34,7 +34,23 @@ fn up(lab: &Lab, extra: &[(&str, &str)]) -> Supervisor {
     for prefix in [format!("{SERVICE4}/32"), format!("{SERVICE6}/128")] {
         both_leaves_have(&prefix);
     }
+    settle();
     node
+}
+
+/// Waits until all sessions are up. A route on a leaf may still be that of an earlier instance, and with its timers
+/// BFD takes longer to come up than BGP.
+fn settle() {
+    for (router, peer) in [("leaf1", "node"), ("leaf2", "node"), ("speaker", "fda1:b2c3:d4e5:1::")] {
+        let up = || session(router, "default", peer) == "Established";
+        wait_until(&format!("{router}'s BGP session"), SOON, up);
+    }
+    for leaf in ["leaf1", "leaf2"] {
+        wait_until(&format!("{leaf}'s BFD session"), SOON, || {
+            let peers = vtysh_json(leaf, "show bfd peers json");
+            peers.as_array().is_some_and(|p| !p.is_empty() && p.iter().all(|p| p["status"] == "up"))
+        });
+    }
 }
 
 fn both_leaves_have(prefix: &str) {
@@ -232,23 +248,14 @@ fn no_packet_is_lost_when_daemons_die() {
         let (ready, before) = (complete(&node), daemons(&lab, "perouter"));
         let pids: Vec<u32> =
             before.iter().filter(|(n, _)| dead.contains(&n.as_str())).map(|(_, p)| *p).collect();
-        // With its timers BFD takes longer to come up than BGP.
-        for leaf in ["leaf1", "leaf2"] {
-            wait_until(&format!("{leaf}'s BFD session"), SOON, || {
-                let peers = vtysh_json(leaf, "show bfd peers json");
-                peers.as_array().is_some_and(|p| !p.is_empty() && p.iter().all(|p| p["status"] == "up"))
-            });
-        }
+        settle();
         let flows = flows();
         thread::sleep(Duration::from_secs(1));
         for pid in pids {
             kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
         }
         wait_until(&format!("{dead:?} to be back"), SOON, || complete(&node) > ready);
-        wait_until("the sessions", SOON, || {
-            let up = |router: &str, peer: &str| session(router, "default", peer) == "Established";
-            up("leaf1", "node") && up("leaf2", "node") && up("speaker", "fda1:b2c3:d4e5:1::")
-        });
+        settle();
         // Past the end of bgpd's deferral, when zebra removes what was not announced again.
         thread::sleep(Duration::from_secs(8));
         let (mut sent, mut missing) = (0, 0);

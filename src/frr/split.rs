@@ -26,7 +26,7 @@ const OWNERS: [(&str, &[&str]); 2] = [
 const COMMON: &[&str] = &["frr ", "log ", "hostname "];
 
 /// First words of what only the others read.
-const OTHERS: &[&str] = &["interface ", "vrf ", "ip ", "ipv6 ", "service ", "debug "];
+const OTHERS: &[&str] = &["interface ", "vrf ", "ip ", "ipv6 ", "service ", "debug ", "no zebra ", "zebra "];
 
 /// The part of `text` for each daemon that has one, or nothing if a line at the margin is of an unknown sort:
 /// then no part can be trusted to be whole, and vtysh must sort it out.
