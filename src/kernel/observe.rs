@@ -86,20 +86,8 @@ struct Relation {
 }
 
 fn link(message: LinkMessage) -> (Link, Relation) {
-    let mut link = Link {
-        index: message.header.index,
-        name: String::new(),
-        kind: LinkKind::Device,
-        mac: None,
-        permanent_mac: None,
-        mtu: 0,
-        up: message.header.flags.contains(LinkFlags::Up),
-        master: None,
-        parent: None,
-        alias: None,
-        group: 0,
-        addresses: vec![],
-    };
+    let mut link = Link::new(message.header.index, "", LinkKind::Device);
+    link.up = message.header.flags.contains(LinkFlags::Up);
     let mut relation = Relation::default();
     let mut lower = None;
     let mut elsewhere = false;

@@ -182,20 +182,8 @@ fn new_index(ns: &Namespaces) -> u32 {
 
 fn made(ns: &mut Namespaces, side: Side, name: &IfName, kind: LinkKind) {
     let index = new_index(ns);
-    ns.get_mut(side).links.push(Link {
-        index,
-        name: name.to_string(),
-        kind,
-        mac: None,
-        permanent_mac: None,
-        mtu: 1500,
-        up: false,
-        master: None,
-        parent: None,
-        alias: None,
-        group: OWNER_GROUP,
-        addresses: vec![],
-    });
+    let link = Link { mtu: 1500, group: OWNER_GROUP, ..Link::new(index, name.as_str(), kind) };
+    ns.get_mut(side).links.push(link);
 }
 
 fn deleted(ns: &mut Namespaces, side: Side, name: &str) {

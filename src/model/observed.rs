@@ -165,6 +165,24 @@ impl Role {
 }
 
 impl Link {
+    /// A link of which nothing more is known: down, without MTU, addresses or marks.
+    pub fn new(index: u32, name: &str, kind: LinkKind) -> Self {
+        Self {
+            index,
+            name: name.into(),
+            kind,
+            mac: None,
+            permanent_mac: None,
+            mtu: 0,
+            up: false,
+            master: None,
+            parent: None,
+            alias: None,
+            group: 0,
+            addresses: vec![],
+        }
+    }
+
     /// What the link is to us; `None`: not ours, hands off. On what we make the group alone says so, because it
     /// is set in the message that creates a link and the alias can only follow. A NIC has its alias first, and
     /// keeps it until it is home again with all its addresses.

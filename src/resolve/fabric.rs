@@ -157,20 +157,7 @@ mod tests {
     }
 
     fn link(name: &str, kind: LinkKind, now: &str, made_with: Option<&str>) -> Link {
-        Link {
-            index: 1,
-            name: name.into(),
-            kind,
-            mac: Some(mac(now)),
-            permanent_mac: made_with.map(mac),
-            mtu: 1500,
-            up: true,
-            master: None,
-            parent: None,
-            alias: None,
-            group: 0,
-            addresses: vec![],
-        }
+        Link { mac: Some(mac(now)), permanent_mac: made_with.map(mac), ..Link::new(1, name, kind) }
     }
 
     fn names(macs: &[&str], host: Vec<Link>, router: Vec<Link>) -> Result<Vec<String>, String> {

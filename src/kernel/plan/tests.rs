@@ -16,18 +16,10 @@ fn config(extra: &[(&str, &str)]) -> Config {
 
 fn device(index: u32, name: &str, mac: Option<&str>) -> Link {
     Link {
-        index,
-        name: name.into(),
-        kind: LinkKind::Device,
         mac: mac.map(|m| MacAddr::parse(m).unwrap()),
-        permanent_mac: None,
         mtu: 9000,
         up: true,
-        master: None,
-        parent: None,
-        alias: None,
-        group: 0,
-        addresses: vec![],
+        ..Link::new(index, name, LinkKind::Device)
     }
 }
 
