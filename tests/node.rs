@@ -38,6 +38,22 @@ fn up(lab: &Lab, extra: &[(&str, &str)]) -> Supervisor {
     node
 }
 
+/// FRR 8.4 may take in the peer's OPEN before it has noticed that its own connection is up ("unexpected packet
+/// received", notification 5/0), and then doubles the time before it dials again, up to a minute and more. When both
+/// ends share a slow machine this happens now and then; 9 and later don't.
+fn dial_again() {
+    if frr_is_8() && session("speaker", "default", "fda1:b2c3:d4e5:1::") != "" {
+        wait_until("the speaker's BGP session", SOON, || {
+            let up = session("speaker", "default", "fda1:b2c3:d4e5:1::") == "Established";
+            if !up {
+                vtysh("speaker", "clear bgp *");
+                thread::sleep(Duration::from_secs(3));
+            }
+            up
+        });
+    }
+}
+
 /// Waits until all sessions are up. A route on a leaf may still be that of an earlier instance, and with its timers
 /// BFD takes longer to come up than BGP.
 fn settle() {
@@ -54,6 +70,7 @@ fn settle() {
 }
 
 fn both_leaves_have(prefix: &str) {
+    dial_again();
     for leaf in ["leaf1", "leaf2"] {
         wait_until(&format!("{prefix} on {leaf}"), SOON, || has_route(leaf, prefix));
     }

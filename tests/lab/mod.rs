@@ -26,7 +26,7 @@ use std::time::Duration;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
-pub use router::{Router, Speaker};
+pub use router::{Router, Speaker, frr_is_8};
 pub use sh::*;
 pub use supervisor::{Line, Supervisor, program};
 pub use traffic::{Flow, Loss};

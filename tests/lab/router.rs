@@ -10,6 +10,11 @@ use super::*;
 
 const DAEMONS: &str = "/usr/lib/frr";
 
+/// Whether the lab's FRR is 8.x: mgmtd came with 9.0.
+pub fn frr_is_8() -> bool {
+    !Path::new(DAEMONS).join("mgmtd").exists()
+}
+
 /// One FRR, under its own name in /run/frr (`-N`).
 pub struct Router {
     pub name: String,
@@ -22,7 +27,7 @@ impl Router {
     /// `daemons` with their flags, in the order to start them; mgmtd comes by itself where this FRR has one.
     pub fn new(name: &str, ns: &str, daemons: &[(&str, &str)]) -> Self {
         let mut list = vec![];
-        if Path::new(DAEMONS).join("mgmtd").exists() {
+        if !frr_is_8() {
             list.push(("mgmtd", "-P 0"));
         }
         list.extend(daemons);

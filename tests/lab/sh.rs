@@ -266,10 +266,15 @@ pub fn state() -> String {
             format!("{ns}: routes, IPv6"),
             try_exec(ns, &["ip", "-6", "route", "show", "table", "all", "type", "unicast"]),
         );
+        add(format!("{ns}: BGP's sockets"), try_exec(ns, &["ss", "-Hatnp", "( sport = 179 or dport = 179 )"]));
+        add(format!("{ns}: neighbours"), try_exec(ns, &["ip", "neigh"]));
     }
     for router in ["leaf1", "leaf2", "speaker", "node"] {
         if frr_dir(router).join("bgpd.vty").exists() {
             add(format!("{router}: BGP"), vty(router, "bgpd", "show bgp vrf all summary"));
+            add(format!("{router}: neighbors"), vty(router, "bgpd", "show bgp vrf all neighbors"));
+            add(format!("{router}: NHT"), vty(router, "zebra", "show ipv6 nht vrf all"));
+            add(format!("{router}: RIB"), vty(router, "zebra", "show ipv6 route vrf all"));
         }
     }
     text
