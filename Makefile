@@ -1,13 +1,17 @@
 # make build   the static binary
 # make test    everything: lint, unit and property tests, and the node on real FRR (needs root; installs what is missing)
 # make demo    the main job at work, step by step (needs root)
+# make matrix  whatever dies, in either namespace: packets sent and lost [REPEAT=n] [NETNS=perouter|host] [CELL=words]
+# make chaos   random kills and freezes under traffic [KILLS=n] [SECONDS=n] [SEED=n] [NETNS=host] [BFD=off] [DELETIONS=n]
 # make bench   start-up time beside a start-up script with watchfrr (needs root)
 # make deny    licences, advisories and sources of the dependencies
 #
-# FRR=8.4|10.3|10.7 chooses the FRR of demo and bench, and SUITES the Debian suites that test takes theirs from.
+# FRR=8.4|10.3|10.7 chooses the FRR of demo, matrix, chaos and bench, and SUITES the Debian suites that test takes theirs from.
 
 TARGET  ?= $(shell rustc -vV | sed -n 's/^host: //p')
 FRR     ?= 10.3
+REPEAT  ?= 1
+KILLS   ?= 50
 SUITES  ?= trixie forky bookworm
 SUITE   := $(or $(if $(filter 8.4,$(FRR)),bookworm),$(if $(filter 10.3,$(FRR)),trixie),$(if $(filter 10.7,$(FRR)),forky),$(error FRR=$(FRR): 8.4, 10.3 or 10.7))
 
@@ -22,7 +26,7 @@ LAB     := LAB_SUPERVISOR=$(abspath $(BIN)) tests/lab/run
 tests = $(CARGO) test $(ARGS) --features lab --no-run $(1)
 program = $$($(call tests,$(1)) >&2 && $(call tests,$(1)) 2>&1 | sed -n 's/^ *Executable.*(\(.*\))$$/\1/p')
 
-.PHONY: build test lint unit kernel lab size demo bench deny clean
+.PHONY: build test lint unit kernel lab size demo matrix chaos bench deny clean
 
 build:
 	$(CARGO) build $(ARGS) --release
@@ -50,13 +54,18 @@ size: build
 
 # What FRR has no part in is tested with the first suite only. FRR 8.4 tears BFD down with bgpd, so it is not asked
 # to lose nothing; and as the speaker's zebra in the host's namespace it misses addresses of the veth pair now and then.
-WITHOUT_FRR = bad_configurations nics_are_found nic_that_carries stale_namespace something_foreign log_can_be_json
+WITHOUT_FRR = bad_configurations nics_are_found nic_that_carries stale_namespace something_foreign log_can_be_json \
+              killed_at_any fight_is_not rebuild_token altered deleted_namespace nic_that_returns
+# What takes long is tested with the second suite only, where there is one.
+LONG = withdraw_takes services_stay nothing_is_held lost_in_the_hosts we_die
 lab: build
-	@set -e; program="$(call program,--test node)"; test -n "$$program"; skip=; \
+	@set -e; program="$(call program,--test node)"; test -n "$$program"; \
+	skip="$(if $(word 2,$(SUITES)),$(LONG:%=--skip %))"; next="$(WITHOUT_FRR:%=--skip %)"; \
 	for suite in $(SUITES); do \
-		case $$suite in bookworm) skip="$$skip --skip no_packet --skip host_mode --skip another_namespace" ;; esac; \
-		$(LAB) --suite $$suite $$program --test-threads=1 --skip connmark --skip kernel_without_vrf $$skip; \
-		skip="$(WITHOUT_FRR:%=--skip %)"; \
+		case $$suite in bookworm) skip="$$skip --skip no_packet --skip host_mode --skip another_namespace \
+			--skip ipv4_over --skip dead_daemon --skip services_stay --skip nothing_is_held" ;; esac; \
+		LAB_TIMEOUT=900 $(LAB) --suite $$suite $$program --test-threads=1 --skip connmark --skip kernel_without_vrf $$skip; \
+		skip=$$next; next="$$next $(LONG:%=--skip %)"; \
 	done; \
 	LAB_WITHOUT=vrf $(LAB) --kernel uml $$program kernel_without_vrf; \
 	LAB_TIMEOUT=1200 $(LAB) --kernel qemu $$program --test-threads=1 connmark
@@ -65,6 +74,19 @@ demo:
 	tests/lab/setup uml
 	@$(MAKE) build
 	@set -e; program="$(call program,--test demo)"; test -n "$$program"; $(LAB) --suite $(SUITE) $$program
+
+matrix:
+	tests/lab/setup uml
+	@$(MAKE) build
+	@set -e; program="$(call program,--test matrix)"; test -n "$$program"; \
+	LAB_TIMEOUT=$$((1200 * $(REPEAT))) LAB_REPEAT=$(REPEAT) LAB_NETNS="$(NETNS)" LAB_CELL="$(CELL)" $(LAB) --suite $(SUITE) $$program
+
+chaos:
+	tests/lab/setup uml
+	@$(MAKE) build
+	@set -e; program="$(call program,--test chaos)"; test -n "$$program"; \
+	LAB_TIMEOUT=$$((300 + 60 * $(KILLS))) LAB_KILLS=$(KILLS) LAB_SECONDS="$(SECONDS)" LAB_SEED="$(SEED)" LAB_NETNS="$(NETNS)" \
+	LAB_DELETIONS="$(DELETIONS)" LAB_BFD="$(BFD)" $(LAB) --suite $(SUITE) $$program
 
 bench:
 	tests/lab/setup uml

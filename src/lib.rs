@@ -13,8 +13,10 @@
 pub mod config;
 pub mod frr;
 pub mod kernel;
+pub mod limits;
 pub mod logging;
 pub mod model;
+pub mod node;
 pub mod resolve;
 pub mod run;
 pub mod supervisor;

@@ -1,5 +1,5 @@
-//! `make bench`: from the start of the program to every session Established, ours beside a start-up script that
-//! hands over to watchfrr, on the same FRR in the same run.
+//! `make bench`: from the start of the program to every session Established, and from the death of a daemon to its
+//! successor, ours beside a start-up script that hands over to watchfrr, on the same FRR in the same run.
 #![allow(clippy::unwrap_used)]
 
 mod lab;
@@ -11,7 +11,8 @@ use lab::*;
 use rustix::process::{Pid, Signal, kill_process};
 
 const LIMIT: Duration = Duration::from_secs(120);
-const RUNS: usize = 5;
+const RUNS: usize = 3;
+const DAEMONS: [&str; 2] = ["bgpd", "zebra"];
 
 /// Seconds from now until the leaves and the speaker have their sessions with the node.
 fn until_established(start: Instant) -> f64 {
@@ -23,16 +24,58 @@ fn until_established(start: Instant) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-fn ours() -> f64 {
+/// Seconds from the death of a daemon until its successor is exec'd, has answered, and until the leaves have their
+/// sessions again.
+fn recovery(daemon: &str) -> [f64; 3] {
+    let pid = || {
+        let all = Lab::processes("perouter");
+        all.into_iter().find(|(_, name)| name == daemon).map(|(pid, _)| pid)
+    };
+    // Established at the moment, and how often it has been.
+    let sessions = || {
+        ["leaf1", "leaf2"].map(|leaf| {
+            let all = vtysh_json(leaf, "show bgp neighbors node json");
+            (
+                all["node"]["bgpState"] == "Established",
+                all["node"]["connectionsEstablished"].as_u64().unwrap_or(0),
+            )
+        })
+    };
+    wait_until("the sessions before the death", LIMIT, || sessions().iter().all(|(up, _)| *up));
+    let before = sessions();
+    let victim = wait_until("the daemon", LIMIT, pid);
+    kill_process(Pid::from_raw(victim.cast_signed()).unwrap(), Signal::KILL).unwrap();
+    let start = Instant::now();
+    while pid().is_none_or(|pid| pid == victim) {
+        assert!(start.elapsed() < LIMIT, "no {daemon} any more");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let exec = start.elapsed();
+    while vty("node", daemon, "echo PING").is_err() {
+        assert!(start.elapsed() < LIMIT, "{daemon} does not answer");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let ready = start.elapsed();
+    wait_until("the sessions again", LIMIT, || {
+        sessions().iter().zip(before).all(|((up, count), (_, before))| *up && *count > before)
+    });
+    [exec, ready, start.elapsed()].map(|time| time.as_secs_f64())
+}
+
+/// Seconds until all sessions are up, and for each of [`DAEMONS`] what [`recovery`] says.
+type Run = (f64, [[f64; 3]; 2]);
+
+fn ours() -> Run {
     let lab = Lab::new(Options::default());
     let mut env = Lab::node_env();
     env.push(("RETURN_PATH", "default-route"));
     let node = lab.start_supervisor(&env);
-    until_established(node.started)
+    let up = until_established(node.started);
+    (up, DAEMONS.map(recovery))
 }
 
 /// The same job in the same namespaces, with the same frr.conf but for what depends on how it is started.
-fn theirs() -> f64 {
+fn theirs() -> Run {
     let _lab = Lab::new(Options::default());
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/startup.sh");
     let mut command = Command::new("bash");
@@ -41,12 +84,13 @@ fn theirs() -> f64 {
     let start = Instant::now();
     let mut child = in_ns("host", || command.spawn()).unwrap();
     let seconds = until_established(start);
+    let recoveries = DAEMONS.map(recovery);
     kill_process(Pid::from_child(&child), Signal::KILL).unwrap();
     child.wait().unwrap();
-    seconds
+    (seconds, recoveries)
 }
 
-fn median(values: &mut [f64]) -> f64 {
+fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
@@ -56,15 +100,18 @@ fn main() {
     for run in 1..=RUNS {
         us.push(ours());
         them.push(theirs());
-        println!(
-            "run {run}: frr-supervisor {:.2} s, start-up script and watchfrr {:.2} s",
-            us[run - 1],
-            them[run - 1]
-        );
+        println!("run {run}: frr-supervisor {:.3?}", us[run - 1]);
+        println!("run {run}: watchfrr       {:.3?}", them[run - 1]);
     }
-    let (us, them) = (median(&mut us), median(&mut them));
-    println!("start to all sessions Established, median of {RUNS}:");
-    println!("  frr-supervisor               {us:6.2} s");
-    println!("  start-up script and watchfrr {them:6.2} s");
-    println!("  ratio                        {:6.2}", them / us);
+    println!("median of {RUNS}, seconds                       frr-supervisor    watchfrr    ratio");
+    let line = |what: String, value: &dyn Fn(&Run) -> f64| {
+        let [us, them] = [&us, &them].map(|all| median(all.iter().map(value).collect()));
+        println!("{what:44} {us:14.3} {them:11.3} {:8.1}", them / us);
+    };
+    line("start to all sessions Established".into(), &|run| run.0);
+    for (i, daemon) in DAEMONS.iter().enumerate() {
+        for (j, what) in ["successor exec'd", "it answers", "sessions Established"].into_iter().enumerate() {
+            line(format!("{daemon} killed to {what}"), &|run| run.1[i][j]);
+        }
+    }
 }

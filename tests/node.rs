@@ -12,74 +12,21 @@ use lab::*;
 use rustix::process::{Pid, Signal, kill_process};
 
 include!("bad.rs");
-
-/// Long enough for a loaded machine; what is waited for comes in a second or two.
-const SOON: Duration = Duration::from_secs(60);
-const SERVICES: [&str; 2] = [SERVICE4, SERVICE6];
-const DAEMONS_ANSWER: &str = "all daemons answer";
-
-fn start(lab: &Lab, extra: &[(&str, &str)]) -> Supervisor {
-    let mut env = Lab::node_env();
-    // Connection marks need a kernel with nf_tables: see `connmark` below.
-    env.push(("RETURN_PATH", "default-route"));
-    env.retain(|(name, _)| !extra.iter().any(|(n, _)| n == name));
-    env.extend(extra);
-    lab.start_supervisor(&env)
-}
-
-/// Starts the node and waits until both leaves know the service.
-fn up(lab: &Lab, extra: &[(&str, &str)]) -> Supervisor {
-    let node = start(lab, extra);
-    node.wait_log(DAEMONS_ANSWER, SOON);
-    for prefix in [format!("{SERVICE4}/32"), format!("{SERVICE6}/128")] {
-        both_leaves_have(&prefix);
-    }
-    settle();
-    node
-}
-
-/// FRR 8.4 may take in the peer's OPEN before it has noticed that its own connection is up ("unexpected packet
-/// received", notification 5/0), and then doubles the time before it dials again, up to a minute and more. When both
-/// ends share a slow machine this happens now and then; 9 and later don't.
-fn dial_again() {
-    if frr_is_8() && session("speaker", "default", "fda1:b2c3:d4e5:1::") != "" {
-        wait_until("the speaker's BGP session", SOON, || {
-            let up = session("speaker", "default", "fda1:b2c3:d4e5:1::") == "Established";
-            if !up {
-                vtysh("speaker", "clear bgp *");
-                thread::sleep(Duration::from_secs(3));
-            }
-            up
-        });
-    }
-}
-
-/// Waits until all sessions are up. A route on a leaf may still be that of an earlier instance, and with its timers
-/// BFD takes longer to come up than BGP.
-fn settle() {
-    for (router, peer) in [("leaf1", "node"), ("leaf2", "node"), ("speaker", "fda1:b2c3:d4e5:1::")] {
-        let up = || session(router, "default", peer) == "Established";
-        wait_until(&format!("{router}'s BGP session"), SOON, up);
-    }
-    for leaf in ["leaf1", "leaf2"] {
-        wait_until(&format!("{leaf}'s BFD session"), SOON, || {
-            let peers = vtysh_json(leaf, "show bfd peers json");
-            peers.as_array().is_some_and(|p| !p.is_empty() && p.iter().all(|p| p["status"] == "up"))
-        });
-    }
-}
-
-fn both_leaves_have(prefix: &str) {
-    dial_again();
-    for leaf in ["leaf1", "leaf2"] {
-        wait_until(&format!("{prefix} on {leaf}"), SOON, || has_route(leaf, prefix));
-    }
-}
+include!("drift.rs");
+include!("hold.rs");
 
 /// From each client to each address, all at once.
 fn every_ping_is_answered(addresses: &[&str], count: u32) {
+    pings(&["client1", "client2"], addresses, count);
+}
+
+fn every_ping_is_answered_by(client: &str, addresses: &[&str], count: u32) {
+    pings(&[client], addresses, count);
+}
+
+fn pings(clients: &[&str], addresses: &[&str], count: u32) {
     thread::scope(|scope| {
-        for client in ["client1", "client2"] {
+        for client in clients {
             for address in addresses {
                 scope.spawn(move || {
                     // The first one resolves neighbours.
@@ -91,13 +38,6 @@ fn every_ping_is_answered(addresses: &[&str], count: u32) {
             }
         }
     });
-}
-
-/// The daemons of the node, which are those in `ns` that are not the speaker's.
-fn daemons(lab: &Lab, ns: &str) -> BTreeSet<(String, u32)> {
-    let speaker = |name: &str| lab.speaker.as_ref().and_then(|s| s.pid(name));
-    let all = Lab::processes(ns).into_iter().map(|(pid, name)| (name, pid));
-    all.filter(|(name, pid)| name != "frr-supervisor" && speaker(name) != Some(*pid)).collect()
 }
 
 #[test]
@@ -231,65 +171,36 @@ fn a_dead_daemon_is_back_in_place() {
     assert_eq!(zombies.trim(), "0");
 }
 
-/// Packets a second in each flow.
-const RATE: u32 = 250;
-
-/// Flows both ways between both clients and the service, and between a leaf's client and what the node itself is.
-fn flows() -> Vec<(String, Flow)> {
-    let mut flows = Vec::new();
-    for (i, client) in ["client1", "client2"].into_iter().enumerate() {
-        let port = 20000 + 10 * u16::try_from(i).unwrap();
-        for (j, (service, back)) in [(SERVICE4, CLIENT4[i]), (SERVICE6, CLIENT6[i])].into_iter().enumerate() {
-            let port = port + u16::try_from(j).unwrap();
-            let address = |ip: &str, port| std::net::SocketAddr::new(ip.parse().unwrap(), port);
-            let there = Flow::start(client, None, "host", address(service, port), RATE);
-            let source = Some(service.parse().unwrap());
-            let here = Flow::start("host", source, client, address(back, port + 100), RATE);
-            flows.push((format!("{client} → {service}"), there));
-            flows.push((format!("{service} → {client}"), here));
-        }
-    }
-    flows
+#[test]
+fn no_packet_is_lost_when_daemons_die() {
+    no_packet_is_lost(&[], &[KILLS[2], KILLS[6]]);
 }
 
 #[test]
-fn no_packet_is_lost_when_daemons_die() {
-    // A dead bfdd still costs a second or two at the leaves, and is not among these.
+fn no_packet_is_lost_in_the_hosts_namespace() {
+    no_packet_is_lost(&[("NETNS", "host")], &[Cell::Kill(&["zebra"])]);
+}
+
+#[test]
+fn no_packet_is_lost_when_we_die() {
+    no_packet_is_lost(&[], &[Cell::Everything]);
+}
+
+fn no_packet_is_lost(extra: &[(&str, &str)], cells: &[Cell]) {
     let lab = Lab::new(Options::default());
-    let node = up(&lab, &[("GR_RESTART_TIME", "30"), ("GR_SELECT_DEFER_TIME", "5")]);
+    let mut node = Runner::new(&lab, extra);
     every_ping_is_answered(&SERVICES, 20);
     let mut lost = Vec::new();
-    for dead in [&["bgpd"][..], &["zebra"], &["staticd"], &["mgmtd"], &["zebra", "bgpd"]] {
-        let complete =
-            |node: &Supervisor| node.log().iter().filter(|(_, l)| l.contains(DAEMONS_ANSWER)).count();
-        let (ready, before) = (complete(&node), daemons(&lab, "perouter"));
-        let pids: Vec<u32> =
-            before.iter().filter(|(n, _)| dead.contains(&n.as_str())).map(|(_, p)| *p).collect();
-        settle();
-        let flows = flows();
-        thread::sleep(Duration::from_secs(1));
-        for pid in pids {
-            kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
-        }
-        wait_until(&format!("{dead:?} to be back"), SOON, || complete(&node) > ready);
-        settle();
-        // Past the end of bgpd's deferral, when zebra removes what was not announced again.
-        thread::sleep(Duration::from_secs(8));
-        let (mut sent, mut missing) = (0, 0);
-        for (name, flow) in flows {
-            let loss = flow.stop();
-            (sent, missing) = (sent + loss.sent, missing + loss.lost);
-            if loss.lost > 0 {
-                lost.push(format!("{dead:?}, {name}: {} of {} in {:?}", loss.lost, loss.sent, loss.gap));
-            }
-        }
-        println!("{dead:?} killed: sent {sent}, lost {missing}");
+    for cell in cells {
+        let result = node.run(cell);
+        println!("{cell}: {result}");
+        lost.extend((result.lost > 0).then(|| format!("{cell}: {result}")));
     }
     assert_eq!(lost, Vec::<String>::new());
+    // Past the restart time nothing is left of it.
+    let ns = if extra.is_empty() { "perouter" } else { "host" };
     wait_until("the reserve to go", SOON, || {
-        ["-4", "-6"]
-            .iter()
-            .all(|v| ip("perouter", &format!("{v} route show table all proto 201")).trim().is_empty())
+        ["-4", "-6"].iter().all(|v| ip(ns, &format!("{v} route show table all proto 201")).trim().is_empty())
     });
 }
 

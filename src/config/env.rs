@@ -16,12 +16,16 @@ use super::{Bfd, Config, Metallb, PeerPair, Problem, Timers};
 const OUR_PREFIXES: &[&str] = &[
     "ASN_",
     "BFD_",
+    "DRAIN_",
     "FE_",
     "GR_",
+    "LIVENESS_",
     "METALLB_ALLOWED",
+    "METALLB_HOLD",
     "METALLB_VRF",
     "PEER_IP_",
     "PEER_IPV4_",
+    "REBUILD_",
     "RETURN_",
     "UNDERLAY_",
     "VRF_METALLB",
@@ -185,6 +189,7 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
     let fabric_timeout = r.take("FE_TIMEOUT", raw.fe_timeout);
     let fabric_password = r.optional("FABRIC_PASSWORD", raw.fabric_password);
     let namespace = r.take("NETNS", raw.netns);
+    let rebuild_token = r.optional("REBUILD_TOKEN", raw.rebuild_token);
     let force_move = r.take("UNDERLAY_FORCE_MOVE", raw.underlay_force_move);
     let vrf = r.take("VRF_METALLB", raw.vrf_metallb);
     let table = r.take("METALLB_VRF_ROUTE_TABLE_ID", raw.metallb_vrf_route_table_id);
@@ -198,6 +203,7 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
     let v4_prefix = r.take("PEER_IPV4_PREFIX", raw.peer_ipv4_prefix);
     let allowed = r.optional("METALLB_ALLOWED_PREFIXES", raw.metallb_allowed_prefixes);
     let metallb_password = r.optional("METALLB_PASSWORD", raw.metallb_password);
+    let metallb_hold = r.take("METALLB_HOLD_TIME", raw.metallb_hold_time);
     let mtu = r.optional("INTERFACE_MTU", raw.interface_mtu);
     let return_path = r.take("RETURN_PATH", raw.return_path);
     let return_mark = r.take("RETURN_MARK", raw.return_mark);
@@ -212,6 +218,9 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
     let receive = r.take("BFD_RECEIVE_INTERVAL", raw.bfd_receive_interval);
     let transmit = r.take("BFD_TRANSMIT_INTERVAL", raw.bfd_transmit_interval);
     let multiplier = r.take("BFD_DETECT_MULTIPLIER", raw.bfd_detect_multiplier);
+    let liveness = r.take("LIVENESS_TIMEOUT", raw.liveness_timeout);
+    let on_stop = r.take("ON_STOP", raw.on_stop);
+    let drain = r.take("DRAIN_TIME", raw.drain_time);
     let template = r.optional("FRR_TEMPLATE", raw.frr_template);
     let log_level = r.take("LOG_LEVEL", raw.log_level);
     let log_format = r.take("LOG_FORMAT", raw.log_format);
@@ -258,6 +267,14 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
     {
         r.complain(format!("GR_SELECT_DEFER_TIME={defer} is not less than GR_RESTART_TIME={restart}"));
     }
+    if let (Some(name), Some(Some(token))) = (&namespace, &rebuild_token)
+        && name.as_deref().is_none()
+    {
+        let token = token.as_str();
+        r.complain(format!(
+            "REBUILD_TOKEN={token} has no meaning with NETNS=host, which can't be built anew"
+        ));
+    }
     if let Some(vrf) = &vrf
         && [VETH_HOST, VETH_FRR].contains(&vrf.as_ifname().as_str())
     {
@@ -271,6 +288,7 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
         fabric_timeout_s: fabric_timeout?.get(),
         fabric_password: fabric_password?,
         namespace: namespace?,
+        rebuild_token: rebuild_token?,
         force_move: force_move?,
         metallb: Metallb {
             vrf: vrf?,
@@ -281,6 +299,7 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
             v4: v4?,
             allowed: allowed?.unwrap_or_default(),
             password: metallb_password?,
+            hold_s: metallb_hold?.get(),
         },
         mtu: mtu?,
         return_path: return_path?,
@@ -302,6 +321,9 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
                 }),
             },
         },
+        liveness_s: liveness?.get(),
+        on_stop: on_stop?,
+        drain_s: drain?.get(),
         template: template?,
         log_level: log_level?,
         log_format: log_format?,

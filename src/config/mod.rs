@@ -9,11 +9,13 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::model::{Asn, MacAddr, Mtu, NamespaceName, Password, RouterId, TableId, TemplatePath, VrfName};
+use crate::model::{
+    Asn, MacAddr, Mtu, NamespaceName, Password, RebuildToken, RouterId, TableId, TemplatePath, VrfName,
+};
 
 pub use env::from_vars;
 pub use help::{markdown, text};
-pub use settings::{LogFormat, LogLevel, ReturnMode, SETTINGS, Setting};
+pub use settings::{LogFormat, LogLevel, OnStop, ReturnMode, SETTINGS, Setting};
 
 /// One thing that is wrong with the configuration: names the variable, the value and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +42,8 @@ pub struct Config {
     pub fabric_password: Option<Password>,
     /// The namespace that FRR runs in.
     pub namespace: NamespaceName,
+    /// Names the last rebuild that was asked for.
+    pub rebuild_token: Option<RebuildToken>,
     /// Move a NIC even if that cuts the node off.
     pub force_move: bool,
     /// The link to MetalLB's speaker.
@@ -54,6 +58,12 @@ pub struct Config {
     pub return_table: TableId,
     /// Timers of BGP, its graceful restart and BFD.
     pub timers: Timers,
+    /// How long a daemon may leave a question unanswered, in seconds.
+    pub liveness_s: u32,
+    /// What a stop leaves behind.
+    pub on_stop: OnStop,
+    /// How long the peers may take to turn to other paths before the sessions end, in seconds.
+    pub drain_s: u32,
     /// A template to use instead of the built-in one.
     pub template: Option<TemplatePath>,
     /// Least severe message to log.
@@ -81,6 +91,8 @@ pub struct Metallb {
     pub allowed: Vec<IpNet>,
     /// TCP-MD5 password of the session.
     pub password: Option<Password>,
+    /// How long what the speaker announced is held while it has not come back, in seconds.
+    pub hold_s: u32,
 }
 
 /// The two addresses of a point-to-point link, both in one subnet.

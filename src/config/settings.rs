@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde::de::Deserializer;
 
 use crate::model::{
-    Asn, Invalid, MacAddr, Mtu, NamespaceName, Password, PeerAddr, Ranged, RouterId, TableId, TemplatePath,
-    Value, VrfName,
+    Asn, Invalid, MacAddr, Mtu, NamespaceName, Password, PeerAddr, Ranged, RebuildToken, RouterId, TableId,
+    TemplatePath, Value, VrfName,
 };
 
 /// One row of the table.
@@ -92,6 +92,8 @@ settings! {
         "The persistent network namespace for FRR, the fabric NICs and the VRF, held at `/run/netns/<name>`; `host` runs all of it in the host's own.";
     "UNDERLAY_FORCE_MOVE" underlay_force_move: bool = Text("false"),
         "Move a fabric NIC into the namespace even if it carries the node's default route or `NODE_IP`.";
+    "REBUILD_TOKEN" rebuild_token: RebuildToken = Unset("never rebuilt on demand"),
+        "Any word. When it is another than the one that the namespace was built with, the namespace is torn down and built anew, once.";
     "VRF_METALLB" vrf_metallb: VrfName = Text("metallb"),
         "Name of the VRF that ends MetalLB's session.";
     "METALLB_VRF_ROUTE_TABLE_ID" metallb_vrf_route_table_id: TableId = Text("88"),
@@ -116,6 +118,8 @@ settings! {
         "The service prefixes that the speaker may announce, with everything inside them.";
     "METALLB_PASSWORD" metallb_password: Password = Unset("no password"),
         "TCP-MD5 password of the session with the speaker.";
+    "METALLB_HOLD_TIME" metallb_hold_time: Ranged<0, 3600> = Text("150"),
+        "Seconds for which the services that the speaker announced stay announced while bgpd is new and the speaker has not come back to it: more than its `connectTime`. `0` holds nothing.";
     "INTERFACE_MTU" interface_mtu: Mtu = Unset("that of the first fabric NIC"),
         "MTU of the veth pair in bytes.";
     "RETURN_PATH" return_path: ReturnMode = Text("connmark"),
@@ -144,6 +148,12 @@ settings! {
         "BFD minimum transmit interval in milliseconds.";
     "BFD_DETECT_MULTIPLIER" bfd_detect_multiplier: Ranged<2, 255> = Text("5"),
         "BFD packets that may be missed before the session is down.";
+    "LIVENESS_TIMEOUT" liveness_timeout: Ranged<3, 600> = Text("6"),
+        "Seconds for which a daemon may leave a question on its vty unanswered before it is taken to hang and is restarted. They are asked every 3 s.";
+    "ON_STOP" on_stop: OnStop = Text("preserve"),
+        "What SIGTERM does: `preserve` lets the peers and the kernel keep our routes for the next start; `withdraw` takes leave of the peers first, so that they send traffic elsewhere.";
+    "DRAIN_TIME" drain_time: Ranged<0, 8> = Text("2"),
+        "With `withdraw`, seconds between telling the peers to prefer other paths (RFC 8326) and closing the sessions.";
     "FRR_TEMPLATE" frr_template: TemplatePath = Unset("the built-in template"),
         "A mounted minijinja template to render frr.conf from.";
     "LOG_LEVEL" log_level: LogLevel = Text("info"),
@@ -188,6 +198,16 @@ words! {
         DefaultRoute = "default-route",
         /// The operator sees to it.
         None = "none"
+    }
+}
+
+words! {
+    /// What a stop leaves behind.
+    OnStop {
+        /// Peers and kernel keep our routes.
+        Preserve = "preserve",
+        /// The peers forget our routes before we go.
+        Withdraw = "withdraw"
     }
 }
 

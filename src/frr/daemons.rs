@@ -24,47 +24,29 @@ pub struct Daemon {
     /// Those that must answer before it is started.
     pub after: &'static [&'static str],
     /// Those that can't go on after it died, and are killed to be restarted with it: bgpd does not
-    /// announce its routes again to a new zebra, and a new bfdd tells the peers "down", which only a
-    /// BGP session that is already in graceful restart survives.
+    /// announce its routes again to a new zebra, and when a BFD session ends only a BGP session that
+    /// is already in graceful restart survives (see `frr::bfd`).
     pub takes_along: &'static [&'static str],
     /// Whether its death, or its successor's start, may cost the kernel BGP routes.
     pub holds_routes: bool,
+    /// Whether peers have to be told of its death, before those that it takes along come back.
+    pub holds_sessions: bool,
     /// The first FRR version that has it.
     since: Version,
 }
 
 /// All of them, in the order in which they are started.
 pub const DAEMONS: &[Daemon] = &[
-    Daemon { name: "mgmtd", after: &[], takes_along: &[], holds_routes: false, since: Version(9, 0) },
-    Daemon {
-        name: "zebra",
-        after: &["mgmtd"],
-        takes_along: &["bgpd"],
-        holds_routes: true,
-        since: Version(0, 0),
-    },
-    Daemon {
-        name: "staticd",
-        after: &["mgmtd", "zebra"],
-        takes_along: &[],
-        holds_routes: false,
-        since: Version(0, 0),
-    },
-    Daemon {
-        name: "bfdd",
-        after: &["mgmtd", "zebra"],
-        takes_along: &["bgpd"],
-        holds_routes: false,
-        since: Version(0, 0),
-    },
-    Daemon {
-        name: "bgpd",
-        after: &["mgmtd", "zebra"],
-        takes_along: &[],
-        holds_routes: true,
-        since: Version(0, 0),
-    },
+    Daemon { since: Version(9, 0), ..daemon("mgmtd", &[]) },
+    Daemon { takes_along: &["bgpd"], holds_routes: true, ..daemon("zebra", &["mgmtd"]) },
+    daemon("staticd", &["mgmtd", "zebra"]),
+    Daemon { takes_along: &["bgpd"], holds_sessions: true, ..daemon("bfdd", &["mgmtd", "zebra"]) },
+    Daemon { holds_routes: true, ..daemon("bgpd", &["mgmtd", "zebra"]) },
 ];
+
+const fn daemon(name: &'static str, after: &'static [&'static str]) -> Daemon {
+    Daemon { name, after, takes_along: &[], holds_routes: false, holds_sessions: false, since: Version(0, 0) }
+}
 
 /// Major and minor version of FRR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 use nix::unistd::{Group, User};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::config::Config;
-use crate::model::TemplatePath;
+use crate::config::{Config, OnStop};
+use crate::model::{TemplatePath, Value as _};
 
 use super::daemons::{BIN_DIR, Daemon, RUN_DIR, Version};
-use super::split;
+use super::held::Services;
+use super::{bfd, split};
 
 /// Directories that FRR writes to: sockets, mgmtd's commit history, crash logs.
 const OTHER_DIRECTORIES: [&str; 2] = ["/var/lib/frr", "/var/tmp/frr"];
@@ -157,29 +158,119 @@ fn without_password(line: &str) -> &str {
     line.find("password ").map_or(line, |at| &line[..at + "password".len()])
 }
 
-/// Writes the parts of the configuration in force that daemons read by themselves. Returns those daemons: none
-/// before FRR 10, whose bgpd forgets a password of a VRF that zebra has not told it about yet.
+/// The configuration in force, and the parts of it that daemons read by themselves: none before FRR 10, whose bgpd
+/// forgets a password of a VRF that zebra has not told it about yet.
 ///
 /// # Errors
-/// A file can't be read or written.
-pub fn write_parts(version: Version, daemons: &[&'static Daemon]) -> io::Result<Vec<&'static Daemon>> {
+/// The file can't be read.
+pub fn parts(version: Version) -> io::Result<(String, Vec<(&'static str, String)>)> {
+    let text = fs::read_to_string(config_path())?;
     if version < Version(10, 0) {
-        return Ok(vec![]);
+        return Ok((text, vec![]));
     }
-    let parts = split(&fs::read_to_string(config_path())?);
+    let parts = split(&text);
     if parts.is_empty() {
         log::warn!(
             "frr.conf has lines at the margin that are not understood: bgpd and bfdd get theirs from vtysh"
         );
     }
-    let mut with_file = Vec::new();
-    for &daemon in daemons {
-        if let Some((_, text)) = parts.iter().find(|(name, _)| *name == daemon.name) {
-            replace(&daemon.config_path(), text)?;
-            with_file.push(daemon);
-        }
-    }
-    Ok(with_file)
+    Ok((text, parts))
+}
+
+/// Writes the file that the daemon reads when it starts.
+///
+/// # Errors
+/// It can't be written.
+pub fn write_part(daemon: &Daemon, text: &str) -> io::Result<()> {
+    replace(&daemon.config_path(), text)
+}
+
+/// The copy of the last configuration under which all daemons lived for a while.
+fn kept_path() -> PathBuf {
+    Path::new(RUN_DIR).join("frr.conf.good")
+}
+
+/// Whether a configuration is kept that is another than the one in force.
+pub fn may_fall_back() -> bool {
+    matches!((fs::read(kept_path()), fs::read(config_path())), (Ok(kept), Ok(now)) if kept != now)
+}
+
+/// Keeps a copy of the configuration in force.
+///
+/// # Errors
+/// It can't be read or written.
+pub fn keep() -> io::Result<()> {
+    replace(&kept_path(), &fs::read_to_string(config_path())?)
+}
+
+/// Puts the kept configuration in the place of the one in force, which stays beside it as `frr.conf.bad`.
+///
+/// # Errors
+/// There is none, or it can't be written.
+pub fn fall_back() -> io::Result<()> {
+    let kept = fs::read_to_string(kept_path())?;
+    fs::rename(config_path(), Path::new(RUN_DIR).join("frr.conf.bad"))?;
+    replace(&config_path(), &kept)
+}
+
+fn services_path() -> PathBuf {
+    Path::new(RUN_DIR).join("services.json")
+}
+
+/// The services that an earlier instance wrote down.
+pub fn services() -> Services {
+    let text = fs::read_to_string(services_path()).unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or_default()
+}
+
+/// Writes the services down for an instance that comes after us.
+///
+/// # Errors
+/// The file can't be written.
+pub fn keep_services(services: &Services) -> io::Result<()> {
+    replace(&services_path(), &serde_json::to_string(services)?)
+}
+
+fn bfd_path() -> PathBuf {
+    Path::new(RUN_DIR).join("bfd.json")
+}
+
+/// The BFD sessions that an earlier instance wrote down.
+pub fn bfd_sessions() -> Vec<bfd::Session> {
+    let text = fs::read_to_string(bfd_path()).unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or_default()
+}
+
+/// Writes the BFD sessions down for an instance that comes after us.
+///
+/// # Errors
+/// The file can't be written.
+pub fn keep_bfd_sessions(sessions: &[bfd::Session]) -> io::Result<()> {
+    replace(&bfd_path(), &serde_json::to_string(sessions)?)
+}
+
+/// The word in the file that overrides `ON_STOP` for the next stop, if there is one.
+pub fn on_stop() -> Option<OnStop> {
+    let path = Path::new(RUN_DIR).join("on-stop");
+    let text = fs::read_to_string(&path).ok()?;
+    OnStop::parse(text.trim())
+        .inspect_err(|_| {
+            log::error!("{}: {:?} is not {}", path.display(), text.trim(), OnStop::allowed());
+        })
+        .ok()
+}
+
+/// Removes the directory that a daemon makes for each of its lives; of those with a crash log the last one stays.
+pub fn sweep(name: &str, pid: Pid) {
+    let dir = Path::new(OTHER_DIRECTORIES[1]);
+    let own = dir.join(format!("{name}.{}", pid.as_raw_nonzero()));
+    let _ = if own.join("crashlog").exists() {
+        let last = dir.join(format!("{name}.crashed"));
+        let _ = fs::remove_dir_all(&last);
+        fs::rename(&own, &last)
+    } else {
+        fs::remove_dir_all(&own)
+    };
 }
 
 /// Writes a file beside its place, readable by FRR alone since it may hold passwords, and renames it there.

@@ -1,7 +1,9 @@
 //! FRR: which daemons and how they are started, the configuration they get, and talking to them.
 
+pub mod bfd;
 pub mod daemons;
 pub mod files;
+pub mod held;
 mod render;
 mod split;
 pub mod vty;

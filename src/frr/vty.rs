@@ -1,5 +1,6 @@
 //! The daemons' own vty sockets: a command ends with a NUL, an answer with three NULs and a status byte.
 
+use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -8,62 +9,95 @@ use std::path::Path;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// The question that watchfrr asks, too: a daemon whose event loop runs answers at once.
-const PING: &[u8] = b"echo PING\0";
+pub const PING: &str = "echo PING";
 
 /// Answers longer than this are none that we asked for.
-const LONGEST_ANSWER: usize = 4096;
+const LONGEST_ANSWER: usize = 64 << 20;
 
-/// A ping that was sent and not yet answered. Never blocks.
+/// Status byte of a command that was carried out (`CMD_SUCCESS`, `lib/command.h`).
+const SUCCESS: u8 = 0;
+
+/// Commands to one daemon, one at a time, and what it says. Never blocks.
 #[derive(Debug)]
-pub struct Ping {
+pub struct Talk {
     stream: UnixStream,
-    answer: Vec<u8>,
+    questions: VecDeque<String>,
+    buffer: Vec<u8>,
+    answers: Vec<Answer>,
 }
 
-impl Ping {
-    /// Connects to the socket at `path` and asks.
+/// What a daemon said to a command.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Whether it carried the command out.
+    pub well: bool,
+    /// Its words.
+    pub text: String,
+}
+
+impl Talk {
+    /// Connects to the socket at `path` and sends the first command.
     ///
     /// # Errors
     /// The daemon does not listen (yet).
-    pub fn send(path: &Path) -> io::Result<Self> {
+    pub fn begin(path: &Path, questions: impl IntoIterator<Item = impl Into<String>>) -> io::Result<Self> {
         // A hung daemon's backlog may be full, and then an ordinary connect would wait for it.
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-        let mut stream = UnixStream::from(socket);
-        stream.write_all(PING)?;
-        Ok(Self { stream, answer: Vec::new() })
+        let questions = questions.into_iter().map(Into::into).collect();
+        let stream = UnixStream::from(socket);
+        let mut talk = Self { stream, questions, buffer: vec![], answers: vec![] };
+        talk.ask()?;
+        Ok(talk)
     }
 
-    /// Takes in what has come. `true`: the daemon answered.
+    /// Sends the next command. FRR may drop what is sent before it has answered the last one.
+    fn ask(&mut self) -> io::Result<()> {
+        let Some(mut question) = self.questions.pop_front() else { return Ok(()) };
+        question.push('\0');
+        self.stream.write_all(question.as_bytes())
+    }
+
+    /// Whether any command has been answered yet.
+    pub fn is_heard(&self) -> bool {
+        !self.answers.is_empty()
+    }
+
+    /// Takes in what has come. The answers, once all of them are there.
     ///
     /// # Errors
     /// The connection was closed, or the answer is not one.
-    pub fn receive(&mut self) -> io::Result<bool> {
-        let mut buffer = [0; 256];
+    pub fn receive(&mut self) -> io::Result<Option<Vec<Answer>>> {
+        let mut chunk = [0; 4096];
         loop {
-            match self.stream.read(&mut buffer) {
+            match self.stream.read(&mut chunk) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => self.answer.extend_from_slice(&buffer[..n]),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(complete(&self.answer)),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Ok(n) => self.buffer.extend_from_slice(&chunk[..n]),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e),
             }
-            if self.answer.len() > LONGEST_ANSWER {
+            if self.buffer.len() > LONGEST_ANSWER {
                 return Err(io::ErrorKind::InvalidData.into());
+            }
+            if let [text @ .., 0, 0, 0, status] = &self.buffer[..] {
+                let text = String::from_utf8_lossy(text).into_owned();
+                self.answers.push(Answer { well: *status == SUCCESS, text });
+                self.buffer.clear();
+                if self.questions.is_empty() {
+                    return Ok(Some(std::mem::take(&mut self.answers)));
+                }
+                self.ask()?;
             }
         }
     }
 }
 
-impl AsFd for Ping {
+impl AsFd for Talk {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
-}
-
-fn complete(answer: &[u8]) -> bool {
-    matches!(answer, [.., 0, 0, 0, _status])
 }
 
 #[cfg(test)]
@@ -72,21 +106,26 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     #[test]
-    fn an_answer_may_come_in_pieces() {
-        let dir = std::env::temp_dir().join(format!("vty-{}", std::process::id()));
-        let listener = UnixListener::bind(&dir).unwrap();
-        let mut ping = Ping::send(&dir).unwrap();
+    fn answers_may_come_in_pieces() {
+        let path = std::env::temp_dir().join(format!("vty-{}", std::process::id()));
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut talk = Talk::begin(&path, [PING, "enable"]).unwrap();
         let (mut daemon, _) = listener.accept().unwrap();
-        std::fs::remove_file(&dir).unwrap();
+        std::fs::remove_file(&path).unwrap();
         let mut question = [0; 10];
         daemon.read_exact(&mut question).unwrap();
-        assert_eq!(&question, PING);
-        assert!(!ping.receive().unwrap());
+        assert_eq!(&question, b"echo PING\0");
+        assert_eq!(talk.receive().unwrap(), None);
         daemon.write_all(b"PING\n\0\0").unwrap();
-        assert!(!ping.receive().unwrap());
+        assert_eq!(talk.receive().unwrap(), None);
         daemon.write_all(b"\0\0").unwrap();
-        assert!(ping.receive().unwrap());
+        assert_eq!(talk.receive().unwrap(), None);
+        daemon.read_exact(&mut question[..7]).unwrap();
+        assert_eq!(&question[..7], b"enable\0");
+        daemon.write_all(b"\0\0\0\x02").unwrap();
+        let answer = |well, text: &str| Answer { well, text: text.into() };
+        assert_eq!(talk.receive().unwrap(), Some(vec![answer(true, "PING\n"), answer(false, "")]));
         drop(daemon);
-        assert!(ping.receive().is_err());
+        assert!(talk.receive().is_err());
     }
 }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
 
 use ipnet::IpNet;
+use log::Level;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
@@ -26,6 +27,10 @@ use super::{Op, nft, observe, plan};
 /// How often a plan is made anew when what was done did not give what was wanted.
 const ROUNDS: usize = 3;
 
+/// The link whose alias records the token that a namespace was built with: it lives and dies with the namespace.
+const TOKEN_KEEPER: &str = "lo";
+const TOKEN_PREFIX: &str = "frr-supervisor token ";
+
 /// Both namespaces, each with a socket in it.
 #[derive(Debug)]
 pub struct Kernel {
@@ -39,6 +44,15 @@ pub struct Kernel {
 struct Place {
     ns: Netns,
     nl: Netlink,
+}
+
+/// What came of bringing the kernel to what is desired.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The changes, in order.
+    pub done: Vec<Op>,
+    /// Sentences about changes that the kernel refused and that leave the rest working.
+    pub refused: Vec<String>,
 }
 
 /// Why the kernel is not as it should be, in a sentence.
@@ -165,6 +179,70 @@ impl Kernel {
         Ok(())
     }
 
+    /// Whether the namespace that FRR runs in is still the one that is held under `namespace`.
+    ///
+    /// # Errors
+    /// The namespace can't be examined.
+    pub fn is_current(&self, namespace: &NamespaceName) -> io::Result<bool> {
+        match (namespace.as_deref(), &self.router) {
+            (Some(name), Some(router)) => router.ns.is_held_as(name),
+            _ => Ok(true),
+        }
+    }
+
+    /// The token that the namespace was built with.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn token(&mut self) -> Result<Option<String>, Error> {
+        let Some(router) = &mut self.router else { return Ok(None) };
+        let links = observe::observe(&mut router.nl)?.links;
+        let alias = links.into_iter().find(|l| l.name == TOKEN_KEEPER).and_then(|l| l.alias);
+        Ok(alias.and_then(|alias| Some(alias.strip_prefix(TOKEN_PREFIX)?.to_owned())))
+    }
+
+    /// Records the token that the namespace was built with.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn set_token(&mut self, token: &str) -> Result<(), Error> {
+        match &mut self.router {
+            Some(router) => {
+                let alias = format!("{TOKEN_PREFIX}{token}");
+                Ok(router.set(TOKEN_KEEPER, |link| link.alias(alias))?)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Takes down everything of ours; NICs go home with their addresses.
+    ///
+    /// # Errors
+    /// See [`Self::reconcile`].
+    pub fn dismantle(&mut self) -> Result<(), Error> {
+        let outcome = self.reconcile(&Desired::default(), Level::Info)?;
+        outcome.refused.iter().for_each(|sentence| log::error!("{sentence}"));
+        Ok(())
+    }
+
+    /// Kernel parameters of `desired` that are not as they should be. Not all of them are announced when they change.
+    ///
+    /// # Errors
+    /// A namespace can't be entered.
+    pub fn sysctls_have_changed(&self, desired: &Desired) -> io::Result<bool> {
+        for (side, place) in [(Side::Host, Some(&self.host)), (Side::Router, self.router.as_ref())] {
+            let Some(place) = place else { continue };
+            let here = |s: &&Sysctl| s.side == side || self.router.is_none();
+            let wanted: Vec<&Sysctl> = desired.sysctls.iter().filter(here).collect();
+            let now = place.ns.within(|| Ok(observe::sysctls(wanted.iter().map(|s| s.path.as_str()))))?;
+            let differs = |s: &&Sysctl| matches!(now.get(&s.path), Some(Some(value)) if value != s.value);
+            if wanted.iter().any(differs) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The namespace that FRR runs in.
     pub fn router_ns(&self) -> &Netns {
         &self.router.as_ref().unwrap_or(&self.host).ns
@@ -207,13 +285,12 @@ impl Kernel {
         Ok(Namespaces { host, router })
     }
 
-    /// Brings the kernel to `desired` and checks that it stays. Returns what was done. A refusal that leaves
-    /// the rest working is logged.
+    /// Brings the kernel to `desired` and checks that it stays. Every change is logged at `level`.
     ///
     /// # Errors
     /// The first change that was refused and without which nothing works, or what is in the way.
-    pub fn reconcile(&mut self, desired: &Desired) -> Result<Vec<Op>, Error> {
-        let mut done = Vec::new();
+    pub fn reconcile(&mut self, desired: &Desired, level: Level) -> Result<Outcome, Error> {
+        let mut outcome = Outcome::default();
         let mut refused: Vec<Op> = Vec::new();
         for _ in 0..ROUNDS {
             let mut plan = plan(desired, &self.observe(Some(desired))?);
@@ -222,17 +299,20 @@ impl Kernel {
                 return Err(Error::Conflicts(plan.conflicts));
             }
             if plan.ops.is_empty() {
-                return Ok(done);
+                return Ok(outcome);
             }
             for op in plan.ops {
-                log::info!("{op}");
                 match self.apply(&op) {
-                    Ok(()) => done.push(op),
+                    Ok(()) => {
+                        log::log!(level, "{op}");
+                        outcome.done.push(op);
+                    }
                     Err(refusal) if is_essential(&op) => {
                         return Err(Error::Refused { op: Box::new(op), refusal });
                     }
                     Err(refusal) => {
-                        log::error!("{op}: {refusal}{}; going on without it", remedy(&op, &refusal));
+                        let remedy = remedy(&op, &refusal);
+                        outcome.refused.push(format!("{op}: {refusal}{remedy}; going on without it"));
                         refused.push(op);
                     }
                 }
@@ -240,7 +320,7 @@ impl Kernel {
         }
         let left = plan(desired, &self.observe(Some(desired))?).ops;
         match left.into_iter().find(|op| !refused.contains(op)) {
-            None => Ok(done),
+            None => Ok(outcome),
             Some(op) => Err(Error::Unstable(Box::new(op))),
         }
     }

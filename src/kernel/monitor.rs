@@ -1,20 +1,40 @@
 //! Word from the kernel that something has changed.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::AsFd as _;
 
-use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use netlink_sys::Socket;
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
 use super::{Kernel, Netns};
+use crate::model::OWNER_PROTOCOL;
 
 /// Multicast group of link changes (`RTNLGRP_LINK`, `linux/rtnetlink.h`).
 const LINKS: u32 = 1;
 
-/// A socket in each namespace, readable when a link has come, gone or changed.
+/// What else we keep: addresses, routes and rules of both families, and those kernel parameters that are announced
+/// (`RTNLGRP_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`, `_IPV6_RULE`, `_IPV4_NETCONF`,
+/// `_IPV6_NETCONF`).
+const OTHERS: [u32; 8] = [5, 7, 8, 9, 11, 19, 24, 25];
+
+/// Multicast group of nf_tables (`NFNLGRP_NFTABLES`, `linux/netfilter/nfnetlink.h`).
+const NFTABLES: u32 = 7;
+
+/// `RTM_NEWROUTE` and `RTM_DELROUTE` (`linux/rtnetlink.h`).
+const ROUTE_MESSAGES: [u16; 2] = [24, 25];
+
+/// Where a route message has its protocol: `nlmsghdr`, then `rtm_protocol` of `rtmsg`.
+const ROUTE_PROTOCOL: usize = 16 + 5;
+
+/// Sockets that are readable when something has come, gone or changed.
 #[derive(Debug)]
 pub struct Monitor {
     sockets: Vec<Socket>,
+    /// In which a change is announced by `POLLPRI` (`proc(5)`): a namespace is held by a mount.
+    mounts: Option<File>,
 }
 
 impl Monitor {
@@ -23,28 +43,95 @@ impl Monitor {
     /// # Errors
     /// A socket can't be opened.
     pub fn links(kernel: &Kernel) -> io::Result<Self> {
-        let open = |ns: &Netns| {
-            ns.within(|| {
-                let mut socket = Socket::new(NETLINK_ROUTE)?;
-                socket.bind_auto()?;
-                socket.set_non_blocking(true)?;
-                socket.add_membership(LINKS)?;
-                Ok(socket)
-            })
-        };
-        Ok(Self { sockets: kernel.namespaces().map(open).collect::<io::Result<_>>()? })
+        Ok(Self { sockets: listen(kernel, &[LINKS])?, mounts: None })
+    }
+
+    /// Listens for everything that we keep.
+    ///
+    /// # Errors
+    /// A socket can't be opened.
+    pub fn everything(kernel: &Kernel) -> io::Result<Self> {
+        let mut sockets = listen(kernel, &[&[LINKS], &OTHERS[..]].concat())?;
+        // A kernel without nf_tables has nothing of ours in it.
+        sockets.extend(open(NETLINK_NETFILTER, &[NFTABLES]).ok());
+        Ok(Self { sockets, mounts: Some(File::open("/proc/self/mountinfo")?) })
     }
 
     /// What to poll.
-    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.sockets.iter().map(|socket| socket.as_fd())
+    pub fn fds(&self) -> impl Iterator<Item = PollFd<'_>> {
+        let sockets = self.sockets.iter().map(|s| PollFd::from_borrowed_fd(s.as_fd(), PollFlags::IN));
+        sockets.chain(self.mounts.iter().map(|file| PollFd::new(file, PollFlags::PRI)))
     }
 
-    /// Empties the sockets. What has changed is found by looking, so a lost message loses nothing.
-    pub fn drain(&self) {
-        let mut buffer = vec![0; 16384];
+    /// Empties the sockets. Whether anything was among it that may concern us: what has changed is found by looking, so
+    /// a lost message loses nothing.
+    pub fn drain(&self) -> bool {
+        let mut buffer = vec![0; 32768];
+        let mut concerns = false;
         for socket in &self.sockets {
-            while matches!(rustix::io::read(socket, &mut buffer), Ok(_) | Err(Errno::NOBUFS | Errno::INTR)) {}
+            loop {
+                match rustix::io::read(socket, &mut buffer) {
+                    Ok(n) => concerns |= messages(&buffer[..n]).any(may_concern_us),
+                    Err(Errno::NOBUFS) => concerns = true,
+                    Err(Errno::INTR) => {}
+                    Err(_) => break,
+                }
+            }
         }
+        concerns
+    }
+}
+
+/// All but routes of other protocols: bgpd's come by the hundred thousand.
+fn may_concern_us(message: &[u8]) -> bool {
+    let kind = u16::from_ne_bytes([message[4], message[5]]);
+    !ROUTE_MESSAGES.contains(&kind) || message.get(ROUTE_PROTOCOL) == Some(&OWNER_PROTOCOL)
+}
+
+fn messages(datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        let length = u32::from_ne_bytes(*rest.first_chunk()?) as usize;
+        let message = rest.get(..length).filter(|message| message.len() >= 16)?;
+        rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+        Some(message)
+    })
+}
+
+fn listen(kernel: &Kernel, groups: &[u32]) -> io::Result<Vec<Socket>> {
+    let listen = |ns: &Netns| ns.within(|| open(NETLINK_ROUTE, groups));
+    kernel.namespaces().map(listen).collect()
+}
+
+fn open(protocol: isize, groups: &[u32]) -> io::Result<Socket> {
+    let mut socket = Socket::new(protocol)?;
+    socket.bind_auto()?;
+    socket.set_non_blocking(true)?;
+    for &group in groups {
+        socket.add_membership(group)?;
+    }
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u16, protocol: u8) -> Vec<u8> {
+        let mut bytes = vec![0; 28];
+        bytes[..4].copy_from_slice(&28_u32.to_ne_bytes());
+        bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
+        bytes[ROUTE_PROTOCOL] = protocol;
+        bytes
+    }
+
+    #[test]
+    fn only_our_own_routes_concern_us() {
+        let concerns = |datagram: &[u8]| messages(datagram).any(may_concern_us);
+        assert!(!concerns(&message(24, 186)));
+        assert!(concerns(&message(25, OWNER_PROTOCOL)));
+        assert!(concerns(&message(16, 0)), "a link");
+        assert!(concerns(&[message(24, 186), message(21, 0)].concat()), "an address after a route");
+        assert!(!concerns(&[]) && !concerns(&[9; 7]) && !concerns(&[255; 40]));
     }
 }

@@ -2,11 +2,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// Where named namespaces are held (`NETNS_RUN_DIR` of iproute2).
@@ -84,6 +84,26 @@ impl Netns {
                 Some((name, Self::open(&path).ok()?))
             })
             .collect()
+    }
+
+    /// Whether this is the namespace that is held under `name`.
+    ///
+    /// # Errors
+    /// The open file can't be examined.
+    pub fn is_held_as(&self, name: &str) -> io::Result<bool> {
+        let own = self.file.metadata()?;
+        let held = fs::metadata(Self::path(name));
+        Ok(held.is_ok_and(|held| (held.dev(), held.ino()) == (own.dev(), own.ino())))
+    }
+
+    /// Ends the hold on the namespace called `name`. What still runs in it keeps it alive.
+    ///
+    /// # Errors
+    /// The mount or the file can't be removed.
+    pub fn release(name: &str) -> io::Result<()> {
+        let path = Self::path(name);
+        umount2(&path, MntFlags::MNT_DETACH).map_err(|e| because(e.into(), "unmount", &path))?;
+        fs::remove_file(&path).map_err(|e| because(e, "remove", &path))
     }
 
     /// Where a namespace of that name is held.

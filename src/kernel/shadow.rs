@@ -6,11 +6,14 @@
 //! exchanged. The kernel drops a copy with its interface, and passes over it while that has no carrier
 //! (`ignore_routes_with_linkdown`).
 
+use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::route::{
-    RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteProtocol, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -113,7 +116,8 @@ fn copy(mut route: RouteMessage) -> Option<RouteMessage> {
         return None;
     }
     route.header.protocol = PROTOCOL;
-    route.header.flags = RouteFlags::empty();
+    // Where zebra may not use next-hop objects, an IPv4 route leads to 169.254.0.1, which is in no subnet.
+    route.header.flags &= RouteFlags::Onlink;
     route.attributes.retain(|attribute| {
         matches!(
             attribute,
@@ -141,7 +145,56 @@ fn copy(mut route: RouteMessage) -> Option<RouteMessage> {
     hops.then_some(route)
 }
 
+fn destination(route: &RouteMessage) -> Option<(u32, IpNet)> {
+    let mut table = u32::from(route.header.table);
+    let mut address: Option<IpAddr> = None;
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Destination(RouteAddress::Inet(ip)) => address = Some((*ip).into()),
+            RouteAttribute::Destination(RouteAddress::Inet6(ip)) => address = Some((*ip).into()),
+            _ => {}
+        }
+    }
+    Some((table, IpNet::new(address?, route.header.destination_prefix_length).ok()?))
+}
+
+/// Removes the copies of routes to `prefixes` that have no original any more.
+fn remove_orphans(nl: &mut Netlink, prefixes: &BTreeSet<IpNet>) -> Result<usize, Refusal> {
+    let originals: BTreeSet<_> = dump(nl, RouteProtocol::Bgp)?.iter().filter_map(destination).collect();
+    let mut copies = dump(nl, PROTOCOL)?;
+    copies.retain(|copy| {
+        destination(copy).is_some_and(|at| prefixes.contains(&at.1) && !originals.contains(&at))
+    });
+    let count = copies.len();
+    copies.into_iter().for_each(|copy| delete(nl, copy));
+    Ok(count)
+}
+
 impl super::Kernel {
+    /// Where BGP routes of `table` in FRR's namespace, or their copies, lead.
+    ///
+    /// # Errors
+    /// The routes can't be read.
+    pub fn bgp_prefixes(&mut self, table: u32) -> io::Result<BTreeSet<IpNet>> {
+        let nl = self.router_netlink();
+        let mut prefixes = BTreeSet::new();
+        for protocol in [RouteProtocol::Bgp, PROTOCOL] {
+            let routes = dump(nl, protocol).map_err(|e| io::Error::other(e.to_string()))?;
+            let here = routes.iter().filter_map(destination).filter(|(number, _)| *number == table);
+            prefixes.extend(here.map(|(_, prefix)| prefix));
+        }
+        Ok(prefixes)
+    }
+
+    /// Removes from the reserve what leads to `prefixes` and has gone from FRR's own routes.
+    ///
+    /// # Errors
+    /// The routes can't be read.
+    pub fn unshadow_gone(&mut self, prefixes: &BTreeSet<IpNet>) -> io::Result<usize> {
+        remove_orphans(self.router_netlink(), prefixes).map_err(|e| io::Error::other(e.to_string()))
+    }
+
     /// Puts the BGP routes of FRR's namespace in reserve; `new_zebra` if one is about to start.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use super::{IfName, Route, Rule, Side};
 
 /// Everything that we keep in the kernel. What carries our mark and is not in here goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
     /// Links in the order in which they can be built.
     pub links: Vec<LinkSpec>,

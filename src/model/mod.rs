@@ -7,8 +7,8 @@ mod values;
 pub use desired::{Desired, LinkSpec, ReturnPath, SpecKind, Sysctl};
 pub use observed::{Address, Link, LinkKind, Marks, Namespaces, NsState, Role, Route, Rule, Side};
 pub use values::{
-    Asn, IfName, Invalid, MacAddr, Mtu, NamespaceName, Password, PeerAddr, Ranged, RouterId, TableId,
-    TemplatePath, Value, VrfName,
+    Asn, IfName, Invalid, MacAddr, Mtu, NamespaceName, Password, PeerAddr, Ranged, RebuildToken, RouterId,
+    TableId, TemplatePath, Value, VrfName,
 };
 
 /// The name under which everything of ours in the kernel is marked: link alias and nftables table.

@@ -187,6 +187,10 @@ impl Link {
     /// is set in the message that creates a link and the alias can only follow. A NIC has its alias first, and
     /// keeps it until it is home again with all its addresses.
     pub fn role(&self) -> Option<Role> {
+        // Its alias is the namespace's token; a loopback can't be made, moved or removed.
+        if self.name == "lo" {
+            return None;
+        }
         let Some(alias) = &self.alias else {
             let makeable = matches!(self.kind, LinkKind::Vrf(_) | LinkKind::Veth(_));
             return (makeable && self.group == OWNER_GROUP).then_some(Role::Made);

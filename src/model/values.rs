@@ -259,6 +259,29 @@ impl fmt::Display for NamespaceName {
     }
 }
 
+/// A word that tells one rebuild of the namespace from the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RebuildToken(String);
+
+impl RebuildToken {
+    /// The word.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Value for RebuildToken {
+    fn allowed() -> String {
+        "1-64 of A-Z a-z 0-9 . _ -".into()
+    }
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        if text.len() > 64 {
+            return Err(Invalid::new("longer than 64 characters"));
+        }
+        plain_name(text).map(Self)
+    }
+}
+
 /// The node's IPv4 address, which is also its BGP identifier (RFC 6286).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RouterId(Ipv4Addr);

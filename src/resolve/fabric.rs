@@ -26,8 +26,8 @@ pub struct Found {
 pub enum Search {
     /// All are there, in the order asked for.
     Complete(Vec<Found>),
-    /// These are not there yet; the words list what was seen instead.
-    Missing(Vec<MacAddr>, String),
+    /// These are not there (yet), the others are; the words list what was seen instead.
+    Missing(Vec<MacAddr>, Vec<Found>, String),
     /// More time won't help.
     Wrong(Vec<String>),
 }
@@ -59,7 +59,7 @@ pub fn find(macs: &[MacAddr], now: &Namespaces) -> Search {
     } else if missing.is_empty() {
         Search::Complete(found)
     } else {
-        Search::Missing(missing, list(all(now)))
+        Search::Missing(missing, found, list(all(now)))
     }
 }
 
@@ -168,7 +168,7 @@ mod tests {
         let macs: Vec<MacAddr> = macs.iter().map(|m| mac(m)).collect();
         match find(&macs, &now) {
             Search::Complete(found) => Ok(found.iter().map(|f| format!("{} {}", f.side, f.name)).collect()),
-            Search::Missing(_, seen) => Err(seen),
+            Search::Missing(_, _, seen) => Err(seen),
             Search::Wrong(problems) => Err(problems.join("; ")),
         }
     }

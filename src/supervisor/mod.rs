@@ -1,120 +1,171 @@
-//! The daemons as our children: one thread, one `poll` over signals, output and answers.
+//! The daemons as our children, and the node as it shall be: one thread, one `poll` over signals, output, answers and
+//! the kernel's word of what has changed.
 
+mod farewell;
+mod hold;
 mod output;
 mod policy;
+mod process;
+mod repairs;
 mod signals;
 
-use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use log::Level;
+use ipnet::IpNet;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
+use rustix::process::{WaitOptions, wait};
 
+use crate::config::{Config, OnStop};
 use crate::frr::daemons::{BIN_DIR, RUN_DIR};
-use crate::frr::vty::Ping;
-use crate::frr::{Daemon, Version};
-use crate::kernel::Kernel;
+use crate::frr::held::Place;
+use crate::frr::vty::{Answer, PING, Talk};
+use crate::frr::{Daemon, bfd, files};
+use crate::node::{Check, Node};
 
-use output::Lines;
-use policy::{Action, Event, Policy};
+use farewell::Farewell;
+use hold::{Hold, News};
+use policy::{Action, Event, PEERS_NOTICE, Policy, Terms};
+use process::Child;
+use repairs::{Found, Repairs};
 pub use signals::Signals;
 
 /// How often a starting daemon is asked whether it answers: it takes some 50 ms, and only then is asked at all.
 const ASK_EVERY: Duration = Duration::from_millis(5);
 
+/// How often bfdd is asked about its sessions while they may be new.
+const BFD_EVERY: Duration = Duration::from_millis(200);
+
+/// For how long they may be, after a daemon was started. Later the rounds of questions see what changes.
+const BFD_NEW: Duration = Duration::from_secs(30);
+
+/// From the end of a hold until FRR's own routes are what they will be.
+const RELEASED: Duration = Duration::from_secs(5);
+
+/// Why the loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// A signal asked for it.
+    Stopped,
+    /// FRR's namespace is not held any more, and how that came.
+    NamespaceGone(&'static str),
+}
+
 /// The daemons and everything that the loop looks at.
 #[derive(Debug)]
-pub struct Supervisor<'a> {
+pub struct Supervisor<'a, 'n> {
+    node: &'a mut Node<'n>,
+    signals: &'a mut Signals,
     daemons: Vec<&'static Daemon>,
-    with_file: Vec<&'static Daemon>,
-    version: Version,
-    kernel: &'a mut Kernel,
-    window: Duration,
-    /// When the reserve routes go.
-    reserve_until: Option<Instant>,
-    signals: Signals,
+    /// frr.conf, and what of it daemons read by themselves.
+    text: String,
+    parts: Vec<(&'static str, String)>,
     policy: Policy,
     children: Vec<Option<Child>>,
     /// Daemons whose first answer we wait for.
-    pings: Vec<Waiting>,
+    starting: Vec<Waiting>,
+    /// Daemons that were asked whether they still answer. Nobody waits for these answers: they are looked at whenever
+    /// something else wakes us.
+    asked: Vec<(usize, Option<Talk>)>,
+    /// Those that have answered the first of several questions, and so live.
+    answering: Vec<(usize, Talk)>,
+    /// bfdd while its sessions may be new, and until when.
+    bfd: Option<(Waiting, Instant)>,
+    /// The BFD sessions as bfdd had them last.
+    sessions: Vec<bfd::Session>,
+    /// Those of a bfdd that is gone, and when to tell their peers: after bgpd's end, so that BGP is in graceful restart.
+    bow_out: Option<(Instant, Vec<bfd::Session>)>,
+    hold: Hold,
+    /// What bgpd announced before it went is looked at when the reserve for it is gone.
+    released: Option<(Instant, BTreeSet<IpNet>)>,
+    repairs: Repairs,
+    /// When the reserve routes go.
+    reserve_until: Option<Instant>,
     /// vtysh runs that load the configuration: the one under way, and those after it.
     load: Option<Child>,
     load_queue: VecDeque<Option<&'static str>>,
     load_well: bool,
-    stopping: bool,
+    farewell: Option<Farewell>,
+    end: Option<End>,
     finished: bool,
-}
-
-#[derive(Debug)]
-struct Child {
-    name: &'static str,
-    pid: Pid,
-    /// `None` once the program has closed it.
-    output: Option<File>,
-    lines: Lines,
-    /// The last thing it said, for the line about its end.
-    last: String,
-    /// We ended it ourselves.
-    killed: bool,
 }
 
 #[derive(Debug)]
 struct Waiting {
     daemon: usize,
-    ping: Option<Ping>,
+    talk: Option<Talk>,
     ask_at: Instant,
 }
 
-impl<'a> Supervisor<'a> {
-    /// Takes the daemons, to be run in FRR's namespace; those `with_file` read their configuration from a file,
-    /// the others get it from vtysh. Routes are kept in reserve for `window` after a death.
-    pub fn new(
-        version: Version,
-        daemons: &[&'static Daemon],
-        with_file: &[&'static Daemon],
-        kernel: &'a mut Kernel,
-        window: Duration,
-        signals: Signals,
-    ) -> Self {
+impl<'a, 'n> Supervisor<'a, 'n> {
+    /// Takes a node that is set up.
+    ///
+    /// # Errors
+    /// The configuration in force can't be read.
+    pub fn new(node: &'a mut Node<'n>, signals: &'a mut Signals) -> io::Result<Self> {
         let now = Instant::now();
-        Self {
-            policy: Policy::new(daemons, with_file, now),
-            with_file: with_file.to_vec(),
+        let daemons = node.daemons();
+        let (text, parts) = files::parts(node.version)?;
+        let readers: Vec<_> =
+            daemons.iter().copied().filter(|d| parts.iter().any(|(name, _)| *name == d.name)).collect();
+        let sessions = files::bfd_sessions();
+        let terms = Terms {
+            daemons: &daemons,
+            with_file: &readers,
+            patience: Duration::from_secs(node.config.liveness_s.into()),
+            may_fall_back: files::may_fall_back(),
+            peers_to_tell: !sessions.is_empty(),
+            seed: std::process::id() ^ now.elapsed().subsec_nanos() ^ u32::from(node.config.node_ip.get()),
+        };
+        Ok(Self {
+            policy: Policy::new(terms, now),
             children: daemons.iter().map(|_| None).collect(),
-            daemons: daemons.to_vec(),
-            version,
-            kernel,
-            window,
+            daemons,
+            text,
+            parts,
+            starting: vec![],
+            asked: vec![],
+            answering: vec![],
+            bfd: None,
+            bow_out: Some((now + PEERS_NOTICE, sessions)),
+            sessions: vec![],
+            hold: Hold::new(
+                place(node.config),
+                Path::new(RUN_DIR).join("bgpd.vty"),
+                Duration::from_secs(node.config.metallb.hold_s.into()),
+                files::services(),
+                now,
+            ),
+            released: None,
+            repairs: Repairs::default(),
             reserve_until: None,
-            signals,
-            pings: vec![],
             load: None,
             load_queue: VecDeque::new(),
             load_well: true,
-            stopping: false,
+            farewell: None,
+            end: None,
             finished: false,
-        }
+            node,
+            signals,
+        })
     }
 
-    /// Runs the daemons until a signal asks for the end and all of them are gone.
+    /// Runs the daemons until a signal asks for the end, or their namespace is gone, and all of them are gone.
     ///
     /// # Errors
     /// The loop itself can't go on.
-    pub fn run(mut self) -> io::Result<()> {
+    pub fn run(mut self) -> io::Result<End> {
         let mut events = VecDeque::from([Event::Tick]);
         // What an earlier instance left needs cover while the new daemons settle; copies that it left itself may
         // be all that there is of some routes.
+        self.hold_services();
         self.cover(true);
-        self.reserve_until = Some(Instant::now() + self.window);
+        self.reserve_until = Some(Instant::now() + self.window());
         loop {
             while let Some(event) = events.pop_front() {
                 let now = Instant::now();
@@ -123,10 +174,18 @@ impl<'a> Supervisor<'a> {
                 }
             }
             if self.finished {
-                return Ok(());
+                return Ok(self.end.unwrap_or(End::Stopped));
             }
             self.wait(&mut events)?;
         }
+    }
+
+    /// How long routes are kept in reserve after a death.
+    fn window(&self) -> Duration {
+        let config = self.node.config;
+        // What is held must be reached.
+        let hold = if self.hold.deadline().is_some() { config.metallb.hold_s + 5 } else { 0 };
+        Duration::from_secs(config.timers.restart_s.max(hold).into())
     }
 
     fn act(&mut self, action: Action, events: &mut VecDeque<Event>) {
@@ -135,13 +194,31 @@ impl<'a> Supervisor<'a> {
                 Ok(child) => {
                     log::info!("{} started, pid {}", child.name, child.pid);
                     self.children[i] = Some(child);
-                    self.pings.push(Waiting { daemon: i, ping: None, ask_at: Instant::now() });
+                    self.starting.push(Waiting { daemon: i, talk: None, ask_at: Instant::now() });
                 }
                 Err(e) => {
                     log::error!("{}: cannot be started: {e}", self.daemons[i].name);
                     events.push_back(Event::Exited(i));
                 }
             },
+            Action::Look => {
+                if self.node.sysctls_have_changed() {
+                    self.repairs.changed(Instant::now());
+                }
+                // A connection that was refused is tried again, and is no answer meanwhile.
+                let refused = self.asked.iter().filter(|(_, talk)| talk.is_none()).map(|(i, _)| *i);
+                let refused: Vec<usize> = refused.collect();
+                self.asked.retain(|(_, talk)| talk.is_some());
+                refused.into_iter().for_each(|i| self.ask(i));
+            }
+            Action::Ask(i) => self.ask(i),
+            Action::Abort(i) => {
+                if let Some(child) = &self.children[i] {
+                    let s = self.node.config.liveness_s;
+                    log::error!("{} (pid {}) has not answered for {s} s: ending it", child.name, child.pid);
+                    child.abort();
+                }
+            }
             Action::Kill(i) => {
                 if let Some(child) = &mut self.children[i] {
                     log::info!("{}: killing pid {}", child.name, child.pid);
@@ -165,16 +242,65 @@ impl<'a> Supervisor<'a> {
             Action::Incomplete => log::error!(
                 "all daemons answer, but not all of the configuration could be loaded: see vtysh's words above"
             ),
+            Action::Keep => match files::keep() {
+                Ok(()) => log::debug!("this configuration has held, and is kept"),
+                Err(e) => log::warn!("the configuration can't be kept: {e}"),
+            },
+            Action::FallBack(i) => {
+                let name = self.daemons[i].name;
+                match files::fall_back() {
+                    Ok(()) => log::error!(
+                        "{name} keeps dying under this configuration: back to the last one that held (the other is \
+                         /run/frr/frr.conf.bad)"
+                    ),
+                    Err(e) => {
+                        log::error!("{name} keeps dying, and the last good configuration can't be used: {e}")
+                    }
+                }
+                self.read_parts();
+            }
             Action::Finished => self.finished = true,
         }
     }
 
-    fn start(&self, i: usize) -> io::Result<Child> {
+    /// Asks a daemon what we want to know of it in each round.
+    fn ask(&mut self, i: usize) {
         let daemon = self.daemons[i];
+        let questions = match daemon.name {
+            "bfdd" => bfd::QUESTIONS.map(str::to_owned).to_vec(),
+            "bgpd" => self.hold.questions(),
+            _ => vec![PING.to_owned()],
+        };
+        self.asked.push((i, Talk::begin(&socket(daemon), questions).ok()));
+    }
+
+    /// Takes in what a daemon said to that.
+    fn learn(&mut self, i: usize, answers: &[Answer]) {
+        match self.daemons[i].name {
+            "bfdd" => bfd::take_in(&mut self.sessions, answers),
+            "bgpd" => self.hold.heard(answers),
+            _ => {}
+        }
+    }
+
+    fn read_parts(&mut self) {
+        match files::parts(self.node.version) {
+            Ok((text, parts)) => (self.text, self.parts) = (text, parts),
+            Err(e) => log::error!("{e}"),
+        }
+    }
+
+    fn start(&mut self, i: usize) -> io::Result<Child> {
+        let daemon = self.daemons[i];
+        let part = self.parts.iter().find(|(name, _)| *name == daemon.name).map(|(_, text)| text.clone());
+        if let Some(text) = &part {
+            let more = if daemon.name == "bgpd" { self.hold.configuration() } else { String::new() };
+            files::write_part(daemon, &(text.clone() + &more))?;
+        }
         let mut command = Command::new(Path::new(BIN_DIR).join(daemon.name));
-        command.args(daemon.arguments(self.version, self.with_file.contains(&daemon)));
+        command.args(daemon.arguments(self.node.version, part.is_some()));
         // A child begins in the namespace of the thread that starts it.
-        self.kernel.router_ns().within(|| spawn(daemon.name, command))
+        self.node.kernel.router_ns().within(|| Child::spawn(daemon.name, command))
     }
 
     fn end_load(&mut self) {
@@ -188,20 +314,85 @@ impl<'a> Supervisor<'a> {
     /// Keeps the BGP routes in reserve, before anyone has a chance to remove them.
     fn cover(&mut self, new_zebra: bool) {
         let begin = Instant::now();
-        match self.kernel.shadow(new_zebra) {
+        match self.node.kernel.shadow(new_zebra) {
             Ok(0) => {}
             Ok(n) => {
-                let (us, s) = (begin.elapsed().as_micros(), self.window.as_secs());
+                let (us, s) = (begin.elapsed().as_micros(), self.window().as_secs());
                 log::info!("{n} routes are in reserve for {s} s ({us} µs)");
-                self.reserve_until = Some(Instant::now() + self.window);
+                self.reserve_until = Some(Instant::now() + self.window());
             }
             Err(e) => log::error!("routes can't be kept in reserve: {e}; some packets may be lost"),
         }
     }
 
+    /// Keeps what the speaker announced in front of the leaves until it can say so again itself.
+    fn hold_services(&mut self) {
+        let config = self.node.config;
+        let allowed = |prefix: &IpNet| {
+            config.metallb.allowed.is_empty() || config.metallb.allowed.iter().any(|net| net.contains(prefix))
+        };
+        match self.node.kernel.bgp_prefixes(config.metallb.table.get()) {
+            Ok(mut prefixes) => {
+                prefixes.retain(allowed);
+                let n = self.hold.bgpd_is_gone(&prefixes, Instant::now());
+                if n > 0 && self.parts.iter().any(|(name, _)| *name == "bgpd") {
+                    log::info!(
+                        "{n} services stay announced until the speaker is back, for {} s at most",
+                        config.metallb.hold_s
+                    );
+                }
+            }
+            Err(e) => log::warn!("the services can't be read, none stays announced: {e}"),
+        }
+    }
+
+    fn hear_of_services(&mut self, now: Instant) {
+        let bgpd = self.daemons.iter().position(|d| d.name == "bgpd").filter(|&i| self.children[i].is_some());
+        let starting = self.starting.iter().any(|waiting| Some(waiting.daemon) == bgpd);
+        let text = self.parts.iter().find(|(name, _)| *name == "bgpd").map(|(_, text)| text.as_str());
+        match self.hold.step(text.filter(|_| bgpd.is_some() && !starting), now) {
+            None => {}
+            Some(News::Learnt) => {
+                if let Err(e) = files::keep_services(self.hold.known()) {
+                    log::warn!("{e}: after a crash of ours no service stays announced");
+                }
+            }
+            Some(News::Released(prefixes, true)) => {
+                log::info!("the speaker is back: {} services are announced by it again", prefixes.len());
+                self.released = Some((now + RELEASED, prefixes.into_iter().collect()));
+            }
+            Some(News::Released(prefixes, false)) => {
+                let list: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
+                log::error!(
+                    "the speaker has not come back for {} s (METALLB_HOLD_TIME): no longer announced: {}",
+                    self.node.config.metallb.hold_s,
+                    list.join(", ")
+                );
+                self.released = Some((now + RELEASED, prefixes.into_iter().collect()));
+            }
+        }
+        if let Some((_, prefixes)) = self.released.take_if(|(at, _)| *at <= now) {
+            match self.node.kernel.unshadow_gone(&prefixes) {
+                Ok(0) => {}
+                Ok(n) => log::info!("{n} reserve routes to services that are gone removed"),
+                Err(e) => log::error!("reserve routes can't be removed: {e}"),
+            }
+        }
+    }
+
+    /// Tells the BFD peers that bfdd is away on purpose.
+    fn bow_out(&mut self, sessions: &[bfd::Session]) {
+        let told = self.node.kernel.router_ns().within(|| Ok(bfd::bow_out(sessions)));
+        match told.and_then(|told| told) {
+            Ok(0) => {}
+            Ok(n) => log::info!("{n} BFD peers know that bfdd is away"),
+            Err(e) => log::warn!("BFD peers can't be told that bfdd is away: {e}; they may tear BGP down"),
+        }
+    }
+
     fn uncover(&mut self) {
         self.reserve_until = None;
-        match self.kernel.unshadow() {
+        match self.node.kernel.unshadow() {
             Ok(0) => {}
             Ok(n) => log::info!("{n} reserve routes removed"),
             Err(e) => log::error!("reserve routes can't be removed: {e}"),
@@ -216,7 +407,7 @@ impl<'a> Supervisor<'a> {
             if let Some(name) = daemon {
                 command.args(["-d", name]);
             }
-            match spawn("vtysh", command) {
+            match Child::spawn("vtysh", command) {
                 Ok(child) => {
                     self.load = Some(child);
                     return;
@@ -230,40 +421,127 @@ impl<'a> Supervisor<'a> {
         events.push_back(Event::Loaded(self.load_well));
     }
 
+    /// When there is something to do although nothing happens.
+    fn next_deadline(&self) -> Option<Instant> {
+        let waiting = self.starting.iter().chain(self.bfd.iter().map(|(waiting, _)| waiting));
+        let asks = waiting.filter(|w| w.talk.is_none()).map(|w| w.ask_at);
+        let bow_out = self.bow_out.as_ref().map(|(at, _)| *at);
+        let repairs = self.repairs.due().filter(|_| self.end.is_none());
+        let others = [self.policy.next_deadline(), self.reserve_until, repairs, bow_out];
+        let farewell = self.farewell.as_ref().map(Farewell::deadline);
+        let released = self.released.as_ref().map(|(at, _)| *at);
+        let farewell = farewell.into_iter().chain(self.hold.deadline()).chain(released);
+        asks.chain(others.into_iter().flatten()).chain(farewell).min()
+    }
+
     /// Waits until something happens and turns it into events.
     fn wait(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
         let now = Instant::now();
-        if self.reserve_until.is_some_and(|until| until <= now) {
-            self.uncover();
-        }
-        let asks = self.pings.iter().filter(|w| w.ping.is_none()).map(|w| w.ask_at);
-        let deadlines = asks.chain(self.policy.next_deadline()).chain(self.reserve_until);
-        let timeout = deadlines.min().map(|at| at.saturating_duration_since(now));
-        {
-            let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
+        let timeout = self.next_deadline().map(|at| at.saturating_duration_since(now));
+        let mounts_changed = {
+            let mut fds = vec![PollFd::new(&*self.signals, PollFlags::IN)];
+            fds.extend(self.node.fds());
             let children = self.children.iter().chain([&self.load]).flatten();
             let outputs = children.filter_map(|child| child.output.as_ref());
             fds.extend(outputs.map(|output| PollFd::new(output, PollFlags::IN)));
-            let pings = self.pings.iter().filter_map(|w| w.ping.as_ref());
-            fds.extend(pings.map(|ping| PollFd::from_borrowed_fd(ping.as_fd(), PollFlags::IN)));
+            let waiting = self.starting.iter().chain(self.bfd.iter().map(|(waiting, _)| waiting));
+            let talks = waiting
+                .filter_map(|w| w.talk.as_ref())
+                .chain(self.hold.talks())
+                .chain(self.answering.iter().map(|(_, talk)| talk));
+            fds.extend(
+                talks
+                    .chain(self.farewell.iter().filter_map(Farewell::talk))
+                    .map(|talk| PollFd::new(talk, PollFlags::IN)),
+            );
             match poll(&mut fds, timeout.and_then(|t| Timespec::try_from(t).ok()).as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
             }
-        }
+            fds.iter().any(|fd| fd.revents().contains(PollFlags::PRI))
+        };
+        let now = Instant::now();
         for child in self.children.iter_mut().chain([&mut self.load]).flatten() {
             child.read();
         }
-        if self.signals.stop_requested() {
-            log::info!("stopping: the peers keep our routes and the kernel its own");
-            self.end_load();
-            self.stopping = true;
-            events.push_back(Event::Stop);
+        if self.signals.take_stop() && self.end.is_none() {
+            self.stop(events);
         }
         self.reap(events)?;
-        self.ask(events);
+        self.hear(events);
+        if self.farewell.as_mut().is_some_and(|farewell| farewell.is_over(now)) {
+            self.farewell = None;
+            events.push_back(Event::Stop);
+        }
+        if let Some((_, sessions)) = self.bow_out.take_if(|(at, _)| *at <= now) {
+            self.bow_out(&sessions);
+        }
+        self.hear_of_services(now);
+        if self.node.has_changed() || mounts_changed {
+            self.repairs.changed(now);
+        }
+        if self.end.is_none() && self.repairs.due().is_some_and(|due| due <= now) {
+            self.look(events);
+        }
+        if self.reserve_until.is_some_and(|until| until <= now) {
+            self.uncover();
+        }
         events.push_back(Event::Tick);
         Ok(())
+    }
+
+    fn stop(&mut self, events: &mut VecDeque<Event>) {
+        self.end = Some(End::Stopped);
+        self.end_load();
+        let config = self.node.config;
+        let word = files::on_stop().unwrap_or(config.on_stop);
+        let bgpd = self.daemons.iter().position(|d| d.name == "bgpd").filter(|&i| self.children[i].is_some());
+        match bgpd {
+            Some(i) if word == OnStop::Withdraw || self.signals.withdraw_requested() => {
+                let drain = Duration::from_secs(config.drain_s.into());
+                log::info!(
+                    "stopping: asking the peers to prefer other paths, taking leave in {} s",
+                    config.drain_s
+                );
+                self.farewell =
+                    Some(Farewell::begin(socket(self.daemons[i]), &self.text, drain, Instant::now()));
+            }
+            _ => {
+                log::info!("stopping: the peers keep our routes and the kernel its own");
+                events.push_back(Event::Stop);
+            }
+        }
+    }
+
+    /// Looks after the kernel's state, and puts right what is not as it should be.
+    fn look(&mut self, events: &mut VecDeque<Event>) {
+        let begin = Instant::now();
+        let found = match self.node.check() {
+            Check::Sound => Found::Nothing,
+            Check::Repaired(last) => {
+                log::warn!("put right in {} µs, at last: {last}", begin.elapsed().as_micros());
+                Found::Repaired
+            }
+            Check::Reconfigured => {
+                log::warn!("a fabric interface has another name: FRR gets another configuration");
+                self.read_parts();
+                events.push_back(Event::Reconfigured { may_fall_back: files::may_fall_back() });
+                Found::Repaired
+            }
+            Check::Failed => Found::Failed,
+            Check::Gone(how) => {
+                self.end = Some(End::NamespaceGone(how));
+                self.end_load();
+                events.push_back(Event::Stop);
+                Found::Nothing
+            }
+        };
+        if let Some(wait) = self.repairs.looked(found, Instant::now()) {
+            log::error!(
+                "too many repairs: another program undoes them (see what was put right above); the next look is in {} s",
+                wait.as_secs()
+            );
+        }
     }
 
     /// Collects every dead child, ours and, as PID 1, those that others left to us.
@@ -278,15 +556,30 @@ impl<'a> Supervisor<'a> {
             let is = |child: &Option<Child>| child.as_ref().is_some_and(|c| c.pid == pid);
             if let Some(i) = self.children.iter().position(is) {
                 if let Some(mut child) = self.children[i].take() {
+                    if self.daemons[i].name == "bgpd" && self.end.is_none() {
+                        self.hold_services();
+                    }
                     // At a stop no one is left who could take them away.
-                    if self.daemons[i].holds_routes && !self.stopping {
+                    if self.daemons[i].holds_routes && self.end.is_none() {
                         let zebra = self.daemons.iter().position(|d| d.name == "zebra");
                         self.cover(zebra.is_none_or(|zebra| self.children[zebra].is_none()));
                     }
                     child.finish();
-                    self.pings.retain(|w| w.daemon != i);
-                    let level = if child.killed { Level::Info } else { Level::Warn };
-                    log::log!(level, "{} (pid {pid}) is gone: {status}{}", child.name, child.epitaph());
+                    self.starting.retain(|w| w.daemon != i);
+                    self.asked.retain(|(daemon, _)| *daemon != i);
+                    self.answering.retain(|(daemon, _)| *daemon != i);
+                    if self.daemons[i].holds_sessions {
+                        self.bfd = None;
+                        let sessions = std::mem::take(&mut self.sessions);
+                        self.bow_out = Some((Instant::now() + PEERS_NOTICE, sessions));
+                    }
+                    log::log!(
+                        child.level(),
+                        "{} (pid {pid}) is gone: {status}{}",
+                        child.name,
+                        child.epitaph()
+                    );
+                    files::sweep(child.name, pid);
                     events.push_back(Event::Exited(i));
                 }
             } else if is(&self.load) {
@@ -304,82 +597,99 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Asks starting daemons whether they answer, and takes in the answers.
-    fn ask(&mut self, events: &mut VecDeque<Event>) {
+    /// Takes in what daemons have to say, and asks those again that are not there yet.
+    fn hear(&mut self, events: &mut VecDeque<Event>) {
         let now = Instant::now();
+        let before = self.sessions.clone();
         let daemons = &self.daemons;
-        self.pings.retain_mut(|waiting| {
-            if waiting.ping.is_none() && waiting.ask_at <= now {
-                let path = Path::new(RUN_DIR).join(daemons[waiting.daemon].name).with_extension("vty");
-                waiting.ping = Ping::send(&path).ok();
-                waiting.ask_at = now + ASK_EVERY;
-            }
-            match waiting.ping.as_mut().map(Ping::receive) {
-                Some(Ok(true)) => {
-                    events.push_back(Event::Answered(waiting.daemon));
-                    return false;
+        self.starting.retain_mut(|waiting| match waiting.hear(daemons, &[PING], ASK_EVERY, now) {
+            Some(_) => {
+                events.push_back(Event::Answered(waiting.daemon));
+                let bfdd = daemons.iter().position(|d| d.holds_sessions);
+                if let Some(daemon) = bfdd.filter(|&i| self.children[i].is_some()) {
+                    self.bfd = Some((Waiting { daemon, talk: None, ask_at: now }, now + BFD_NEW));
                 }
-                // A socket that a dead predecessor left, or a daemon not quite there: ask anew.
-                Some(Err(_)) => waiting.ping = None,
-                Some(Ok(false)) | None => {}
+                false
             }
-            true
+            None => true,
         });
-    }
-}
-
-/// Starts a program with its output in our pipe, in a process group of its own so that no terminal signal reaches it.
-fn spawn(name: &'static str, mut command: Command) -> io::Result<Child> {
-    let (read, write): (OwnedFd, OwnedFd) = pipe_with(PipeFlags::CLOEXEC)?;
-    rustix::io::ioctl_fionbio(&read, true)?;
-    command.stdin(Stdio::null()).stdout(write.try_clone()?).stderr(write).process_group(0);
-    let child = command.spawn()?;
-    Ok(Child {
-        name,
-        pid: Pid::from_child(&child),
-        output: Some(read.into()),
-        lines: Lines::default(),
-        last: String::new(),
-        killed: false,
-    })
-}
-
-impl Child {
-    /// Reads what there is, and no more than a pipe holds, so that a chatterbox can't keep us.
-    fn read(&mut self) {
-        let mut buffer = [0; 16384];
-        for _ in 0..4 {
-            let Some(output) = &mut self.output else { return };
-            match output.read(&mut buffer) {
-                Ok(0) => self.output = None,
-                Ok(n) => {
-                    let (name, last) = (self.name, &mut self.last);
-                    self.lines.push(&buffer[..n], |line| say(name, line, last));
+        let mut heard = Vec::new();
+        for (i, talk) in std::mem::take(&mut self.asked) {
+            let Some(mut talk) = talk else {
+                self.asked.push((i, None));
+                continue;
+            };
+            match talk.receive() {
+                Ok(Some(answers)) => heard.push((i, answers)),
+                Ok(None) if talk.is_heard() => {
+                    events.push_back(Event::Answered(i));
+                    self.answering.push((i, talk));
                 }
-                Err(_) => return,
+                // The policy knows how long to wait for an answer that does not come.
+                Ok(None) => self.asked.push((i, Some(talk))),
+                Err(_) => self.asked.push((i, None)),
             }
         }
-    }
-
-    /// Ends it at once. It can only be gone already, and then its death is about to be seen.
-    fn kill(&mut self) {
-        self.killed = true;
-        let _ = kill_process(self.pid, Signal::KILL);
-    }
-
-    fn finish(&mut self) {
-        self.read();
-        let (name, last) = (self.name, &mut self.last);
-        self.lines.flush(|line| say(name, line, last));
-    }
-
-    fn epitaph(&self) -> String {
-        if self.last.is_empty() { String::new() } else { format!("; its last words: {}", self.last) }
+        events.extend(heard.iter().map(|(i, _)| Event::Answered(*i)));
+        for (i, mut talk) in std::mem::take(&mut self.answering) {
+            match talk.receive() {
+                Ok(Some(answers)) => heard.push((i, answers)),
+                Ok(None) => self.answering.push((i, talk)),
+                Err(_) => {}
+            }
+        }
+        for (i, answers) in heard {
+            self.learn(i, &answers);
+        }
+        if let Some((waiting, until)) = &mut self.bfd {
+            if let Some(answers) = waiting.hear(&self.daemons, &bfd::QUESTIONS, BFD_EVERY, now) {
+                bfd::take_in(&mut self.sessions, &answers);
+            }
+            if *until <= now {
+                self.bfd = None;
+            }
+        }
+        if self.sessions != before
+            && let Err(e) = files::keep_bfd_sessions(&self.sessions)
+        {
+            log::warn!("{e}: after a crash of ours BFD peers may tear BGP down");
+        }
     }
 }
 
-fn say(name: &str, line: &str, last: &mut String) {
-    let (level, message) = output::parse(line);
-    log::log!(target: name, level, "{message}");
-    message.clone_into(last);
+impl Waiting {
+    /// Asks if it is time to, and returns the answers when they have come.
+    fn hear(
+        &mut self,
+        daemons: &[&'static Daemon],
+        questions: &[&str],
+        every: Duration,
+        now: Instant,
+    ) -> Option<Vec<Answer>> {
+        if self.talk.is_none() && self.ask_at <= now {
+            self.talk = Talk::begin(&socket(daemons[self.daemon]), questions.iter().copied()).ok();
+            self.ask_at = now + every;
+        }
+        match self.talk.as_mut().map(Talk::receive) {
+            Some(Ok(Some(answers))) => {
+                self.talk = None;
+                Some(answers)
+            }
+            // A socket that a dead predecessor left, or a daemon not quite there: ask anew.
+            Some(Err(_)) => {
+                self.talk = None;
+                None
+            }
+            Some(Ok(None)) | None => None,
+        }
+    }
+}
+
+fn place(config: &Config) -> Place {
+    let metallb = &config.metallb;
+    Place { asn: config.asn, vrf_asn: metallb.asn, vrf: metallb.vrf.clone() }
+}
+
+fn socket(daemon: &Daemon) -> PathBuf {
+    Path::new(RUN_DIR).join(daemon.name).with_extension("vty")
 }

@@ -18,6 +18,15 @@ const RELOAD_DELAY: Duration = Duration::from_secs(1);
 const LOAD_LIMIT: Duration = Duration::from_secs(120);
 /// Attempts to load the configuration before it is left as it is.
 const LOAD_ATTEMPTS: u32 = 5;
+/// How often all daemons are asked whether they still answer.
+const ROUND: Duration = Duration::from_secs(3);
+/// A daemon that hangs has so long to write down where, before it is killed.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// From the death of a daemon that held sessions with peers until those that it took along are started: by then the
+/// peers have noticed that bgpd is gone, and have been told of the other.
+pub const PEERS_NOTICE: Duration = Duration::from_millis(300);
+/// Deaths in a row under a configuration that has never held before the last one that did is taken back.
+const CRASHES: u32 = 3;
 
 /// What happened. Daemons go by their index in the list that the policy was made with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +39,11 @@ pub enum Event {
     Exited(usize),
     /// The load that was asked for is over; whether it went well.
     Loaded(bool),
+    /// Another configuration is in force; whether there is an older one that held.
+    Reconfigured {
+        /// There is one.
+        may_fall_back: bool,
+    },
     /// End everything.
     Stop,
 }
@@ -39,6 +53,12 @@ pub enum Event {
 pub enum Action {
     /// Start the daemon and watch for its first answer.
     Start(usize),
+    /// Look at what nobody announces.
+    Look,
+    /// Ask a daemon that runs whether it still answers.
+    Ask(usize),
+    /// End the daemon, which hangs, so that it says where.
+    Abort(usize),
     /// End the daemon at once. Its sockets close without a goodbye, so the peers keep our routes, and
     /// the kernel keeps its own.
     Kill(usize),
@@ -50,15 +70,27 @@ pub enum Action {
     Complete,
     /// Every daemon runs, some with less than their configuration.
     Incomplete,
+    /// The configuration in force has held for a while: keep a copy of it.
+    Keep,
+    /// Put the kept configuration in the place of the one in force: this daemon dies of it.
+    FallBack(usize),
     /// Every daemon is gone after a stop.
     Finished,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    Down { not_before: Instant },
-    Starting { since: Instant },
+    Down {
+        not_before: Instant,
+    },
+    Starting {
+        since: Instant,
+    },
     Ready,
+    /// Was told to abort.
+    Aborting {
+        since: Instant,
+    },
 }
 
 #[derive(Debug)]
@@ -71,11 +103,15 @@ struct State {
     failures: u32,
     /// Killed by us; its death is no failure.
     expected: bool,
+    /// Not started before.
+    held_until: Instant,
     /// Comes up with its configuration.
     reads_file: bool,
     configured: bool,
     /// The configuration could not be loaded, and that is how it stays.
     given_up: bool,
+    /// When it was asked whether it still answers, if it has not answered yet.
+    asked: Option<Instant>,
 }
 
 /// The state of all daemons.
@@ -87,33 +123,73 @@ pub struct Policy {
     load_began: Instant,
     load_attempts: u32,
     load_not_before: Instant,
-    complete: bool,
+    /// Since when every daemon runs with its configuration.
+    complete: Option<Instant>,
     stopping: bool,
+    /// The next round of questions.
+    round: Instant,
+    /// How long an answer may take.
+    patience: Duration,
+    /// The configuration in force has not held for long enough yet.
+    unproven: bool,
+    /// There is an older configuration that held.
+    may_fall_back: bool,
+    random: u32,
+}
+
+/// What a [`Policy`] starts from.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms<'a> {
+    /// All daemons to run.
+    pub daemons: &'a [&'static Daemon],
+    /// Those that configure themselves from a file.
+    pub with_file: &'a [&'static Daemon],
+    /// A daemon that leaves a question unanswered for so long hangs.
+    pub patience: Duration,
+    /// There is a configuration that held, other than the one in force.
+    pub may_fall_back: bool,
+    /// Peers have to be told that such a daemon of an earlier instance is gone.
+    pub peers_to_tell: bool,
+    /// Any number, so that nodes don't restart in step.
+    pub seed: u32,
 }
 
 impl Policy {
     /// Nothing runs yet. The first [`Event::Tick`] starts what needs nothing else.
-    /// Daemons `with_file` configure themselves.
-    pub fn new(daemons: &[&'static Daemon], with_file: &[&'static Daemon], now: Instant) -> Self {
+    pub fn new(terms: Terms<'_>, now: Instant) -> Self {
         let state = |&daemon| State {
             daemon,
             phase: Phase::Down { not_before: now },
             started: now,
             failures: 0,
             expected: false,
-            reads_file: with_file.contains(&daemon),
+            held_until: now,
+            reads_file: terms.with_file.contains(&daemon),
             configured: false,
             given_up: false,
+            asked: None,
         };
-        Self {
-            states: daemons.iter().map(state).collect(),
+        let mut policy = Self {
+            states: terms.daemons.iter().map(state).collect(),
             loading: vec![],
             load_began: now,
             load_attempts: 0,
             load_not_before: now,
-            complete: false,
+            complete: None,
             stopping: false,
+            round: now + ROUND,
+            patience: terms.patience,
+            unproven: true,
+            may_fall_back: terms.may_fall_back,
+            // Xorshift never leaves zero.
+            random: terms.seed | 1,
+        };
+        for i in 0..policy.states.len() {
+            if terms.peers_to_tell && policy.states[i].daemon.holds_sessions {
+                policy.take_along(i, now, &mut vec![]);
+            }
         }
+        policy
     }
 
     /// Takes an event in and says what to do now.
@@ -123,11 +199,18 @@ impl Policy {
             Event::Tick => {}
             Event::Answered(i) => {
                 let state = &mut self.states[i];
-                state.phase = Phase::Ready;
-                state.configured = state.reads_file;
+                state.asked = None;
+                if matches!(state.phase, Phase::Starting { .. }) {
+                    state.phase = Phase::Ready;
+                    state.configured = state.reads_file;
+                }
             }
             Event::Exited(i) => self.exited(i, now, &mut actions),
             Event::Loaded(well) => self.loaded(well, now),
+            Event::Reconfigured { may_fall_back } => {
+                (self.unproven, self.may_fall_back) = (true, may_fall_back);
+                self.renew(&mut actions);
+            }
             Event::Stop => self.stopping = true,
         }
         if self.stopping {
@@ -144,17 +227,28 @@ impl Policy {
             // One that waits for another is woken by that one's answer or death.
             Phase::Down { not_before } => (!self.stopping && self.may_start(i)).then_some(not_before),
             Phase::Starting { since } => (!self.stopping && !state.expected).then_some(since + START_LIMIT),
-            Phase::Ready => None,
+            Phase::Ready => (!self.stopping).then_some(self.round),
+            Phase::Aborting { since } => (!self.stopping && !state.expected).then_some(since + LAST_WORDS),
         });
         let load = match (self.stopping, self.loading.is_empty()) {
             (true, _) => None,
             (false, false) => Some(self.load_began + LOAD_LIMIT),
             (false, true) => self.may_load().then_some(self.load_not_before),
         };
-        waiting.chain(load).min()
+        let proven = self.complete.filter(|_| self.unproven && !self.stopping).map(|at| at + RECOVERED);
+        waiting.chain(load).chain(proven).min()
+    }
+
+    /// A number from 0 to 255 (xorshift32, Marsaglia 2003).
+    fn random(&mut self) -> u32 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 17;
+        self.random ^= self.random << 5;
+        self.random >> 24
     }
 
     fn exited(&mut self, i: usize, now: Instant, actions: &mut Vec<Action>) {
+        let random = self.random();
         let state = &mut self.states[i];
         let expected = std::mem::take(&mut state.expected);
         if now - state.started >= RECOVERED {
@@ -163,26 +257,66 @@ impl Policy {
         let delay = match state.failures {
             _ if expected => Duration::ZERO,
             0 => Duration::ZERO,
-            n => FIRST_DELAY.saturating_mul(1 << (n - 1).min(16)).min(LONGEST_DELAY),
+            n => {
+                let delay = FIRST_DELAY.saturating_mul(1 << (n - 1).min(16)).min(LONGEST_DELAY);
+                // Up to a quarter less, so that nodes that died together don't come back together.
+                delay - delay * random / 1024
+            }
         };
         state.failures += u32::from(!expected);
-        state.phase = Phase::Down { not_before: now + delay };
+        state.phase = Phase::Down { not_before: (now + delay).max(state.held_until) };
         state.configured = false;
         state.given_up = false;
-        self.complete = false;
+        state.asked = None;
+        let failures = state.failures;
+        self.complete = None;
         self.load_attempts = 0;
         self.load_not_before = now;
         if self.stopping {
             return;
         }
-        for name in state.daemon.takes_along {
-            let companion = self.states.iter_mut().enumerate().find(|(_, s)| s.daemon.name == *name);
-            if let Some((j, companion)) = companion
-                && !matches!(companion.phase, Phase::Down { .. })
-                && !companion.expected
-            {
-                companion.expected = true;
-                actions.push(Action::Kill(j));
+        if failures >= CRASHES && self.unproven && self.may_fall_back {
+            self.may_fall_back = false;
+            actions.push(Action::FallBack(i));
+            self.renew(actions);
+        }
+        self.take_along(i, now, actions);
+    }
+
+    /// Ends the daemons that can't go on without this one.
+    fn take_along(&mut self, i: usize, now: Instant, actions: &mut Vec<Action>) {
+        let daemon = self.states[i].daemon;
+        let pause = if daemon.holds_sessions { PEERS_NOTICE } else { Duration::ZERO };
+        for (j, state) in self.states.iter_mut().enumerate() {
+            if !daemon.takes_along.contains(&state.daemon.name) {
+                continue;
+            }
+            state.held_until = now + pause;
+            match &mut state.phase {
+                Phase::Down { not_before } => *not_before = (*not_before).max(state.held_until),
+                _ if state.expected => {}
+                _ => {
+                    state.expected = true;
+                    actions.push(Action::Kill(j));
+                }
+            }
+        }
+    }
+
+    /// Has every daemon take another configuration: the readers of a file start again, the others are loaded.
+    fn renew(&mut self, actions: &mut Vec<Action>) {
+        self.complete = None;
+        self.load_attempts = 0;
+        for (i, state) in self.states.iter_mut().enumerate() {
+            state.given_up = false;
+            match state.phase {
+                Phase::Down { .. } => {}
+                _ if !state.reads_file => state.configured = false,
+                _ if !state.expected => {
+                    state.expected = true;
+                    actions.push(Action::Kill(i));
+                }
+                _ => {}
             }
         }
     }
@@ -222,6 +356,10 @@ impl Policy {
                     state.started = now;
                     actions.push(Action::Start(i));
                 }
+                Phase::Aborting { since } if since + LAST_WORDS <= now && !self.states[i].expected => {
+                    self.states[i].phase = Phase::Starting { since: now };
+                    actions.push(Action::Kill(i));
+                }
                 Phase::Starting { since } if since + START_LIMIT <= now && !self.states[i].expected => {
                     // Not "expected": a daemon that hangs at every start must be restarted ever more slowly.
                     self.states[i].phase = Phase::Starting { since: now };
@@ -242,17 +380,48 @@ impl Policy {
                 self.load_began = now;
                 actions.push(Action::Load(which));
             }
-        } else if !self.complete && self.states.iter().all(|s| s.configured) {
-            self.complete = true;
-            let whole = !self.states.iter().any(|s| s.given_up);
-            actions.push(if whole { Action::Complete } else { Action::Incomplete });
+        } else if self.complete.is_none() && self.states.iter().all(|s| s.configured) {
+            self.complete = Some(now);
+            actions.push(if self.is_whole() { Action::Complete } else { Action::Incomplete });
+        }
+        if self.unproven && self.complete.is_some_and(|at| at + RECOVERED <= now) {
+            self.unproven = false;
+            if self.is_whole() {
+                actions.push(Action::Keep);
+            }
+        }
+        if self.round <= now {
+            self.round = now + ROUND;
+            actions.push(Action::Look);
+            self.ask_all(now, actions);
+        }
+    }
+
+    fn is_whole(&self) -> bool {
+        !self.states.iter().any(|s| s.given_up)
+    }
+
+    /// Asks every daemon that owes no answer, and ends those that have owed one for too long.
+    fn ask_all(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        for (i, state) in self.states.iter_mut().enumerate().filter(|(_, s)| s.phase == Phase::Ready) {
+            match state.asked {
+                None => {
+                    state.asked = Some(now);
+                    actions.push(Action::Ask(i));
+                }
+                Some(at) if at + self.patience <= now && !state.expected => {
+                    state.phase = Phase::Aborting { since: now };
+                    actions.push(Action::Abort(i));
+                }
+                Some(_) => {}
+            }
         }
     }
 
     /// Whether there is something to load and nothing that is about to want the same.
     fn may_load(&self) -> bool {
-        let starting = self.states.iter().any(|s| matches!(s.phase, Phase::Starting { .. }));
-        !starting && !self.unconfigured().is_empty()
+        let busy = |s: &State| matches!(s.phase, Phase::Starting { .. } | Phase::Aborting { .. });
+        !self.states.iter().any(busy) && !self.unconfigured().is_empty()
     }
 
     fn unconfigured(&self) -> Vec<usize> {
@@ -266,7 +435,7 @@ impl Policy {
             let before = self.states.iter().find(|s| s.daemon.name == *name);
             before.is_none_or(|s| match s.phase {
                 Phase::Ready => true,
-                Phase::Starting { .. } => false,
+                Phase::Starting { .. } | Phase::Aborting { .. } => false,
                 Phase::Down { .. } => s.failures > 1,
             })
         })
@@ -283,8 +452,23 @@ mod tests {
     const BFDD: usize = 3;
     const BGPD: usize = 4;
 
+    /// Without a round of questions in its way.
+    fn policy(daemons: &[&'static Daemon], with_file: &[&'static Daemon], now: Instant) -> Policy {
+        let terms = Terms {
+            daemons,
+            with_file,
+            patience: 2 * ROUND,
+            may_fall_back: false,
+            peers_to_tell: false,
+            seed: 7,
+        };
+        let mut policy = Policy::new(terms, now);
+        policy.round = now + Duration::from_secs(86400);
+        policy
+    }
+
     fn up(now: Instant) -> Policy {
-        let mut policy = Policy::new(&Version(10, 3).daemons(true), &[], now);
+        let mut policy = policy(&Version(10, 3).daemons(true), &[], now);
         assert_eq!(policy.step(Event::Tick, now), [Action::Start(MGMTD)]);
         assert_eq!(policy.step(Event::Answered(MGMTD), now), [Action::Start(ZEBRA)]);
         let rest = [Action::Start(2), Action::Start(BFDD), Action::Start(BGPD)];
@@ -293,7 +477,7 @@ mod tests {
         assert_eq!(policy.step(Event::Answered(2), now), []);
         assert_eq!(policy.step(Event::Answered(BFDD), now), [Action::Load(vec![0, 1, 2, 3, 4])]);
         assert_eq!(policy.step(Event::Loaded(true), now), [Action::Complete]);
-        assert_eq!(policy.next_deadline(), None);
+        assert_eq!(policy.next_deadline(), Some(now + RECOVERED));
         policy
     }
 
@@ -310,7 +494,7 @@ mod tests {
     fn a_daemon_that_reads_a_file_needs_no_load() {
         let now = Instant::now();
         let all = Version(8, 4).daemons(true);
-        let mut policy = Policy::new(&all, &all, now);
+        let mut policy = policy(&all, &all, now);
         policy.step(Event::Tick, now);
         policy.step(Event::Answered(0), now);
         assert_eq!(policy.step(Event::Answered(1), now), []);
@@ -336,16 +520,15 @@ mod tests {
         let mut now = Instant::now();
         let mut policy = up(now);
         assert_eq!(policy.step(Event::Exited(BGPD), now), [Action::Start(BGPD)]);
-        let mut last = Duration::ZERO;
+        let mut delay = FIRST_DELAY;
         for _ in 0..20 {
             assert_eq!(policy.step(Event::Exited(BGPD), now), []);
             let at = policy.next_deadline().unwrap();
-            assert!(at - now >= last && at - now <= LONGEST_DELAY);
-            last = at - now;
+            assert!(at - now >= delay * 3 / 4 && at - now <= delay, "{:?}", at - now);
+            delay = (2 * delay).min(LONGEST_DELAY);
             now = at;
             assert_eq!(policy.step(Event::Tick, now), [Action::Start(BGPD)]);
         }
-        assert_eq!(last, LONGEST_DELAY);
         policy.step(Event::Answered(BGPD), now);
         policy.step(Event::Loaded(true), now);
         now += RECOVERED;
@@ -355,7 +538,7 @@ mod tests {
     #[test]
     fn a_daemon_that_never_answers_is_killed() {
         let now = Instant::now();
-        let mut policy = Policy::new(&Version(8, 4).daemons(true), &[], now);
+        let mut policy = policy(&Version(8, 4).daemons(true), &[], now);
         assert_eq!(policy.step(Event::Tick, now), [Action::Start(0)]);
         let late = policy.next_deadline().unwrap();
         assert_eq!(policy.step(Event::Tick, late), [Action::Kill(0)]);
@@ -416,13 +599,91 @@ mod tests {
     #[test]
     fn a_stop_ends_everything_and_starts_nothing() {
         let now = Instant::now();
-        let mut policy = up(now);
+        let mut stopping = up(now);
         let kills: Vec<_> = (0..5).map(Action::Kill).collect();
-        assert_eq!(policy.step(Event::Stop, now), kills);
+        assert_eq!(stopping.step(Event::Stop, now), kills);
         for i in 0..4 {
-            assert_eq!(policy.step(Event::Exited(i), now), []);
+            assert_eq!(stopping.step(Event::Exited(i), now), []);
         }
-        assert_eq!(policy.step(Event::Exited(4), now), [Action::Finished]);
-        assert_eq!(Policy::new(&[], &[], now).step(Event::Stop, now), [Action::Finished]);
+        assert_eq!(stopping.step(Event::Exited(4), now), [Action::Finished]);
+        assert_eq!(policy(&[], &[], now).step(Event::Stop, now), [Action::Finished]);
+    }
+
+    #[test]
+    fn bgpd_waits_until_the_peers_know_that_bfdd_is_gone() {
+        let now = Instant::now();
+        let mut policy = up(now);
+        assert_eq!(policy.step(Event::Exited(BFDD), now), [Action::Kill(BGPD), Action::Start(BFDD)]);
+        assert_eq!(policy.step(Event::Exited(BGPD), now), []);
+        assert_eq!(policy.next_deadline(), Some(now + PEERS_NOTICE));
+        assert_eq!(policy.step(Event::Tick, now + PEERS_NOTICE), [Action::Start(BGPD)]);
+        // The other way round, and once started it is ended again.
+        let mut policy = up(now);
+        assert_eq!(policy.step(Event::Exited(BGPD), now), [Action::Start(BGPD)]);
+        assert_eq!(policy.step(Event::Exited(BFDD), now), [Action::Kill(BGPD), Action::Start(BFDD)]);
+    }
+
+    #[test]
+    fn a_daemon_that_hangs_says_where_and_is_killed() {
+        let begin = Instant::now();
+        let mut policy = up(begin);
+        policy.round = begin + ROUND;
+        let all: Vec<_> = [Action::Look].into_iter().chain((0..5).map(Action::Ask)).collect();
+        assert_eq!(policy.next_deadline(), Some(begin + ROUND));
+        assert_eq!(policy.step(Event::Tick, begin + ROUND), all);
+        for i in [MGMTD, ZEBRA, 2, BFDD] {
+            assert_eq!(policy.step(Event::Answered(i), begin + ROUND), []);
+        }
+        // One that still has time is not asked again.
+        assert_eq!(policy.step(Event::Tick, begin + 2 * ROUND), all[..5]);
+        for i in [MGMTD, ZEBRA, 2, BFDD] {
+            policy.step(Event::Answered(i), begin + 2 * ROUND);
+        }
+        let late = begin + 3 * ROUND;
+        assert_eq!(policy.step(Event::Tick, late), [&all[..5], &[Action::Abort(BGPD)]].concat());
+        assert_eq!(policy.next_deadline(), Some(late + LAST_WORDS));
+        assert_eq!(policy.step(Event::Tick, late + LAST_WORDS), [Action::Kill(BGPD)]);
+        assert_eq!(policy.step(Event::Exited(BGPD), late + LAST_WORDS), [Action::Start(BGPD)]);
+    }
+
+    #[test]
+    fn a_configuration_that_kills_is_taken_back() {
+        let mut now = Instant::now();
+        let all = Version(10, 3).daemons(true);
+        let mut policy = policy(&all, &all[3..], now);
+        policy.may_fall_back = true;
+        policy.step(Event::Tick, now);
+        policy.step(Event::Answered(MGMTD), now);
+        policy.step(Event::Answered(ZEBRA), now);
+        policy.step(Event::Answered(2), now);
+        policy.step(Event::Answered(BFDD), now);
+        policy.step(Event::Exited(BGPD), now);
+        for _ in 2..CRASHES {
+            policy.step(Event::Exited(BGPD), now);
+            now = policy.next_deadline().unwrap();
+            policy.step(Event::Tick, now);
+        }
+        // bfdd read it, too; the others are loaded again.
+        assert_eq!(policy.step(Event::Exited(BGPD), now), [Action::FallBack(BGPD), Action::Kill(BFDD)]);
+        policy.step(Event::Exited(BFDD), now);
+        // Once is enough: there is no older one.
+        for _ in 0..5 {
+            now = policy.next_deadline().unwrap();
+            policy.step(Event::Tick, now);
+            assert!(!policy.step(Event::Exited(BGPD), now).contains(&Action::FallBack(BGPD)));
+        }
+    }
+
+    #[test]
+    fn a_configuration_that_holds_is_kept() {
+        let now = Instant::now();
+        let mut policy = up(now);
+        policy.may_fall_back = true;
+        assert_eq!(policy.step(Event::Tick, now + RECOVERED), [Action::Keep]);
+        assert_eq!(policy.step(Event::Tick, now + 2 * RECOVERED), []);
+        for _ in 0..4 {
+            let actions = policy.step(Event::Exited(BGPD), now + 2 * RECOVERED);
+            assert!(!actions.contains(&Action::FallBack(BGPD)), "another cause");
+        }
     }
 }

@@ -6,13 +6,14 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 
 /// Catches the signals that we act on; readable when one has come.
 #[derive(Debug)]
 pub struct Signals {
     pipe: UnixStream,
     stop: Arc<AtomicBool>,
+    withdraw: Arc<AtomicBool>,
 }
 
 impl Signals {
@@ -28,17 +29,24 @@ impl Signals {
             signal_hook::flag::register(signal, Arc::clone(&stop))?;
             signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
         }
+        let withdraw = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(SIGUSR1, Arc::clone(&withdraw))?;
         // A terminal that goes away is no reason to end.
         signal_hook::low_level::pipe::register(SIGHUP, write.try_clone()?)?;
         signal_hook::low_level::pipe::register(SIGCHLD, write)?;
-        Ok(Self { pipe, stop })
+        Ok(Self { pipe, stop, withdraw })
     }
 
     /// Empties the pipe. Whether the end was asked for since the last call.
-    pub fn stop_requested(&mut self) -> bool {
+    pub fn take_stop(&mut self) -> bool {
         let mut buffer = [0; 256];
         while matches!(self.pipe.read(&mut buffer), Ok(n) if n > 0) {}
         self.stop.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether `SIGUSR1` has said that the stop is one for good.
+    pub fn withdraw_requested(&self) -> bool {
+        self.withdraw.load(Ordering::Relaxed)
     }
 }
 

@@ -11,6 +11,8 @@
 //! it whatever the node left behind, so that the next test in the same boot starts clean: run with `--test-threads=1`.
 #![allow(dead_code, unused_imports, clippy::cast_possible_truncation)]
 
+mod cells;
+mod node;
 mod router;
 mod sh;
 mod supervisor;
@@ -26,6 +28,8 @@ use std::time::Duration;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
+pub use cells::*;
+pub use node::*;
 pub use router::{Router, Speaker, frr_is_8};
 pub use sh::*;
 pub use supervisor::{Line, Supervisor, program};

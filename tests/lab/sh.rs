@@ -266,7 +266,10 @@ pub fn state() -> String {
             format!("{ns}: routes, IPv6"),
             try_exec(ns, &["ip", "-6", "route", "show", "table", "all", "type", "unicast"]),
         );
-        add(format!("{ns}: BGP's sockets"), try_exec(ns, &["ss", "-Hatnp", "( sport = 179 or dport = 179 )"]));
+        add(
+            format!("{ns}: BGP's sockets"),
+            try_exec(ns, &["ss", "-Hatnp", "( sport = 179 or dport = 179 )"]),
+        );
         add(format!("{ns}: neighbours"), try_exec(ns, &["ip", "neigh"]));
     }
     for router in ["leaf1", "leaf2", "speaker", "node"] {

@@ -263,7 +263,7 @@ fn holds(config: &Config, now: Namespaces) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, max_global_rejects: 8192, ..ProptestConfig::default() })]
 
     #[test]
     fn a_plan_is_complete_and_touches_only_ours(now in any_state(true)) {

@@ -1,0 +1,297 @@
+//! The node as the configuration wants it: set up once, then kept that way.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::time::{Duration, Instant};
+
+use log::Level;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use crate::config::Config;
+use crate::frr::{self, Daemon, Inputs, Version, files};
+use crate::kernel::netns::Origin;
+use crate::kernel::{Kernel, Monitor, Netns, Op};
+use crate::model::{Desired, IfName, Namespaces};
+use crate::resolve::{Found, Resolved, Search, find, resolve};
+use crate::supervisor::Signals;
+
+/// The kernel's side of the node, and the configuration that FRR runs with.
+#[derive(Debug)]
+pub struct Node<'a> {
+    /// What the operator asked for.
+    pub config: &'a Config,
+    /// The FRR that runs.
+    pub version: Version,
+    /// Both namespaces.
+    pub kernel: Kernel,
+    monitor: Monitor,
+    desired: Desired,
+    ports: Vec<IfName>,
+    /// What was said last about what can't be put right, so that it is said once.
+    said: BTreeSet<String>,
+}
+
+/// What a look at the kernel's state led to.
+#[derive(Debug)]
+pub enum Check {
+    /// All is as it should be.
+    Sound,
+    /// Something was put right, and this was the last change.
+    Repaired(Op),
+    /// Put right, and FRR needs another configuration: a port has another name now.
+    Reconfigured,
+    /// Something can't be put right.
+    Failed,
+    /// FRR's namespace is not the one that is held any more, for this reason.
+    Gone(&'static str),
+}
+
+impl<'a> Node<'a> {
+    /// Sets the node up, but for the daemons. `None`: a signal asked for the end.
+    ///
+    /// # Errors
+    /// Every problem, each a line of its own.
+    pub fn set_up(
+        config: &'a Config,
+        version: Version,
+        signals: &mut Signals,
+    ) -> Result<Option<Self>, Vec<String>> {
+        let line = |e: io::Error| vec![e.to_string()];
+        let daemons = version.daemons(true);
+        let (mut kernel, mut origin) = Kernel::open(&config.namespace).map_err(line)?;
+        let name = config.namespace.to_string();
+        let token = config.rebuild_token.as_ref().map(|token| token.as_str());
+        if let (Some(Origin::Found), Some(token)) = (origin, token)
+            && kernel.token().map_err(|e| vec![e.to_string()])?.as_deref() != Some(token)
+        {
+            log::warn!("REBUILD_TOKEN={token} is new: tearing namespace {name} down to build it anew");
+            files::end_leftovers(&daemons).map_err(line)?;
+            kernel.dismantle().map_err(|e| vec![e.to_string()])?;
+            Netns::release(&name).map_err(line)?;
+            (kernel, origin) = Kernel::open(&config.namespace).map_err(line)?;
+        }
+        match origin {
+            Some(Origin::Created) => log::info!("namespace {name} created"),
+            Some(Origin::Found) => log::info!("namespace {name} found, with what was left in it"),
+            Some(Origin::Repaired) => {
+                log::warn!("namespace {name}: its file held nothing, a new one is mounted there")
+            }
+            None => {}
+        }
+        if matches!(origin, Some(Origin::Created | Origin::Repaired)) {
+            // Daemons in a namespace that has no name any more keep the NICs in it from coming home.
+            files::end_leftovers(&daemons).map_err(line)?;
+        }
+        kernel.fetch_home(&config.namespace, &config.fabric_macs).map_err(|e| vec![e.to_string()])?;
+        let Some((now, found)) = wait_for_fabric(config, &mut kernel, signals)? else {
+            log::info!("stopped while waiting for the fabric interfaces");
+            return Ok(None);
+        };
+        let resolved = resolve(config, &now, &found)?;
+        for note in &resolved.notes {
+            log::warn!("{note}");
+        }
+        files::prepare().map_err(line)?;
+        // From here on nothing that changes goes unnoticed.
+        let monitor = Monitor::everything(&kernel).map_err(line)?;
+        let mut node = Self {
+            config,
+            version,
+            kernel,
+            monitor,
+            desired: Desired::default(),
+            ports: vec![],
+            said: BTreeSet::new(),
+        };
+        node.configure(&resolved)?;
+        let outcome =
+            node.kernel.reconcile(&resolved.desired, Level::Info).map_err(|e| vec![e.to_string()])?;
+        if outcome.done.is_empty() {
+            log::info!("devices: nothing to change");
+        }
+        for sentence in &outcome.refused {
+            log::error!("{sentence}");
+        }
+        node.said.extend(outcome.refused);
+        if let Some(token) = token
+            && node.kernel.token().is_ok_and(|now| now.as_deref() != Some(token))
+        {
+            node.kernel.set_token(token).map_err(|e| vec![e.to_string()])?;
+        }
+        node.desired = resolved.desired;
+        files::end_leftovers(&daemons).map_err(line)?;
+        Ok(Some(node))
+    }
+
+    /// Renders frr.conf and puts it in force if FRR accepts it.
+    fn configure(&mut self, resolved: &Resolved) -> Result<(), Vec<String>> {
+        let inputs = Inputs {
+            config: self.config,
+            ports: &resolved.ports,
+            node_ip_is_local: resolved.node_ip_is_local,
+            version: self.version,
+        };
+        let rendered =
+            files::template(self.config).and_then(|template| frr::render(&inputs, template.as_deref()));
+        if let Err(e) = rendered.and_then(|text| files::install_config(&text).map_err(|e| e.to_string())) {
+            if !files::config_path().exists() {
+                return Err(vec![e]);
+            }
+            log::error!("{e}; the last configuration that was accepted stays in force");
+        }
+        self.ports.clone_from(&resolved.ports);
+        Ok(())
+    }
+
+    /// The daemons that this configuration needs.
+    pub fn daemons(&self) -> Vec<&'static Daemon> {
+        self.version.daemons(self.config.timers.bfd.is_some())
+    }
+
+    /// What to poll for changes.
+    pub fn fds(&self) -> impl Iterator<Item = PollFd<'_>> {
+        self.monitor.fds()
+    }
+
+    /// Whether something may have changed since the last call. Mounts are not among it: their word is the poll.
+    pub fn has_changed(&self) -> bool {
+        self.monitor.drain()
+    }
+
+    /// Whether a kernel parameter has changed of those whose changes are not announced.
+    pub fn sysctls_have_changed(&self) -> bool {
+        self.kernel.sysctls_have_changed(&self.desired).unwrap_or(true)
+    }
+
+    /// Puts right whatever is not as it should be.
+    pub fn check(&mut self) -> Check {
+        match self.kernel.is_current(&self.config.namespace) {
+            Ok(true) => {}
+            Ok(false) => return Check::Gone("was deleted or replaced"),
+            Err(_) => return Check::Gone("can't be examined"),
+        }
+        let mut said = BTreeSet::new();
+        let check = self.repair(&mut said);
+        for sentence in said.difference(&self.said) {
+            log::error!("{sentence}");
+        }
+        self.said = said;
+        check
+    }
+
+    fn repair(&mut self, said: &mut BTreeSet<String>) -> Check {
+        let now = match self.kernel.observe(Some(&self.desired)) {
+            Ok(now) => now,
+            Err(e) => {
+                said.insert(e.to_string());
+                return Check::Failed;
+            }
+        };
+        let (found, complete) = match find(&self.config.fabric_macs, &now) {
+            Search::Complete(found) => (found, true),
+            Search::Missing(macs, found, _) => {
+                let macs: Vec<String> = macs.iter().map(ToString::to_string).collect();
+                said.insert(format!(
+                    "the fabric interface with {} is gone: traffic has only the other ones until it is back",
+                    macs.join(", ")
+                ));
+                (found, false)
+            }
+            Search::Wrong(problems) => {
+                said.extend(problems);
+                return Check::Failed;
+            }
+        };
+        let resolved = match resolve(self.config, &now, &found) {
+            Ok(resolved) => resolved,
+            Err(problems) => {
+                said.extend(problems);
+                return Check::Failed;
+            }
+        };
+        let mut desired = resolved.desired.clone();
+        if !complete {
+            // The first NIC sets the pair's MTU, and may be the one that is missing.
+            for link in &mut desired.links {
+                let before = self.desired.links.iter().find(|l| (l.side, &l.name) == (link.side, &link.name));
+                link.mtu = before.map_or(link.mtu, |before| before.mtu);
+            }
+        }
+        let done = match self.kernel.reconcile(&desired, Level::Warn) {
+            Ok(outcome) => {
+                said.extend(outcome.refused);
+                outcome.done
+            }
+            Err(e) => {
+                said.insert(e.to_string());
+                return Check::Failed;
+            }
+        };
+        self.desired = desired;
+        if complete && resolved.ports != self.ports {
+            if let Err(problems) = self.configure(&resolved) {
+                said.extend(problems);
+                return Check::Failed;
+            }
+            return Check::Reconfigured;
+        }
+        done.into_iter().next_back().map_or(Check::Sound, Check::Repaired)
+    }
+
+    /// Takes down what is left of a namespace that is not held any more, so that the NICs can go into the next one.
+    ///
+    /// # Errors
+    /// Something can't be taken down.
+    pub fn dismantle(mut self) -> Result<(), Vec<String>> {
+        self.kernel.dismantle().map_err(|e| vec![e.to_string()])
+    }
+}
+
+/// Waits until every fabric NIC is there, told by the kernel rather than by asking again and again.
+/// `None`: a signal asked for the end; else the state in which all of them were found.
+fn wait_for_fabric(
+    config: &Config,
+    kernel: &mut Kernel,
+    signals: &mut Signals,
+) -> Result<Option<(Namespaces, Vec<Found>)>, Vec<String>> {
+    let line = |e: io::Error| vec![e.to_string()];
+    let monitor = Monitor::links(kernel).map_err(line)?;
+    let timeout = Duration::from_secs(config.fabric_timeout_s.into());
+    let deadline = Instant::now() + timeout;
+    let mut said = String::new();
+    loop {
+        let now = kernel.observe(None).map_err(|e| vec![e.to_string()])?;
+        let missing = match find(&config.fabric_macs, &now) {
+            Search::Complete(found) => {
+                for nic in &found {
+                    log::info!("fabric interface {} is {} ({})", nic.mac, nic.name, nic.side);
+                }
+                return Ok(Some((now, found)));
+            }
+            Search::Wrong(problems) => return Err(problems),
+            Search::Missing(macs, _, seen) => {
+                let macs: Vec<String> = macs.iter().map(ToString::to_string).collect();
+                format!("FE_MACS: no interface has {}; seen: {seen}", macs.join(", "))
+            }
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(vec![format!("{missing}; gave up after {} s (FE_TIMEOUT)", timeout.as_secs())]);
+        }
+        if missing != said {
+            log::warn!("{missing}; waiting for {} s at most", left.as_secs() + 1);
+            said = missing;
+        }
+        let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
+        fds.extend(monitor.fds());
+        match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(e) => return Err(line(e.into())),
+        }
+        monitor.drain();
+        if signals.take_stop() {
+            return Ok(None);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Held announcements, step by step: what is known of the services, what is announced in the speaker's place, and until
+//! when. See `frr::held` for why.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+
+use crate::frr::held::{self, Place, Services};
+use crate::frr::vty::{Answer, Talk};
+
+/// How often bgpd is asked whether the speaker is back.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+
+/// From the speaker's last word until bgpd has put its routes in the place of ours.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// What is known and what is held.
+#[derive(Debug)]
+pub struct Hold {
+    place: Place,
+    socket: PathBuf,
+    limit: Duration,
+    known: Services,
+    /// The tables' versions that `known` is of.
+    versions: Option<Vec<u64>>,
+    learning: Option<Talk>,
+    held: Services,
+    until: Instant,
+    asking: Option<Talk>,
+    ask_at: Instant,
+    release_at: Option<Instant>,
+    releasing: Option<Talk>,
+}
+
+/// What came of a step.
+#[derive(Debug, PartialEq, Eq)]
+pub enum News {
+    /// Other services are known; to be written down.
+    Learnt,
+    /// These are not held any more; whether the speaker is back.
+    Released(Vec<IpNet>, bool),
+}
+
+impl Hold {
+    /// Begins with what an earlier instance had written down.
+    pub fn new(place: Place, socket: PathBuf, limit: Duration, known: Services, now: Instant) -> Self {
+        Self {
+            place,
+            socket,
+            limit,
+            known,
+            versions: None,
+            learning: None,
+            held: Services::new(),
+            until: now,
+            asking: None,
+            ask_at: now,
+            release_at: None,
+            releasing: None,
+        }
+    }
+
+    /// What is known of the services.
+    pub fn known(&self) -> &Services {
+        &self.known
+    }
+
+    /// What to ask bgpd in each round; any answer shows that it lives.
+    pub fn questions(&self) -> Vec<String> {
+        self.place.version_questions()
+    }
+
+    /// Takes the answers to that in.
+    pub fn heard(&mut self, answers: &[Answer]) {
+        let versions = held::versions(&texts(answers));
+        if versions.is_some() && versions != self.versions && self.held.is_empty() {
+            self.versions = versions;
+            self.learn();
+        }
+    }
+
+    fn learn(&mut self) {
+        self.learning = Talk::begin(&self.socket, self.place.questions()).ok();
+    }
+
+    /// bgpd is gone while the kernel has routes to `prefixes` in the VRF: the services among them are to be held.
+    /// Returns how many these are.
+    pub fn bgpd_is_gone(&mut self, prefixes: &BTreeSet<IpNet>, now: Instant) -> usize {
+        (self.learning, self.asking, self.releasing, self.release_at) = (None, None, None, None);
+        self.versions = None;
+        self.held.clear();
+        if !self.limit.is_zero() {
+            let there = self.known.iter().filter(|(prefix, _)| prefixes.contains(prefix));
+            self.held.extend(there.map(|(prefix, attributes)| (*prefix, attributes.clone())));
+        }
+        (self.until, self.ask_at) = (now + self.limit, now + ASK_EVERY);
+        self.held.len()
+    }
+
+    /// What a new bgpd's configuration needs on top.
+    pub fn configuration(&self) -> String {
+        self.place.configuration(&self.held)
+    }
+
+    /// When there is something to do although nothing happens.
+    pub fn deadline(&self) -> Option<Instant> {
+        if self.held.is_empty() {
+            return None;
+        }
+        let ask = self.asking.is_none().then_some(self.ask_at);
+        [self.release_at.or(ask), Some(self.until)].into_iter().flatten().min()
+    }
+
+    /// What to poll.
+    pub fn talks(&self) -> impl Iterator<Item = &Talk> {
+        [&self.learning, &self.asking, &self.releasing].into_iter().flatten()
+    }
+
+    /// Goes on with it; `text` is bgpd's configuration, if bgpd runs with it.
+    pub fn step(&mut self, text: Option<&str>, now: Instant) -> Option<News> {
+        if self.releasing.as_mut().is_some_and(|talk| !matches!(talk.receive(), Ok(None))) {
+            self.releasing = None;
+        }
+        match self.learning.as_mut().map(Talk::receive) {
+            Some(Ok(Some(answers))) => {
+                self.learning = None;
+                let services = held::services(&texts(&answers));
+                if self.held.is_empty() && services != self.known {
+                    self.known = services;
+                    return Some(News::Learnt);
+                }
+            }
+            // The versions are asked for again.
+            Some(Err(_)) => (self.learning, self.versions) = (None, None),
+            Some(Ok(None)) | None => {}
+        }
+        if self.held.is_empty() {
+            return None;
+        }
+        let Some(text) = text else {
+            // No bgpd to ask: the next one begins with what is still held then.
+            self.ask_at = self.ask_at.max(now + ASK_EVERY);
+            self.release_at = None;
+            let over = now >= self.until;
+            return over.then(|| News::Released(std::mem::take(&mut self.held).into_keys().collect(), false));
+        };
+        match self.asking.as_mut().map(Talk::receive) {
+            Some(Ok(None)) => {}
+            Some(Ok(Some(answers))) => {
+                self.asking = None;
+                let back = answers.last().is_some_and(|answer| held::speaker_is_back(&answer.text));
+                if back && self.release_at.is_none() {
+                    self.release_at = Some(now + SETTLE);
+                }
+            }
+            Some(Err(_)) => self.asking = None,
+            None if self.ask_at <= now && self.release_at.is_none() => {
+                self.asking = Talk::begin(&self.socket, self.place.speaker_questions()).ok();
+                self.ask_at = now + ASK_EVERY;
+            }
+            None => {}
+        }
+        let back = self.release_at.is_some_and(|at| at <= now);
+        if !back && now < self.until {
+            return None;
+        }
+        let held = std::mem::take(&mut self.held);
+        self.release_at = None;
+        self.releasing = Talk::begin(&self.socket, self.place.removal(&held, text)).ok();
+        Some(News::Released(held.into_keys().collect(), back))
+    }
+}
+
+fn texts(answers: &[Answer]) -> Vec<String> {
+    answers.iter().map(|answer| answer.text.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Asn, Value as _, VrfName};
+
+    fn hold(limit: Duration, now: Instant) -> Hold {
+        let asn = Asn::parse("65001").unwrap();
+        let place = Place { asn, vrf_asn: asn, vrf: VrfName::parse("metallb").unwrap() };
+        let route = r#"[{"aspath":{"string":"65002"},"bestpath":{"overall":true}}]"#;
+        let answer = format!(r#"{{"routes":{{"198.51.100.1/32":{route},"198.51.100.2/32":{route}}}}}"#);
+        Hold::new(place, "/nonexistent".into(), limit, held::services(&[answer]), now)
+    }
+
+    #[test]
+    fn only_what_the_kernel_still_has_is_held() {
+        let now = Instant::now();
+        let there = BTreeSet::from(["198.51.100.2/32".parse().unwrap(), "198.51.100.3/32".parse().unwrap()]);
+        let mut some = hold(Duration::from_secs(10), now);
+        assert_eq!(some.deadline(), None);
+        assert_eq!(some.bgpd_is_gone(&there, now), 1);
+        assert!(some.configuration().contains("network 198.51.100.2/32"));
+        assert_eq!(hold(Duration::ZERO, now).bgpd_is_gone(&there, now), 0);
+    }
+
+    #[test]
+    fn while_there_is_no_bgpd_the_loop_may_sleep_and_the_time_runs() {
+        let now = Instant::now();
+        let limit = Duration::from_secs(10);
+        let mut hold = hold(limit, now);
+        let prefix: IpNet = "198.51.100.2/32".parse().unwrap();
+        hold.bgpd_is_gone(&[prefix].into(), now);
+        let mut at = now;
+        for _ in 0..5 {
+            at = hold.deadline().unwrap();
+            assert_eq!(hold.step(None, at), None);
+            assert!(hold.deadline().unwrap() > at, "a past deadline would make the loop spin");
+        }
+        assert_eq!(hold.step(None, now + limit), Some(News::Released(vec![prefix], false)));
+        assert_eq!((hold.deadline(), hold.configuration()), (None, String::new()));
+        // One that does not answer at all is given up in time, too.
+        hold.bgpd_is_gone(&[prefix].into(), at);
+        assert_eq!(hold.step(Some(""), at + limit / 2), None);
+        assert!(hold.deadline().unwrap() > at + limit / 2);
+        assert_eq!(hold.step(Some(""), at + limit), Some(News::Released(vec![prefix], false)));
+    }
+}

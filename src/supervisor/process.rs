@@ -1,0 +1,95 @@
+//! One child process: its pipe, its words and its end.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+
+use log::Level;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::output::{self, Lines};
+
+/// A child that was started and not yet reaped.
+#[derive(Debug)]
+pub struct Child {
+    pub name: &'static str,
+    pub pid: Pid,
+    /// `None` once the program has closed it.
+    pub output: Option<File>,
+    lines: Lines,
+    /// The last thing it said, for the line about its end.
+    last: String,
+    /// We ended it ourselves.
+    killed: bool,
+}
+
+impl Child {
+    /// Starts a program with its output in our pipe, in a process group of its own so that no terminal signal reaches it.
+    pub fn spawn(name: &'static str, mut command: Command) -> io::Result<Self> {
+        let (read, write): (OwnedFd, OwnedFd) = pipe_with(PipeFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&read, true)?;
+        command.stdin(Stdio::null()).stdout(write.try_clone()?).stderr(write).process_group(0);
+        let child = command.spawn()?;
+        Ok(Self {
+            name,
+            pid: Pid::from_child(&child),
+            output: Some(read.into()),
+            lines: Lines::default(),
+            last: String::new(),
+            killed: false,
+        })
+    }
+
+    /// Reads what there is, and no more than a pipe holds, so that a chatterbox can't keep us.
+    pub fn read(&mut self) {
+        let mut buffer = [0; 16384];
+        for _ in 0..4 {
+            let Some(output) = &mut self.output else { return };
+            match output.read(&mut buffer) {
+                Ok(0) => self.output = None,
+                Ok(n) => {
+                    let (name, last) = (self.name, &mut self.last);
+                    self.lines.push(&buffer[..n], |line| say(name, line, last));
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Ends it at once. It can only be gone already, and then its death is about to be seen.
+    pub fn kill(&mut self) {
+        self.killed = true;
+        let _ = kill_process(self.pid, Signal::KILL);
+    }
+
+    /// Has it write down where it is and end. It can only be gone already.
+    pub fn abort(&self) {
+        let _ = kill_process(self.pid, Signal::ABORT);
+    }
+
+    /// Takes in what it said last.
+    pub fn finish(&mut self) {
+        self.read();
+        let (name, last) = (self.name, &mut self.last);
+        self.lines.flush(|line| say(name, line, last));
+    }
+
+    /// How the line about its end goes on.
+    pub fn epitaph(&self) -> String {
+        if self.last.is_empty() { String::new() } else { format!("; its last words: {}", self.last) }
+    }
+
+    /// How much its end is worth to be known.
+    pub fn level(&self) -> Level {
+        if self.killed { Level::Info } else { Level::Warn }
+    }
+}
+
+fn say(name: &str, line: &str, last: &mut String) {
+    let (level, message) = output::parse(line);
+    log::log!(target: name, level, "{message}");
+    message.clone_into(last);
+}

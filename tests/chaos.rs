@@ -1,0 +1,99 @@
+//! `make chaos`: daemons, ourselves and the whole container are killed and frozen at random under traffic.
+//! LAB_KILLS (50): how many times; LAB_SECONDS: end after so many seconds at the latest; LAB_SEED: another course;
+//! LAB_NETNS: perouter (the default) or host; LAB_BFD=off: without BFD; LAB_DELETIONS (0): so many times a device is deleted as well, which does
+//! cost packets while it is away.
+
+mod lab;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lab::*;
+
+/// xorshift64 (Marsaglia 2003): the same course for the same seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+
+    fn of<T: Copy>(&mut self, list: &[T]) -> T {
+        list[usize::try_from(self.below(list.len() as u64)).unwrap_or(0)]
+    }
+
+    fn pause(&mut self, most_ms: u64) {
+        thread::sleep(Duration::from_millis(self.below(most_ms)));
+    }
+}
+
+/// Those that are not there are not found.
+const DAEMONS: [&str; 5] = ["bgpd", "zebra", "bfdd", "staticd", "mgmtd"];
+
+fn main() {
+    let setting = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let number = |name: &str, default: u64| {
+        setting(name).map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+    };
+    let (kills, deletions) = (number("LAB_KILLS", 50), number("LAB_DELETIONS", 0));
+    let limit = Duration::from_secs(number("LAB_SECONDS", 86400));
+    let seed = number("LAB_SEED", 1);
+    let ns = if setting("LAB_NETNS").as_deref() == Some("host") { "host" } else { "perouter" };
+    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+
+    let bfd = setting("LAB_BFD").as_deref() != Some("off");
+    let lab = Lab::new(Options { bfd: Options::default().bfd.filter(|_| bfd), ..Options::default() });
+    let mut node = Runner::new(&lab, &[("NETNS", ns), ("ENABLE_BFD", if bfd { "true" } else { "false" })]);
+    settle();
+    let flows = flows();
+    let begin = Instant::now();
+    let (mut done, mut deleted) = (0, 0);
+    while done < kills && begin.elapsed() < limit {
+        random.pause(3000);
+        let what = if deletions > deleted && random.below(kills) < deletions {
+            deleted += 1;
+            let device = random.of(&["metallb-frr", "frr-metallb", "metallb"]);
+            let place = if device == "metallb-frr" { "host" } else { ns };
+            ip(place, &format!("link del {device}"));
+            format!("{device} deleted")
+        } else {
+            done += 1;
+            match random.below(10) {
+                0 => node.disturb(&Cell::Restart),
+                1 => node.disturb(&Cell::Ourselves),
+                2 => node.disturb(&Cell::Everything),
+                3 | 4 => node.freeze(random.of(&DAEMONS), Duration::from_millis(500 + random.below(12000))),
+                5 => {
+                    // One after the other, before the first is back.
+                    node.kill(&[random.of(&DAEMONS)]);
+                    random.pause(300);
+                    node.kill(&[random.of(&DAEMONS)]);
+                }
+                6 => node.kill(&DAEMONS),
+                _ => node.kill(&[random.of(&DAEMONS)]),
+            }
+            format!("{done}")
+        };
+        node.wait_complete(if bfd { 5 } else { 4 });
+        settle();
+        println!("{:7.1} s: {what}", begin.elapsed().as_secs_f64());
+    }
+    // The peers' BFD gives up what it has missed after 15 s.
+    thread::sleep(Duration::from_secs(20));
+    let cost = Cost::of(flows);
+    for flow in &cost.flows {
+        println!("{flow}");
+    }
+    println!(
+        "chaos: kills={done} deletions={deleted} sent={} lost={} worst_gap_ms={} seed={seed}",
+        cost.sent,
+        cost.lost,
+        cost.gap.as_millis()
+    );
+    if cost.lost > 0 && deleted == 0 {
+        std::process::exit(1);
+    }
+}

@@ -1,0 +1,217 @@
+//! What dies, under traffic, and what that costs: one cell of the matrix at a time.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::*;
+
+/// Packets a second in each flow.
+pub const RATE: u32 = 250;
+
+/// Flows both ways between both clients and the service, and between a leaf's client and what the node itself is.
+pub fn flows() -> Vec<(String, Flow)> {
+    let mut flows = Vec::new();
+    for (i, client) in ["client1", "client2"].into_iter().enumerate() {
+        let port = 20000 + 10 * u16::try_from(i).expect("an address of the lab");
+        for (j, (service, back)) in [(SERVICE4, CLIENT4[i]), (SERVICE6, CLIENT6[i])].into_iter().enumerate() {
+            let port = port + u16::try_from(j).expect("an address of the lab");
+            let address = |ip: &str, port| SocketAddr::new(ip.parse().expect("an address of the lab"), port);
+            let there = Flow::start(client, None, "host", address(service, port), RATE);
+            let source = Some(service.parse().expect("an address of the lab"));
+            let here = Flow::start("host", source, client, address(back, port + 100), RATE);
+            flows.push((format!("{client} → {service}"), there));
+            flows.push((format!("{service} → {client}"), here));
+        }
+    }
+    flows
+}
+
+/// What dies, or hangs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Cell {
+    /// Daemons, by SIGKILL.
+    Kill(&'static [&'static str]),
+    /// A daemon, stopped for 15 s.
+    Freeze(&'static str),
+    /// Our own process, by SIGKILL; the daemons live on until the next one comes.
+    Ourselves,
+    /// Everything at once by SIGKILL, as when the container is killed; started again after a second.
+    Everything,
+    /// SIGTERM, and started again after a second.
+    Restart,
+}
+
+/// Every daemon alone, and together.
+pub const KILLS: [Cell; 7] = [
+    Cell::Kill(&["bgpd"]),
+    Cell::Kill(&["zebra"]),
+    Cell::Kill(&["bfdd"]),
+    Cell::Kill(&["staticd"]),
+    Cell::Kill(&["mgmtd"]),
+    Cell::Kill(&["zebra", "bgpd"]),
+    Cell::Kill(&["mgmtd", "zebra", "staticd", "bfdd", "bgpd"]),
+];
+
+/// The rest of the matrix.
+pub const OTHERS: [Cell; 8] = [
+    Cell::Ourselves,
+    Cell::Restart,
+    Cell::Everything,
+    Cell::Freeze("bgpd"),
+    Cell::Freeze("zebra"),
+    Cell::Freeze("bfdd"),
+    Cell::Freeze("staticd"),
+    Cell::Freeze("mgmtd"),
+];
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kill([_, _, _, _, _]) => f.write_str("SIGKILL all daemons"),
+            Self::Kill(names) => write!(f, "SIGKILL {}", names.join("+")),
+            Self::Freeze(name) => write!(f, "SIGSTOP {name} for 15 s"),
+            Self::Ourselves => f.write_str("SIGKILL frr-supervisor"),
+            Self::Everything => f.write_str("SIGKILL the container"),
+            Self::Restart => f.write_str("SIGTERM the container"),
+        }
+    }
+}
+
+/// What a cell cost, over all flows.
+#[derive(Clone, Debug, Default)]
+pub struct Cost {
+    pub sent: u64,
+    pub received: u64,
+    pub lost: u64,
+    pub gap: Duration,
+    /// The flows that lost something.
+    pub flows: Vec<String>,
+}
+
+impl fmt::Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sent, received, lost, gap, flows } = self;
+        write!(f, "sent {sent}, received {received}, lost {lost}, longest gap {} ms", gap.as_millis())?;
+        flows.iter().try_for_each(|flow| write!(f, "; {flow}"))
+    }
+}
+
+impl Cost {
+    /// Stops the flows and adds them up.
+    pub fn of(flows: Vec<(String, Flow)>) -> Self {
+        let mut cost = Self::default();
+        for (name, flow) in flows {
+            let loss = flow.stop();
+            cost.sent += loss.sent;
+            cost.received += loss.received;
+            cost.lost += loss.lost;
+            cost.gap = cost.gap.max(loss.gap);
+            if loss.lost > 0 {
+                cost.flows.push(format!("{name}: {loss}"));
+            }
+        }
+        cost
+    }
+}
+
+/// A node that is killed again and again.
+pub struct Runner<'a> {
+    lab: &'a Lab,
+    env: Vec<(String, String)>,
+    ns: &'static str,
+    pub node: Option<Supervisor>,
+}
+
+impl<'a> Runner<'a> {
+    /// Brings it up. The windows are short, so that a cell sees their end.
+    pub fn new(lab: &'a Lab, extra: &[(&str, &str)]) -> Self {
+        let ns = if extra.contains(&("NETNS", "host")) { "host" } else { "perouter" };
+        let base = [("GR_RESTART_TIME", "30"), ("GR_SELECT_DEFER_TIME", "5"), ("METALLB_HOLD_TIME", "20")];
+        let env = base.iter().chain(extra).map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        let mut runner = Self { lab, env, ns, node: None };
+        runner.start();
+        runner
+    }
+
+    fn start(&mut self) {
+        let env: Vec<(&str, &str)> = self.env.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        self.node = Some(up(self.lab, &env));
+    }
+
+    /// Ends daemons by SIGKILL.
+    pub fn kill(&self, names: &[&str]) {
+        self.signal(names, Signal::KILL);
+    }
+
+    fn signal(&self, names: &[&str], signal: Signal) {
+        for (name, pid) in daemons(self.lab, self.ns) {
+            if names.is_empty() || names.contains(&name.as_str()) {
+                let pid = Pid::from_raw(pid.cast_signed()).expect("a process has a number");
+                let _ = kill_process(pid, signal);
+            }
+        }
+    }
+
+    fn complete(&self) -> usize {
+        let log = self.node.as_ref().map(Supervisor::log).unwrap_or_default();
+        log.iter().filter(|(_, line)| line.contains(DAEMONS_ANSWER)).count()
+    }
+
+    /// Waits until `count` daemons run.
+    pub fn wait_complete(&self, count: usize) {
+        wait_until("all daemons to run", SOON, || daemons(self.lab, self.ns).len() == count);
+    }
+
+    /// Stops a daemon for a while.
+    pub fn freeze(&self, name: &str, time: Duration) {
+        self.signal(&[name], Signal::STOP);
+        thread::sleep(time);
+        self.signal(&[name], Signal::CONT);
+    }
+
+    /// Does what the cell says; what has to be started again is.
+    pub fn disturb(&mut self, cell: &Cell) {
+        match cell {
+            Cell::Kill(names) => self.kill(names),
+            Cell::Freeze(name) => self.freeze(name, Duration::from_secs(15)),
+            Cell::Restart => {
+                if let Some(mut node) = self.node.take() {
+                    node.terminate();
+                }
+            }
+            Cell::Ourselves | Cell::Everything => {
+                if let Some(mut node) = self.node.take() {
+                    node.kill9();
+                }
+                if *cell == Cell::Everything {
+                    self.kill(&[]);
+                }
+            }
+        }
+        if self.node.is_none() {
+            thread::sleep(Duration::from_secs(1));
+            self.start();
+        }
+    }
+
+    /// Lets what the cell says happen under traffic, and counts.
+    pub fn run(&mut self, cell: &Cell) -> Cost {
+        settle();
+        let flows = flows();
+        thread::sleep(Duration::from_secs(1));
+        let before = self.complete();
+        let died = Instant::now();
+        self.disturb(cell);
+        if matches!(cell, Cell::Kill(_) | Cell::Freeze(_)) {
+            wait_until(&format!("the daemons to be back after {cell}"), SOON, || self.complete() > before);
+        }
+        settle();
+        // Past the time at which the leaves' BFD gives up what the dead had, and the end of bgpd's deferral.
+        thread::sleep((died + Duration::from_secs(20)).saturating_duration_since(Instant::now()));
+        Cost::of(flows)
+    }
+}

@@ -1,0 +1,77 @@
+//! The node under test: started, waited for, and looked at.
+
+use std::collections::BTreeSet;
+use std::thread;
+use std::time::Duration;
+
+use super::*;
+
+/// Long enough for a loaded machine; what is waited for comes in a second or two.
+pub const SOON: Duration = Duration::from_secs(60);
+pub const SERVICES: [&str; 2] = [SERVICE4, SERVICE6];
+pub const DAEMONS_ANSWER: &str = "all daemons answer";
+
+pub fn start(lab: &Lab, extra: &[(&str, &str)]) -> Supervisor {
+    let mut env = Lab::node_env();
+    // Connection marks need a kernel with nf_tables: see `connmark` below.
+    env.push(("RETURN_PATH", "default-route"));
+    env.retain(|(name, _)| !extra.iter().any(|(n, _)| n == name));
+    env.extend(extra);
+    lab.start_supervisor(&env)
+}
+
+/// Starts the node and waits until both leaves know the service.
+pub fn up(lab: &Lab, extra: &[(&str, &str)]) -> Supervisor {
+    let node = start(lab, extra);
+    node.wait_log(DAEMONS_ANSWER, SOON);
+    for prefix in [format!("{SERVICE4}/32"), format!("{SERVICE6}/128")] {
+        both_leaves_have(&prefix);
+    }
+    settle();
+    node
+}
+
+/// FRR 8.4 may take in the peer's OPEN before it has noticed that its own connection is up ("unexpected packet
+/// received", notification 5/0), and then doubles the time before it dials again, up to a minute and more. When both
+/// ends share a slow machine this happens now and then; 9 and later don't.
+pub fn dial_again() {
+    if frr_is_8() && !session("speaker", "default", "fda1:b2c3:d4e5:1::").is_empty() {
+        wait_until("the speaker's BGP session", SOON, || {
+            let up = session("speaker", "default", "fda1:b2c3:d4e5:1::") == "Established";
+            if !up {
+                vtysh("speaker", "clear bgp *");
+                thread::sleep(Duration::from_secs(3));
+            }
+            up
+        });
+    }
+}
+
+/// Waits until all sessions are up. A route on a leaf may still be that of an earlier instance, and with its timers
+/// BFD takes longer to come up than BGP.
+pub fn settle() {
+    for (router, peer) in [("leaf1", "node"), ("leaf2", "node"), ("speaker", "fda1:b2c3:d4e5:1::")] {
+        let up = || session(router, "default", peer) == "Established";
+        wait_until(&format!("{router}'s BGP session"), SOON, up);
+    }
+    for leaf in ["leaf1", "leaf2"].into_iter().filter(|leaf| frr_dir(leaf).join("bfdd.vty").exists()) {
+        wait_until(&format!("{leaf}'s BFD session"), SOON, || {
+            let peers = vtysh_json(leaf, "show bfd peers json");
+            peers.as_array().is_some_and(|p| !p.is_empty() && p.iter().all(|p| p["status"] == "up"))
+        });
+    }
+}
+
+pub fn both_leaves_have(prefix: &str) {
+    dial_again();
+    for leaf in ["leaf1", "leaf2"] {
+        wait_until(&format!("{prefix} on {leaf}"), SOON, || has_route(leaf, prefix));
+    }
+}
+
+/// The daemons of the node, which are those in `ns` that are not the speaker's.
+pub fn daemons(lab: &Lab, ns: &str) -> BTreeSet<(String, u32)> {
+    let speaker = |name: &str| lab.speaker.as_ref().and_then(|s| s.pid(name));
+    let all = Lab::processes(ns).into_iter().map(|(pid, name)| (name, pid));
+    all.filter(|(name, pid)| name != "frr-supervisor" && speaker(name) != Some(*pid)).collect()
+}

@@ -1,0 +1,46 @@
+//! `make matrix`: whatever dies, in either namespace, no packet is lost. LAB_REPEAT (1) times; LAB_NETNS: perouter, host
+//! or both (the default); LAB_CELL: only those with these words in their name.
+
+mod lab;
+
+use lab::*;
+
+fn main() {
+    let setting = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
+    let repeat: u32 = setting("LAB_REPEAT", "1").parse().expect("LAB_REPEAT is a number");
+    let namespaces = match setting("LAB_NETNS", "both").as_str() {
+        "perouter" => &["perouter"][..],
+        "host" => &["host"],
+        _ => &["perouter", "host"],
+    };
+    let words = setting("LAB_CELL", "");
+    let mut total = Cost::default();
+    let mut worse = Vec::new();
+    for round in 1..=repeat {
+        for ns in namespaces {
+            let options =
+                Options { leaf_extra: setting("LAB_LEAF", "").replace(';', "\n"), ..Options::default() };
+            let lab = Lab::new(options);
+            let mut node = Runner::new(&lab, &[("NETNS", ns)]);
+            for cell in KILLS.iter().chain(&OTHERS).filter(|cell| cell.to_string().contains(&words)) {
+                let cost = node.run(cell);
+                println!("{round} {ns:8} {cell:24} {cost}");
+                total.sent += cost.sent;
+                total.received += cost.received;
+                total.lost += cost.lost;
+                total.gap = total.gap.max(cost.gap);
+                if cost.lost > 0 {
+                    if std::env::var_os("LAB_LEAF").is_some() {
+                        println!("{}", lab.leaves[1].log_text());
+                    }
+                    worse.push(format!("{round} {ns:8} {cell:24} {cost}"));
+                }
+            }
+        }
+    }
+    println!("matrix: {total}");
+    if total.lost > 0 {
+        println!("{}", worse.join("\n"));
+        std::process::exit(1);
+    }
+}
