@@ -57,17 +57,16 @@ impl<'a> Node<'a> {
         version: Version,
         signals: &mut Signals,
     ) -> Result<Option<Self>, Vec<String>> {
-        let line = |e: io::Error| vec![e.to_string()];
         let daemons = version.daemons(true);
         let (mut kernel, mut origin) = Kernel::open(&config.namespace).map_err(line)?;
         let name = config.namespace.to_string();
         let token = config.rebuild_token.as_ref().map(|token| token.as_str());
         if let (Some(Origin::Found), Some(token)) = (origin, token)
-            && kernel.token().map_err(|e| vec![e.to_string()])?.as_deref() != Some(token)
+            && kernel.token().map_err(line)?.as_deref() != Some(token)
         {
             log::warn!("REBUILD_TOKEN={token} is new: tearing namespace {name} down to build it anew");
             files::end_leftovers(&daemons).map_err(line)?;
-            kernel.dismantle().map_err(|e| vec![e.to_string()])?;
+            kernel.dismantle().map_err(line)?;
             Netns::release(&name).map_err(line)?;
             (kernel, origin) = Kernel::open(&config.namespace).map_err(line)?;
         }
@@ -83,7 +82,7 @@ impl<'a> Node<'a> {
             // Daemons in a namespace that has no name any more keep the NICs in it from coming home.
             files::end_leftovers(&daemons).map_err(line)?;
         }
-        kernel.fetch_home(&config.namespace, &config.fabric_macs).map_err(|e| vec![e.to_string()])?;
+        kernel.fetch_home(&config.namespace, &config.fabric_macs).map_err(line)?;
         let Some((now, found)) = wait_for_fabric(config, &mut kernel, signals)? else {
             log::info!("stopped while waiting for the fabric interfaces");
             return Ok(None);
@@ -105,8 +104,7 @@ impl<'a> Node<'a> {
             said: BTreeSet::new(),
         };
         node.configure(&resolved)?;
-        let outcome =
-            node.kernel.reconcile(&resolved.desired, Level::Info).map_err(|e| vec![e.to_string()])?;
+        let outcome = node.kernel.reconcile(&resolved.desired, Level::Info).map_err(line)?;
         if outcome.done.is_empty() {
             log::info!("devices: nothing to change");
         }
@@ -114,10 +112,9 @@ impl<'a> Node<'a> {
             log::error!("{sentence}");
         }
         node.said.extend(outcome.refused);
-        if let Some(token) = token
-            && node.kernel.token().is_ok_and(|now| now.as_deref() != Some(token))
-        {
-            node.kernel.set_token(token).map_err(|e| vec![e.to_string()])?;
+        // One that was found has this token already.
+        if let (Some(Origin::Created | Origin::Repaired), Some(token)) = (origin, token) {
+            node.kernel.set_token(token).map_err(line)?;
         }
         node.desired = resolved.desired;
         files::end_leftovers(&daemons).map_err(line)?;
@@ -203,14 +200,14 @@ impl<'a> Node<'a> {
                 return Check::Failed;
             }
         };
-        let resolved = match resolve(self.config, &now, &found) {
+        let mut resolved = match resolve(self.config, &now, &found) {
             Ok(resolved) => resolved,
             Err(problems) => {
                 said.extend(problems);
                 return Check::Failed;
             }
         };
-        let mut desired = resolved.desired.clone();
+        let mut desired = std::mem::take(&mut resolved.desired);
         if !complete {
             // The first NIC sets the pair's MTU, and may be the one that is missing.
             for link in &mut desired.links {
@@ -244,8 +241,13 @@ impl<'a> Node<'a> {
     /// # Errors
     /// Something can't be taken down.
     pub fn dismantle(mut self) -> Result<(), Vec<String>> {
-        self.kernel.dismantle().map_err(|e| vec![e.to_string()])
+        self.kernel.dismantle().map_err(line)
     }
+}
+
+/// An error that is the only problem.
+pub fn line(e: impl ToString) -> Vec<String> {
+    vec![e.to_string()]
 }
 
 /// Waits until every fabric NIC is there, told by the kernel rather than by asking again and again.
@@ -255,13 +257,12 @@ fn wait_for_fabric(
     kernel: &mut Kernel,
     signals: &mut Signals,
 ) -> Result<Option<(Namespaces, Vec<Found>)>, Vec<String>> {
-    let line = |e: io::Error| vec![e.to_string()];
     let monitor = Monitor::links(kernel).map_err(line)?;
     let timeout = Duration::from_secs(config.fabric_timeout_s.into());
     let deadline = Instant::now() + timeout;
     let mut said = String::new();
     loop {
-        let now = kernel.observe(None).map_err(|e| vec![e.to_string()])?;
+        let now = kernel.observe(None).map_err(line)?;
         let missing = match find(&config.fabric_macs, &now) {
             Search::Complete(found) => {
                 for nic in &found {
@@ -287,7 +288,7 @@ fn wait_for_fabric(
         fds.extend(monitor.fds());
         match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
-            Err(e) => return Err(line(e.into())),
+            Err(e) => return Err(line(io::Error::from(e))),
         }
         monitor.drain();
         if signals.take_stop() {

@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::frr::files;
 use crate::limits;
-use crate::node::Node;
+use crate::node::{Node, line};
 use crate::supervisor::{End, Signals, Supervisor};
 
 /// Sets the node up, then runs the daemons until a signal asks for the end.
@@ -11,7 +11,6 @@ use crate::supervisor::{End, Signals, Supervisor};
 /// # Errors
 /// Every problem, each a line of its own.
 pub fn run(config: &Config) -> Result<(), Vec<String>> {
-    let line = |e: std::io::Error| vec![e.to_string()];
     limits::raise();
     let mut signals = Signals::catch().map_err(line)?;
     let version = files::version().map_err(line)?;

@@ -164,7 +164,7 @@ fn a_nic_that_returns_is_taken_in_again() {
     // As when its driver is loaded anew: gone, and back in the host's namespace.
     exec("leaf1", &["ip", "link", "del", "node"]);
     node.wait_log("is gone: traffic has only the other ones", SOON);
-    every_ping_is_answered_by("client2", &SERVICES, 20);
+    pings(&["client2"], &SERVICES, 20);
     ip_batch(
         "leaf1",
         &format!(

@@ -1,5 +1,6 @@
 //! `make matrix`: whatever dies, in either namespace, no packet is lost. LAB_REPEAT (1) times; LAB_NETNS: perouter, host
-//! or both (the default); LAB_CELL: only those with these words in their name.
+//! or both (the default); LAB_CELL: only those with these words in their name; LAB_LEAF: more
+//! configuration for the leaves, lines parted by semicolons, and their logs where something is lost.
 
 mod lab;
 
@@ -25,10 +26,7 @@ fn main() {
             for cell in KILLS.iter().chain(&OTHERS).filter(|cell| cell.to_string().contains(&words)) {
                 let cost = node.run(cell);
                 println!("{round} {ns:8} {cell:24} {cost}");
-                total.sent += cost.sent;
-                total.received += cost.received;
-                total.lost += cost.lost;
-                total.gap = total.gap.max(cost.gap);
+                total += &cost;
                 if cost.lost > 0 {
                     if std::env::var_os("LAB_LEAF").is_some() {
                         println!("{}", lab.leaves[1].log_text());

@@ -20,10 +20,6 @@ fn every_ping_is_answered(addresses: &[&str], count: u32) {
     pings(&["client1", "client2"], addresses, count);
 }
 
-fn every_ping_is_answered_by(client: &str, addresses: &[&str], count: u32) {
-    pings(&[client], addresses, count);
-}
-
 fn pings(clients: &[&str], addresses: &[&str], count: u32) {
     thread::scope(|scope| {
         for client in clients {

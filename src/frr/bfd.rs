@@ -50,11 +50,10 @@ pub struct Session {
     detect_multiplier: u8,
 }
 
-/// Reads what `show bfd peers json` says into `sessions`.
-pub fn take_in(sessions: &mut Vec<Session>, answers: &[Answer]) {
-    if let Some(now) = answers.last().and_then(|answer| serde_json::from_str(&answer.text).ok()) {
-        *sessions = now;
-    }
+/// Reads what `show bfd peers json` says into `sessions`. Whether that has changed them.
+pub fn take_in(sessions: &mut Vec<Session>, answers: &[Answer]) -> bool {
+    let now = answers.last().and_then(|answer| serde_json::from_str::<Vec<Session>>(&answer.text).ok());
+    now.is_some_and(|now| std::mem::replace(sessions, now) != *sessions)
 }
 
 /// Tells every single-hop peer whose session was up that it is down on purpose; the calling thread is in FRR's

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{Group, User};
 use rustix::process::{Pid, Signal, kill_process};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::config::{Config, OnStop};
 use crate::model::{TemplatePath, Value as _};
 
 use super::daemons::{BIN_DIR, Daemon, RUN_DIR, Version};
-use super::held::Services;
-use super::{bfd, split};
+use super::split;
 
 /// Directories that FRR writes to: sockets, mgmtd's commit history, crash logs.
 const OTHER_DIRECTORIES: [&str; 2] = ["/var/lib/frr", "/var/tmp/frr"];
@@ -213,40 +214,24 @@ pub fn fall_back() -> io::Result<()> {
     replace(&config_path(), &kept)
 }
 
-fn services_path() -> PathBuf {
-    Path::new(RUN_DIR).join("services.json")
-}
+/// The file for what MetalLB's speaker announced.
+pub const SERVICES: &str = "services.json";
 
-/// The services that an earlier instance wrote down.
-pub fn services() -> Services {
-    let text = fs::read_to_string(services_path()).unwrap_or_default();
+/// The file for bfdd's sessions.
+pub const BFD_SESSIONS: &str = "bfd.json";
+
+/// What an earlier instance wrote down in that file; nothing if there is none or it can't be read.
+pub fn recall<T: DeserializeOwned + Default>(file: &str) -> T {
+    let text = fs::read_to_string(Path::new(RUN_DIR).join(file)).unwrap_or_default();
     serde_json::from_str(&text).unwrap_or_default()
 }
 
-/// Writes the services down for an instance that comes after us.
+/// Writes something down for an instance that comes after us.
 ///
 /// # Errors
 /// The file can't be written.
-pub fn keep_services(services: &Services) -> io::Result<()> {
-    replace(&services_path(), &serde_json::to_string(services)?)
-}
-
-fn bfd_path() -> PathBuf {
-    Path::new(RUN_DIR).join("bfd.json")
-}
-
-/// The BFD sessions that an earlier instance wrote down.
-pub fn bfd_sessions() -> Vec<bfd::Session> {
-    let text = fs::read_to_string(bfd_path()).unwrap_or_default();
-    serde_json::from_str(&text).unwrap_or_default()
-}
-
-/// Writes the BFD sessions down for an instance that comes after us.
-///
-/// # Errors
-/// The file can't be written.
-pub fn keep_bfd_sessions(sessions: &[bfd::Session]) -> io::Result<()> {
-    replace(&bfd_path(), &serde_json::to_string(sessions)?)
+pub fn write_down(file: &str, what: &impl Serialize) -> io::Result<()> {
+    replace(&Path::new(RUN_DIR).join(file), &serde_json::to_string(what)?)
 }
 
 /// The word in the file that overrides `ON_STOP` for the next stop, if there is one.

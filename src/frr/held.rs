@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::vty::CONFIGURE;
 use crate::model::{Asn, VrfName};
 
 /// What a route has besides its destination, in FRR's own words, each checked for what it is made of.
@@ -23,7 +24,6 @@ pub struct Attributes {
     metric: Option<u32>,
     community: String,
     large_community: String,
-    extended_community: String,
 }
 
 /// The services, by prefix.
@@ -77,7 +77,7 @@ impl Place {
 
     /// The commands that end it; `text` is bgpd's own configuration.
     pub fn removal(&self, services: &Services, text: &str) -> Vec<String> {
-        let mut commands: Vec<String> = ["enable", "configure terminal"].map(Into::into).into();
+        let mut commands = CONFIGURE.map(str::to_owned).to_vec();
         commands.push(format!("router bgp {}", self.asn));
         commands.extend(self.networks(services, "no "));
         if !text.contains("no bgp network import-check") {
@@ -140,8 +140,8 @@ impl Attributes {
 }
 
 /// The versions of the tables, or nothing if they can't be told.
-pub fn versions(answers: &[String]) -> Option<Vec<u64>> {
-    answers.iter().map(|text| version(text)).collect()
+pub fn versions(answers: &[impl AsRef<str>]) -> Option<Vec<u64>> {
+    answers.iter().map(|answer| version(answer.as_ref())).collect()
 }
 
 fn version(text: &str) -> Option<u64> {
@@ -150,10 +150,10 @@ fn version(text: &str) -> Option<u64> {
 }
 
 /// The services that a speaker announces, as `show bgp … detail json` has them: the best path of each prefix.
-pub fn services(answers: &[String]) -> Services {
+pub fn services(answers: &[impl AsRef<str>]) -> Services {
     let mut services = Services::new();
     for answer in answers {
-        let value: Value = serde_json::from_str(answer).unwrap_or_default();
+        let value: Value = serde_json::from_str(answer.as_ref()).unwrap_or_default();
         let Some(routes) = value.get("routes").and_then(Value::as_object) else { continue };
         for (prefix, route) in routes {
             let paths = route.get("paths").unwrap_or(route).as_array();
@@ -177,7 +177,6 @@ fn attributes(path: &Value) -> Option<Attributes> {
         metric: path.get("metric").and_then(Value::as_u64).and_then(|m| u32::try_from(m).ok()),
         community: text("/community/string"),
         large_community: text("/largeCommunity/string"),
-        extended_community: text("/extendedCommunity/string"),
     };
     let numbers = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || b == b' ');
     let words = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b" :-".contains(&b));
@@ -187,7 +186,7 @@ fn attributes(path: &Value) -> Option<Attributes> {
         && words(&attributes.community)
         && words(&attributes.large_community)
         // What they mean is too various to say them again; route targets of the import don't leave the node.
-        && attributes.extended_community.is_empty();
+        && text("/extendedCommunity/string").is_empty();
     plain.then_some(attributes)
 }
 
@@ -267,7 +266,7 @@ mod tests {
         }
         let confederation = answer("198.51.100.1/32", "").replace("4000099999", "(65001) {1,2}");
         assert_eq!(services(&[confederation]), Services::new());
-        assert_eq!(services(&["% No such VRF".into()]), Services::new());
+        assert_eq!(services(&["% No such VRF"]), Services::new());
     }
 
     #[test]
@@ -288,6 +287,6 @@ mod tests {
     fn versions_tell_a_change() {
         let answers = [answer("198.51.100.1/32", ""), answer("2001:db8::1/128", "")];
         assert_eq!(versions(&answers), Some(vec![7, 7]));
-        assert_eq!(versions(&["".into()]), None);
+        assert_eq!(versions(&[""]), None);
     }
 }

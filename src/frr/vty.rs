@@ -11,6 +11,9 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 /// The question that watchfrr asks, too: a daemon whose event loop runs answers at once.
 pub const PING: &str = "echo PING";
 
+/// The commands that lead to where a daemon is configured.
+pub const CONFIGURE: [&str; 2] = ["enable", "configure terminal"];
+
 /// Answers longer than this are none that we asked for.
 const LONGEST_ANSWER: usize = 64 << 20;
 
@@ -33,6 +36,12 @@ pub struct Answer {
     pub well: bool,
     /// Its words.
     pub text: String,
+}
+
+impl AsRef<str> for Answer {
+    fn as_ref(&self) -> &str {
+        &self.text
+    }
 }
 
 impl Talk {

@@ -1,5 +1,6 @@
 //! Carrying changes out: each [`Op`] is one netlink message (or one file below `/proc/sys`).
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -121,14 +122,29 @@ impl Place {
         Ok(Self { ns, nl })
     }
 
-    fn index(&mut self, name: &str) -> Result<u32, Refusal> {
+    fn link(&mut self, name: &str) -> Result<LinkMessage, Refusal> {
         let link = LinkUnspec::new_with_name(name).build();
         let answers = self.nl.get(RouteNetlinkMessage::GetLink(link))?;
-        let index = answers.into_iter().find_map(|answer| match answer {
-            RouteNetlinkMessage::NewLink(link) => Some(link.header.index),
+        let link = answers.into_iter().find_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(link) => Some(link),
             _ => None,
         });
-        index.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound).into())
+        link.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound).into())
+    }
+
+    fn index(&mut self, name: &str) -> Result<u32, Refusal> {
+        Ok(self.link(name)?.header.index)
+    }
+
+    /// Reads those of the kernel parameters that are of this side, or all if it is `alone`.
+    fn sysctls(
+        &self,
+        side: Side,
+        alone: bool,
+        wanted: &[Sysctl],
+    ) -> io::Result<BTreeMap<String, Option<String>>> {
+        let here = wanted.iter().filter(|s| alone || s.side == side).map(|s| s.path.as_str());
+        self.ns.within(|| Ok(observe::sysctls(here)))
     }
 
     /// Changes an existing link. `RTM_NEWLINK` without create, because `RTM_SETLINK` ignores part of what it is given.
@@ -196,8 +212,11 @@ impl Kernel {
     /// The kernel refused.
     pub fn token(&mut self) -> Result<Option<String>, Error> {
         let Some(router) = &mut self.router else { return Ok(None) };
-        let links = observe::observe(&mut router.nl)?.links;
-        let alias = links.into_iter().find(|l| l.name == TOKEN_KEEPER).and_then(|l| l.alias);
+        let attributes = router.link(TOKEN_KEEPER)?.attributes;
+        let alias = attributes.into_iter().find_map(|attribute| match attribute {
+            LinkAttribute::IfAlias(alias) => Some(alias),
+            _ => None,
+        });
         Ok(alias.and_then(|alias| Some(alias.strip_prefix(TOKEN_PREFIX)?.to_owned())))
     }
 
@@ -232,11 +251,10 @@ impl Kernel {
     pub fn sysctls_have_changed(&self, desired: &Desired) -> io::Result<bool> {
         for (side, place) in [(Side::Host, Some(&self.host)), (Side::Router, self.router.as_ref())] {
             let Some(place) = place else { continue };
-            let here = |s: &&Sysctl| s.side == side || self.router.is_none();
-            let wanted: Vec<&Sysctl> = desired.sysctls.iter().filter(here).collect();
-            let now = place.ns.within(|| Ok(observe::sysctls(wanted.iter().map(|s| s.path.as_str()))))?;
-            let differs = |s: &&Sysctl| matches!(now.get(&s.path), Some(Some(value)) if value != s.value);
-            if wanted.iter().any(differs) {
+            let alone = self.router.is_none();
+            let now = place.sysctls(side, alone, &desired.sysctls)?;
+            let mut here = desired.sysctls.iter().filter(|s| alone || s.side == side);
+            if here.any(|s| matches!(now.get(&s.path), Some(Some(value)) if value != s.value)) {
                 return Ok(true);
             }
         }
@@ -272,9 +290,7 @@ impl Kernel {
     pub fn observe(&mut self, desired: Option<&Desired>) -> Result<Namespaces, Error> {
         let read = |place: &mut Place, side: Side, alone: bool| -> Result<NsState, Error> {
             let mut state = observe::observe(&mut place.nl)?;
-            let wanted = desired.map_or(&[][..], |d| &d.sysctls);
-            let here = wanted.iter().filter(|s| alone || s.side == side).map(|s| s.path.as_str());
-            state.sysctls = place.ns.within(|| Ok(observe::sysctls(here)))?;
+            state.sysctls = place.sysctls(side, alone, desired.map_or(&[][..], |d| &d.sysctls))?;
             Ok(state)
         };
         let mut host = read(&mut self.host, Side::Host, self.router.is_none())?;

@@ -35,6 +35,13 @@ impl From<io::Error> for Refusal {
     }
 }
 
+impl From<Refusal> for io::Error {
+    /// Its words; what the errno was matters to no one who takes it so.
+    fn from(refusal: Refusal) -> Self {
+        Self::other(refusal.to_string())
+    }
+}
+
 /// A socket in the namespace of the thread that opened it, for good.
 #[derive(Debug)]
 pub struct Netlink {

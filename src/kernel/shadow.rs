@@ -82,9 +82,14 @@ fn delete(nl: &mut Netlink, mut route: RouteMessage) {
 /// # Errors
 /// The routes can't be read.
 pub(super) fn remove(nl: &mut Netlink) -> Result<usize, Refusal> {
-    let copies = dump(nl, PROTOCOL)?;
+    remove_if(nl, |_| true)
+}
+
+fn remove_if(nl: &mut Netlink, which: impl Fn(&RouteMessage) -> bool) -> Result<usize, Refusal> {
+    let mut copies = dump(nl, PROTOCOL)?;
+    copies.retain(which);
     let count = copies.len();
-    copies.into_iter().for_each(|route| delete(nl, route));
+    copies.into_iter().for_each(|copy| delete(nl, copy));
     Ok(count)
 }
 
@@ -162,13 +167,9 @@ fn destination(route: &RouteMessage) -> Option<(u32, IpNet)> {
 /// Removes the copies of routes to `prefixes` that have no original any more.
 fn remove_orphans(nl: &mut Netlink, prefixes: &BTreeSet<IpNet>) -> Result<usize, Refusal> {
     let originals: BTreeSet<_> = dump(nl, RouteProtocol::Bgp)?.iter().filter_map(destination).collect();
-    let mut copies = dump(nl, PROTOCOL)?;
-    copies.retain(|copy| {
+    remove_if(nl, |copy| {
         destination(copy).is_some_and(|at| prefixes.contains(&at.1) && !originals.contains(&at))
-    });
-    let count = copies.len();
-    copies.into_iter().for_each(|copy| delete(nl, copy));
-    Ok(count)
+    })
 }
 
 impl super::Kernel {
@@ -180,7 +181,7 @@ impl super::Kernel {
         let nl = self.router_netlink();
         let mut prefixes = BTreeSet::new();
         for protocol in [RouteProtocol::Bgp, PROTOCOL] {
-            let routes = dump(nl, protocol).map_err(|e| io::Error::other(e.to_string()))?;
+            let routes = dump(nl, protocol)?;
             let here = routes.iter().filter_map(destination).filter(|(number, _)| *number == table);
             prefixes.extend(here.map(|(_, prefix)| prefix));
         }
@@ -192,7 +193,7 @@ impl super::Kernel {
     /// # Errors
     /// The routes can't be read.
     pub fn unshadow_gone(&mut self, prefixes: &BTreeSet<IpNet>) -> io::Result<usize> {
-        remove_orphans(self.router_netlink(), prefixes).map_err(|e| io::Error::other(e.to_string()))
+        Ok(remove_orphans(self.router_netlink(), prefixes)?)
     }
 
     /// Puts the BGP routes of FRR's namespace in reserve; `new_zebra` if one is about to start.
@@ -200,7 +201,7 @@ impl super::Kernel {
     /// # Errors
     /// See [`install`].
     pub fn shadow(&mut self, new_zebra: bool) -> io::Result<usize> {
-        install(self.router_netlink(), new_zebra).map_err(|e| io::Error::other(e.to_string()))
+        Ok(install(self.router_netlink(), new_zebra)?)
     }
 
     /// Removes the reserve.
@@ -208,6 +209,6 @@ impl super::Kernel {
     /// # Errors
     /// See [`remove`].
     pub fn unshadow(&mut self) -> io::Result<usize> {
-        remove(self.router_netlink()).map_err(|e| io::Error::other(e.to_string()))
+        Ok(remove(self.router_netlink())?)
     }
 }

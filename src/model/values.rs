@@ -201,6 +201,14 @@ fn plain_name(text: &str) -> Result<String, Invalid> {
     Ok(text.into())
 }
 
+/// A plain name of up to 64 characters, for what is no interface.
+fn plain_word(text: &str) -> Result<String, Invalid> {
+    if text.len() > 64 {
+        return Err(Invalid::new("longer than 64 characters"));
+    }
+    plain_name(text)
+}
+
 /// The name of a VRF device that FRR can tell from its own words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VrfName(IfName);
@@ -246,10 +254,7 @@ impl Value for NamespaceName {
         "`host`, or 1-64 of A-Z a-z 0-9 . _ -".into()
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
-        if text.len() > 64 {
-            return Err(Invalid::new("longer than 64 characters"));
-        }
-        Ok(Self((text != "host").then_some(plain_name(text)?)))
+        Ok(Self((text != "host").then_some(plain_word(text)?)))
     }
 }
 
@@ -275,10 +280,7 @@ impl Value for RebuildToken {
         "1-64 of A-Z a-z 0-9 . _ -".into()
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
-        if text.len() > 64 {
-            return Err(Invalid::new("longer than 64 characters"));
-        }
-        plain_name(text).map(Self)
+        plain_word(text).map(Self)
     }
 }
 

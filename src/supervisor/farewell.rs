@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::frr::vty::Talk;
+use crate::frr::vty::{CONFIGURE, Talk};
 
 /// bgpd may take so long to carry out either half of it, and its words so long to reach the peers.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -56,7 +56,7 @@ impl Farewell {
 
 /// The commands for both halves, for every BGP instance and neighbor of frr.conf.
 fn commands(text: &str) -> (Vec<String>, Vec<String>) {
-    let begin = || ["enable", "configure terminal"].map(str::to_owned).to_vec();
+    let begin = || CONFIGURE.map(str::to_owned).to_vec();
     let (mut prefer_others, mut shutdown) = (begin(), begin());
     let mut neighbors = BTreeSet::new();
     let mut inside = false;

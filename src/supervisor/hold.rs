@@ -74,15 +74,11 @@ impl Hold {
 
     /// Takes the answers to that in.
     pub fn heard(&mut self, answers: &[Answer]) {
-        let versions = held::versions(&texts(answers));
+        let versions = held::versions(answers);
         if versions.is_some() && versions != self.versions && self.held.is_empty() {
             self.versions = versions;
-            self.learn();
+            self.learning = Talk::begin(&self.socket, self.place.questions()).ok();
         }
-    }
-
-    fn learn(&mut self) {
-        self.learning = Talk::begin(&self.socket, self.place.questions()).ok();
     }
 
     /// bgpd is gone while the kernel has routes to `prefixes` in the VRF: the services among them are to be held.
@@ -126,7 +122,7 @@ impl Hold {
         match self.learning.as_mut().map(Talk::receive) {
             Some(Ok(Some(answers))) => {
                 self.learning = None;
-                let services = held::services(&texts(&answers));
+                let services = held::services(&answers);
                 if self.held.is_empty() && services != self.known {
                     self.known = services;
                     return Some(News::Learnt);
@@ -171,10 +167,6 @@ impl Hold {
         self.releasing = Talk::begin(&self.socket, self.place.removal(&held, text)).ok();
         Some(News::Released(held.into_keys().collect(), back))
     }
-}
-
-fn texts(answers: &[Answer]) -> Vec<String> {
-    answers.iter().map(|answer| answer.text.clone()).collect()
 }
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ pub struct Supervisor<'a, 'n> {
     /// Those of a bfdd that is gone, and when to tell their peers: after bgpd's end, so that BGP is in graceful restart.
     bow_out: Option<(Instant, Vec<bfd::Session>)>,
     hold: Hold,
-    /// What bgpd announced before it went is looked at when the reserve for it is gone.
+    /// Services that are not held any more, and when to look at what is in reserve for them.
     released: Option<(Instant, BTreeSet<IpNet>)>,
     repairs: Repairs,
     /// When the reserve routes go.
@@ -111,9 +111,8 @@ impl<'a, 'n> Supervisor<'a, 'n> {
         let now = Instant::now();
         let daemons = node.daemons();
         let (text, parts) = files::parts(node.version)?;
-        let readers: Vec<_> =
-            daemons.iter().copied().filter(|d| parts.iter().any(|(name, _)| *name == d.name)).collect();
-        let sessions = files::bfd_sessions();
+        let readers: Vec<_> = daemons.iter().copied().filter(|d| part(&parts, d.name).is_some()).collect();
+        let sessions: Vec<bfd::Session> = files::recall(files::BFD_SESSIONS);
         let terms = Terms {
             daemons: &daemons,
             with_file: &readers,
@@ -138,7 +137,7 @@ impl<'a, 'n> Supervisor<'a, 'n> {
                 place(node.config),
                 Path::new(RUN_DIR).join("bgpd.vty"),
                 Duration::from_secs(node.config.metallb.hold_s.into()),
-                files::services(),
+                files::recall(files::SERVICES),
                 now,
             ),
             released: None,
@@ -277,10 +276,23 @@ impl<'a, 'n> Supervisor<'a, 'n> {
     /// Takes in what a daemon said to that.
     fn learn(&mut self, i: usize, answers: &[Answer]) {
         match self.daemons[i].name {
-            "bfdd" => bfd::take_in(&mut self.sessions, answers),
+            "bfdd" => self.hear_of_sessions(answers),
             "bgpd" => self.hold.heard(answers),
             _ => {}
         }
+    }
+
+    fn hear_of_sessions(&mut self, answers: &[Answer]) {
+        if bfd::take_in(&mut self.sessions, answers)
+            && let Err(e) = files::write_down(files::BFD_SESSIONS, &self.sessions)
+        {
+            log::warn!("{e}: after a crash of ours BFD peers may tear BGP down");
+        }
+    }
+
+    /// The daemon of that name, if its process is there.
+    fn running(&self, name: &str) -> Option<usize> {
+        self.daemons.iter().position(|d| d.name == name).filter(|&i| self.children[i].is_some())
     }
 
     fn read_parts(&mut self) {
@@ -290,12 +302,12 @@ impl<'a, 'n> Supervisor<'a, 'n> {
         }
     }
 
-    fn start(&mut self, i: usize) -> io::Result<Child> {
+    fn start(&self, i: usize) -> io::Result<Child> {
         let daemon = self.daemons[i];
-        let part = self.parts.iter().find(|(name, _)| *name == daemon.name).map(|(_, text)| text.clone());
-        if let Some(text) = &part {
+        let part = part(&self.parts, daemon.name);
+        if let Some(text) = part {
             let more = if daemon.name == "bgpd" { self.hold.configuration() } else { String::new() };
-            files::write_part(daemon, &(text.clone() + &more))?;
+            files::write_part(daemon, &(text.to_owned() + &more))?;
         }
         let mut command = Command::new(Path::new(BIN_DIR).join(daemon.name));
         command.args(daemon.arguments(self.node.version, part.is_some()));
@@ -335,7 +347,7 @@ impl<'a, 'n> Supervisor<'a, 'n> {
             Ok(mut prefixes) => {
                 prefixes.retain(allowed);
                 let n = self.hold.bgpd_is_gone(&prefixes, Instant::now());
-                if n > 0 && self.parts.iter().any(|(name, _)| *name == "bgpd") {
+                if n > 0 && part(&self.parts, "bgpd").is_some() {
                     log::info!(
                         "{n} services stay announced until the speaker is back, for {} s at most",
                         config.metallb.hold_s
@@ -347,27 +359,27 @@ impl<'a, 'n> Supervisor<'a, 'n> {
     }
 
     fn hear_of_services(&mut self, now: Instant) {
-        let bgpd = self.daemons.iter().position(|d| d.name == "bgpd").filter(|&i| self.children[i].is_some());
+        let bgpd = self.running("bgpd");
         let starting = self.starting.iter().any(|waiting| Some(waiting.daemon) == bgpd);
-        let text = self.parts.iter().find(|(name, _)| *name == "bgpd").map(|(_, text)| text.as_str());
+        let text = part(&self.parts, "bgpd");
         match self.hold.step(text.filter(|_| bgpd.is_some() && !starting), now) {
             None => {}
             Some(News::Learnt) => {
-                if let Err(e) = files::keep_services(self.hold.known()) {
+                if let Err(e) = files::write_down(files::SERVICES, self.hold.known()) {
                     log::warn!("{e}: after a crash of ours no service stays announced");
                 }
             }
-            Some(News::Released(prefixes, true)) => {
-                log::info!("the speaker is back: {} services are announced by it again", prefixes.len());
-                self.released = Some((now + RELEASED, prefixes.into_iter().collect()));
-            }
-            Some(News::Released(prefixes, false)) => {
-                let list: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
-                log::error!(
-                    "the speaker has not come back for {} s (METALLB_HOLD_TIME): no longer announced: {}",
-                    self.node.config.metallb.hold_s,
-                    list.join(", ")
-                );
+            Some(News::Released(prefixes, back)) => {
+                if back {
+                    log::info!("the speaker is back: {} services are announced by it again", prefixes.len());
+                } else {
+                    let list: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
+                    log::error!(
+                        "the speaker has not come back for {} s (METALLB_HOLD_TIME): no longer announced: {}",
+                        self.node.config.metallb.hold_s,
+                        list.join(", ")
+                    );
+                }
                 self.released = Some((now + RELEASED, prefixes.into_iter().collect()));
             }
         }
@@ -495,8 +507,7 @@ impl<'a, 'n> Supervisor<'a, 'n> {
         self.end_load();
         let config = self.node.config;
         let word = files::on_stop().unwrap_or(config.on_stop);
-        let bgpd = self.daemons.iter().position(|d| d.name == "bgpd").filter(|&i| self.children[i].is_some());
-        match bgpd {
+        match self.running("bgpd") {
             Some(i) if word == OnStop::Withdraw || self.signals.withdraw_requested() => {
                 let drain = Duration::from_secs(config.drain_s.into());
                 log::info!(
@@ -561,8 +572,7 @@ impl<'a, 'n> Supervisor<'a, 'n> {
                     }
                     // At a stop no one is left who could take them away.
                     if self.daemons[i].holds_routes && self.end.is_none() {
-                        let zebra = self.daemons.iter().position(|d| d.name == "zebra");
-                        self.cover(zebra.is_none_or(|zebra| self.children[zebra].is_none()));
+                        self.cover(self.running("zebra").is_none());
                     }
                     child.finish();
                     self.starting.retain(|w| w.daemon != i);
@@ -600,7 +610,6 @@ impl<'a, 'n> Supervisor<'a, 'n> {
     /// Takes in what daemons have to say, and asks those again that are not there yet.
     fn hear(&mut self, events: &mut VecDeque<Event>) {
         let now = Instant::now();
-        let before = self.sessions.clone();
         let daemons = &self.daemons;
         self.starting.retain_mut(|waiting| match waiting.hear(daemons, &[PING], ASK_EVERY, now) {
             Some(_) => {
@@ -642,17 +651,13 @@ impl<'a, 'n> Supervisor<'a, 'n> {
             self.learn(i, &answers);
         }
         if let Some((waiting, until)) = &mut self.bfd {
-            if let Some(answers) = waiting.hear(&self.daemons, &bfd::QUESTIONS, BFD_EVERY, now) {
-                bfd::take_in(&mut self.sessions, &answers);
-            }
+            let answers = waiting.hear(&self.daemons, &bfd::QUESTIONS, BFD_EVERY, now);
             if *until <= now {
                 self.bfd = None;
             }
-        }
-        if self.sessions != before
-            && let Err(e) = files::keep_bfd_sessions(&self.sessions)
-        {
-            log::warn!("{e}: after a crash of ours BFD peers may tear BGP down");
+            if let Some(answers) = answers {
+                self.hear_of_sessions(&answers);
+            }
         }
     }
 }
@@ -683,6 +688,11 @@ impl Waiting {
             Some(Ok(None)) | None => None,
         }
     }
+}
+
+/// What a daemon reads by itself, without what is added when it starts.
+fn part<'p>(parts: &'p [(&str, String)], name: &str) -> Option<&'p str> {
+    parts.iter().find(|(daemon, _)| *daemon == name).map(|(_, text)| text.as_str())
 }
 
 fn place(config: &Config) -> Place {

@@ -100,6 +100,16 @@ impl fmt::Display for Cost {
     }
 }
 
+impl std::ops::AddAssign<&Cost> for Cost {
+    /// The flows keep their own names, and are not taken over.
+    fn add_assign(&mut self, other: &Cost) {
+        self.sent += other.sent;
+        self.received += other.received;
+        self.lost += other.lost;
+        self.gap = self.gap.max(other.gap);
+    }
+}
+
 impl Cost {
     /// Stops the flows and adds them up.
     pub fn of(flows: Vec<(String, Flow)>) -> Self {
