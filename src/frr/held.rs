@@ -119,6 +119,17 @@ fn groups(services: &Services) -> Vec<(&Attributes, Vec<IpNet>)> {
 }
 
 impl Attributes {
+    /// Whether it is made of nothing but what a route map may have there.
+    pub fn is_plain(&self) -> bool {
+        let numbers = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || b == b' ');
+        let words = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b" :-".contains(&b));
+        numbers(&self.as_path)
+            && !self.as_path.is_empty()
+            && ["igp", "egp", "incomplete", ""].contains(&self.origin.as_str())
+            && words(&self.community)
+            && words(&self.large_community)
+    }
+
     fn route_map(&self, number: usize, vrf_asn: Asn) -> String {
         let mut text = format!("route-map {ROUTE_MAP}-{number} permit 10\n");
         let mut set = |what: &str, value: &str| {
@@ -178,15 +189,8 @@ fn attributes(path: &Value) -> Option<Attributes> {
         community: text("/community/string"),
         large_community: text("/largeCommunity/string"),
     };
-    let numbers = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || b == b' ');
-    let words = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b" :-".contains(&b));
-    let plain = numbers(&attributes.as_path)
-        && !attributes.as_path.is_empty()
-        && ["igp", "egp", "incomplete", ""].contains(&attributes.origin.as_str())
-        && words(&attributes.community)
-        && words(&attributes.large_community)
-        // What they mean is too various to say them again; route targets of the import don't leave the node.
-        && text("/extendedCommunity/string").is_empty();
+    // What they mean is too various to say them again; route targets of the import don't leave the node.
+    let plain = attributes.is_plain() && text("/extendedCommunity/string").is_empty();
     plain.then_some(attributes)
 }
 

@@ -45,7 +45,9 @@ pub enum News {
 
 impl Hold {
     /// Begins with what an earlier instance had written down.
-    pub fn new(place: Place, socket: PathBuf, limit: Duration, known: Services, now: Instant) -> Self {
+    pub fn new(place: Place, socket: PathBuf, limit: Duration, mut known: Services, now: Instant) -> Self {
+        // A file can be written by others.
+        known.retain(|_, attributes| attributes.is_plain());
         Self {
             place,
             socket,
@@ -191,6 +193,21 @@ mod tests {
         assert_eq!(some.bgpd_is_gone(&there, now), 1);
         assert!(some.configuration().contains("network 198.51.100.2/32"));
         assert_eq!(hold(Duration::ZERO, now).bgpd_is_gone(&there, now), 0);
+    }
+
+    #[test]
+    fn a_file_can_not_bring_lines_into_the_configuration() {
+        let now = Instant::now();
+        let prefix: IpNet = "198.51.100.2/32".parse().unwrap();
+        for (path, community) in [("1\nrouter bgp 2", ""), ("1", "65000:1\n no x"), ("", ""), ("1", "1:1")] {
+            let text = serde_json::json!({prefix.to_string(): {"as_path": path, "origin": "igp", "metric": 0,
+                "community": community, "large_community": ""}});
+            let place = hold(Duration::ZERO, now).place;
+            let known = serde_json::from_value(text).unwrap();
+            let mut hold = Hold::new(place, "/nonexistent".into(), Duration::from_secs(9), known, now);
+            let expected = usize::from(path == "1" && community == "1:1");
+            assert_eq!(hold.bgpd_is_gone(&[prefix].into(), now), expected, "{path:?} {community:?}");
+        }
     }
 
     #[test]
