@@ -15,10 +15,9 @@ fn services_stay_announced_until_a_slow_speaker_is_back() {
         extra: "route-map fda1:b2c3:d4e5:1::-out permit 1\n set community 65000:7 additive\nexit\n".into(),
         ..Speaker::default()
     };
-    // Without BFD, which has a race of its own when bgpd dies (README).
-    let lab = Lab::new(Options { speaker: Some(speaker), bfd: None, ..Options::default() });
+    let lab = Lab::new(Options { speaker: Some(speaker), ..Options::default() });
     lab.announce("198.51.100.101/32");
-    let node = Runner::new(&lab, &[("METALLB_HOLD_TIME", "40"), ("ENABLE_BFD", "false")]);
+    let node = Runner::new(&lab, &[("METALLB_HOLD_TIME", "40")]);
     every_ping_is_answered(&SERVICES, 20);
     both_leaves_have("198.51.100.101/32");
     let before = service_at("leaf1");

@@ -281,6 +281,7 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
         r.complain(format!("VRF_METALLB={vrf}: the name of an end of the veth pair"));
     }
 
+    let hold_s = hold?.get();
     Some(Config {
         node_ip: node_ip?,
         asn: asn?,
@@ -307,18 +308,21 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
         return_table: return_table?,
         timers: Timers {
             keepalive_s: keepalive?.get(),
-            hold_s: hold?.get(),
+            hold_s,
             connect_s: connect?.get(),
             restart_s: restart?.get(),
             stalepath_s: stalepath?.get(),
             select_defer_s: select_defer?.get(),
             bfd: match (enable_bfd?, receive?, transmit?, multiplier?) {
                 (false, ..) => None,
-                (true, receive, transmit, multiplier) => Some(Bfd {
-                    receive_ms: receive.get(),
-                    transmit_ms: transmit.get(),
-                    multiplier: multiplier.get(),
-                }),
+                (true, receive, transmit, multiplier) => {
+                    let (receive_ms, transmit_ms, multiplier) =
+                        (receive.get(), transmit.get(), multiplier.get());
+                    // As seen here, if the leaf's timers are the same (RFC 5880 §6.8.4).
+                    let detection_ms = receive_ms.max(transmit_ms) * multiplier;
+                    let coupled = detection_ms < 1000 * hold_s;
+                    Some(Bfd { receive_ms, transmit_ms, multiplier, coupled })
+                }
             },
         },
         liveness_s: liveness?.get(),

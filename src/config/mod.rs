@@ -152,4 +152,7 @@ pub struct Bfd {
     pub transmit_ms: u32,
     /// Detection multiplier.
     pub multiplier: u32,
+    /// Whether bgpd acts upon it: it finds out no more than the hold time does if it is slower, and costs a session now
+    /// and then when bgpd dies (see `frr::bfd`).
+    pub coupled: bool,
 }

@@ -1,20 +1,31 @@
-//! BFD across a restart of bfdd.
+//! BFD across restarts of bgpd and bfdd.
+//!
+//! A bfdd whose client goes tells the peers "down" at once, whoever else wants the session (`_ptm_bfd_session_del`,
+//! `bfdd/ptm_adapter.c`), and a busy leaf may take that in before it sees the end of bgpd's TCP connection: then it tears
+//! BGP down where it should wait for the restart. So bgpd is no client of bfdd, unless BFD is faster than BGP's own hold
+//! time: bfdd gets peers of its own, those that bgpd has, and does not hear of bgpd's end.
 //!
 //! A new bfdd has new discriminators, and an FRR peer ignores what it says until the old session has timed out (it drops
 //! packets without *your discriminator* while it is up: seen with 10.3, `BFD_PKT` "not overridden"). Then, seconds after
 //! all is well again, it tears BGP down. So we end the old session in the name of the dead bfdd: with state AdminDown,
 //! which must not be taken for a failure of the path (RFC 5882 §3.2), and the discriminators that it had.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 
 use rustix::net::sockopt::set_ipv6_unicast_hops;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::vty::Answer;
+use super::vty::{Answer, CONFIGURE};
+use crate::model::{IfName, Value as _};
 
 /// The commands that ask bfdd for its sessions; any answer shows that it lives.
 pub const QUESTIONS: [&str; 2] = ["enable", "show bfd peers json"];
+
+/// The profile of frr.conf that has our timers.
+const PROFILE: &str = "fabric";
 
 /// Destination port of single-hop control packets (RFC 5881 §4).
 const PORT: u16 = 3784;
@@ -54,6 +65,52 @@ pub struct Session {
 pub fn take_in(sessions: &mut Vec<Session>, answers: &[Answer]) -> bool {
     let now = answers.last().and_then(|answer| serde_json::from_str::<Vec<Session>>(&answer.text).ok());
     now.is_some_and(|now| std::mem::replace(sessions, now) != *sessions)
+}
+
+/// The leaf at the other end of each port.
+pub type Peers = BTreeMap<IfName, Ipv6Addr>;
+
+/// The command that asks bgpd for them.
+pub const PEERS_QUESTION: &str = "show bgp neighbors json";
+
+/// Reads the answer to it into `peers`; one that is not known (any more) stays what it was.
+pub fn take_in_peers(peers: &mut Peers, answer: &str) {
+    let value: Value = serde_json::from_str(answer).unwrap_or_default();
+    for (name, neighbor) in value.as_object().into_iter().flatten() {
+        let address = neighbor.get("bgpNeighborAddr").and_then(Value::as_str).and_then(|ip| ip.parse().ok());
+        if let (Ok(port), Some(ip)) = (IfName::parse(name), address.filter(Ipv6Addr::is_unicast_link_local)) {
+            peers.insert(port, ip);
+        }
+    }
+}
+
+/// The commands that give bfdd those `peers` that it has no session with, and take away those that they came in the
+/// place of. None if all is as it should be.
+pub fn commands(peers: &Peers, sessions: &[Session]) -> Vec<String> {
+    let mut commands = Vec::new();
+    for (port, ip) in peers {
+        let here = |s: &&Session| s.interface == port.as_str() && !s.multihop && s.is_link_local();
+        let (same, other): (Vec<_>, Vec<_>) =
+            sessions.iter().filter(here).partition(|session| session.peer == IpAddr::V6(*ip));
+        commands.extend(other.iter().map(|session| format!("no peer {} interface {port}", session.peer)));
+        if same.is_empty() {
+            commands.extend([
+                format!("peer {ip} interface {port}"),
+                format!("profile {PROFILE}"),
+                "exit".to_owned(),
+            ]);
+        }
+    }
+    if !commands.is_empty() {
+        commands.splice(..0, CONFIGURE.into_iter().chain(["bfd"]).map(str::to_owned));
+    }
+    commands
+}
+
+impl Session {
+    fn is_link_local(&self) -> bool {
+        matches!(self.peer, IpAddr::V6(ip) if ip.is_unicast_link_local())
+    }
 }
 
 /// Tells every single-hop peer whose session was up that it is down on purpose; the calling thread is in FRR's
@@ -129,6 +186,28 @@ mod tests {
         assert_eq!(packet[..4], [0x27, 0, 5, 24]);
         assert_eq!(packet[4..12], [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(packet[12..], [0, 0x0f, 0x42, 0x40, 0, 0x0f, 0x42, 0x40, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn bfdd_has_the_peers_that_bgpd_has() {
+        let mut peers = Peers::new();
+        let answer = |ip| {
+            format!(r#"{{"eth1":{{"bgpNeighborAddr":"{ip}"}},"fd00::1":{{"bgpNeighborAddr":"fd00::1"}}}}"#)
+        };
+        for nothing in ["", "[]", r#"{"eth1":{}}"#, &answer("none")] {
+            take_in_peers(&mut peers, nothing);
+            assert_eq!(commands(&peers, &[]), [""; 0], "{nothing}");
+        }
+        take_in_peers(&mut peers, &answer("fe80::1"));
+        take_in_peers(&mut peers, &answer("none"));
+        let add = |ip| vec![format!("peer {ip} interface eth1"), "profile fabric".into(), "exit".into()];
+        assert_eq!(commands(&peers, &[])[2..], [vec!["bfd".to_owned()], add("fe80::1")].concat());
+        assert_eq!(commands(&peers, &sessions(ANSWER)), [""; 0]);
+        take_in_peers(&mut peers, &answer("fe80::2"));
+        let instead = [vec!["no peer fe80::1 interface eth1".to_owned()], add("fe80::2")].concat();
+        assert_eq!(commands(&peers, &sessions(ANSWER))[3..], instead);
+        let other = ANSWER.replace("eth1", "eth2");
+        assert_eq!(commands(&peers, &sessions(&other))[3..], add("fe80::2"));
     }
 
     #[test]

@@ -74,10 +74,14 @@ pub struct Supervisor<'a, 'n> {
     asked: Vec<(usize, Option<Talk>)>,
     /// Those that have answered the first of several questions, and so live.
     answering: Vec<(usize, Talk)>,
-    /// bfdd while its sessions may be new, and until when.
-    bfd: Option<(Waiting, Instant)>,
+    /// Those that are asked more often while sessions may be new, and until when.
+    fresh: Option<(Vec<Waiting>, Instant)>,
     /// The BFD sessions as bfdd had them last.
     sessions: Vec<bfd::Session>,
+    /// The BFD peers that bfdd shall have of us.
+    peers: bfd::Peers,
+    /// Under way to bfdd.
+    giving_peers: Option<Talk>,
     /// Those of a bfdd that is gone, and when to tell their peers: after bgpd's end, so that BGP is in graceful restart.
     bow_out: Option<(Instant, Vec<bfd::Session>)>,
     hold: Hold,
@@ -130,9 +134,11 @@ impl<'a, 'n> Supervisor<'a, 'n> {
             starting: vec![],
             asked: vec![],
             answering: vec![],
-            bfd: None,
+            fresh: None,
             bow_out: Some((now + PEERS_NOTICE, sessions)),
             sessions: vec![],
+            peers: bfd::Peers::new(),
+            giving_peers: None,
             hold: Hold::new(
                 place(node.config),
                 Path::new(RUN_DIR).join("bgpd.vty"),
@@ -262,23 +268,29 @@ impl<'a, 'n> Supervisor<'a, 'n> {
         }
     }
 
-    /// Asks a daemon what we want to know of it in each round.
     fn ask(&mut self, i: usize) {
-        let daemon = self.daemons[i];
-        let questions = match daemon.name {
-            "bfdd" => bfd::QUESTIONS.map(str::to_owned).to_vec(),
-            "bgpd" => self.hold.questions(),
-            _ => vec![PING.to_owned()],
-        };
-        self.asked.push((i, Talk::begin(&socket(daemon), questions).ok()));
+        let talk = Talk::begin(&socket(self.daemons[i]), questions(self.daemons[i], &self.hold)).ok();
+        self.asked.push((i, talk));
     }
 
-    /// Takes in what a daemon said to that.
+    /// Takes in what a daemon said to our questions.
     fn learn(&mut self, i: usize, answers: &[Answer]) {
         match self.daemons[i].name {
             "bfdd" => self.hear_of_sessions(answers),
-            "bgpd" => self.hold.heard(answers),
+            "bgpd" => {
+                if let [versions @ .., peers] = answers {
+                    self.hold.heard(versions);
+                    self.hear_of_peers(&peers.text);
+                }
+            }
             _ => {}
+        }
+    }
+
+    /// bgpd is a client of bfdd, or bfdd has its peers of us.
+    fn hear_of_peers(&mut self, answer: &str) {
+        if self.node.config.timers.bfd.is_some_and(|bfd| !bfd.coupled) {
+            bfd::take_in_peers(&mut self.peers, answer);
         }
     }
 
@@ -287,6 +299,12 @@ impl<'a, 'n> Supervisor<'a, 'n> {
             && let Err(e) = files::write_down(files::BFD_SESSIONS, &self.sessions)
         {
             log::warn!("{e}: after a crash of ours BFD peers may tear BGP down");
+        }
+        let commands = bfd::commands(&self.peers, &self.sessions);
+        if !commands.is_empty() && self.giving_peers.is_none() {
+            log::debug!("bfdd: {}", commands.join("; "));
+            self.giving_peers =
+                self.running("bfdd").and_then(|i| Talk::begin(&socket(self.daemons[i]), commands).ok());
         }
     }
 
@@ -435,7 +453,7 @@ impl<'a, 'n> Supervisor<'a, 'n> {
 
     /// When there is something to do although nothing happens.
     fn next_deadline(&self) -> Option<Instant> {
-        let waiting = self.starting.iter().chain(self.bfd.iter().map(|(waiting, _)| waiting));
+        let waiting = self.starting.iter().chain(self.fresh.iter().flat_map(|(waiting, _)| waiting));
         let asks = waiting.filter(|w| w.talk.is_none()).map(|w| w.ask_at);
         let bow_out = self.bow_out.as_ref().map(|(at, _)| *at);
         let repairs = self.repairs.due().filter(|_| self.end.is_none());
@@ -456,9 +474,10 @@ impl<'a, 'n> Supervisor<'a, 'n> {
             let children = self.children.iter().chain([&self.load]).flatten();
             let outputs = children.filter_map(|child| child.output.as_ref());
             fds.extend(outputs.map(|output| PollFd::new(output, PollFlags::IN)));
-            let waiting = self.starting.iter().chain(self.bfd.iter().map(|(waiting, _)| waiting));
+            let waiting = self.starting.iter().chain(self.fresh.iter().flat_map(|(waiting, _)| waiting));
             let talks = waiting
                 .filter_map(|w| w.talk.as_ref())
+                .chain(&self.giving_peers)
                 .chain(self.hold.talks())
                 .chain(self.answering.iter().map(|(_, talk)| talk));
             fds.extend(
@@ -578,8 +597,11 @@ impl<'a, 'n> Supervisor<'a, 'n> {
                     self.starting.retain(|w| w.daemon != i);
                     self.asked.retain(|(daemon, _)| *daemon != i);
                     self.answering.retain(|(daemon, _)| *daemon != i);
+                    if let Some((fresh, _)) = &mut self.fresh {
+                        fresh.retain(|w| w.daemon != i);
+                    }
                     if self.daemons[i].holds_sessions {
-                        self.bfd = None;
+                        self.giving_peers = None;
                         let sessions = std::mem::take(&mut self.sessions);
                         self.bow_out = Some((Instant::now() + PEERS_NOTICE, sessions));
                     }
@@ -611,18 +633,33 @@ impl<'a, 'n> Supervisor<'a, 'n> {
     fn hear(&mut self, events: &mut VecDeque<Event>) {
         let now = Instant::now();
         let daemons = &self.daemons;
-        self.starting.retain_mut(|waiting| match waiting.hear(daemons, &[PING], ASK_EVERY, now) {
-            Some(_) => {
-                events.push_back(Event::Answered(waiting.daemon));
-                let bfdd = daemons.iter().position(|d| d.holds_sessions);
-                if let Some(daemon) = bfdd.filter(|&i| self.children[i].is_some()) {
-                    self.bfd = Some((Waiting { daemon, talk: None, ask_at: now }, now + BFD_NEW));
+        let before = self.starting.len();
+        self.starting.retain_mut(|waiting| {
+            match waiting.hear(daemons, || vec![PING.to_owned()], ASK_EVERY, now) {
+                Some(_) => {
+                    events.push_back(Event::Answered(waiting.daemon));
+                    false
                 }
-                false
+                None => true,
             }
-            None => true,
         });
+        if self.starting.len() < before {
+            let there = ["bfdd", "bgpd"].into_iter().filter_map(|name| self.running(name));
+            let there = there.filter(|i| !self.starting.iter().any(|w| w.daemon == *i));
+            let waiting = |daemon| Waiting { daemon, talk: None, ask_at: now };
+            self.fresh = Some((there.map(waiting).collect(), now + BFD_NEW));
+        }
         let mut heard = Vec::new();
+        if let Some((waiting, until)) = &mut self.fresh {
+            for waiting in waiting {
+                let daemon = self.daemons[waiting.daemon];
+                let answers = waiting.hear(&self.daemons, || questions(daemon, &self.hold), BFD_EVERY, now);
+                heard.extend(answers.map(|answers| (waiting.daemon, answers)));
+            }
+            if *until <= now {
+                self.fresh = None;
+            }
+        }
         for (i, talk) in std::mem::take(&mut self.asked) {
             let Some(mut talk) = talk else {
                 self.asked.push((i, None));
@@ -650,14 +687,15 @@ impl<'a, 'n> Supervisor<'a, 'n> {
         for (i, answers) in heard {
             self.learn(i, &answers);
         }
-        if let Some((waiting, until)) = &mut self.bfd {
-            let answers = waiting.hear(&self.daemons, &bfd::QUESTIONS, BFD_EVERY, now);
-            if *until <= now {
-                self.bfd = None;
+        match self.giving_peers.as_mut().map(Talk::receive) {
+            Some(Ok(None)) | None => {}
+            Some(Ok(Some(answers))) => {
+                self.giving_peers = None;
+                if let Some(answer) = answers.iter().find(|answer| !answer.well) {
+                    log::warn!("bfdd does not take a peer: {}", answer.text.trim());
+                }
             }
-            if let Some(answers) = answers {
-                self.hear_of_sessions(&answers);
-            }
+            Some(Err(_)) => self.giving_peers = None,
         }
     }
 }
@@ -667,12 +705,12 @@ impl Waiting {
     fn hear(
         &mut self,
         daemons: &[&'static Daemon],
-        questions: &[&str],
+        questions: impl FnOnce() -> Vec<String>,
         every: Duration,
         now: Instant,
     ) -> Option<Vec<Answer>> {
         if self.talk.is_none() && self.ask_at <= now {
-            self.talk = Talk::begin(&socket(daemons[self.daemon]), questions.iter().copied()).ok();
+            self.talk = Talk::begin(&socket(daemons[self.daemon]), questions()).ok();
             self.ask_at = now + every;
         }
         match self.talk.as_mut().map(Talk::receive) {
@@ -687,6 +725,15 @@ impl Waiting {
             }
             Some(Ok(None)) | None => None,
         }
+    }
+}
+
+/// What we want to know of a daemon in each round; any answer shows that it lives.
+fn questions(daemon: &Daemon, hold: &Hold) -> Vec<String> {
+    match daemon.name {
+        "bfdd" => bfd::QUESTIONS.map(str::to_owned).to_vec(),
+        "bgpd" => hold.questions().into_iter().chain([bfd::PEERS_QUESTION.to_owned()]).collect(),
+        _ => vec![PING.to_owned()],
     }
 }
 

@@ -30,6 +30,24 @@ fn defaults_are_those_of_the_table() {
 }
 
 #[test]
+fn bgpd_acts_upon_bfd_only_where_that_is_faster_than_its_hold_time() {
+    for (receive, multiplier, hold, coupled) in [
+        ("3000", "5", "9", false),
+        ("1000", "9", "9", false),
+        ("300", "3", "9", true),
+        ("3000", "5", "30", true),
+    ] {
+        let set = [
+            ("BFD_RECEIVE_INTERVAL", receive),
+            ("BFD_DETECT_MULTIPLIER", multiplier),
+            ("BGP_HOLD_TIME", hold),
+        ];
+        let config = read(&[&set[..], &[("BFD_TRANSMIT_INTERVAL", "300")]].concat()).unwrap();
+        assert_eq!(config.timers.bfd.unwrap().coupled, coupled, "{set:?}");
+    }
+}
+
+#[test]
 fn empty_means_unset_and_blanks_do_not_count() {
     assert_eq!(read(&[("VRF_METALLB", " "), ("INTERFACE_MTU", "")]), read(&[]));
     assert_eq!(read(&[("NODE_IP", " 10.0.0.1\t")]), read(&[]));
