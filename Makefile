@@ -57,7 +57,7 @@ size: build
 WITHOUT_FRR = bad_configurations nics_are_found nic_that_carries stale_namespace something_foreign log_can_be_json \
               killed_at_any fight_is_not rebuild_token altered deleted_namespace nic_that_returns
 # What takes long is tested with the second suite only, where there is one.
-LONG = withdraw_takes services_stay nothing_is_held lost_in_the_hosts we_die
+LONG = withdraw_takes services_stay nothing_is_held lost_in_the_hosts we_die a_leaf_may
 lab: build
 	@set -e; program="$(call program,--test node)"; test -n "$$program"; \
 	skip="$(if $(word 2,$(SUITES)),$(LONG:%=--skip %))"; next="$(WITHOUT_FRR:%=--skip %)"; \

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::config::Config;
 use crate::frr::{self, Daemon, Inputs, Version, files};
-use crate::kernel::netns::Origin;
+use crate::kernel::netns::{Held, Origin};
 use crate::kernel::{Kernel, Monitor, Netns, Op};
 use crate::model::{Desired, IfName, Namespaces};
 use crate::resolve::{Found, Resolved, Search, find, resolve};
@@ -28,9 +28,14 @@ pub struct Node<'a> {
     monitor: Monitor,
     desired: Desired,
     ports: Vec<IfName>,
+    /// Since when nothing holds the namespace under its name.
+    nameless_since: Option<Instant>,
     /// What was said last about what can't be put right, so that it is said once.
     said: BTreeSet<String>,
 }
+
+/// How long a deleted namespace goes without its name, in which it works as ever, before it is held again.
+pub const NAMELESS: Duration = Duration::from_millis(500);
 
 /// What a look at the kernel's state led to.
 #[derive(Debug)]
@@ -43,6 +48,8 @@ pub enum Check {
     Reconfigured,
     /// Something can't be put right.
     Failed,
+    /// FRR's namespace is held by nothing but what runs in it; to be looked at again in [`NAMELESS`].
+    Nameless,
     /// FRR's namespace is not the one that is held any more, for this reason.
     Gone(&'static str),
 }
@@ -101,6 +108,7 @@ impl<'a> Node<'a> {
             monitor,
             desired: Desired::default(),
             ports: vec![],
+            nameless_since: None,
             said: BTreeSet::new(),
         };
         node.configure(&resolved)?;
@@ -163,10 +171,30 @@ impl<'a> Node<'a> {
 
     /// Puts right whatever is not as it should be.
     pub fn check(&mut self) -> Check {
-        match self.kernel.is_current(&self.config.namespace) {
-            Ok(true) => {}
-            Ok(false) => return Check::Gone("was deleted or replaced"),
-            Err(_) => return Check::Gone("can't be examined"),
+        match self.kernel.held(&self.config.namespace) {
+            Ok(Held::Itself) => self.nameless_since = None,
+            Ok(Held::Another) => return Check::Gone("was replaced"),
+            // Who deletes it may be about to put another one in its place.
+            Ok(Held::Nothing)
+                if self.nameless_since.get_or_insert_with(Instant::now).elapsed() < NAMELESS =>
+            {
+                return Check::Nameless;
+            }
+            Ok(Held::Nothing) => {
+                let name = self.config.namespace.to_string();
+                if let Err(e) = self.kernel.router_ns().hold_as(&name) {
+                    log::error!("namespace {name} was deleted: {e}");
+                    return Check::Gone("was deleted");
+                }
+                log::warn!(
+                    "namespace {name} was deleted: what runs in it has kept it alive, it is held again"
+                );
+                self.nameless_since = None;
+            }
+            Err(e) => {
+                log::error!("{e}");
+                return Check::Gone("can't be examined");
+            }
         }
         let mut said = BTreeSet::new();
         let check = self.repair(&mut said);

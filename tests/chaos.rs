@@ -1,7 +1,7 @@
 //! `make chaos`: daemons, ourselves and the whole container are killed and frozen at random under traffic.
 //! LAB_KILLS (50): how many times; LAB_SECONDS: end after so many seconds at the latest; LAB_SEED: another course;
-//! LAB_NETNS: perouter (the default) or host; LAB_BFD=off: without BFD; LAB_DELETIONS (0): so many times a device is deleted as well, which does
-//! cost packets while it is away.
+//! LAB_NETNS: perouter (the default) or host; LAB_BFD=off: without BFD; LAB_LEAF: as in the matrix; LAB_DELETIONS (0): so
+//! many times a device is deleted as well, which does cost packets while it is away.
 
 mod lab;
 
@@ -45,7 +45,11 @@ fn main() {
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
 
     let bfd = setting("LAB_BFD").as_deref() != Some("off");
-    let lab = Lab::new(Options { bfd: Options::default().bfd.filter(|_| bfd), ..Options::default() });
+    let lab = Lab::new(Options {
+        bfd: Options::default().bfd.filter(|_| bfd),
+        leaf_extra: setting("LAB_LEAF").unwrap_or_default().replace(';', "\n"),
+        ..Options::default()
+    });
     let mut node = Runner::new(&lab, &[("NETNS", ns), ("ENABLE_BFD", if bfd { "true" } else { "false" })]);
     settle();
     let flows = flows();
@@ -53,6 +57,7 @@ fn main() {
     let (mut done, mut deleted) = (0, 0);
     while done < kills && begin.elapsed() < limit {
         random.pause(3000);
+        let at = begin.elapsed().as_secs_f64();
         let what = if deletions > deleted && random.below(kills) < deletions {
             deleted += 1;
             let device = random.of(&["metallb-frr", "frr-metallb", "metallb"]);
@@ -62,28 +67,47 @@ fn main() {
         } else {
             done += 1;
             match random.below(10) {
-                0 => node.disturb(&Cell::Restart),
-                1 => node.disturb(&Cell::Ourselves),
-                2 => node.disturb(&Cell::Everything),
-                3 | 4 => node.freeze(random.of(&DAEMONS), Duration::from_millis(500 + random.below(12000))),
+                n @ 0..=2 => {
+                    let cell =
+                        [Cell::Restart, Cell::Ourselves, Cell::Everything][usize::try_from(n).unwrap_or(0)];
+                    node.disturb(&cell);
+                    cell.to_string()
+                }
+                3 | 4 => {
+                    let (name, ms) = (random.of(&DAEMONS), 500 + random.below(12000));
+                    node.freeze(name, Duration::from_millis(ms));
+                    format!("SIGSTOP {name} for {ms} ms")
+                }
                 5 => {
                     // One after the other, before the first is back.
-                    node.kill(&[random.of(&DAEMONS)]);
+                    let (first, then) = (random.of(&DAEMONS), random.of(&DAEMONS));
+                    node.kill(&[first]);
                     random.pause(300);
-                    node.kill(&[random.of(&DAEMONS)]);
+                    node.kill(&[then]);
+                    format!("SIGKILL {first}, then {then}")
                 }
-                6 => node.kill(&DAEMONS),
-                _ => node.kill(&[random.of(&DAEMONS)]),
+                6 => {
+                    node.kill(&DAEMONS);
+                    "SIGKILL all daemons".into()
+                }
+                _ => {
+                    let name = random.of(&DAEMONS);
+                    node.kill(&[name]);
+                    format!("SIGKILL {name}")
+                }
             }
-            format!("{done}")
         };
         node.wait_complete(if bfd { 5 } else { 4 });
         settle();
-        println!("{:7.1} s: {what}", begin.elapsed().as_secs_f64());
+        println!("{at:7.1}-{:.1} s: {done} {what}", begin.elapsed().as_secs_f64());
     }
     // The peers' BFD gives up what it has missed after 15 s.
     thread::sleep(Duration::from_secs(20));
     let cost = Cost::of(flows);
+    if cost.lost > 0 && setting("LAB_LEAF").is_some() {
+        println!("{}", lab.leaves[0].log_text());
+        println!("{}", node.node.as_ref().map(Supervisor::log_text).unwrap_or_default());
+    }
     for flow in &cost.flows {
         println!("{flow}");
     }

@@ -105,12 +105,14 @@ fn a_fight_is_not_fought_for_ever() {
 }
 
 #[test]
-fn a_deleted_namespace_is_built_anew() {
+fn a_deleted_namespace_is_held_again_and_one_that_is_replaced_is_built_anew() {
     let lab = Lab::new(Options::default());
     ip("host", "addr add 192.0.2.77/32 dev eth1");
     let node = up(&lab, &[]);
     let before = shape("perouter");
     let complete = || node.log().iter().filter(|(_, line)| line.contains(DAEMONS_ANSWER)).count();
+    let inode = || std::os::unix::fs::MetadataExt::ino(&std::fs::metadata("/run/netns/perouter").unwrap());
+    let own = inode();
     for (what, commands) in [
         ("deleted", &["ip netns del perouter"][..]),
         ("replaced", &["ip netns del perouter", "ip netns add perouter"]),
@@ -127,11 +129,21 @@ fn a_deleted_namespace_is_built_anew() {
         for command in commands {
             exec("host", &command.split(' ').collect::<Vec<_>>());
         }
-        wait_until(&format!("the daemons to run again after it was {what}"), SOON, || complete() > count);
+        if what == "deleted" {
+            // What lives in it is not disturbed.
+            node.wait_log("it is held again", SOON);
+            assert_eq!(inode(), own);
+            thread::sleep(Duration::from_secs(2));
+            assert_eq!(complete(), count);
+        } else {
+            wait_until("the daemons to run again", SOON, || complete() > count);
+            assert_ne!(inode(), own);
+        }
         both_leaves_have(&format!("{SERVICE4}/32"));
         settle();
         let loss = flow.stop();
         println!("namespace {what}: {loss}");
+        assert!(what == "replaced" || loss.lost == 0, "{loss}");
         assert_eq!(shape("perouter"), before);
         every_ping_is_answered(&SERVICES, 20);
     }

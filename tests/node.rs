@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 include!("bad.rs");
 include!("drift.rs");
 include!("hold.rs");
+include!("peers.rs");
 
 /// From each client to each address, all at once.
 fn every_ping_is_answered(addresses: &[&str], count: u32) {

@@ -22,7 +22,7 @@ use crate::model::{
 };
 
 use super::netlink::{Netlink, Refusal};
-use super::netns::{Netns, Origin};
+use super::netns::{Held, Netns, Origin};
 use super::{Op, nft, observe, plan};
 
 /// How often a plan is made anew when what was done did not give what was wanted.
@@ -195,14 +195,14 @@ impl Kernel {
         Ok(())
     }
 
-    /// Whether the namespace that FRR runs in is still the one that is held under `namespace`.
+    /// What is held under the name of the namespace that FRR runs in.
     ///
     /// # Errors
     /// The namespace can't be examined.
-    pub fn is_current(&self, namespace: &NamespaceName) -> io::Result<bool> {
+    pub fn held(&self, namespace: &NamespaceName) -> io::Result<Held> {
         match (namespace.as_deref(), &self.router) {
-            (Some(name), Some(router)) => router.ns.is_held_as(name),
-            _ => Ok(true),
+            (Some(name), Some(router)) => router.ns.held_as(name),
+            _ => Ok(Held::Itself),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -32,6 +33,17 @@ pub enum Origin {
     Repaired,
 }
 
+/// What is held under the name of a namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// The namespace itself.
+    Itself,
+    /// Nothing: what still runs in it, or has it open, keeps it alive.
+    Nothing,
+    /// Another one.
+    Another,
+}
+
 impl Netns {
     /// The namespace of the calling thread.
     ///
@@ -51,17 +63,11 @@ impl Netns {
     /// The step that failed, as a sentence.
     pub fn ensure(name: &str) -> io::Result<(Self, Origin)> {
         let path = Self::path(name);
-        fs::create_dir_all(RUN_DIR).map_err(|e| because(e, "create", Path::new(RUN_DIR)))?;
         let origin = match is_nsfs(&path) {
             Ok(true) => Origin::Found,
             Ok(false) => Origin::Repaired,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
-                    .mode(0o444)
-                    .open(&path)
-                    .map_err(|e| because(e, "create", &path))?;
+                make_mount_point(&path).map_err(|e| because(e, "create", &path))?;
                 Origin::Created
             }
             Err(e) => return Err(because(e, "examine", &path)),
@@ -86,14 +92,32 @@ impl Netns {
             .collect()
     }
 
-    /// Whether this is the namespace that is held under `name`.
+    /// What is held under `name`.
     ///
     /// # Errors
-    /// The open file can't be examined.
-    pub fn is_held_as(&self, name: &str) -> io::Result<bool> {
-        let own = self.file.metadata()?;
-        let held = fs::metadata(Self::path(name));
-        Ok(held.is_ok_and(|held| (held.dev(), held.ino()) == (own.dev(), own.ino())))
+    /// The open file or the one of that name can't be examined.
+    pub fn held_as(&self, name: &str) -> io::Result<Held> {
+        let path = Self::path(name);
+        match is_nsfs(&path) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Held::Nothing),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Held::Nothing),
+            Err(e) => return Err(because(e, "examine", &path)),
+        }
+        let (own, held) = (self.file.metadata()?, fs::metadata(&path)?);
+        let same = (held.dev(), held.ino()) == (own.dev(), own.ino());
+        Ok(if same { Held::Itself } else { Held::Another })
+    }
+
+    /// Holds this namespace under `name`, where nothing is held.
+    ///
+    /// # Errors
+    /// The step that failed, as a sentence.
+    pub fn hold_as(&self, name: &str) -> io::Result<()> {
+        let path = Self::path(name);
+        make_mount_point(&path).map_err(|e| because(e, "create", &path))?;
+        let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        bind(&own, &path).map_err(|e| because(e, "hold the network namespace at", &path))
     }
 
     /// Ends the hold on the namespace called `name`. What still runs in it keeps it alive.
@@ -133,12 +157,20 @@ impl Netns {
     }
 }
 
+fn make_mount_point(path: &Path) -> io::Result<()> {
+    fs::create_dir_all(RUN_DIR)?;
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o444).open(path).map(|_| ())
+}
+
+fn bind(from: &str, to: &Path) -> io::Result<()> {
+    mount(Some(from), to, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(io::Error::from)
+}
+
 /// Makes a namespace on a thread that ends at once, and leaves it mounted at `path`.
 fn hold_new(path: &Path) -> io::Result<()> {
     on_a_thread(|| {
         unshare(CloneFlags::CLONE_NEWNET)?;
-        let own = Some("/proc/thread-self/ns/net");
-        mount(own, path, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(io::Error::from)
+        bind("/proc/thread-self/ns/net", path)
     })
 }
 

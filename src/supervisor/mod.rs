@@ -26,7 +26,7 @@ use crate::frr::daemons::{BIN_DIR, RUN_DIR};
 use crate::frr::held::Place;
 use crate::frr::vty::{Answer, PING, Talk};
 use crate::frr::{Daemon, bfd, files};
-use crate::node::{Check, Node};
+use crate::node::{Check, NAMELESS, Node};
 
 use farewell::Farewell;
 use hold::{Hold, News};
@@ -559,6 +559,7 @@ impl<'a, 'n> Supervisor<'a, 'n> {
                 Found::Repaired
             }
             Check::Failed => Found::Failed,
+            Check::Nameless => Found::Later(NAMELESS),
             Check::Gone(how) => {
                 self.end = Some(End::NamespaceGone(how));
                 self.end_load();

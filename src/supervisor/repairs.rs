@@ -22,6 +22,8 @@ pub enum Found {
     Repaired,
     /// Something could not be put right.
     Failed,
+    /// To be looked at again after this, or earlier if something changes.
+    Later(Duration),
 }
 
 /// The schedule.
@@ -37,7 +39,7 @@ impl Repairs {
     /// Something may have changed.
     pub fn changed(&mut self, now: Instant) {
         let earliest = self.not_before.map_or(now + SETTLE, |at| at.max(now + SETTLE));
-        self.due.get_or_insert(earliest);
+        self.due = Some(self.due.map_or(earliest, |due| due.min(earliest)));
     }
 
     /// When to look.
@@ -47,8 +49,12 @@ impl Repairs {
 
     /// A look was taken. Returns how long to wait for the next one if there have been too many repairs.
     pub fn looked(&mut self, found: Found, now: Instant) -> Option<Duration> {
-        self.due = (found == Found::Failed).then_some(now + RETRY);
-        self.not_before = Some(now + PAUSE);
+        let (again, pause) = match found {
+            Found::Nothing | Found::Repaired => (None, PAUSE),
+            Found::Failed => (Some(RETRY), RETRY),
+            Found::Later(wait) => (Some(wait), PAUSE),
+        };
+        (self.due, self.not_before) = (again.map(|wait| now + wait), Some(now + pause));
         if found != Found::Repaired {
             return None;
         }
@@ -102,6 +108,11 @@ mod tests {
     fn what_failed_is_tried_again() {
         let (mut repairs, now) = (Repairs::default(), Instant::now());
         repairs.looked(Found::Failed, now);
+        repairs.changed(now);
         assert_eq!(repairs.due(), Some(now + RETRY));
+        repairs.looked(Found::Later(RETRY), now);
+        assert_eq!(repairs.due(), Some(now + RETRY));
+        repairs.changed(now);
+        assert_eq!(repairs.due(), Some(now + PAUSE));
     }
 }

@@ -13,6 +13,7 @@
 
 mod cells;
 mod node;
+mod other;
 mod router;
 mod sh;
 mod supervisor;
@@ -30,6 +31,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 pub use cells::*;
 pub use node::*;
+pub use other::{Kind, Other};
 pub use router::{Router, Speaker, frr_is_8};
 pub use sh::*;
 pub use supervisor::{Line, Supervisor, program};
