@@ -1,5 +1,5 @@
 //! `make bench`: from the start of the program to every session Established, and from the death of a daemon to its
-//! successor, ours beside a start-up script that hands over to watchfrr, on the same FRR in the same run.
+//! successor, and what it costs when nothing happens, ours beside a start-up script that hands over to watchfrr, on the same FRR in the same run.
 #![allow(clippy::unwrap_used)]
 
 mod lab;
@@ -27,10 +27,7 @@ fn until_established(start: Instant) -> f64 {
 /// Seconds from the death of a daemon until its successor is exec'd, has answered, and until the leaves have their
 /// sessions again.
 fn recovery(daemon: &str) -> [f64; 3] {
-    let pid = || {
-        let all = Lab::processes("perouter");
-        all.into_iter().find(|(_, name)| name == daemon).map(|(pid, _)| pid)
-    };
+    let pid = || pid_of(daemon);
     // Established at the moment, and how often it has been.
     let sessions = || {
         ["leaf1", "leaf2"].map(|leaf| {
@@ -62,8 +59,30 @@ fn recovery(daemon: &str) -> [f64; 3] {
     [exec, ready, start.elapsed()].map(|time| time.as_secs_f64())
 }
 
-/// Seconds until all sessions are up, and for each of [`DAEMONS`] what [`recovery`] says.
-type Run = (f64, [[f64; 3]; 2]);
+/// What a process does when nothing happens: times a second that it wakes up, and how much of a CPU it takes, in percent.
+fn idle(pid: u32) -> [f64; 2] {
+    // Sessions are asked about more often for 30 s after a start.
+    std::thread::sleep(Duration::from_secs(35));
+    let count = || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+        let schedstat = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+        let ran_ns = schedstat.split(' ').next().unwrap();
+        (line.trim().parse::<f64>().unwrap(), ran_ns.parse::<f64>().unwrap())
+    };
+    let (before, start) = (count(), Instant::now());
+    std::thread::sleep(Duration::from_secs(30));
+    let (after, seconds) = (count(), start.elapsed().as_secs_f64());
+    [(after.0 - before.0) / seconds, (after.1 - before.1) / 1e7 / seconds]
+}
+
+/// The process of that name in the node's namespace.
+fn pid_of(name: &str) -> Option<u32> {
+    Lab::processes("perouter").into_iter().find(|(_, n)| n == name).map(|(pid, _)| pid)
+}
+
+/// Seconds until all sessions are up, for each of [`DAEMONS`] what [`recovery`] says, and then what [`idle`] does.
+type Run = (f64, [[f64; 3]; 2], [f64; 2]);
 
 fn ours() -> Run {
     let lab = Lab::new(Options::default());
@@ -71,7 +90,7 @@ fn ours() -> Run {
     env.push(("RETURN_PATH", "default-route"));
     let node = lab.start_supervisor(&env);
     let up = until_established(node.started);
-    (up, DAEMONS.map(recovery))
+    (up, DAEMONS.map(recovery), idle(node.pid()))
 }
 
 /// The same job in the same namespaces, with the same frr.conf but for what depends on how it is started.
@@ -85,9 +104,10 @@ fn theirs() -> Run {
     let mut child = in_ns("host", || command.spawn()).unwrap();
     let seconds = until_established(start);
     let recoveries = DAEMONS.map(recovery);
+    let idle = idle(pid_of("watchfrr").unwrap());
     kill_process(Pid::from_child(&child), Signal::KILL).unwrap();
     child.wait().unwrap();
-    (seconds, recoveries)
+    (seconds, recoveries, idle)
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -114,4 +134,6 @@ fn main() {
             line(format!("{daemon} killed to {what}"), &|run| run.1[i][j]);
         }
     }
+    line("idle: wake-ups a second".into(), &|run| run.2[0]);
+    line("idle: percent of a CPU".into(), &|run| run.2[1]);
 }

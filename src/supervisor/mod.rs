@@ -398,7 +398,9 @@ impl<'a, 'n> Supervisor<'a, 'n> {
                         list.join(", ")
                     );
                 }
-                self.released = Some((now + RELEASED, prefixes.into_iter().collect()));
+                let mut all = self.released.take().map(|(_, before)| before).unwrap_or_default();
+                all.extend(prefixes);
+                self.released = Some((now + RELEASED, all));
             }
         }
         if let Some((_, prefixes)) = self.released.take_if(|(at, _)| *at <= now) {
@@ -592,6 +594,12 @@ impl<'a, 'n> Supervisor<'a, 'n> {
                     }
                     // At a stop no one is left who could take them away.
                     if self.daemons[i].holds_routes && self.end.is_none() {
+                        // A service whose route is away now may not be gone.
+                        if let Some((at, _)) = &mut self.released {
+                            *at = Instant::now()
+                                + Duration::from_secs(self.node.config.metallb.hold_s.into())
+                                + RELEASED;
+                        }
                         self.cover(self.running("zebra").is_none());
                     }
                     child.finish();

@@ -35,6 +35,8 @@ done
 
 # The same configuration as ours, from our own template.
 "/host${LAB_SUPERVISOR:?}" render >/etc/frr/frr.conf.in
+# Ours is given its BFD peers by the supervisor.
+sed -i 's/^ neighbor fabric timers [0-9].*/ neighbor fabric bfd profile fabric\n&/' /etc/frr/frr.conf.in
 n=0
 for port in $ports; do
     sed -i "s/fabric$n\b/$port/" /etc/frr/frr.conf.in
