@@ -4,6 +4,9 @@
 # make matrix  whatever dies, in either namespace: packets sent and lost [REPEAT=n] [NETNS=perouter|host] [CELL=words]
 # make chaos   random kills and freezes under traffic [KILLS=n] [SECONDS=n] [SEED=n] [NETNS=host] [BFD=off] [DELETIONS=n]
 # make bench   start-up time beside a start-up script with watchfrr (needs root)
+# make extension        the Talos extension from Debian's packages, below _out/ [SUITE=forky]
+# make extension-check  whether it is what Talos and its tools take, and whether it runs as they run it
+# make frr              the extension by bldr: needs Docker and registries [REGISTRY= USERNAME= TAG= PUSH= PLATFORM=]
 # make deny    licences, advisories and sources of the dependencies
 #
 # FRR=8.4|10.3|10.7 chooses the FRR of demo, matrix, chaos and bench, and SUITES the Debian suites that test takes theirs from.
@@ -16,17 +19,28 @@ SUITES  ?= trixie forky bookworm
 SUITE   := $(or $(if $(filter 8.4,$(FRR)),bookworm),$(if $(filter 10.3,$(FRR)),trixie),$(if $(filter 10.7,$(FRR)),forky),$(error FRR=$(FRR): 8.4, 10.3 or 10.7))
 
 # Static, so that it runs in a tree of any age. With --target the flag stays away from build scripts.
-export RUSTFLAGS := -C target-feature=+crt-static $(RUSTFLAGS)
+# What is built is the same wherever it is built.
+CARGO_HOME ?= $(HOME)/.cargo
+export RUSTFLAGS := -C target-feature=+crt-static --remap-path-prefix=$(CURDIR)=. --remap-path-prefix=$(CARGO_HOME)=/cargo $(RUSTFLAGS)
 CARGO   := cargo
 ARGS    := --locked --target $(TARGET)
 BIN     := $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release/frr-supervisor
 LAB     := LAB_SUPERVISOR=$(abspath $(BIN)) tests/lab/run
 
 # The executable of some tests: made with all that cargo has to say, then asked for its path.
-tests = $(CARGO) test $(ARGS) --features lab --no-run $(1)
+tests = $(CARGO) test $(ARGS) --features lab,extension --no-run $(1)
 program = $$($(call tests,$(1)) >&2 && $(call tests,$(1)) 2>&1 | sed -n 's/^ *Executable.*(\(.*\))$$/\1/p')
 
-.PHONY: build test lint unit kernel lab size demo matrix chaos bench deny clean
+EXTENSION := $(abspath _out/frr)
+
+# As in siderolabs/extensions.
+REGISTRY ?= ghcr.io
+USERNAME ?= frr-supervisor
+TAG      ?= $(shell git describe --tag --always --dirty)
+PLATFORM ?= linux/amd64,linux/arm64
+PUSH     ?= false
+
+.PHONY: build test lint unit kernel lab size demo matrix chaos bench extension extension-check frr deny clean
 
 build:
 	$(CARGO) build $(ARGS) --release
@@ -34,11 +48,11 @@ build:
 
 test:
 	tests/lab/setup uml qemu
-	@$(MAKE) lint unit kernel size lab
+	@$(MAKE) lint unit kernel size lab extension-check
 
 lint:
 	$(CARGO) fmt --check
-	$(CARGO) clippy $(ARGS) --all-targets --features lab -- -D warnings
+	$(CARGO) clippy $(ARGS) --all-targets --features lab,extension -- -D warnings
 
 unit:
 	$(CARGO) test $(ARGS) --lib --bins
@@ -57,7 +71,7 @@ size: build
 WITHOUT_FRR = bad_configurations nics_are_found nic_that_carries stale_namespace something_foreign log_can_be_json \
               killed_at_any fight_is_not rebuild_token altered deleted_namespace nic_that_returns
 # What takes long is tested with the second suite only, where there is one.
-LONG = withdraw_takes services_stay nothing_is_held lost_in_the_hosts we_die a_leaf_may
+LONG = withdraw_takes services_stay nothing_is_held lost_in_the_hosts we_die dies_alone a_leaf_may
 lab: build
 	@set -e; program="$(call program,--test node)"; test -n "$$program"; \
 	skip="$(if $(word 2,$(SUITES)),$(LONG:%=--skip %))"; next="$(WITHOUT_FRR:%=--skip %)"; \
@@ -93,9 +107,29 @@ bench:
 	@$(MAKE) build
 	@set -e; program="$(call program,--test bench)"; test -n "$$program"; $(LAB) --suite $(SUITE) $$program
 
+extension: build
+	tests/lab/setup extension
+	extension/build $(BIN) $(EXTENSION) $(if $(filter file,$(origin SUITE)),forky,$(SUITE))
+
+# Twice, since it must be the same to the byte.
+extension-check: extension
+	tests/lab/setup uml
+	extension/build $(BIN) $(EXTENSION).again $(if $(filter file,$(origin SUITE)),forky,$(SUITE)) >/dev/null
+	cmp $(EXTENSION).again/oci/index.json $(EXTENSION)/oci/index.json
+	rm -rf $(EXTENSION).again
+	@set -e; program="$(call program,--test extension)"; test -n "$$program"; EXTENSION=$(EXTENSION) $$program
+	@set -e; program="$(call program,--test talos)"; test -n "$$program"; \
+	EXTENSION=$(EXTENSION) LAB_PASS=EXTENSION $(LAB) --suite forky $$program --test-threads=1
+
+frr:
+	docker buildx build --file=Pkgfile --target=frr --platform=$(PLATFORM) --progress=auto \
+		--build-arg=SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) --provenance=false \
+		--tag=$(REGISTRY)/$(USERNAME)/frr:$(TAG) --push=$(PUSH) .
+
 deny:
 	command -v cargo-deny >/dev/null || RUSTFLAGS= $(CARGO) install --locked cargo-deny
 	$(CARGO) deny check
 
 clean:
 	$(CARGO) clean
+	rm -rf _out

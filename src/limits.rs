@@ -1,8 +1,12 @@
 //! What the kernel allows us and, by inheritance, the daemons.
 
-use std::fs;
+use std::{fs, io};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
+    remove_capability_from_bounding_set, set_capabilities,
+};
 
 /// Open files. FRR needs one or two for each peer; Talos starts services with 1024.
 const FILES: u64 = 4096;
@@ -11,13 +15,55 @@ const FILES: u64 = 4096;
 /// has −999 (`oom_score_adj`, proc(5)).
 const OOM_SCORE: &str = "-998";
 
+/// What we or the daemons make use of; in order: owners, modes and files of FRR's user; signals to and /proc of daemons
+/// that run as it; that user; limits; the bounding set itself; namespaces, mounts and VRF sockets; the network.
+const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::DAC_READ_SEARCH)
+    .union(CapabilitySet::KILL)
+    .union(CapabilitySet::SYS_PTRACE)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SYS_RESOURCE)
+    .union(CapabilitySet::SYS_NICE)
+    .union(CapabilitySet::SETPCAP)
+    .union(CapabilitySet::SYS_ADMIN)
+    .union(CapabilitySet::NET_ADMIN)
+    .union(CapabilitySet::NET_RAW)
+    .union(CapabilitySet::NET_BIND_SERVICE)
+    .union(CapabilitySet::NET_BROADCAST);
+
+/// Gives up every capability that is not needed, for good and for the daemons, too. It is done by the only thread there is.
+pub fn drop_capabilities() {
+    if let Err(e) = try_drop_capabilities() {
+        log::warn!("capabilities that are not needed can't be given up: {e}");
+    }
+}
+
+fn try_drop_capabilities() -> io::Result<()> {
+    let before = capabilities(None)?;
+    for capability in CapabilitySet::all().difference(CAPABILITIES).iter() {
+        // Numbers that the kernel does not know are in no set.
+        if capability_is_in_bounding_set(capability).unwrap_or(false) {
+            remove_capability_from_bounding_set(capability)?;
+        }
+    }
+    let permitted = before.permitted & CAPABILITIES;
+    let inheritable = before.inheritable & CAPABILITIES;
+    set_capabilities(None, CapabilitySets { effective: permitted, permitted, inheritable })?;
+    log::debug!("capabilities kept: {permitted:?}");
+    log::debug!("capabilities given up: {:?}", before.permitted.difference(permitted));
+    Ok(())
+}
+
 /// Raises what can be raised; a node works without.
 pub fn raise() {
     let now = getrlimit(Resource::Nofile);
-    if now.current.is_some_and(|files| files < FILES) {
-        let current = now.maximum.map_or(FILES, |maximum| maximum.min(FILES));
-        if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum: now.maximum }) {
-            log::warn!("the limit of open files stays at {:?}: {e}", now.current);
+    if let Some(files) = now.current.filter(|files| *files < FILES) {
+        let maximum = now.maximum.map(|maximum| maximum.max(FILES));
+        if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: Some(FILES), maximum }) {
+            log::warn!("the limit of open files stays at {files}: {e}");
         }
     }
     if let Err(e) = fs::write("/proc/self/oom_score_adj", OOM_SCORE) {

@@ -12,6 +12,7 @@ use crate::supervisor::{End, Signals, Supervisor};
 /// Every problem, each a line of its own.
 pub fn run(config: &Config) -> Result<(), Vec<String>> {
     limits::raise();
+    limits::drop_capabilities();
     let mut signals = Signals::catch().map_err(line)?;
     let version = files::version().map_err(line)?;
     log::info!("FRR {version}, namespace {}", config.namespace);

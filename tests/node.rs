@@ -173,7 +173,13 @@ fn a_dead_daemon_is_back_in_place() {
 
 #[test]
 fn no_packet_is_lost_when_daemons_die() {
-    no_packet_is_lost(&[], &[KILLS[0], KILLS[2], KILLS[6]]);
+    no_packet_is_lost(&[], &[KILLS[2], KILLS[6]]);
+}
+
+/// FRR 10.3 closes its first connection again now and then (README).
+#[test]
+fn no_packet_is_lost_when_bgpd_dies_alone() {
+    no_packet_is_lost(&[], &[KILLS[0]]);
 }
 
 #[test]

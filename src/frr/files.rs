@@ -63,19 +63,26 @@ pub fn prepare() -> io::Result<()> {
 }
 
 fn directory(dir: &str, (uid, gid): (u32, u32)) -> io::Result<()> {
+    // An image that is read-only has a link there; only root can have made one of its own.
+    let is_link = |meta: &fs::Metadata| meta.is_symlink() && meta.uid() == 0;
+    let dir = match fs::symlink_metadata(dir).ok().filter(is_link).and(fs::read_link(dir).ok()) {
+        Some(target) => Path::new(dir).parent().unwrap_or(Path::new("/")).join(target),
+        None => dir.into(),
+    };
     let prepare = || {
-        fs::create_dir_all(dir)?;
-        let now = fs::symlink_metadata(dir)?;
+        fs::create_dir_all(&dir)?;
+        let now = fs::symlink_metadata(&dir)?;
         if !now.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
         }
         if (now.uid(), now.gid(), now.mode() & 0o777) == (uid, gid, 0o755) {
             return Ok(());
         }
-        lchown(dir, Some(uid), Some(gid))?;
-        fs::set_permissions(dir, Permissions::from_mode(0o755))
+        lchown(&dir, Some(uid), Some(gid))?;
+        fs::set_permissions(&dir, Permissions::from_mode(0o755))
     };
-    prepare().map_err(|e: io::Error| io::Error::new(e.kind(), format!("cannot prepare {dir}: {e}")))
+    prepare()
+        .map_err(|e: io::Error| io::Error::new(e.kind(), format!("cannot prepare {}: {e}", dir.display())))
 }
 
 /// Ends daemons that an instance of ours left which was killed where nothing else ends its children: they hold

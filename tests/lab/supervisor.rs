@@ -33,6 +33,11 @@ impl Supervisor {
     pub(super) fn start(ns: &str, args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut command = Command::new(program());
         command.args(args).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").envs(env.iter().copied());
+        Self::of(ns, command)
+    }
+
+    /// Starts whatever runs it.
+    pub fn of(ns: &str, mut command: Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let started = Instant::now();
         let mut child = must("the supervisor", in_ns(ns, || command.spawn()));
