@@ -221,13 +221,13 @@ fn withdraw_takes_leave() {
 }
 
 /// Killed as soon as it has said that it does the n-th thing while it tears the namespace down and builds it anew, and
-/// started again, it ends where an undisturbed run does. (A plan cut anywhere: see the unit tests.) LAB_EVERY (6): every
+/// started again, it ends where an undisturbed run does. (A plan cut anywhere: see the unit tests.) LAB_EVERY (9): every
 /// how many things; 1 takes minutes.
 #[test]
 fn killed_at_any_operation_it_ends_where_an_undisturbed_run_does() {
     let lab = Lab::new(Options { speaker: None, ..Options::default() });
     ip("host", "addr add 192.0.2.77/32 dev eth1");
-    let every: usize = std::env::var("LAB_EVERY").map_or(6, |n| n.parse().unwrap());
+    let every: usize = std::env::var("LAB_EVERY").map_or(9, |n| n.parse().unwrap());
     let all = || ["host", "perouter"].map(shape);
     let run = |token: &str, things: usize| {
         let mut node = start(&lab, &[("REBUILD_TOKEN", token)]);
