@@ -107,14 +107,17 @@ bench:
 	@$(MAKE) build
 	@set -e; program="$(call program,--test bench)"; test -n "$$program"; LAB_TIMEOUT=1800 $(LAB) --suite $(SUITE) $$program
 
+# SUITE of the command line, and not the one that FRR chooses.
+EXTENSION_SUITE := $(if $(filter file,$(origin SUITE)),forky,$(SUITE))
+
 extension: build
 	tests/lab/setup extension
-	extension/build $(BIN) $(EXTENSION) $(if $(filter file,$(origin SUITE)),forky,$(SUITE))
+	extension/build $(BIN) $(EXTENSION) $(EXTENSION_SUITE)
 
 # Twice, since it must be the same to the byte.
 extension-check: extension
 	tests/lab/setup uml
-	extension/build $(BIN) $(EXTENSION).again $(if $(filter file,$(origin SUITE)),forky,$(SUITE)) >/dev/null
+	extension/build $(BIN) $(EXTENSION).again $(EXTENSION_SUITE) >/dev/null
 	cmp $(EXTENSION).again/oci/index.json $(EXTENSION)/oci/index.json
 	rm -rf $(EXTENSION).again
 	@set -e; program="$(call program,--test extension)"; test -n "$$program"; EXTENSION=$(EXTENSION) $$program

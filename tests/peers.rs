@@ -33,8 +33,8 @@ fn another_leaf(kind: Kind) {
             assert!(services.iter().all(|service| leaf.has(service)), "{what}: {}", leaf.session());
             node = comes_up(&[]);
         } else {
-            let (_, pid) = daemons(&lab, "perouter").into_iter().find(|(name, _)| name == daemon).unwrap();
-            kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
+            assert!(daemons(&lab, "perouter").iter().any(|(name, _)| name == daemon));
+            signal_daemons(&lab, "perouter", &[daemon], Signal::KILL);
         }
         for _ in 0..2 * seconds {
             thread::sleep(Duration::from_millis(500));

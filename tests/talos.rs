@@ -177,14 +177,7 @@ fn a_restart_of_the_container(netns: &str) {
         ("GR_RESTART_TIME", "60"),
         ("LOG_LEVEL", "debug"),
     ]);
-    let comes_up = || {
-        let container = start(&variables);
-        container.wait_log(DAEMONS_ANSWER, SOON);
-        both_leaves_have(&format!("{SERVICE4}/32"));
-        both_leaves_have(&format!("{SERVICE6}/128"));
-        settle();
-        container
-    };
+    let comes_up = || await_up(start(&variables));
     let container = comes_up();
     let log = container.log_text();
     for word in ["capabilities kept: ", "capabilities given up: ", "NET_ADMIN", "SYS_TIME"] {

@@ -269,7 +269,8 @@ impl<'a, 'n> Supervisor<'a, 'n> {
     }
 
     fn ask(&mut self, i: usize) {
-        let talk = Talk::begin(&socket(self.daemons[i]), questions(self.daemons[i], &self.hold)).ok();
+        let daemon = self.daemons[i];
+        let talk = Talk::begin(&socket(daemon), questions(daemon, &self.hold, self.node.config)).ok();
         self.asked.push((i, talk));
     }
 
@@ -277,20 +278,14 @@ impl<'a, 'n> Supervisor<'a, 'n> {
     fn learn(&mut self, i: usize, answers: &[Answer]) {
         match self.daemons[i].name {
             "bfdd" => self.hear_of_sessions(answers),
-            "bgpd" => {
-                if let [versions @ .., peers] = answers {
+            "bgpd" => match answers {
+                [versions @ .., peers] if gives_peers(self.node.config) => {
                     self.hold.heard(versions);
-                    self.hear_of_peers(&peers.text);
+                    bfd::take_in_peers(&mut self.peers, &peers.text);
                 }
-            }
+                versions => self.hold.heard(versions),
+            },
             _ => {}
-        }
-    }
-
-    /// bgpd is a client of bfdd, or bfdd has its peers of us.
-    fn hear_of_peers(&mut self, answer: &str) {
-        if self.node.config.timers.bfd.is_some_and(|bfd| !bfd.coupled) {
-            bfd::take_in_peers(&mut self.peers, answer);
         }
     }
 
@@ -662,7 +657,8 @@ impl<'a, 'n> Supervisor<'a, 'n> {
         if let Some((waiting, until)) = &mut self.fresh {
             for waiting in waiting {
                 let daemon = self.daemons[waiting.daemon];
-                let answers = waiting.hear(&self.daemons, || questions(daemon, &self.hold), BFD_EVERY, now);
+                let questions = || questions(daemon, &self.hold, self.node.config);
+                let answers = waiting.hear(&self.daemons, questions, BFD_EVERY, now);
                 heard.extend(answers.map(|answers| (waiting.daemon, answers)));
             }
             if *until <= now {
@@ -738,12 +734,20 @@ impl Waiting {
 }
 
 /// What we want to know of a daemon in each round; any answer shows that it lives.
-fn questions(daemon: &Daemon, hold: &Hold) -> Vec<String> {
+fn questions(daemon: &Daemon, hold: &Hold, config: &Config) -> Vec<String> {
     match daemon.name {
         "bfdd" => bfd::QUESTIONS.map(str::to_owned).to_vec(),
-        "bgpd" => hold.questions().into_iter().chain([bfd::PEERS_QUESTION.to_owned()]).collect(),
+        "bgpd" => {
+            let peers = gives_peers(config).then(|| bfd::PEERS_QUESTION.to_owned());
+            hold.questions().into_iter().chain(peers).collect()
+        }
         _ => vec![PING.to_owned()],
     }
+}
+
+/// Whether bfdd has its peers of us, and not of bgpd.
+fn gives_peers(config: &Config) -> bool {
+    config.timers.bfd.is_some_and(|bfd| !bfd.coupled)
 }
 
 /// What a daemon reads by itself, without what is added when it starts.

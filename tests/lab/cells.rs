@@ -158,12 +158,7 @@ impl<'a> Runner<'a> {
     }
 
     fn signal(&self, names: &[&str], signal: Signal) {
-        for (name, pid) in daemons(self.lab, self.ns) {
-            if names.is_empty() || names.contains(&name.as_str()) {
-                let pid = Pid::from_raw(pid.cast_signed()).expect("a process has a number");
-                let _ = kill_process(pid, signal);
-            }
-        }
+        signal_daemons(self.lab, self.ns, names, signal);
     }
 
     fn complete(&self) -> usize {

@@ -22,7 +22,11 @@ pub fn start(lab: &Lab, extra: &[(&str, &str)]) -> Supervisor {
 
 /// Starts the node and waits until both leaves know the service.
 pub fn up(lab: &Lab, extra: &[(&str, &str)]) -> Supervisor {
-    let node = start(lab, extra);
+    await_up(start(lab, extra))
+}
+
+/// The same for a node that was started in another way.
+pub fn await_up(node: Supervisor) -> Supervisor {
     node.wait_log(DAEMONS_ANSWER, SOON);
     for prefix in [format!("{SERVICE4}/32"), format!("{SERVICE6}/128")] {
         both_leaves_have(&prefix);
@@ -66,6 +70,16 @@ pub fn both_leaves_have(prefix: &str) {
     dial_again();
     for leaf in ["leaf1", "leaf2"] {
         wait_until(&format!("{prefix} on {leaf}"), SOON, || has_route(leaf, prefix));
+    }
+}
+
+/// Sends a signal to those of the node's daemons that are named, or to all of them.
+pub fn signal_daemons(lab: &Lab, ns: &str, names: &[&str], signal: Signal) {
+    for (name, pid) in daemons(lab, ns) {
+        if names.is_empty() || names.contains(&name.as_str()) {
+            let pid = Pid::from_raw(pid.cast_signed()).expect("a process has a number");
+            let _ = kill_process(pid, signal);
+        }
     }
 }
 
