@@ -116,6 +116,21 @@ fn host_mode_with_an_anycast_address() {
     for line in difference(&before, &snapshot("host")).lines().filter(|l| l.starts_with("- ")) {
         assert!(!line.starts_with("- addr") && !line.starts_with("- link"), "{line}");
     }
+    // Two zebras in one namespace number their next hops alike, so a route by number would be led astray. Not even those that
+    // are there before zebra has its configuration, for which vtysh is needed, go by number.
+    let bgpd = || daemons(&lab, "host").into_iter().find(|(name, _)| name == "bgpd");
+    let old = bgpd();
+    exec("", &["mount", "--bind", "/dev/null", "/usr/bin/vtysh"]);
+    signal_daemons(&lab, "host", &["zebra"], Signal::KILL);
+    wait_until("a new bgpd that knows the fabric", SOON, || {
+        bgpd().is_some_and(|new| Some(new) != old) && CLIENT_NET6.iter().all(|net| has_route("node", net))
+    });
+    thread::sleep(Duration::from_secs(1));
+    for version in ["-4", "-6"] {
+        let routes = ip("host", &format!("{version} route show table all proto bgp"));
+        assert!(!routes.is_empty() && !routes.contains("nhid"), "{routes}");
+    }
+    exec("", &["umount", "/usr/bin/vtysh"]);
 }
 
 #[test]

@@ -82,6 +82,11 @@ impl Daemon {
         Path::new(RUN_DIR).join(self.name).with_extension("conf")
     }
 
+    /// Whether that file, if there is one, holds all of its configuration.
+    pub fn reads_all(&self) -> bool {
+        self.name != "zebra"
+    }
+
     /// Its command line after the program's name: in the foreground, logging to our pipe, without a TCP vty.
     pub fn arguments(&self, version: Version, reads_file: bool) -> Vec<String> {
         let mut args: Vec<String> =
@@ -93,8 +98,10 @@ impl Daemon {
             args.extend(["-f".into(), self.config_path().display().to_string()]);
         }
         if self.name == "zebra" {
-            // It would look for a file of its own and complain.
-            args.extend(["-f".into(), "/dev/null".into()]);
+            if !reads_file {
+                // It would look for a file of its own and complain.
+                args.extend(["-f".into(), "/dev/null".into()]);
+            }
             args.extend(["-s".into(), ZEBRA_NETLINK_BUFFER.into()]);
             // From 10.0 the value must stick to the flag: with a blank it is silently 500 s.
             if version < Version(10, 0) {

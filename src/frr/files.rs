@@ -166,21 +166,21 @@ fn without_password(line: &str) -> &str {
     line.find("password ").map_or(line, |at| &line[..at + "password".len()])
 }
 
-/// The configuration in force, and the parts of it that daemons read by themselves: none before FRR 10, whose bgpd
-/// forgets a password of a VRF that zebra has not told it about yet.
+/// The configuration in force, and the parts of it that daemons read by themselves: before FRR 10 only zebra's, since
+/// that bgpd forgets a password of a VRF that zebra has not told it about yet.
 ///
 /// # Errors
 /// The file can't be read.
 pub fn parts(version: Version) -> io::Result<(String, Vec<(&'static str, String)>)> {
     let text = fs::read_to_string(config_path())?;
-    if version < Version(10, 0) {
-        return Ok((text, vec![]));
-    }
-    let parts = split(&text);
+    let mut parts = split(&text);
     if parts.is_empty() {
         log::warn!(
-            "frr.conf has lines at the margin that are not understood: bgpd and bfdd get theirs from vtysh"
+            "frr.conf has lines at the margin that are not understood: every daemon gets it from vtysh"
         );
+    }
+    if version < Version(10, 0) {
+        parts.retain(|(name, _)| *name == "zebra");
     }
     Ok((text, parts))
 }

@@ -1,11 +1,12 @@
-//! frr.conf → the parts that bgpd and bfdd read by themselves when they start. Pure.
+//! frr.conf → the parts that daemons read by themselves when they start. Pure.
 //!
 //! A bgpd that gets its configuration through a vty turns connections away meanwhile, and a speaker that
 //! is turned away once does not come back before its restart timer ends. One that reads a file listens
-//! when it knows all of it. The other daemons take theirs from vtysh (in FRR 10 only mgmtd can).
+//! when it knows all of it. The other daemons take theirs from vtysh (in FRR 10 only mgmtd can); zebra too, but for
+//! how it puts routes into the kernel, which it must know before bgpd brings the first.
 
 /// Daemons that read a file of their own, and the first words of what is in it.
-const OWNERS: [(&str, &[&str]); 2] = [
+const OWNERS: [(&str, &[&str]); 3] = [
     (
         "bgpd",
         &[
@@ -20,13 +21,14 @@ const OWNERS: [(&str, &[&str]); 2] = [
         ],
     ),
     ("bfdd", &["bfd", "debug bfd "]),
+    ("zebra", &["no zebra ", "zebra "]),
 ];
 
 /// First words of lines that every daemon reads.
 const COMMON: &[&str] = &["frr ", "log ", "hostname "];
 
 /// First words of what only the others read.
-const OTHERS: &[&str] = &["interface ", "vrf ", "ip ", "ipv6 ", "service ", "debug ", "no zebra ", "zebra "];
+const OTHERS: &[&str] = &["interface ", "vrf ", "ip ", "ipv6 ", "service ", "debug "];
 
 /// The part of `text` for each daemon that has one, or nothing if a line at the margin is of an unknown sort:
 /// then no part can be trusted to be whole, and vtysh must sort it out.
@@ -74,7 +76,7 @@ mod tests {
 
     #[test]
     fn each_gets_its_own() {
-        let text = "log stdout\ninterface eth0\n ipv6 nd x\nexit\n!\nip prefix-list a permit any\nip protocol bgp route-map s\n\
+        let text = "log stdout\nno zebra nexthop kernel enable\ninterface eth0\n ipv6 nd x\nexit\n!\nip prefix-list a permit any\nip protocol bgp route-map s\n\
                     router bgp 1\n neighbor x\n !\nexit\n!\nbfd\n profile p\n exit\nexit\n!\n\
                     route-map s permit 1\n set src 10.0.0.1\nexit\n";
         let parts = split(text);
@@ -83,6 +85,7 @@ mod tests {
             ("bgpd", "log stdout\nip prefix-list a permit any\nrouter bgp 1\n neighbor x\n !\nexit\n".into())
         );
         assert_eq!(parts[1], ("bfdd", "log stdout\nbfd\n profile p\n exit\nexit\n".into()));
+        assert_eq!(parts[2], ("zebra", "log stdout\nno zebra nexthop kernel enable\n".into()));
     }
 
     #[test]

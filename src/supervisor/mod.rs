@@ -115,7 +115,8 @@ impl<'a, 'n> Supervisor<'a, 'n> {
         let now = Instant::now();
         let daemons = node.daemons();
         let (text, parts) = files::parts(node.version)?;
-        let readers: Vec<_> = daemons.iter().copied().filter(|d| part(&parts, d.name).is_some()).collect();
+        let reads = |d: &&Daemon| d.reads_all() && part(&parts, d.name).is_some();
+        let readers: Vec<_> = daemons.iter().copied().filter(reads).collect();
         let sessions: Vec<bfd::Session> = files::recall(files::BFD_SESSIONS);
         let terms = Terms {
             daemons: &daemons,
