@@ -152,7 +152,7 @@ settings! {
         "Seconds for which a daemon may leave a question on its vty unanswered before it is taken to hang and is restarted. They are asked every 3 s.";
     "ON_STOP" on_stop: OnStop = Text("preserve"),
         "What SIGTERM does: `preserve` lets the peers and the kernel keep our routes for the next start; `withdraw` takes leave of the peers first, so that they send traffic elsewhere.";
-    "DRAIN_TIME" drain_time: Ranged<0, 8> = Text("2"),
+    "DRAIN_TIME" drain_time: Ranged<0, 5> = Text("2"),
         "With `withdraw`, seconds between telling the peers to prefer other paths (RFC 8326) and closing the sessions.";
     "FRR_TEMPLATE" frr_template: TemplatePath = Unset("the built-in template"),
         "A mounted minijinja template to render frr.conf from.";

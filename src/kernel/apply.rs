@@ -104,7 +104,7 @@ fn remedy(op: &Op, refusal: &Refusal) -> &'static str {
              \"machine: {kernel: {modules: [{name: vrf}]}}\""
         }
         Op::SetSysctl(_) if refusal.error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
-            ". /proc/sys is read-only: the service needs \"security: {readonlyPaths: []}\""
+            ". /proc/sys is read-only: the service's security.readonlyPaths must have neither /proc/sys nor /proc/sys/net"
         }
         Op::SetMarks(_) if unsupported => {
             ". RETURN_PATH=connmark needs nf_tables; RETURN_PATH=default-route and none do without"
