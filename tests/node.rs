@@ -162,7 +162,9 @@ fn ipv4_over_ipv6_with_passwords_and_an_allow_list() {
 
 #[test]
 fn a_dead_daemon_is_back_in_place() {
-    let lab = Lab::new(Options::default());
+    // A new zebra knows no peer before it has been told, and these leaves say it every half hour if they are not asked.
+    let leaf_extra = "interface node\n ipv6 nd ra-interval 1800\nexit\n".into();
+    let lab = Lab::new(Options { leaf_extra, ..Options::default() });
     let node = up(&lab, &[]);
     let complete = |node: &Supervisor| node.log().iter().filter(|(_, l)| l.contains(DAEMONS_ANSWER)).count();
     for name in ["bgpd", "zebra", "bfdd", "staticd", "mgmtd"] {
@@ -179,6 +181,11 @@ fn a_dead_daemon_is_back_in_place() {
         wait_until(&format!("the configuration of {name}"), SOON, || {
             vtysh("node", "show running-config") == config
         });
+        for leaf in ["leaf1", "leaf2"] {
+            wait_until(&format!("{leaf}'s session after the death of {name}"), SOON, || {
+                session(leaf, "default", "node") == "Established"
+            });
+        }
         both_leaves_have(&format!("{SERVICE4}/32"));
     }
     every_ping_is_answered(&SERVICES, 20);

@@ -45,8 +45,8 @@ const ROUTE_MAP: &str = "frr-supervisor-held";
 
 impl Place {
     /// The commands that show whether anything has changed.
-    pub fn version_questions(&self) -> Vec<String> {
-        ["ipv4", "ipv6"].map(|af| format!("show bgp vrf {} {af} unicast summary json", self.vrf)).to_vec()
+    pub fn version_question(&self) -> String {
+        format!("show bgp vrf {} summary json", self.vrf)
     }
 
     /// The commands that show the services with all they have.
@@ -151,13 +151,9 @@ impl Attributes {
 }
 
 /// The versions of the tables, or nothing if they can't be told.
-pub fn versions(answers: &[impl AsRef<str>]) -> Option<Vec<u64>> {
-    answers.iter().map(|answer| version(answer.as_ref())).collect()
-}
-
-fn version(text: &str) -> Option<u64> {
-    let value: Value = serde_json::from_str(text).ok()?;
-    value.get("tableVersion")?.as_u64()
+pub fn versions(answer: &str) -> Option<Vec<u64>> {
+    let value: Value = serde_json::from_str(answer).ok()?;
+    value.as_object()?.values().map(|family| family.get("tableVersion")?.as_u64()).collect()
 }
 
 /// The services that a speaker announces, as `show bgp … detail json` has them: the best path of each prefix.
@@ -289,8 +285,10 @@ mod tests {
 
     #[test]
     fn versions_tell_a_change() {
-        let answers = [answer("198.51.100.1/32", ""), answer("2001:db8::1/128", "")];
-        assert_eq!(versions(&answers), Some(vec![7, 7]));
-        assert_eq!(versions(&[""]), None);
+        let answer =
+            r#"{"ipv4Unicast":{"vrfName":"metallb","tableVersion":7},"ipv6Unicast":{"tableVersion":8}}"#;
+        assert_eq!(versions(answer), Some(vec![7, 8]));
+        assert_eq!(versions(""), None);
+        assert_eq!(versions(r#"{"warning":"no such VRF"}"#), None);
     }
 }

@@ -5,6 +5,7 @@ pub mod daemons;
 pub mod files;
 pub mod held;
 mod render;
+pub mod solicit;
 mod split;
 pub mod vty;
 

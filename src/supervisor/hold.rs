@@ -70,13 +70,13 @@ impl Hold {
     }
 
     /// What to ask bgpd in each round; any answer shows that it lives.
-    pub fn questions(&self) -> Vec<String> {
-        self.place.version_questions()
+    pub fn question(&self) -> String {
+        self.place.version_question()
     }
 
-    /// Takes the answers to that in.
-    pub fn heard(&mut self, answers: &[Answer]) {
-        let versions = held::versions(answers);
+    /// Takes the answer to that in.
+    pub fn heard(&mut self, answer: &Answer) {
+        let versions = held::versions(&answer.text);
         if versions.is_some() && versions != self.versions && self.held.is_empty() {
             self.versions = versions;
             self.learning = Talk::begin(&self.socket, self.place.questions()).ok();

@@ -25,7 +25,8 @@ use crate::config::{Config, OnStop};
 use crate::frr::daemons::{BIN_DIR, RUN_DIR};
 use crate::frr::held::Place;
 use crate::frr::vty::{Answer, PING, Talk};
-use crate::frr::{Daemon, bfd, files};
+use crate::frr::{Daemon, bfd, files, solicit};
+use crate::model::IfName;
 use crate::node::{Check, NAMELESS, Node};
 
 use farewell::Farewell;
@@ -38,11 +39,17 @@ pub use signals::Signals;
 /// How often a starting daemon is asked whether it answers: it takes some 50 ms, and only then is asked at all.
 const ASK_EVERY: Duration = Duration::from_millis(5);
 
-/// How often bfdd is asked about its sessions while they may be new.
-const BFD_EVERY: Duration = Duration::from_millis(200);
+/// How often bfdd and bgpd are asked about their sessions while they may be new.
+const FRESH_EVERY: Duration = Duration::from_millis(200);
 
-/// For how long they may be, after a daemon was started. Later the rounds of questions see what changes.
-const BFD_NEW: Duration = Duration::from_secs(30);
+/// For how long they may be, after a daemon was started or bgpd named a change. Later the rounds see what changes.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// Every so many rounds bgpd is asked about its peers, should its log not name them.
+const PEERS_ROUNDS: u32 = 10;
+
+/// Between two Router Solicitations; a host would wait for 4 s (RFC 4861 §10).
+const SOLICIT_EVERY: Duration = Duration::from_secs(1);
 
 /// From the end of a hold until FRR's own routes are what they will be.
 const RELEASED: Duration = Duration::from_secs(5);
@@ -76,12 +83,17 @@ pub struct Supervisor<'a, 'n> {
     answering: Vec<(usize, Talk)>,
     /// Those that are asked more often while sessions may be new, and until when.
     fresh: Option<(Vec<Waiting>, Instant)>,
+    rounds: u32,
+    /// When unknown peers may be asked for their addresses again.
+    solicit_at: Instant,
     /// The BFD sessions as bfdd had them last.
     sessions: Vec<bfd::Session>,
     /// The BFD peers that bfdd shall have of us.
     peers: bfd::Peers,
     /// Under way to bfdd.
     giving_peers: Option<Talk>,
+    /// What bfdd said when it took one of them last, if it did not.
+    refused: Option<String>,
     /// Those of a bfdd that is gone, and when to tell their peers: after bgpd's end, so that BGP is in graceful restart.
     bow_out: Option<(Instant, Vec<bfd::Session>)>,
     hold: Hold,
@@ -136,10 +148,13 @@ impl<'a, 'n> Supervisor<'a, 'n> {
             asked: vec![],
             answering: vec![],
             fresh: None,
+            rounds: 0,
+            solicit_at: now,
             bow_out: Some((now + PEERS_NOTICE, sessions)),
             sessions: vec![],
             peers: bfd::Peers::new(),
             giving_peers: None,
+            refused: None,
             hold: Hold::new(
                 place(node.config),
                 Path::new(RUN_DIR).join("bgpd.vty"),
@@ -208,6 +223,7 @@ impl<'a, 'n> Supervisor<'a, 'n> {
                 }
             },
             Action::Look => {
+                self.rounds = self.rounds.wrapping_add(1);
                 if self.node.sysctls_have_changed() {
                     self.repairs.changed(Instant::now());
                 }
@@ -271,7 +287,8 @@ impl<'a, 'n> Supervisor<'a, 'n> {
 
     fn ask(&mut self, i: usize) {
         let daemon = self.daemons[i];
-        let talk = Talk::begin(&socket(daemon), questions(daemon, &self.hold, self.node.config)).ok();
+        let peers = self.rounds.is_multiple_of(PEERS_ROUNDS);
+        let talk = Talk::begin(&socket(daemon), questions(daemon, &self.hold, peers)).ok();
         self.asked.push((i, talk));
     }
 
@@ -279,14 +296,30 @@ impl<'a, 'n> Supervisor<'a, 'n> {
     fn learn(&mut self, i: usize, answers: &[Answer]) {
         match self.daemons[i].name {
             "bfdd" => self.hear_of_sessions(answers),
-            "bgpd" => match answers {
-                [versions @ .., peers] if gives_peers(self.node.config) => {
+            "bgpd" => {
+                if let Some(versions) = answers.first() {
                     self.hold.heard(versions);
-                    bfd::take_in_peers(&mut self.peers, &peers.text);
                 }
-                versions => self.hold.heard(versions),
-            },
+                if let Some(peers) = answers.get(1) {
+                    if self.node.config.timers.bfd.is_some_and(|bfd| !bfd.coupled) {
+                        bfd::take_in_peers(&mut self.peers, &peers.text);
+                    }
+                    self.solicit(&solicit::strangers(&peers.text));
+                }
+            }
             _ => {}
+        }
+    }
+
+    /// Asks for the addresses of the peers that bgpd does not know.
+    fn solicit(&mut self, ports: &[IfName]) {
+        let now = Instant::now();
+        if ports.is_empty() || now < self.solicit_at {
+            return;
+        }
+        self.solicit_at = now + SOLICIT_EVERY;
+        if let Err(e) = self.node.kernel.router_ns().within(|| solicit::solicit(ports)) {
+            log::debug!("peers can't be asked for their addresses: {e}");
         }
     }
 
@@ -493,6 +526,9 @@ impl<'a, 'n> Supervisor<'a, 'n> {
         for child in self.children.iter_mut().chain([&mut self.load]).flatten() {
             child.read();
         }
+        if self.children.iter_mut().flatten().any(Child::take_sessions_changed) {
+            self.refresh(now);
+        }
         if self.signals.take_stop() && self.end.is_none() {
             self.stop(events);
         }
@@ -634,6 +670,19 @@ impl<'a, 'n> Supervisor<'a, 'n> {
         }
     }
 
+    /// Has the sessions watched for a while.
+    fn refresh(&mut self, now: Instant) {
+        let there = ["bfdd", "bgpd"].into_iter().filter_map(|name| self.running(name));
+        let there: Vec<_> = there.filter(|i| !self.starting.iter().any(|w| w.daemon == *i)).collect();
+        let (waiting, until) = self.fresh.get_or_insert((vec![], now));
+        *until = now + FRESH;
+        for daemon in there {
+            if !waiting.iter().any(|w| w.daemon == daemon) {
+                waiting.push(Waiting { daemon, talk: None, ask_at: now });
+            }
+        }
+    }
+
     /// Takes in what daemons have to say, and asks those again that are not there yet.
     fn hear(&mut self, events: &mut VecDeque<Event>) {
         let now = Instant::now();
@@ -649,20 +698,23 @@ impl<'a, 'n> Supervisor<'a, 'n> {
             }
         });
         if self.starting.len() < before {
-            let there = ["bfdd", "bgpd"].into_iter().filter_map(|name| self.running(name));
-            let there = there.filter(|i| !self.starting.iter().any(|w| w.daemon == *i));
-            let waiting = |daemon| Waiting { daemon, talk: None, ask_at: now };
-            self.fresh = Some((there.map(waiting).collect(), now + BFD_NEW));
+            self.refresh(now);
         }
         let mut heard = Vec::new();
         if let Some((waiting, until)) = &mut self.fresh {
-            for waiting in waiting {
+            // Who is asked already may answer: a daemon complains of one who does not listen.
+            let over = |w: &Waiting| *until <= now && w.talk.is_none();
+            waiting.retain_mut(|waiting| {
+                if over(waiting) {
+                    return false;
+                }
                 let daemon = self.daemons[waiting.daemon];
-                let questions = || questions(daemon, &self.hold, self.node.config);
-                let answers = waiting.hear(&self.daemons, questions, BFD_EVERY, now);
+                let questions = || questions(daemon, &self.hold, true);
+                let answers = waiting.hear(&self.daemons, questions, FRESH_EVERY, now);
                 heard.extend(answers.map(|answers| (waiting.daemon, answers)));
-            }
-            if *until <= now {
+                !over(waiting)
+            });
+            if waiting.is_empty() {
                 self.fresh = None;
             }
         }
@@ -697,9 +749,11 @@ impl<'a, 'n> Supervisor<'a, 'n> {
             Some(Ok(None)) | None => {}
             Some(Ok(Some(answers))) => {
                 self.giving_peers = None;
-                if let Some(answer) = answers.iter().find(|answer| !answer.well) {
-                    log::warn!("bfdd does not take a peer: {}", answer.text.trim());
+                let said = answers.into_iter().find(|answer| !answer.well).map(|answer| answer.text);
+                if let Some(words) = said.as_ref().filter(|_| said != self.refused) {
+                    log::warn!("bfdd does not take a peer, which stays without BFD: {}", words.trim());
                 }
+                self.refused = said;
             }
             Some(Err(_)) => self.giving_peers = None,
         }
@@ -734,21 +788,15 @@ impl Waiting {
     }
 }
 
-/// What we want to know of a daemon in each round; any answer shows that it lives.
-fn questions(daemon: &Daemon, hold: &Hold, config: &Config) -> Vec<String> {
+/// What we want to know of a daemon; any answer shows that it lives.
+fn questions(daemon: &Daemon, hold: &Hold, peers: bool) -> Vec<String> {
     match daemon.name {
         "bfdd" => bfd::QUESTIONS.map(str::to_owned).to_vec(),
         "bgpd" => {
-            let peers = gives_peers(config).then(|| bfd::PEERS_QUESTION.to_owned());
-            hold.questions().into_iter().chain(peers).collect()
+            [hold.question()].into_iter().chain(peers.then(|| bfd::PEERS_QUESTION.to_owned())).collect()
         }
         _ => vec![PING.to_owned()],
     }
-}
-
-/// Whether bfdd has its peers of us, and not of bgpd.
-fn gives_peers(config: &Config) -> bool {
-    config.timers.bfd.is_some_and(|bfd| !bfd.coupled)
 }
 
 /// What a daemon reads by itself, without what is added when it starts.

@@ -12,6 +12,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::output::{self, Lines};
 
+/// Of the line that bgpd prints then (`bgp log-neighbor-changes`, `bgpd/bgp_fsm.c`).
+const SESSION_CHANGED: &str = "%ADJCHANGE: neighbor ";
+
 /// A child that was started and not yet reaped.
 #[derive(Debug)]
 pub struct Child {
@@ -24,6 +27,7 @@ pub struct Child {
     last: String,
     /// We ended it ourselves.
     killed: bool,
+    sessions_changed: bool,
 }
 
 impl Child {
@@ -40,6 +44,7 @@ impl Child {
             lines: Lines::default(),
             last: String::new(),
             killed: false,
+            sessions_changed: false,
         })
     }
 
@@ -52,11 +57,19 @@ impl Child {
                 Ok(0) => self.output = None,
                 Ok(n) => {
                     let (name, last) = (self.name, &mut self.last);
-                    self.lines.push(&buffer[..n], |line| say(name, line, last));
+                    self.lines.push(&buffer[..n], |line| {
+                        say(name, line, last);
+                        self.sessions_changed |= last.contains(SESSION_CHANGED);
+                    });
                 }
                 Err(_) => return,
             }
         }
+    }
+
+    /// Whether it has named a session that came up or went down since this was asked last.
+    pub fn take_sessions_changed(&mut self) -> bool {
+        std::mem::take(&mut self.sessions_changed)
     }
 
     /// Ends it at once. It can only be gone already, and then its death is about to be seen.
