@@ -1,6 +1,7 @@
 //! The kernel: what it has (`observe`), what to change (`plan`, pure), and changing it (`apply`).
 
 mod apply;
+mod dial;
 mod monitor;
 mod netlink;
 pub mod netns;
@@ -11,6 +12,7 @@ mod plan;
 mod shadow;
 
 pub use apply::{Error, Kernel};
+pub use dial::Dialling;
 pub use monitor::Monitor;
 pub use netns::Netns;
 pub use op::Op;

@@ -19,8 +19,8 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::netlink::{Netlink, Refusal};
 
-/// The protocol number of the copies; 200 is that of what we keep for good.
-const PROTOCOL: RouteProtocol = RouteProtocol::Other(201);
+/// The protocol number of what is there for a while, as the copies are; 200 is that of what we keep for good.
+pub(super) const PROTOCOL: RouteProtocol = RouteProtocol::Other(201);
 
 /// Their metric. zebra takes the first byte of a kernel route's metric for its distance: 254, so that it
 /// never prefers a copy to a route of its own.

@@ -26,6 +26,7 @@ use crate::frr::daemons::{BIN_DIR, RUN_DIR};
 use crate::frr::held::Place;
 use crate::frr::vty::{Answer, PING, Talk};
 use crate::frr::{Daemon, bfd, files, solicit};
+use crate::kernel::Dialling;
 use crate::model::IfName;
 use crate::node::{Check, NAMELESS, Node};
 
@@ -47,6 +48,15 @@ const FRESH: Duration = Duration::from_secs(10);
 
 /// Every so many rounds bgpd is asked about its peers, should its log not name them.
 const PEERS_ROUNDS: u32 = 10;
+
+/// For how long a new bgpd does not dial after its first answer: within some 10 ms zebra has told it of the ports.
+const REGISTER: Duration = Duration::from_millis(500);
+
+/// For how long only it dials: it does so a second after its first attempt. A loaded machine takes longer.
+const DIAL: Duration = Duration::from_secs(5);
+
+/// Longer than any bgpd takes to answer: the policy ends it before.
+const ANSWER: Duration = Duration::from_secs(60);
 
 /// Between two Router Solicitations; a host would wait for 4 s (RFC 4861 §10).
 const SOLICIT_EVERY: Duration = Duration::from_secs(1);
@@ -102,6 +112,8 @@ pub struct Supervisor<'a, 'n> {
     repairs: Repairs,
     /// When the reserve routes go.
     reserve_until: Option<Instant>,
+    /// Who may not dial, and until when.
+    silent: Vec<(Dialling, Instant)>,
     /// vtysh runs that load the configuration: the one under way, and those after it.
     load: Option<Child>,
     load_queue: VecDeque<Option<&'static str>>,
@@ -165,6 +177,8 @@ impl<'a, 'n> Supervisor<'a, 'n> {
             released: None,
             repairs: Repairs::default(),
             reserve_until: None,
+            // An earlier instance may have left them so.
+            silent: vec![(Dialling::Ours, now), (Dialling::Theirs, now)],
             load: None,
             load_queue: VecDeque::new(),
             load_well: true,
@@ -195,6 +209,7 @@ impl<'a, 'n> Supervisor<'a, 'n> {
                 }
             }
             if self.finished {
+                self.unhush(Instant::now() + ANSWER);
                 return Ok(self.end.unwrap_or(End::Stopped));
             }
             self.wait(&mut events)?;
@@ -211,17 +226,22 @@ impl<'a, 'n> Supervisor<'a, 'n> {
 
     fn act(&mut self, action: Action, events: &mut VecDeque<Event>) {
         match action {
-            Action::Start(i) => match self.start(i) {
-                Ok(child) => {
-                    log::info!("{} started, pid {}", child.name, child.pid);
-                    self.children[i] = Some(child);
-                    self.starting.push(Waiting { daemon: i, talk: None, ask_at: Instant::now() });
+            Action::Start(i) => {
+                if self.daemons[i].name == "bgpd" {
+                    self.hush();
                 }
-                Err(e) => {
-                    log::error!("{}: cannot be started: {e}", self.daemons[i].name);
-                    events.push_back(Event::Exited(i));
+                match self.start(i) {
+                    Ok(child) => {
+                        log::info!("{} started, pid {}", child.name, child.pid);
+                        self.children[i] = Some(child);
+                        self.starting.push(Waiting { daemon: i, talk: None, ask_at: Instant::now() });
+                    }
+                    Err(e) => {
+                        log::error!("{}: cannot be started: {e}", self.daemons[i].name);
+                        events.push_back(Event::Exited(i));
+                    }
                 }
-            },
+            }
             Action::Look => {
                 self.rounds = self.rounds.wrapping_add(1);
                 if self.node.sysctls_have_changed() {
@@ -346,6 +366,31 @@ impl<'a, 'n> Supervisor<'a, 'n> {
         match files::parts(self.node.version) {
             Ok((text, parts)) => (self.text, self.parts) = (text, parts),
             Err(e) => log::error!("{e}"),
+        }
+    }
+
+    /// Keeps a bgpd that is about to start and its peers from dialling.
+    fn hush(&mut self) {
+        for which in [Dialling::Ours, Dialling::Theirs] {
+            self.silent.retain(|(other, _)| *other != which);
+            self.silent.push((which, Instant::now() + ANSWER));
+            if let Err(e) = self.node.kernel.forbid(which) {
+                log::warn!("a new session may come up and go again: {e}");
+            }
+        }
+    }
+
+    /// A new bgpd answers: how long it is not to dial, and its peers.
+    fn let_dial(&mut self, now: Instant) {
+        self.silent = vec![(Dialling::Ours, now + REGISTER), (Dialling::Theirs, now + DIAL)];
+    }
+
+    /// Lets those dial again whose time has come.
+    fn unhush(&mut self, now: Instant) {
+        for (which, _) in self.silent.extract_if(.., |(_, at)| *at <= now) {
+            if let Err(e) = self.node.kernel.allow(which) {
+                log::error!("BGP sessions are still kept from coming up: {e}");
+            }
         }
     }
 
@@ -491,7 +536,8 @@ impl<'a, 'n> Supervisor<'a, 'n> {
         let others = [self.policy.next_deadline(), self.reserve_until, repairs, bow_out];
         let farewell = self.farewell.as_ref().map(Farewell::deadline);
         let released = self.released.as_ref().map(|(at, _)| *at);
-        let farewell = farewell.into_iter().chain(self.hold.deadline()).chain(released);
+        let silent = self.silent.iter().map(|(_, at)| *at);
+        let farewell = farewell.into_iter().chain(self.hold.deadline()).chain(released).chain(silent);
         asks.chain(others.into_iter().flatten()).chain(farewell).min()
     }
 
@@ -551,6 +597,7 @@ impl<'a, 'n> Supervisor<'a, 'n> {
         if self.reserve_until.is_some_and(|until| until <= now) {
             self.uncover();
         }
+        self.unhush(now);
         events.push_back(Event::Tick);
         Ok(())
     }
@@ -687,19 +734,23 @@ impl<'a, 'n> Supervisor<'a, 'n> {
     fn hear(&mut self, events: &mut VecDeque<Event>) {
         let now = Instant::now();
         let daemons = &self.daemons;
-        let before = self.starting.len();
+        let mut answered = Vec::new();
         self.starting.retain_mut(|waiting| {
             match waiting.hear(daemons, || vec![PING.to_owned()], ASK_EVERY, now) {
                 Some(_) => {
-                    events.push_back(Event::Answered(waiting.daemon));
+                    answered.push(waiting.daemon);
                     false
                 }
                 None => true,
             }
         });
-        if self.starting.len() < before {
+        if answered.iter().any(|i| self.daemons[*i].name == "bgpd") {
+            self.let_dial(now);
+        }
+        if !answered.is_empty() {
             self.refresh(now);
         }
+        events.extend(answered.into_iter().map(Event::Answered));
         let mut heard = Vec::new();
         if let Some((waiting, until)) = &mut self.fresh {
             // Who is asked already may answer: a daemon complains of one who does not listen.
