@@ -66,8 +66,8 @@ fn recovery(daemon: &str) -> [f64; 3] {
 
 /// What a process does when nothing happens: times a second that it wakes up, and how much of a CPU it takes, in percent.
 fn idle(pid: u32) -> [f64; 2] {
-    // Sessions are asked about more often for 10 s after they have changed.
-    std::thread::sleep(Duration::from_secs(20));
+    // Sessions are asked about more often for 10 s after they have changed, and the speaker takes its time.
+    std::thread::sleep(Duration::from_secs(60));
     let count = || {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();

@@ -204,7 +204,6 @@ fn no_packet_is_lost_when_daemons_die() {
     no_packet_is_lost(&[], &[KILLS[2], KILLS[6]]);
 }
 
-/// FRR 10.3 closes its first connection again now and then (README).
 #[test]
 fn no_packet_is_lost_when_bgpd_dies_alone() {
     no_packet_is_lost(&[], &[KILLS[0]]);
