@@ -21,7 +21,8 @@ fn shape(ns: &str) -> BTreeSet<String> {
         for route in ip(ns, &format!("{family} route show table all proto 200")).lines() {
             shape.insert(format!("route {}", route.trim()));
         }
-        for rule in ip(ns, &format!("{family} rule show")).lines() {
+        // Those of protocol 201 are there for seconds.
+        for rule in ip(ns, &format!("{family} rule show")).lines().filter(|rule| !rule.contains("proto 201")) {
             shape.insert(format!("rule {rule}"));
         }
     }

@@ -191,6 +191,7 @@ fn a_dead_daemon_is_back_in_place() {
         both_leaves_have(&format!("{SERVICE4}/32"));
     }
     every_ping_is_answered(&SERVICES, 20);
+    wait_until("all to be let dial again", SOON, || !ip("perouter", "-6 rule show").contains("8799:"));
     // Three of them take bgpd along, and each time a leaf's session ends once: over a second end it would keep no routes.
     if !frr_is_8() {
         assert_eq!(lab.leaves.each_ref().map(ends), before_all.map(|n| n + 3));

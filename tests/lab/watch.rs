@@ -111,7 +111,7 @@ fn parse(mut bytes: &[u8], events: &mut Vec<LinkEvent>) {
 }
 
 /// Everything in a namespace that a program could have changed, a line for each link, address, rule and route, without what
-/// changes by itself (lifetimes, timers).
+/// changes by itself (lifetimes, timers, the rules that keep bgpd from dialling for seconds).
 pub fn snapshot(ns: &str) -> BTreeSet<String> {
     let questions = [
         ("link", "-d link show"),
@@ -125,6 +125,9 @@ pub fn snapshot(ns: &str) -> BTreeSet<String> {
     let mut lines = BTreeSet::new();
     for (kind, args) in questions {
         for mut item in ip_json(ns, args).as_array().cloned().unwrap_or_default() {
+            if item["priority"] == 8799 {
+                continue;
+            }
             normalize(&mut item);
             let name = ["ifname", "dst", "priority", "id"].iter().find_map(|key| item.get(key));
             lines.insert(format!("{kind} {} {item}", name.map(Value::to_string).unwrap_or_default()));
