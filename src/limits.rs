@@ -2,7 +2,7 @@
 
 use std::{fs, io};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
     remove_capability_from_bounding_set, set_capabilities,
@@ -14,6 +14,9 @@ const FILES: u64 = 4096;
 /// The kernel shall end anything else first when memory runs out, but for what keeps the node itself going: the kubelet
 /// has −999 (`oom_score_adj`, proc(5)).
 const OOM_SCORE: &str = "-998";
+
+/// Before what else wants the CPU, as FRR's own unit has it (`Nice=` in `tools/frr.service.in`).
+const NICE: i32 = -5;
 
 /// What we or the daemons make use of; in order: owners, modes and files of FRR's user; signals to and /proc of daemons
 /// that run as it; that user; limits; the bounding set itself; namespaces, mounts and VRF sockets; the network.
@@ -65,6 +68,9 @@ pub fn raise() {
         if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: Some(FILES), maximum }) {
             log::warn!("the limit of open files stays at {files}: {e}");
         }
+    }
+    if let Err(e) = setpriority_process(None, NICE) {
+        log::warn!("on a busy node a dead daemon may be away for longer: the priority can't be raised: {e}");
     }
     if let Err(e) = fs::write("/proc/self/oom_score_adj", OOM_SCORE) {
         log::warn!("the kernel may end us first when memory runs out: oom_score_adj can't be set: {e}");
