@@ -189,7 +189,8 @@ fn a_restart_of_the_container(netns: &str) {
     for word in ["ead-only", "cannot prepare", "can't be given up", "stays at"] {
         assert!(!log.contains(word), "{word}: {log}");
     }
-    let files = fs::read_to_string(format!("/proc/{}/limits", zebra(netns))).unwrap();
+    let (_, zebra) = daemons(&lab, netns).into_iter().find(|(name, _)| name == "zebra").unwrap();
+    let files = fs::read_to_string(format!("/proc/{zebra}/limits")).unwrap();
     assert!(files.lines().any(|l| l.starts_with("Max open files") && l.contains("4096")), "{files}");
     let before = snapshot(netns);
     let flows = flows();
@@ -211,12 +212,6 @@ fn a_restart_of_the_container(netns: &str) {
     assert_eq!(cost.lost, 0, "{cost}");
     stop(container);
     drop(lab);
-}
-
-fn zebra(netns: &str) -> u32 {
-    // In the host's namespace the speaker has a zebra, too, which came earlier.
-    let all = Lab::processes(netns).into_iter().filter(|(_, name)| name == "zebra");
-    all.map(|(pid, _)| pid).max().unwrap()
 }
 
 #[test]

@@ -74,9 +74,8 @@ pub type Peers = BTreeMap<IfName, Ipv6Addr>;
 pub const PEERS_QUESTION: &str = "show bgp neighbors json";
 
 /// Reads the answer to it into `peers`; one that is not known (any more) stays what it was.
-pub fn take_in_peers(peers: &mut Peers, answer: &str) {
-    let value: Value = serde_json::from_str(answer).unwrap_or_default();
-    for (name, neighbor) in value.as_object().into_iter().flatten() {
+pub fn take_in_peers(peers: &mut Peers, answer: &Value) {
+    for (name, neighbor) in answer.as_object().into_iter().flatten() {
         let address = neighbor.get("bgpNeighborAddr").and_then(Value::as_str).and_then(|ip| ip.parse().ok());
         if let (Ok(port), Some(ip)) = (IfName::parse(name), address.filter(Ipv6Addr::is_unicast_link_local)) {
             peers.insert(port, ip);
@@ -193,6 +192,9 @@ mod tests {
         let mut peers = Peers::new();
         let answer = |ip| {
             format!(r#"{{"eth1":{{"bgpNeighborAddr":"{ip}"}},"fd00::1":{{"bgpNeighborAddr":"fd00::1"}}}}"#)
+        };
+        let take_in_peers = |peers: &mut Peers, text: &str| {
+            take_in_peers(peers, &serde_json::from_str(text).unwrap_or_default());
         };
         for nothing in ["", "[]", r#"{"eth1":{}}"#, &answer("none")] {
             take_in_peers(&mut peers, nothing);

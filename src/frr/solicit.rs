@@ -19,9 +19,8 @@ const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 const PACKET: [u8; 8] = [133, 0, 0, 0, 0, 0, 0, 0];
 
 /// The ports on which bgpd does not know its peer's address, by its answer to `show bgp neighbors json`.
-pub fn strangers(answer: &str) -> Vec<IfName> {
-    let value: Value = serde_json::from_str(answer).unwrap_or_default();
-    let neighbors = value.as_object().into_iter().flatten();
+pub fn strangers(answer: &Value) -> Vec<IfName> {
+    let neighbors = answer.as_object().into_iter().flatten();
     let unknown = neighbors.filter(|(_, n)| n.get("bgpNeighborAddr").and_then(Value::as_str) == Some("none"));
     unknown.filter_map(|(name, _)| IfName::parse(name).ok()).collect()
 }
@@ -38,10 +37,11 @@ pub fn solicit(ports: &[IfName]) -> io::Result<()> {
     sockopt::set_ipv6_multicast_loop(&socket, false)?;
     let send = |port: &IfName| {
         let scope = netdevice::name_to_index(&socket, port.as_str())?;
-        sendto(&socket, &PACKET, SendFlags::empty(), &SocketAddrV6::new(ALL_ROUTERS, 0, 0, scope))
+        sendto(&socket, &PACKET, SendFlags::empty(), &SocketAddrV6::new(ALL_ROUTERS, 0, 0, scope))?;
+        Ok(())
     };
-    let results: Vec<_> = ports.iter().map(send).collect();
-    results.into_iter().try_for_each(|result| Ok(result.map(|_| ())?))
+    let results: Vec<io::Result<()>> = ports.iter().map(send).collect();
+    results.into_iter().collect()
 }
 
 #[cfg(test)]
@@ -51,6 +51,7 @@ mod tests {
     #[test]
     fn strangers_are_ports_without_an_address() {
         let answer = r#"{"eth1":{"bgpNeighborAddr":"none"},"eth2":{"bgpNeighborAddr":"fe80::1"},"lo":{}}"#;
+        let strangers = |text: &str| strangers(&serde_json::from_str(text).unwrap_or_default());
         assert_eq!(strangers(answer), [IfName::parse("eth1").unwrap()]);
         assert_eq!(strangers("% no bgpd"), []);
     }

@@ -321,10 +321,11 @@ impl<'a, 'n> Supervisor<'a, 'n> {
                     self.hold.heard(versions);
                 }
                 if let Some(peers) = answers.get(1) {
+                    let peers = serde_json::from_str(&peers.text).unwrap_or_default();
                     if self.node.config.timers.bfd.is_some_and(|bfd| !bfd.coupled) {
-                        bfd::take_in_peers(&mut self.peers, &peers.text);
+                        bfd::take_in_peers(&mut self.peers, &peers);
                     }
-                    self.solicit(&solicit::strangers(&peers.text));
+                    self.solicit(&solicit::strangers(&peers));
                 }
             }
             _ => {}
@@ -371,10 +372,10 @@ impl<'a, 'n> Supervisor<'a, 'n> {
 
     /// Keeps a bgpd that is about to start and its peers from dialling.
     fn hush(&mut self) {
-        for which in [Dialling::Ours, Dialling::Theirs] {
-            self.silent.retain(|(other, _)| *other != which);
-            self.silent.push((which, Instant::now() + ANSWER));
-            if let Err(e) = self.node.kernel.forbid(which) {
+        let until = Instant::now() + ANSWER;
+        self.silent = vec![(Dialling::Ours, until), (Dialling::Theirs, until)];
+        for (which, _) in &self.silent {
+            if let Err(e) = self.node.kernel.forbid(*which) {
                 log::warn!("a new session may come up and go again: {e}");
             }
         }
