@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
+
 use super::sh::{in_ns, must};
 
 /// What became of a flow. `gap` is the longest time without a packet, and `gap_at` when it began (since the start).
@@ -42,6 +44,8 @@ impl Flow {
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let socket = bind(to, dst);
         must("timeout", socket.set_read_timeout(Some(Duration::from_millis(100))));
+        // The default holds one second of packets, and a busy machine may stand still for longer.
+        must("receive buffer", set_socket_recv_buffer_size_force(&socket, 8 << 20));
         let start = Instant::now();
         let receiver = {
             let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
