@@ -7,7 +7,7 @@
 //!                                                           └─► supervisor: the daemons
 //! ```
 //!
-//! `model`, `config`, `resolve`, `kernel::plan`, `frr::render` and `supervisor::policy` are pure;
+//! `model`, `config` but for reading its file, `resolve`, `kernel::plan`, `frr::render` and `supervisor::policy` are pure;
 //! the rest is thin.
 
 pub mod config;

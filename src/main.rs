@@ -3,19 +3,20 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use frr_supervisor::config::{self, Config};
+use frr_supervisor::config::{self, Config, file};
 use frr_supervisor::frr::{self, Inputs, Version, files};
-use frr_supervisor::model::{IfName, Value as _};
+use frr_supervisor::model::{FilePath, IfName, Value as _};
 use frr_supervisor::{logging, run};
 use lexopt::Arg::{Long, Short, Value};
 
 const USAGE: &str = "\
-Usage: frr-supervisor [run | check | render] [--help] [--version]
+Usage: frr-supervisor [run | check | render | schema] [--help] [--version]
 
   run     set the node up and run the FRR daemons (default)
   check   read the configuration and say what is wrong with it
   render  print the frr.conf that the configuration leads to, with the fabric interfaces
           called fabric0, fabric1 … since their real names are known on the node only
+  schema  print the JSON Schema of the file that CONFIG_FILE names
 
 The configuration is read from environment variables; an empty one counts as unset:
 
@@ -57,6 +58,10 @@ fn command() -> Result<Option<Command>, lexopt::Error> {
                     Some("run") => Command::Run,
                     Some("check") => Command::Check,
                     Some("render") => Command::Render,
+                    Some("schema") => {
+                        print(&file::schema());
+                        return Ok(None);
+                    }
                     _ => return Err(format!("{word:?} is not a command").into()),
                 });
             }
@@ -67,22 +72,38 @@ fn command() -> Result<Option<Command>, lexopt::Error> {
 }
 
 fn execute(command: &Command) -> ExitCode {
-    let config = match config::from_vars(std::env::vars_os()) {
+    let mut config = match config::from_vars(std::env::vars_os()) {
         Ok(config) => config,
         Err(problems) => {
             for problem in &problems {
                 complain(problem);
             }
+            if matches!(command, Command::Check) {
+                alone().iter().for_each(complain);
+            }
             return ExitCode::FAILURE;
         }
     };
+    let (overlay, problems) = file::overlay(&config);
+    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    if let Err(problem) = config.add(overlay) {
+        problems.iter().for_each(complain);
+        complain(problem);
+        return ExitCode::FAILURE;
+    }
     let result = match command {
         Command::Run => {
             logging::start(config.log_level, config.log_format);
-            run::run(&config)
+            run::run(&config, &problems)
         }
-        Command::Check => render(&config).map(|_| print("configuration: no problem found\n")),
-        Command::Render => render(&config).map(|text| print(&text)),
+        Command::Check => {
+            let problems = [render(&config).err().unwrap_or_default(), problems].concat();
+            none(problems).map(|()| print("configuration: no problem found\n"))
+        }
+        Command::Render => render(&config).and_then(|text| {
+            print(&text);
+            none(problems)
+        }),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -97,6 +118,17 @@ fn execute(command: &Command) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn none(problems: Vec<String>) -> Result<(), Vec<String>> {
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// Every problem that the file has by itself, since the environment is not fit to hold it against.
+fn alone() -> Vec<config::Problem> {
+    let path = std::env::var("CONFIG_FILE").ok();
+    let path = path.and_then(|path| FilePath::parse(path.trim()).ok());
+    path.map_or_else(Vec::new, |path| file::inspect(&path))
 }
 
 /// The frr.conf of a node whose interfaces are not known, since this may run anywhere.

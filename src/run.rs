@@ -6,13 +6,18 @@ use crate::limits;
 use crate::node::{Node, line};
 use crate::supervisor::{End, Signals, Supervisor};
 
-/// Sets the node up, then runs the daemons until a signal asks for the end.
+/// Sets the node up, then runs the daemons until a signal asks for the end. What was left out of the configuration file
+/// because of `problems` is said first.
 ///
 /// # Errors
 /// Every problem, each a line of its own.
-pub fn run(config: &Config) -> Result<(), Vec<String>> {
+pub fn run(config: &Config, problems: &[String]) -> Result<(), Vec<String>> {
     limits::raise();
     limits::drop_capabilities();
+    for problem in problems {
+        // The source line and the caret below it are for `check`: here a record is one line.
+        log::error!("{}", problem.lines().next().unwrap_or_default());
+    }
     let mut signals = Signals::catch().map_err(line)?;
     let version = files::version().map_err(line)?;
     log::info!("FRR {version}, namespace {}", config.namespace);

@@ -87,6 +87,9 @@ const BAD: &[(&str, &str)] = &[
     ("BFD_DETECT_MULTIPLIER", "1"),
     ("FRR_TEMPLATE", "frr.conf.j2"),
     ("FRR_TEMPLATE", "/run/../etc/shadow"),
+    ("CONFIG_FILE", "vnis.yaml"),
+    ("NODE_INDEX", "-1"),
+    ("NODE_INDEX", "16777216"),
     ("LOG_LEVEL", "trace"),
     ("LOG_FORMAT", "xml"),
 ];

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::model::{VETH_FRR, VETH_HOST};
+use crate::model::{Overlay, VETH_FRR, VETH_HOST};
 
 use super::settings::{Field, IfUnset, Raw, SETTINGS, Setting};
 use super::{Bfd, Config, Metallb, PeerPair, Problem, Timers};
@@ -185,7 +185,7 @@ impl Reader<'_> {
 fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
     let node_ip = r.take("NODE_IP", raw.node_ip);
     let asn = r.take("ASN_LOCAL", raw.asn_local);
-    let fabric_macs = r.take("FE_MACS", raw.fe_macs);
+    let fabric_macs = r.optional("FE_MACS", raw.fe_macs);
     let fabric_timeout = r.take("FE_TIMEOUT", raw.fe_timeout);
     let fabric_password = r.optional("FABRIC_PASSWORD", raw.fabric_password);
     let namespace = r.take("NETNS", raw.netns);
@@ -222,6 +222,8 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
     let on_stop = r.take("ON_STOP", raw.on_stop);
     let drain = r.take("DRAIN_TIME", raw.drain_time);
     let template = r.optional("FRR_TEMPLATE", raw.frr_template);
+    let file = r.optional("CONFIG_FILE", raw.config_file);
+    let node_index = r.take("NODE_INDEX", raw.node_index);
     let log_level = r.take("LOG_LEVEL", raw.log_level);
     let log_format = r.take("LOG_FORMAT", raw.log_format);
 
@@ -285,7 +287,7 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
     Some(Config {
         node_ip: node_ip?,
         asn: asn?,
-        fabric_macs: fabric_macs?,
+        fabric_macs: fabric_macs?.unwrap_or_default(),
         fabric_timeout_s: fabric_timeout?.get(),
         fabric_password: fabric_password?,
         namespace: namespace?,
@@ -329,8 +331,11 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
         on_stop: on_stop?,
         drain_s: drain?.get(),
         template: template?,
+        file: file?,
+        node_index: node_index?.get(),
         log_level: log_level?,
         log_format: log_format?,
+        overlay: Overlay::default(),
     })
 }
 

@@ -1,6 +1,7 @@
-//! Where intent comes from: environment variables today.
+//! Where intent comes from: environment variables, and a file that adds to them.
 
 mod env;
+pub mod file;
 mod help;
 mod settings;
 
@@ -10,7 +11,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::model::{
-    Asn, MacAddr, Mtu, NamespaceName, Password, RebuildToken, RouterId, TableId, TemplatePath, VrfName,
+    Asn, FilePath, MacAddr, Mtu, NamespaceName, Overlay, Password, RebuildToken, RouterId, TableId, Value,
+    VrfName,
 };
 
 pub use env::from_vars;
@@ -65,11 +67,39 @@ pub struct Config {
     /// How long the peers may take to turn to other paths before the sessions end, in seconds.
     pub drain_s: u32,
     /// A template to use instead of the built-in one.
-    pub template: Option<TemplatePath>,
+    pub template: Option<FilePath>,
+    /// The file or directory that adds to the environment.
+    pub file: Option<FilePath>,
+    /// The node's number, from which the file's per-node addresses are computed.
+    pub node_index: u32,
     /// Least severe message to log.
     pub log_level: LogLevel,
     /// Form of the log.
     pub log_format: LogFormat,
+    /// What the configuration file adds.
+    pub overlay: Overlay,
+}
+
+impl Config {
+    /// Takes in what the file adds.
+    ///
+    /// # Errors
+    /// The two of them name no link to the fabric.
+    pub fn add(&mut self, overlay: Overlay) -> Result<(), Problem> {
+        if self.fabric_macs.is_empty() && overlay.underlay.interfaces.is_empty() {
+            let allowed = <Vec<MacAddr> as Value>::allowed();
+            return Err(Problem(format!(
+                "FE_MACS: must be set (allowed: {allowed}), unless underlay.interfaces of CONFIG_FILE names the \
+                 links to the fabric"
+            )));
+        }
+        if let Some((restart, stale)) = overlay.underlay.graceful_restart {
+            self.timers.restart_s = restart.unwrap_or(self.timers.restart_s);
+            self.timers.stalepath_s = stale.unwrap_or(self.timers.stalepath_s).max(self.timers.restart_s);
+        }
+        self.overlay = overlay;
+        Ok(())
+    }
 }
 
 /// The BGP session with MetalLB's speaker and what carries it.

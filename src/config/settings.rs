@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde::de::Deserializer;
 
 use crate::model::{
-    Asn, Invalid, MacAddr, Mtu, NamespaceName, Password, PeerAddr, Ranged, RebuildToken, RouterId, TableId,
-    TemplatePath, Value, VrfName,
+    Asn, FilePath, Invalid, MacAddr, Mtu, NamespaceName, Password, PeerAddr, Ranged, RebuildToken, RouterId,
+    TableId, Value, VrfName,
 };
 
 /// One row of the table.
@@ -82,7 +82,7 @@ settings! {
         "The node's IPv4 address: BGP router-id, and in `NETNS=host` the source address of BGP routes.";
     "ASN_LOCAL" asn_local: Asn = Required,
         "The node's AS number towards the leaf switches.";
-    "FE_MACS" fe_macs: Vec<MacAddr> = Required,
+    "FE_MACS" fe_macs: Vec<MacAddr> = Unset("**required**, unless the file names `underlay.interfaces`"),
         "MAC addresses of the fabric NICs. The permanent address counts first.";
     "FE_TIMEOUT" fe_timeout: Ranged<1, 3600> = Text("120"),
         "Seconds to wait for the fabric NICs to appear before giving up.";
@@ -154,8 +154,12 @@ settings! {
         "What SIGTERM does: `preserve` lets the peers and the kernel keep our routes for the next start; `withdraw` takes leave of the peers first, so that they send traffic elsewhere.";
     "DRAIN_TIME" drain_time: Ranged<0, 5> = Text("2"),
         "With `withdraw`, seconds between telling the peers to prefer other paths (RFC 8326) and closing the sessions.";
-    "FRR_TEMPLATE" frr_template: TemplatePath = Unset("the built-in template"),
+    "FRR_TEMPLATE" frr_template: FilePath = Unset("the built-in template"),
         "A mounted minijinja template to render frr.conf from.";
+    "CONFIG_FILE" config_file: FilePath = Unset("no file"),
+        "A YAML file, or a directory of `*.yaml` and `*.yml` files, that adds VNIs and what they stand on.";
+    "NODE_INDEX" node_index: Ranged<0, 16777215> = Text("0"),
+        "The node's number, from which per-node addresses are computed.";
     "LOG_LEVEL" log_level: LogLevel = Text("info"),
         "Least severe message to log.";
     "LOG_FORMAT" log_format: LogFormat = Text("text"),

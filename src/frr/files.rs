@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::config::{Config, OnStop};
-use crate::model::{TemplatePath, Value as _};
+use crate::model::{FilePath, Value as _};
 
 use super::daemons::{BIN_DIR, Daemon, RUN_DIR, Version};
 use super::split;
@@ -134,7 +134,7 @@ fn owner() -> io::Result<(u32, u32)> {
 /// # Errors
 /// It can't be read.
 pub fn template(config: &Config) -> Result<Option<String>, String> {
-    let read = |path: &TemplatePath| {
+    let read = |path: &FilePath| {
         fs::read_to_string(path.as_str()).map_err(|e| format!("FRR_TEMPLATE={}: {e}", path.as_str()))
     };
     config.template.as_ref().map(read).transpose()

@@ -2,13 +2,20 @@
 
 mod desired;
 mod observed;
+mod overlay;
 mod values;
 
-pub use desired::{Desired, LinkSpec, ReturnPath, SpecKind, Sysctl};
-pub use observed::{Address, Link, LinkKind, Marks, Namespaces, NsState, Role, Route, Rule, Side};
+pub use desired::{Desired, LinkSpec, Part, ReturnPath, SpecKind, Sysctl};
+pub use observed::{
+    Address, BridgePort, Link, LinkKind, Links, Marks, Namespaces, NsState, Role, Route, Rule, Side, Vxlan,
+};
+pub use overlay::{
+    Family, HostBridge, HostSession, L2Vni, L3Vni, Neighbor, NeighborBfd, Overlay, PASSTHROUGH_HOST,
+    PASSTHROUGH_ROUTER, Peer, Remote, RouteTarget, Tunnel, Underlay, UnderlayInterface, VTEP_DEVICE, Vni,
+};
 pub use values::{
-    Asn, IfName, Invalid, MacAddr, Mtu, NamespaceName, Password, PeerAddr, Ranged, RebuildToken, RouterId,
-    TableId, TemplatePath, Value, VrfName,
+    Asn, FilePath, IfName, Invalid, MacAddr, Mtu, NamespaceName, Password, PeerAddr, Ranged, RebuildToken,
+    RouterId, TableId, Value, VrfName,
 };
 
 /// The name under which everything of ours in the kernel is marked: link alias and nftables table.

@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
+use super::{RouteTarget, Vni};
+
 /// Why a text is not a value of some type, as the middle of a sentence: "not an IPv4 address".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -127,6 +129,11 @@ impl MacAddr {
     /// The address with these octets, if it is one that an interface can have.
     pub fn new(octets: [u8; 6]) -> Option<Self> {
         (octets[0] & 1 == 0 && octets != [0; 6]).then_some(Self(octets))
+    }
+
+    /// Its octets.
+    pub fn octets(self) -> [u8; 6] {
+        self.0
     }
 }
 
@@ -399,18 +406,18 @@ impl Value for Password {
     }
 }
 
-/// An absolute path to a template without `..`.
+/// An absolute path without `..`, to something that is mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TemplatePath(String);
+pub struct FilePath(String);
 
-impl TemplatePath {
+impl FilePath {
     /// The path as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-impl Value for TemplatePath {
+impl Value for FilePath {
     fn allowed() -> String {
         "an absolute path without `..`".into()
     }
@@ -422,6 +429,46 @@ impl Value for TemplatePath {
             return Err(Invalid::new("too long or has control characters"));
         }
         Ok(Self(text.into()))
+    }
+}
+
+impl Value for Vni {
+    fn allowed() -> String {
+        "an integer 1-16777215".into()
+    }
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        let number = text.parse().map_err(|_| Invalid::new("not a VNI"))?;
+        Self::new(number).ok_or_else(|| Invalid::new("out of range"))
+    }
+}
+
+impl Value for RouteTarget {
+    fn allowed() -> String {
+        "ASN:NUMBER or A.B.C.D:NUMBER, six octets in all".into()
+    }
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        let malformed = || Invalid::new("not a route target");
+        let (admin, number) = text.split_once(':').ok_or_else(malformed)?;
+        let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        if !digits(number) || number.len() > 10 {
+            return Err(malformed());
+        }
+        let number: u64 = number.parse().map_err(|_| malformed())?;
+        // Two octets are left beside an address or a long AS number, four beside a short one.
+        let limit = if digits(admin) {
+            match admin.parse::<u32>() {
+                Ok(asn) if asn <= u32::from(u16::MAX) => u64::from(u32::MAX),
+                Ok(_) => u64::from(u16::MAX),
+                Err(_) => return Err(Invalid::new("has an AS number that is too large")),
+            }
+        } else {
+            Ipv4Addr::from_str(admin).map_err(|_| malformed())?;
+            u64::from(u16::MAX)
+        };
+        if number > limit {
+            return Err(Invalid::new(format!("has a number above {limit}")));
+        }
+        Ok(Self(format!("{admin}:{number}")))
     }
 }
 

@@ -1,0 +1,192 @@
+//! A neighbor of the file → the model's.
+
+use ipnet::IpNet;
+
+use crate::config::Config;
+use crate::model::{Family, Neighbor, NeighborBfd, Peer, Remote};
+
+use super::entries::{self, Bfd, BfdMode, FamilyType, PeerType};
+use super::read::List;
+use super::report::{Located, Report, Spot};
+
+/// Reads one neighbor.
+pub(super) fn neighbor(
+    entry: &Located<entries::Neighbor>,
+    config: &Config,
+    report: &mut Report<'_>,
+) -> Option<Neighbor> {
+    let spot = &entry.spot;
+    let remote = remote(entry, config, report);
+    let peer = peer(entry, report);
+    let timers = timers(entry, report);
+    let internal = remote == Some(Remote::Internal);
+    let multihop = match &entry.properties {
+        Some(list) => multihop(list, internal, report),
+        None => Some(None),
+    };
+    let families = families(entry, internal, report);
+    let bfd = entry.bfd.as_ref().map(|bfd| self::bfd(bfd));
+    if let (Some(Peer::Interface(_)), Some(Some(_))) = (&peer, &multihop) {
+        report.complain(spot, "ebgpMultiHop has no meaning on an interface");
+        return None;
+    }
+    Some(Neighbor {
+        peer: peer?,
+        remote: remote?,
+        port: entry.port.as_ref().and_then(|port| u16::try_from(port.get()).ok()),
+        password: entry.password.as_ref().map(|password| password.value.clone()),
+        timers: timers?,
+        connect_s: entry.connect.as_ref().map(|connect| connect.get()),
+        multihop: multihop?,
+        bfd,
+        families: families?,
+    })
+}
+
+/// Says so unless exactly one of the keys is given.
+pub(super) fn exactly_one(spot: &Spot, keys: &[(&str, bool)], report: &mut Report<'_>) -> bool {
+    let given: Vec<&str> = keys.iter().filter(|(_, given)| *given).map(|(key, _)| *key).collect();
+    if given.len() == 1 {
+        return true;
+    }
+    let all: Vec<&str> = keys.iter().map(|(key, _)| *key).collect();
+    let all = all.join(", ");
+    match given.len() {
+        0 => report.complain(spot, format_args!("needs one of {all}")),
+        _ => {
+            report.complain(spot, format_args!("has {}: exactly one of {all} is needed", given.join(" and ")))
+        }
+    }
+    false
+}
+
+fn remote(entry: &Located<entries::Neighbor>, config: &Config, report: &mut Report<'_>) -> Option<Remote> {
+    let keys = [("asn", entry.asn.is_some()), ("type", entry.kind.is_some())];
+    if !exactly_one(&entry.spot, &keys, report) {
+        return None;
+    }
+    Some(match (&entry.asn, &entry.kind) {
+        (Some(asn), _) if asn.value == config.asn => Remote::Internal,
+        (Some(asn), _) => Remote::Asn(asn.value),
+        (None, kind) => remote_of(kind.as_ref()?.value),
+    })
+}
+
+/// A peer whose AS number is not named.
+pub(super) fn remote_of(kind: PeerType) -> Remote {
+    match kind {
+        PeerType::External => Remote::External,
+        PeerType::Internal => Remote::Internal,
+    }
+}
+
+fn peer(entry: &Located<entries::Neighbor>, report: &mut Report<'_>) -> Option<Peer> {
+    let keys = [
+        ("address", entry.address.is_some()),
+        ("interface", entry.interface.is_some()),
+        ("listenRange", entry.range.is_some()),
+    ];
+    if !exactly_one(&entry.spot, &keys, report) {
+        return None;
+    }
+    if let Some(range) = &entry.range {
+        let special = match range.value {
+            IpNet::V4(net) => net.network().is_multicast(),
+            IpNet::V6(net) => net.network().is_multicast() || net.network().is_unicast_link_local(),
+        };
+        if special {
+            report.complain(&range.spot, "a multicast or link-local prefix, which no peer dials from");
+            return None;
+        }
+        return Some(Peer::Range(range.value));
+    }
+    match (&entry.address, &entry.interface) {
+        (Some(address), _) => Some(Peer::Address(address.0)),
+        (None, interface) => Some(Peer::Interface(interface.as_ref()?.value.clone())),
+    }
+}
+
+/// Keepalive and hold time: both or none, as the protocol wants them (RFC 4271 §4.2).
+fn timers(entry: &Located<entries::Neighbor>, report: &mut Report<'_>) -> Option<Option<(u32, u32)>> {
+    let (keepalive, hold) = match (&entry.keepalive, &entry.hold) {
+        (None, None) => return Some(None),
+        (Some(keepalive), Some(hold)) => (keepalive, hold),
+        (keepalive, hold) => {
+            let given = keepalive.as_ref().or(hold.as_ref())?;
+            report.complain(&given.spot, "holdTimeSeconds and keepaliveTimeSeconds need each other");
+            return None;
+        }
+    };
+    if (1..3).contains(&hold.get()) {
+        report.wrong(&hold.spot, "out of range", "0, or an integer 3-65535");
+        return None;
+    }
+    if keepalive.get() > hold.get() {
+        report.complain(&keepalive.spot, format_args!("more than holdTimeSeconds {}", hold.value));
+        return None;
+    }
+    Some(Some((keepalive.get(), hold.get())))
+}
+
+fn multihop(
+    list: &Located<List<entries::Property, 0, 1>>,
+    internal: bool,
+    report: &mut Report<'_>,
+) -> Option<Option<u8>> {
+    let Some(property) = list.0.first() else { return Some(None) };
+    if internal {
+        report.complain(&property.kind.spot, "only for a peer of another AS number");
+        return None;
+    }
+    let ttl =
+        property.multihop.as_ref().and_then(|multihop| multihop.ttl.as_ref()).map_or(255, |ttl| ttl.get());
+    Some(u8::try_from(ttl).ok())
+}
+
+pub(super) fn bfd(bfd: &Bfd) -> NeighborBfd {
+    NeighborBfd {
+        receive_ms: bfd.receive.as_ref().map(|n| n.get()),
+        transmit_ms: bfd.transmit.as_ref().map(|n| n.get()),
+        multiplier: bfd.multiplier.as_ref().map(|n| n.get()),
+        passive: bfd.mode.as_ref().is_some_and(|mode| mode.value == BfdMode::Passive),
+        minimum_ttl: bfd.ttl.as_ref().and_then(|n| u8::try_from(n.get()).ok()),
+    }
+}
+
+fn families(
+    entry: &Located<entries::Neighbor>,
+    internal: bool,
+    report: &mut Report<'_>,
+) -> Option<Vec<(Family, bool)>> {
+    let mut families: Vec<(Family, bool)> = vec![];
+    let mut sound = true;
+    for item in entry.families.iter().flat_map(|list| &list.0) {
+        let family = match item.kind.value {
+            FamilyType::Ipv4Unicast => Family::Ipv4Unicast,
+            FamilyType::Ipv6Unicast => Family::Ipv6Unicast,
+            FamilyType::Evpn => Family::Evpn,
+            FamilyType::Ipv4Vpn | FamilyType::Ipv6Vpn => {
+                report.complain(&item.kind.spot, "not supported: there is no SRv6 here, which carries VPNs");
+                sound = false;
+                continue;
+            }
+        };
+        if families.iter().any(|(other, _)| *other == family) {
+            report.complain(&item.kind.spot, "is there twice");
+            sound = false;
+        }
+        let properties: Vec<_> = item.properties.iter().flat_map(|list| &list.0).collect();
+        if let Some(second) = properties.get(1) {
+            report.complain(&second.kind.spot, "is there twice");
+            sound = false;
+        }
+        if let Some(client) = properties.first()
+            && !internal
+        {
+            report.complain(&client.kind.spot, "only for a peer of our own AS number");
+            sound = false;
+        }
+        families.push((family, !properties.is_empty()));
+    }
+    sound.then_some(families)
+}

@@ -1,0 +1,214 @@
+//! What is wrong and where: the sentence, the source line and a caret.
+
+use std::collections::BTreeSet;
+use std::fmt::{Display, Write as _};
+
+use crate::config::Problem;
+
+use super::tree::{Kind, Node, Place};
+
+/// How many characters of a bad value a problem shows.
+const SHOWN: usize = 60;
+
+/// How many characters of a source line a problem shows.
+const EXCERPT: usize = 100;
+
+/// The text of one file.
+#[derive(Debug)]
+pub(super) struct Source<'a> {
+    name: &'a str,
+    lines: Vec<&'a str>,
+    /// Lines, counted from 1, that may hold a password.
+    hidden: BTreeSet<usize>,
+}
+
+impl<'a> Source<'a> {
+    pub fn new(name: &'a str, text: &'a str) -> Self {
+        let lines: Vec<&str> = text.lines().collect();
+        let hidden = hidden_by_words(&lines);
+        Self { name, lines, hidden }
+    }
+
+    /// Hides where the values of passwords begin, which the words of a line alone do not tell: a line of its own, or
+    /// one behind an alias.
+    pub fn hide_passwords(&mut self, node: &Node) {
+        match &node.kind {
+            Kind::List(list) => list.iter().for_each(|node| self.hide_passwords(node)),
+            Kind::Map(map) => {
+                for (key, value) in map {
+                    if sounds_secret(&key.name) {
+                        self.hide(value);
+                    } else {
+                        self.hide_passwords(value);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn hide(&mut self, node: &Node) {
+        self.hidden.extend([node.place.line, node.written.line]);
+        match &node.kind {
+            Kind::List(list) => list.iter().for_each(|node| self.hide(node)),
+            Kind::Map(map) => map.iter().for_each(|(_, value)| self.hide(value)),
+            _ => {}
+        }
+    }
+
+    fn excerpt(&self, place: Place) -> Option<String> {
+        let Place { line, column } = place;
+        let text = self.lines.get(line - 1)?;
+        let margin = " ".repeat(line.to_string().len());
+        if self.hidden.contains(&line) {
+            return Some(format!("  {line} | (not shown, it may hold a password)"));
+        }
+        let at = column - 1;
+        let begin = if at < EXCERPT { 0 } else { at - EXCERPT / 2 };
+        let window: String = text.chars().skip(begin).take(EXCERPT).map(visible).collect();
+        let indent = " ".repeat(at - begin);
+        Some(format!("  {line} | {}\n  {margin} | {indent}^", window.trim_end()))
+    }
+}
+
+/// One column for each character, and none that a terminal acts upon.
+fn visible(c: char) -> char {
+    match c {
+        '\t' => ' ',
+        c if c.is_control() => '\u{fffd}',
+        c => c,
+    }
+}
+
+/// Lines that name a password, those below them that are deeper, and those that may be what an alias stands for.
+fn hidden_by_words(lines: &[&str]) -> BTreeSet<usize> {
+    let mut hidden = BTreeSet::new();
+    let mut below = None;
+    let mut anchors = vec![];
+    let depth = |line: &str| line.chars().take_while(|c| " \t-".contains(*c)).count();
+    for (i, line) in lines.iter().enumerate() {
+        let secret = line.split(|c: char| !c.is_ascii_alphanumeric()).any(sounds_secret);
+        if secret {
+            below = Some(depth(line));
+        } else if !line.trim().is_empty() && below.is_some_and(|above| depth(line) <= above) {
+            below = None;
+        }
+        if below.is_some() {
+            hidden.insert(i + 1);
+        }
+        if line.contains(" &") {
+            anchors.push(i + 1);
+        }
+    }
+    if !hidden.is_empty() {
+        hidden.extend(anchors);
+    }
+    hidden
+}
+
+/// Whether the word means a password, perhaps misspelt.
+pub(super) fn sounds_secret(word: &str) -> bool {
+    let word = word.to_ascii_lowercase();
+    word.contains("passw")
+        || ["pass", "pwd", "secret"].contains(&word.as_str())
+        || strsim::damerau_levenshtein(&word, "password") <= 2
+}
+
+/// Where a value stands, and what it says.
+#[derive(Debug, Clone)]
+pub(super) struct Spot {
+    pub file: usize,
+    pub place: Place,
+    pub path: String,
+    /// The value, if it is one word and no secret.
+    pub shown: Option<String>,
+}
+
+/// A value and where it stands.
+#[derive(Debug, Clone)]
+pub(super) struct Located<T> {
+    pub value: T,
+    pub spot: Spot,
+}
+
+impl<T> std::ops::Deref for Located<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+/// The problems found so far.
+#[derive(Debug)]
+pub(super) struct Report<'a> {
+    pub sources: Vec<Source<'a>>,
+    found: Vec<(usize, Place, Problem)>,
+}
+
+impl<'a> Report<'a> {
+    pub fn new(sources: Vec<Source<'a>>) -> Self {
+        Self { sources, found: vec![] }
+    }
+
+    /// Something is wrong with a value; `allowed` says what is right.
+    pub fn wrong(&mut self, spot: &Spot, reason: impl Display, allowed: &str) {
+        self.complain(spot, format_args!("{reason} (allowed: {allowed})"));
+    }
+
+    /// Something is wrong with a value, and the reason says it all.
+    pub fn complain(&mut self, spot: &Spot, reason: impl Display) {
+        let value = match &spot.shown {
+            Some(shown) => format!("={}", quoted(shown)),
+            None => String::new(),
+        };
+        self.add(spot.file, spot.place, format!("{}{value}: {reason}", spot.path));
+    }
+
+    /// The file itself can't be read as YAML.
+    pub fn broken(&mut self, file: usize, place: Place, reason: &str) {
+        let hidden = self.sources.get(file).is_some_and(|source| source.hidden.contains(&place.line));
+        // What the parser quotes may be the password.
+        let reason = if hidden { reason.split(['`', ':', '\'']).next().unwrap_or_default() } else { reason };
+        self.add(file, place, cut(&reason.chars().map(visible).collect::<String>(), 4 * SHOWN));
+    }
+
+    fn add(&mut self, file: usize, place: Place, sentence: String) {
+        let Some(source) = self.sources.get(file) else { return };
+        let mut text = format!("{}:{}:{}: {sentence}", source.name, place.line, place.column);
+        if let Some(excerpt) = source.excerpt(place) {
+            // Writing to a String can't fail.
+            let _ = write!(text, "\n{excerpt}");
+        }
+        self.found.push((file, place, Problem(text)));
+    }
+
+    /// A place as another problem names it.
+    pub fn name(&self, spot: &Spot) -> String {
+        let file = self.sources.get(spot.file).map_or("", |source| source.name);
+        format!("{} ({file}:{})", spot.path, spot.place.line)
+    }
+
+    /// Whether there is no problem.
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// All of them, in the order of the text.
+    pub fn into_problems(mut self) -> Vec<Problem> {
+        self.found.sort_by_key(|(file, place, _)| (*file, *place));
+        self.found.into_iter().map(|(_, _, problem)| problem).collect()
+    }
+}
+
+/// A value as a problem shows it.
+pub(super) fn quoted(text: &str) -> String {
+    format!("{:?}", cut(text, SHOWN))
+}
+
+fn cut(text: &str, limit: usize) -> String {
+    let mut shown: String = text.chars().take(limit).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown
+}

@@ -1,0 +1,98 @@
+//! A session with the host → the model's, with this node's addresses.
+
+use ipnet::IpNet;
+
+use crate::model::{HostSession, Remote};
+
+use super::address;
+use super::entries::Session;
+use super::neighbor::{self, exactly_one, remote_of};
+use super::report::{Located, Report};
+
+/// Reads one session.
+pub(super) fn session(
+    entry: &Located<Session>,
+    index: u32,
+    report: &mut Report<'_>,
+) -> Option<(HostSession, Vec<Located<IpNet>>)> {
+    let remote = remote(entry, report);
+    let nets = nets(entry, report)?;
+    let mut ends = vec![];
+    let mut sound = true;
+    for net in &nets {
+        let literal = entry
+            .host_ip
+            .as_ref()
+            .and_then(|host_ip| if net.addr().is_ipv4() { host_ip.v4.as_ref() } else { host_ip.v6.as_ref() });
+        match address::ends(net.value, index, literal.map(|ip| ip.0)) {
+            Ok(pair) => ends.push(pair),
+            Err(reason) => {
+                report.complain(&net.spot, reason);
+                sound = false;
+            }
+        }
+    }
+    let v4 = entry.host_ip.as_ref().and_then(|host_ip| host_ip.v4.as_ref());
+    let v6 = entry.host_ip.as_ref().and_then(|host_ip| host_ip.v6.as_ref());
+    for (ip, is_v4) in [(v4, true), (v6, false)] {
+        let Some(ip) = ip else { continue };
+        if ip.0.is_ipv4() != is_v4 {
+            report.complain(&ip.spot, "an address of the other family");
+            sound = false;
+        } else if !nets.iter().any(|net| net.addr().is_ipv4() == is_v4) {
+            report.complain(&ip.spot, "there is no subnet of its family");
+            sound = false;
+        }
+    }
+    let (asn, bfd) = (entry.asn.value, entry.bfd.as_ref().map(|bfd| neighbor::bfd(bfd)));
+    sound.then_some((HostSession { asn, remote: remote?, ends, bfd }, nets))
+}
+
+fn remote(entry: &Located<Session>, report: &mut Report<'_>) -> Option<Remote> {
+    let keys = [("hostASN", entry.host_asn.is_some()), ("hostType", entry.host_type.is_some())];
+    if !exactly_one(&entry.spot, &keys, report) {
+        return None;
+    }
+    match (&entry.host_asn, &entry.host_type) {
+        (Some(asn), _) if asn.value == entry.asn.value => {
+            report.complain(&asn.spot, "the same as asn: write hostType: Internal if that is meant");
+            None
+        }
+        (Some(asn), _) => Some(Remote::Asn(asn.value)),
+        (None, kind) => Some(remote_of(kind.as_ref()?.value)),
+    }
+}
+
+/// The subnets, IPv4 first.
+fn nets(entry: &Located<Session>, report: &mut Report<'_>) -> Option<Vec<Located<IpNet>>> {
+    let keys = [("localCIDR", entry.net.is_some()), ("localCIDRs", entry.nets.is_some())];
+    if !exactly_one(&entry.spot, &keys, report) {
+        return None;
+    }
+    let mut nets = vec![];
+    if let Some(list) = &entry.nets {
+        nets.clone_from(&list.0);
+        nets.sort_by_key(|net| net.addr().is_ipv6());
+        if let [first, second] = &nets[..]
+            && first.addr().is_ipv4() == second.addr().is_ipv4()
+        {
+            report.complain(&second.spot, "the second subnet of its family");
+            return None;
+        }
+    }
+    if let Some(by_family) = &entry.net {
+        for (net, is_v4) in [(&by_family.v4, true), (&by_family.v6, false)] {
+            let Some(net) = net else { continue };
+            if net.addr().is_ipv4() != is_v4 {
+                report.complain(&net.spot, "a prefix of the other family");
+                return None;
+            }
+            nets.push(net.clone());
+        }
+        if nets.is_empty() {
+            report.complain(&by_family.spot, "needs ipv4 or ipv6");
+            return None;
+        }
+    }
+    Some(nets)
+}

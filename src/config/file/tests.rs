@@ -1,0 +1,471 @@
+use std::ffi::OsString;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::from_vars;
+use crate::model::{Family, NeighborBfd, Peer, Remote, UnderlayInterface};
+
+fn config(vars: &[(&str, &str)]) -> Config {
+    let base = [("NODE_IP", "10.0.0.1"), ("ASN_LOCAL", "65001"), ("FE_MACS", "02:00:00:00:00:01")];
+    let all = base.iter().chain(vars).map(|(k, v)| (OsString::from(k), OsString::from(v)));
+    from_vars(all).unwrap()
+}
+
+/// One file and a node with this number.
+fn at(index: u32, text: &str) -> (Overlay, Vec<String>) {
+    let files = [("vnis.yaml".to_owned(), text.to_owned())];
+    let (overlay, problems) = load(&files, &config(&[("NODE_INDEX", &index.to_string())]));
+    (overlay, problems.into_iter().map(|problem| problem.0).collect())
+}
+
+/// One file that is right.
+fn good(index: u32, text: &str) -> Overlay {
+    let (overlay, problems) = at(index, text);
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+    assert!(!overlay.incomplete);
+    overlay
+}
+
+fn example() -> String {
+    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/vnis.example.yaml")).unwrap()
+}
+
+/// What is shorter than the example.
+const VTEP: &str = "underlay:\n  tunnelEndpoint:\n    cidrs: [100.65.0.0/24]\n";
+
+fn nets(session: Option<&crate::model::HostSession>) -> Vec<(String, String)> {
+    session.unwrap().ends.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect()
+}
+
+fn pair(a: &str, b: &str) -> (String, String) {
+    (a.into(), b.into())
+}
+
+#[test]
+fn nothing_adds_nothing() {
+    for text in ["", "\n", "# nothing\n", "---\n", "{}", "l3vnis:\nl2vnis: []\n"] {
+        assert_eq!(good(3, text), Overlay::default(), "{text:?}");
+    }
+    assert_eq!(load(&[], &config(&[])), (Overlay::default(), vec![]));
+}
+
+#[test]
+fn the_example_is_right() {
+    let overlay = good(3, &example());
+    assert_eq!(overlay, good(3, &example()));
+
+    let underlay = &overlay.underlay;
+    assert_eq!(underlay.vtep4.unwrap().to_string(), "100.65.0.3");
+    assert_eq!(underlay.vtep6.unwrap().to_string(), "fd00:65::3");
+    assert_eq!(underlay.router_id.unwrap().to_string(), "10.255.0.4");
+    assert_eq!(underlay.cluster_id.unwrap().to_string(), "192.0.2.1");
+    assert_eq!(underlay.graceful_restart, Some((Some(120), Some(360))));
+    assert!(
+        matches!(&underlay.interfaces[0], UnderlayInterface::Device(name) if name.as_str() == "eth2.100")
+    );
+    let UnderlayInterface::Macvlan { name, parent, addresses } = &underlay.interfaces[1] else { panic!() };
+    assert_eq!((name.as_str(), parent.as_str(), addresses.len()), ("net1", "eth3", 2));
+    assert_eq!(addresses[0].to_string(), "192.0.2.130/25");
+
+    let [leaf, unnumbered, clients] = &underlay.neighbors[..] else { panic!() };
+    assert_eq!(leaf.peer, Peer::Address("192.0.2.129".parse().unwrap()));
+    assert_eq!(leaf.password.as_ref().unwrap().reveal(), "change-me");
+    assert_eq!(
+        (leaf.port, leaf.timers, leaf.connect_s, leaf.multihop),
+        (Some(1179), Some((3, 9)), Some(5), Some(4))
+    );
+    let bfd = NeighborBfd {
+        receive_ms: Some(300),
+        transmit_ms: Some(300),
+        multiplier: Some(3),
+        passive: true,
+        minimum_ttl: Some(250),
+    };
+    assert_eq!(leaf.bfd, Some(bfd));
+    assert_eq!((unnumbered.remote, unnumbered.bfd), (Remote::External, None));
+    assert_eq!(unnumbered.families, [(Family::Ipv6Unicast, false)]);
+    assert_eq!(clients.peer, Peer::Range("10.1.0.0/16".parse().unwrap()));
+    assert_eq!(clients.families, [(Family::Ipv4Unicast, false), (Family::Evpn, true)]);
+
+    let [red, blue] = &overlay.l3vnis[..] else { panic!() };
+    assert_eq!((red.name.as_str(), red.vrf.to_string().as_str()), ("red", "red"));
+    assert_eq!((red.tunnel.port, red.tunnel.local.to_string().as_str()), (4789, "100.65.0.3"));
+    assert_eq!((red.export.len(), red.import[1].to_string().as_str()), (1, "192.0.2.1:7"));
+    let wanted = [pair("192.169.10.1/24", "192.169.10.5/24"), pair("fd00:10::1/64", "fd00:10::5/64")];
+    assert_eq!(nets(red.session.as_ref()), wanted);
+    assert_eq!((blue.name.as_str(), blue.tunnel.port), ("blue", 4790));
+    assert_eq!(blue.tunnel.local.to_string(), "fd00:65::3");
+    assert_eq!(nets(blue.session.as_ref()), [pair("192.169.11.1/31", "192.169.11.0/31")]);
+    assert_eq!(blue.session.as_ref().unwrap().remote, Remote::Internal);
+
+    let [web, plain] = &overlay.l2vnis[..] else { panic!() };
+    assert_eq!((web.name.as_str(), web.vrf.as_ref().unwrap().to_string().as_str()), ("web", "red"));
+    assert_eq!(
+        web.gateways.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["192.170.1.1/24", "fd00:170:1::1/64"]
+    );
+    let bridge =
+        |vni: &crate::model::L2Vni| vni.master.as_ref().map(|m| (m.name.to_string(), m.managed)).unwrap();
+    assert_eq!((bridge(web), bridge(plain)), (("br-hs-110".into(), true), ("br0".into(), false)));
+    assert_eq!((plain.name.as_str(), &plain.vrf), ("l2-210", &None));
+
+    assert_eq!(nets(overlay.passthrough.as_ref()), [pair("192.169.12.1/24", "192.169.12.5/24")]);
+    assert!(overlay.raw[0].contains("early") && overlay.raw[1].contains("late"), "{:?}", overlay.raw);
+}
+
+#[test]
+fn other_names_mean_the_same() {
+    let text = example();
+    let text = text.replace("l3passthrough:", "bgppassthrough:").replace("rawFRRConfigs:", "rawfrrconfigs:");
+    assert_eq!(good(3, &text), good(3, &example()));
+    let text = "underlays:\n- tunnelEndpoint:\n    cidrs: [100.65.0.0/24]\n";
+    assert_eq!(good(1, text), good(1, VTEP));
+    assert_eq!(good(0, "nodeIndex:\n  index: 7\n").underlay, Underlay::default());
+}
+
+#[test]
+fn the_number_of_the_file_is_the_nodes() {
+    let vtep = |index, text: &str| good(index, text).underlay.vtep4.unwrap().to_string();
+    let text = format!("{VTEP}nodeIndex:\n  index: 7\n");
+    assert_eq!((vtep(0, &text).as_str(), vtep(7, &text).as_str()), ("100.65.0.7", "100.65.0.7"));
+    assert_eq!(vtep(9, VTEP), "100.65.0.9");
+}
+
+#[test]
+fn a_neighbor_with_our_asn_is_internal() {
+    let text = "underlay:\n  neighbors:\n  - address: fd00::1\n    asn: 65001\n  - interface: eth1\n    asn: \"65100\"\n  - address: 10.0.0.9\n    type: External\n    properties:\n    - type: ebgpMultiHop\n    bfd: {}\n";
+    let neighbors = good(0, text).underlay.neighbors;
+    assert_eq!(neighbors[0].remote, Remote::Internal);
+    assert!(matches!(neighbors[1].remote, Remote::Asn(asn) if asn.to_string() == "65100"));
+    assert_eq!((neighbors[2].multihop, neighbors[2].bfd), (Some(255), Some(NeighborBfd::default())));
+    assert_eq!((&neighbors[2].families, neighbors[2].timers), (&vec![], None));
+}
+
+#[test]
+fn what_is_not_given_has_its_default() {
+    let text = "underlay:\n  tunnelEndpoint:\n    cidrs: [\"fd00:65::/64\"]\n  routeReflector: {}\n  gracefulRestart:\n    stalePathTimeSeconds: 400\n  interfaces:\n  - type: Macvlan\n    macvlan: {parent: eth1}\nl3vnis:\n- vrf: Red_1\n  vni: 10\nl2vnis:\n- vni: 20\n  routingDomain: {type: L3VNI, l3vni: {name: Red_1}}\n";
+    let overlay = good(2, text);
+    assert_eq!(overlay.underlay.cluster_id.unwrap().to_string(), "192.0.2.1");
+    assert_eq!(overlay.underlay.graceful_restart, Some((None, Some(400))));
+    assert_eq!(overlay.underlay.interfaces[0].name().as_str(), "net1");
+    assert_eq!((overlay.underlay.vtep4, overlay.underlay.router_id), (None, None));
+    assert_eq!(overlay.l3vnis[0].tunnel.local.to_string(), "fd00:65::2");
+    assert_eq!((overlay.l3vnis[0].name.as_str(), &overlay.l3vnis[0].session), ("Red_1", &None));
+    assert_eq!(
+        (overlay.l2vnis[0].vrf.as_ref(), overlay.l2vnis[0].name.as_str()),
+        (Some(&overlay.l3vnis[0].vrf), "l2-20")
+    );
+    assert!(overlay.l2vnis[0].master.is_none() && overlay.l2vnis[0].gateways.is_empty());
+}
+
+#[test]
+fn aliases_stand_for_what_they_name() {
+    let text = format!(
+        "{VTEP}l3vnis:\n- &a\n  vrf: red\n  vni: 10\n  vxlanPort: &port 4790\n- <<: *a\n  vrf: blue\n  vni: 11\n- vrf: green\n  vni: 12\n  vxlanPort: *port\n"
+    );
+    let ports: Vec<_> = good(0, &text).l3vnis.iter().map(|vni| (vni.name.clone(), vni.tunnel.port)).collect();
+    assert_eq!(ports, [("red".into(), 4790), ("blue".into(), 4790), ("green".into(), 4790)]);
+}
+
+#[test]
+fn files_add_up() {
+    let load = |files: &[(&str, &str)]| {
+        let files: Vec<_> =
+            files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
+        let (overlay, problems) = load(&files, &config(&[]));
+        (overlay, problems.into_iter().map(|problem| problem.0).collect::<Vec<_>>())
+    };
+    let red = "l3vnis:\n- vrf: red\n  vni: 10\n";
+    let web = "l2vnis:\n- vni: 20\n  routingDomain: {type: L3VNI, l3vni: {name: red}}\n";
+    let (overlay, problems) = load(&[("a", web), ("b", VTEP), ("c", ""), ("d", red)]);
+    assert_eq!((overlay.l3vnis.len(), overlay.l2vnis.len(), problems.len()), (1, 1, 0), "{problems:?}");
+
+    // What is wrong in one file does not touch the others.
+    let (overlay, problems) = load(&[("a", VTEP), ("b", "l3vnis: ["), ("c", red), ("d", VTEP), ("e", red)]);
+    assert_eq!((overlay.l3vnis.len(), overlay.incomplete), (1, true));
+    assert!(problems[0].starts_with("b:1:9: unclosed bracket"), "{problems:?}");
+    assert!(
+        problems[1].starts_with("d:2:3: underlay: may be there once, and is at underlay (a:2)"),
+        "{problems:?}"
+    );
+    assert!(
+        problems[2].starts_with("e:2:8: l3vnis[0].vrf=\"red\": the VRF of l3vnis[0] (c:2)"),
+        "{problems:?}"
+    );
+    assert!(
+        problems[3].starts_with("e:3:8: l3vnis[0].vni=\"10\": the VNI of l3vnis[0] (c:2)"),
+        "{problems:?}"
+    );
+    assert_eq!(problems.len(), 4);
+}
+
+#[test]
+fn there_is_an_end_to_vnis() {
+    let list =
+        |from: u32, n: u32| -> String { (from..from + n).map(|vni| format!("- vni: {vni}\n")).collect() };
+    let files = [
+        ("a".to_owned(), format!("{VTEP}l2vnis:\n{}", list(1, 4000))),
+        ("b".to_owned(), format!("l2vnis:\n{}", list(5000, 97))),
+    ];
+    let (overlay, problems) = load(&files, &config(&[]));
+    assert_eq!((overlay.l2vnis.len(), problems.len()), (4096, 1));
+    assert!(problems[0].0.starts_with("b:98:3: l2vnis[96]: too many VNIs"), "{}", problems[0]);
+}
+
+#[test]
+fn a_problem_has_its_line_and_a_caret() {
+    let (_, problems) = at(0, &format!("{VTEP}l3vnis:\n- vrf: red\n  vni: 16777216 # large\n"));
+    let wanted = "vnis.yaml:6:8: l3vnis[0].vni=\"16777216\": out of range (allowed: an integer 1-16777215)\n  6 |   vni: 16777216 # large\n    |        ^";
+    assert_eq!(problems, [wanted]);
+}
+
+#[test]
+fn passwords_are_never_shown() {
+    let neighbor = |more: &str| format!("underlay:\n  neighbors:\n  - address: 10.0.0.1\n{more}");
+    for text in [
+        neighbor("    password: hush hush\n    asn: 65100\n"),
+        neighbor("    asn: 65100\n    password:\n      hush hush\n"),
+        neighbor("    asn: 65100\n    password: >-\n      hush\n      hush\n"),
+        neighbor("    asn: 65100\n    password: [hush]\n"),
+        neighbor("    asn: 65100\n    password: !hush x\n"),
+        neighbor("    asn: 65100\n    password: *hush\n"),
+        neighbor("    asn: 65100\n    password: \"hush\n"),
+        neighbor("    asn: 65100\n    pasword: hush\n"),
+        neighbor("    asn: 65100\n    Password : hush\n"),
+        neighbor("    asn: 65100\n    passwd: hush\n"),
+        "underlay:\n  neighbors:\n  - {address: x, password: hush}\n".into(),
+        "underlay:\n  neighbors:\n  - {address: 10.0.0.1, asn: 1, password:\n    hush , port: 0}\n".into(),
+        "underlay:\n  neighbors:\n  - password:hush\n".into(),
+        "underlay:\n  neighbors:\n  - {address: 10.0.0.1, password:hush}\n".into(),
+        "x: &p hush hush\nunderlay:\n  neighbors:\n  - address: 10.0.0.1\n    asn: 1\n    password: *p\n".into(),
+        "rawFRRConfigs:\n- rawConfig: \"neighbor 10.0.0.1 password hush\\u0007\"\n".into(),
+        "rawFRRConfigs:\n- rawConfig: |\n    router bgp 1\n     neighbor 10.0.0.1 password hush\n  priority: -1\n".into(),
+    ] {
+        let (_, problems) = at(0, &text);
+        assert!(!problems.is_empty(), "{text}");
+        assert!(!problems.concat().contains("hush"), "{text}\n{}", problems.join("\n"));
+    }
+}
+
+/// What a file in `tests/invalid` says about itself.
+#[derive(Default)]
+struct Expected<'a> {
+    problems: Vec<&'a str>,
+    keeps: Option<Vec<&'a str>>,
+    vars: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Expected<'a> {
+    fn of(text: &'a str) -> Self {
+        let mut expected = Self::default();
+        for line in text.lines().map_while(|line| line.strip_prefix("# ")) {
+            if let Some(list) = line.strip_prefix("keeps: ") {
+                expected.keeps = Some(list.split(", ").filter(|what| *what != "nothing").collect());
+            } else if let Some(var) = line.strip_prefix("with: ") {
+                expected.vars.extend(var.split_once('='));
+            } else {
+                expected.problems.push(line);
+            }
+        }
+        expected
+    }
+}
+
+/// What is in the overlay, of the kinds that `wanted` has, and of VNIs in any case.
+fn kept(overlay: &Overlay, wanted: &[&str]) -> Vec<String> {
+    let has = |kind: &str| wanted.iter().any(|what| what.starts_with(kind));
+    let mut kept: Vec<String> = overlay.l3vnis.iter().map(|vni| format!("l3vni {}", vni.name)).collect();
+    kept.extend(overlay.l2vnis.iter().map(|vni| format!("l2vni {}", vni.tunnel.vni)));
+    if has("neighbor") {
+        kept.extend(overlay.underlay.neighbors.iter().map(|neighbor| match &neighbor.peer {
+            Peer::Address(ip) => format!("neighbor {ip}"),
+            Peer::Interface(name) => format!("neighbor {name}"),
+            Peer::Range(net) => format!("neighbor {net}"),
+        }));
+    }
+    if has("interface") {
+        kept.extend(overlay.underlay.interfaces.iter().map(|link| format!("interface {}", link.name())));
+    }
+    kept
+}
+
+#[test]
+fn every_invalid_file_is_refused_for_its_reason() {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/invalid");
+    let mut paths: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    assert!(paths.len() >= 70, "{} files", paths.len());
+    let mut failures = vec![];
+    for path in paths {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let Expected { problems: wanted, keeps, vars } = Expected::of(&text);
+        let begin = std::time::Instant::now();
+        let (overlay, problems) = load(&[(name.clone(), text.clone())], &config(&vars));
+        assert!(begin.elapsed().as_secs() < 10, "{name} takes {:?}", begin.elapsed());
+        let problems: Vec<String> = problems.into_iter().map(|problem| problem.0).collect();
+        let mut fail = |why: &str| failures.push(format!("{name}: {why}\n{}", problems.join("\n")));
+        if problems.len() != wanted.len() || wanted.is_empty() {
+            fail("another number of problems");
+        }
+        for expected in &wanted {
+            if !problems.iter().any(|problem| problem.contains(expected)) {
+                fail(&format!("not there: {expected}"));
+            }
+        }
+        for problem in &problems {
+            let place = problem.strip_prefix(&format!("{name}:")).unwrap_or_default();
+            let mut numbers = place.splitn(3, ':').take(2).map(|n| n.parse::<usize>().is_ok_and(|n| n > 0));
+            if numbers.next() != Some(true) || numbers.next() != Some(true) {
+                fail("no place");
+            }
+            if problem.contains("s3cr3t") {
+                fail("shows a password");
+            }
+            if problem.chars().any(|c| c.is_control() && c != '\n') || problem.len() > 1200 {
+                fail("unfit for a terminal");
+            }
+        }
+        if !overlay.incomplete {
+            fail("not incomplete");
+        }
+        if let Some(keeps) = keeps {
+            let kept = kept(&overlay, &keeps);
+            if kept != keeps {
+                fail(&format!("keeps {kept:?}"));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+}
+
+/// Every text that could reach frr.conf or the kernel as it is.
+fn texts(overlay: &Overlay) -> Vec<String> {
+    let mut texts = vec![];
+    for link in &overlay.underlay.interfaces {
+        texts.push(link.name().to_string());
+        if let UnderlayInterface::Macvlan { parent, .. } = link {
+            texts.push(parent.to_string());
+        }
+    }
+    for neighbor in &overlay.underlay.neighbors {
+        texts.extend(neighbor.password.as_ref().map(|password| password.reveal().to_owned()));
+        if let Peer::Interface(name) = &neighbor.peer {
+            texts.push(name.to_string());
+        }
+    }
+    for vni in &overlay.l3vnis {
+        texts.extend([vni.name.clone(), vni.vrf.to_string()]);
+        texts.extend(vni.export.iter().chain(&vni.import).map(ToString::to_string));
+    }
+    for vni in &overlay.l2vnis {
+        texts.push(vni.name.clone());
+        texts.extend(vni.master.iter().map(|bridge| bridge.name.to_string()));
+    }
+    texts
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    Delete,
+    Double,
+    Replace(String),
+}
+
+fn changes() -> impl Strategy<Value = Change> {
+    let words = [
+        "*a",
+        "&a ",
+        "- ",
+        ": ",
+        "[",
+        "]",
+        "{",
+        "}",
+        "\"",
+        "\n",
+        "\n  ",
+        "\t",
+        "\0",
+        "null",
+        "~",
+        "-1",
+        "1e9",
+        "0x10",
+        "10.0.0.0/8",
+        "::/0",
+        "true",
+        "<<: ",
+        "!!int ",
+        "---\n",
+        "|\n",
+        ">\n",
+        "#",
+        "%",
+        "password: ",
+        "é",
+        "\u{2028}",
+    ];
+    prop_oneof![
+        Just(Change::Delete),
+        Just(Change::Double),
+        proptest::sample::select(words.to_vec()).prop_map(|word| Change::Replace(word.to_owned())),
+        ".{0,12}".prop_map(Change::Replace),
+    ]
+}
+
+fn changed(text: &str, at: usize, length: usize, change: &Change) -> String {
+    let chars: Vec<char> = text.chars().collect();
+    let at = at % chars.len().max(1);
+    let end = (at + length).min(chars.len());
+    let part = |from: usize, to: usize| chars[from..to].iter().collect::<String>();
+    let middle = match change {
+        Change::Delete => String::new(),
+        Change::Double => part(at, end).repeat(2),
+        Change::Replace(new) => new.clone(),
+    };
+    format!("{}{middle}{}", part(0, at), part(end, chars.len()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever becomes of a file that was right: no panic, and nothing is taken that must not be.
+    #[test]
+    fn any_change_of_a_file(
+        list in proptest::collection::vec((0..4096_usize, 0..40_usize, changes()), 1..4),
+        index in 0..300_u32,
+    ) {
+        let mut text = example();
+        for (at, length, change) in &list {
+            text = changed(&text, *at, *length, change);
+        }
+        let (overlay, problems) = at(index, &text);
+        prop_assert_eq!((&overlay, &problems), (&at(index, &text).0, &at(index, &text).1));
+        prop_assert_eq!(overlay.incomplete, !problems.is_empty());
+
+        let l3 = overlay.l3vnis.iter().map(|vni| vni.tunnel.vni);
+        let mut vnis: Vec<_> = l3.chain(overlay.l2vnis.iter().map(|vni| vni.tunnel.vni)).collect();
+        let count = vnis.len();
+        vnis.sort();
+        vnis.dedup();
+        prop_assert_eq!(vnis.len(), count);
+        for text in texts(&overlay) {
+            prop_assert!(!text.is_empty() && !text.contains(|c: char| c.is_control() || c.is_whitespace()), "{:?}", text);
+        }
+        for raw in &overlay.raw {
+            prop_assert!(!raw.contains(|c: char| c.is_control() && c != '\n' && c != '\t'), "{:?}", raw);
+        }
+        let vrfs: Vec<_> = overlay.l3vnis.iter().map(|vni| &vni.vrf).collect();
+        prop_assert!(overlay.l2vnis.iter().flat_map(|vni| &vni.vrf).all(|vrf| vrfs.contains(&vrf)));
+        for problem in &problems {
+            prop_assert!(problem.starts_with("vnis.yaml:"), "{}", problem);
+            prop_assert!(!problem.contains(|c: char| c.is_control() && c != '\n'), "{:?}", problem);
+        }
+        // Where nothing was moved, the password stands in its own line.
+        if list.iter().all(|(.., change)| matches!(change, Change::Delete)) && text.contains("\n    password: change-me\n") {
+            prop_assert!(!problems.concat().contains("change-me"), "{}", problems.join("\n"));
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The file's underlay → the model's, on this node.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::config::Config;
+use crate::model::{IfName, Peer, RouterId, Underlay, UnderlayInterface, Value as _};
+
+use super::address;
+use super::entries::{self, GracefulRestart, Interface, InterfaceType, TunnelEndpoint};
+use super::names::is_ours;
+use super::neighbor::neighbor;
+use super::report::{Located, Report, Spot};
+use super::values::CLUSTER_ID;
+
+/// The name of a macvlan that is not given one: upstream's for what CNI makes.
+const MACVLAN: &str = "net1";
+
+/// Reads the underlay; what is wrong with a part of it does not touch the others. `index`: the node's, if it is known.
+pub(super) fn underlay(
+    file: &entries::Underlay,
+    index: Option<u32>,
+    config: &Config,
+    report: &mut Report<'_>,
+) -> Underlay {
+    let mut underlay = Underlay::default();
+    if let Some(asn) = &file.asn
+        && asn.value != config.asn
+    {
+        report.complain(&asn.spot, format_args!("not ASN_LOCAL={}, which holds", config.asn));
+    }
+    if let (Some(net), Some(index)) = (&file.router_id, index) {
+        match address::router_id(IpNet::V4(net.0), index) {
+            Ok(ip) => underlay.router_id = RouterId::parse(&ip.to_string()).ok(),
+            Err(reason) => report.complain(&net.spot, format_args!("{reason}: the router-id stays NODE_IP")),
+        }
+    }
+    if let (Some(tunnel), Some(index)) = (&file.tunnel, index)
+        && let Some(tunnel) = &tunnel.0
+    {
+        vtep(tunnel, index, &mut underlay, report);
+    }
+    if let Some(reflector) = &file.reflector {
+        let (id, spot) = match &reflector.cluster_id {
+            Some(id) => (id.get(), &id.spot),
+            None => (CLUSTER_ID, &reflector.spot),
+        };
+        match &file.router_id {
+            Some(net) if net.0.contains(&id) => report.complain(
+                spot,
+                format_args!("cluster-id {id} is in routerIDCIDR {}: routes are not reflected", net.0),
+            ),
+            _ => underlay.cluster_id = Some(id),
+        }
+    }
+    underlay.graceful_restart =
+        file.restart.as_ref().and_then(|restart| graceful_restart(restart, config, report));
+    interfaces(&file.interfaces.0, config, &mut underlay, report);
+    neighbors(&file.neighbors.0, config, &mut underlay, report);
+    underlay
+}
+
+fn vtep(tunnel: &TunnelEndpoint, index: u32, underlay: &mut Underlay, report: &mut Report<'_>) {
+    let cidrs = &tunnel.cidrs.0;
+    if let [first, second] = &cidrs[..]
+        && first.addr().is_ipv4() == second.addr().is_ipv4()
+    {
+        report.complain(&second.spot, "the second subnet of its family: the VTEP is left out");
+        return;
+    }
+    for cidr in cidrs {
+        match address::vtep(cidr.value, index) {
+            Ok(IpAddr::V4(ip)) => underlay.vtep4 = Some(ip),
+            Ok(IpAddr::V6(ip)) => underlay.vtep6 = Some(ip),
+            Err(reason) => {
+                report.complain(&cidr.spot, format_args!("{reason}: this address of the VTEP is left out"));
+            }
+        }
+    }
+}
+
+fn graceful_restart(
+    given: &Located<GracefulRestart>,
+    config: &Config,
+    report: &mut Report<'_>,
+) -> Option<(Option<u32>, Option<u32>)> {
+    let restart = given.restart.as_ref().map(|n| n.get());
+    let stale = given.stale.as_ref().map(|n| n.get());
+    let (restart_s, stale_s) =
+        (restart.unwrap_or(config.timers.restart_s), stale.unwrap_or(config.timers.stalepath_s));
+    if stale_s < restart_s {
+        let spot = given.stale.as_ref().or(given.restart.as_ref()).map_or(&given.spot, |n| &n.spot);
+        report.complain(
+            spot,
+            format_args!("a stale-path time of {stale_s} is less than a restart time of {restart_s}"),
+        );
+        return None;
+    }
+    Some((restart, stale))
+}
+
+fn interfaces(
+    list: &[Located<Interface>],
+    config: &Config,
+    underlay: &mut Underlay,
+    report: &mut Report<'_>,
+) {
+    // Where a macvlan stands on, and its place: the NIC must stay.
+    let mut parents: Vec<(IfName, Spot)> = vec![];
+    for entry in list {
+        let Some((interface, spot, parent)) = interface(entry, report) else { continue };
+        let name = interface.name();
+        let reason = if is_ours(name.as_str()) {
+            "a name of our own devices"
+        } else if name == config.metallb.vrf.as_ifname() {
+            "the name of VRF_METALLB"
+        } else if underlay.interfaces.iter().any(|other| other.name() == name) {
+            "there twice"
+        } else {
+            if let Some(parent) = parent {
+                parents.push((parent, entry.spot.clone()));
+            }
+            underlay.interfaces.push(interface);
+            continue;
+        };
+        report.complain(&spot, format_args!("{name} is {reason}: this interface is left out"));
+    }
+    for (parent, spot) in parents {
+        let moved =
+            |other: &UnderlayInterface| matches!(other, UnderlayInterface::Device(name) if *name == parent);
+        if underlay.interfaces.iter().any(moved) {
+            report.complain(
+                &spot,
+                format_args!(
+                    "its parent {parent} is moved into the namespace by another entry: this interface is left out"
+                ),
+            );
+            underlay.interfaces.retain(
+                |other| !matches!(other, UnderlayInterface::Macvlan { parent: p, .. } if *p == parent),
+            );
+        }
+    }
+}
+
+/// One interface, where its name stands, and the NIC below it.
+fn interface(
+    entry: &Located<Interface>,
+    report: &mut Report<'_>,
+) -> Option<(UnderlayInterface, Spot, Option<IfName>)> {
+    let (wanted, other) = match entry.kind.value {
+        InterfaceType::NetworkDevice => (("networkDevice", entry.device.is_some()), entry.macvlan.is_some()),
+        InterfaceType::Macvlan => (("macvlan", entry.macvlan.is_some()), entry.device.is_some()),
+        InterfaceType::CniDevice => {
+            report.complain(&entry.kind.spot, "not supported: there is no CNI here, use Macvlan");
+            return None;
+        }
+    };
+    if !wanted.1 || other {
+        let kind = entry.kind.value;
+        report.complain(&entry.spot, format_args!("type {kind} needs {} and nothing else", wanted.0));
+        return None;
+    }
+    if let Some(device) = &entry.device {
+        let name = &device.name;
+        return Some((UnderlayInterface::Device(name.value.clone()), name.spot.clone(), None));
+    }
+    let macvlan = entry.macvlan.as_ref()?;
+    let (name, spot) = match &macvlan.name {
+        Some(name) => (name.value.clone(), name.spot.clone()),
+        None => (IfName::parse(MACVLAN).ok()?, macvlan.spot.clone()),
+    };
+    let parent = macvlan.parent.value.clone();
+    let addresses = macvlan.addresses.iter().flat_map(|list| &list.0);
+    let mut unique: Vec<IpNet> = vec![];
+    for address in addresses {
+        if unique.iter().any(|other| other.addr() == address.0.addr()) {
+            report.complain(&address.spot, "is there twice: this interface is left out");
+            return None;
+        }
+        unique.push(address.0);
+    }
+    let interface = UnderlayInterface::Macvlan { name, parent: parent.clone(), addresses: unique };
+    Some((interface, spot, Some(parent)))
+}
+
+fn neighbors(
+    list: &[Located<entries::Neighbor>],
+    config: &Config,
+    underlay: &mut Underlay,
+    report: &mut Report<'_>,
+) {
+    for entry in list {
+        let Some(neighbor) = neighbor(entry, config, report) else { continue };
+        let clashes = |other: &Peer| match (other, &neighbor.peer) {
+            (Peer::Range(a), Peer::Range(b)) => address::overlap(*a, *b),
+            (a, b) => a == b,
+        };
+        if underlay.neighbors.iter().any(|other| clashes(&other.peer)) {
+            let (spot, reason) = match &neighbor.peer {
+                Peer::Address(_) => (entry.address.as_ref().map(|a| &a.spot), "is there twice"),
+                Peer::Interface(_) => (entry.interface.as_ref().map(|i| &i.spot), "is there twice"),
+                Peer::Range(_) => (entry.range.as_ref().map(|r| &r.spot), "overlaps with another range"),
+            };
+            report.complain(spot.unwrap_or(&entry.spot), format_args!("{reason}: this neighbor is left out"));
+            continue;
+        }
+        underlay.neighbors.push(neighbor);
+    }
+}
