@@ -13,7 +13,7 @@ use crate::frr::{self, Daemon, Inputs, Version, files};
 use crate::kernel::netns::{Held, Origin};
 use crate::kernel::{Kernel, Monitor, Netns, Op};
 use crate::model::{Desired, IfName, Namespaces};
-use crate::resolve::{Found, Resolved, Search, find, resolve};
+use crate::resolve::{By, Found, Resolved, Search, find, resolve};
 use crate::supervisor::Signals;
 
 /// The kernel's side of the node, and the configuration that FRR runs with.
@@ -64,7 +64,7 @@ impl<'a> Node<'a> {
         version: Version,
         signals: &mut Signals,
     ) -> Result<Option<Self>, Vec<String>> {
-        let daemons = version.daemons(true);
+        let daemons = version.daemons(true, false);
         let (mut kernel, mut origin) = Kernel::open(&config.namespace).map_err(line)?;
         let name = config.namespace.to_string();
         let token = config.rebuild_token.as_ref().map(|token| token.as_str());
@@ -89,7 +89,9 @@ impl<'a> Node<'a> {
             // Daemons in a namespace that has no name any more keep the NICs in it from coming home.
             files::end_leftovers(&daemons).map_err(line)?;
         }
-        kernel.fetch_home(&config.namespace, &config.fabric_macs).map_err(line)?;
+        kernel
+            .fetch_home(&config.namespace, |link| By::all(config).iter().any(|by| by.fits(link)))
+            .map_err(line)?;
         let Some((now, found)) = wait_for_fabric(config, &mut kernel, signals)? else {
             log::info!("stopped while waiting for the fabric interfaces");
             return Ok(None);
@@ -149,9 +151,27 @@ impl<'a> Node<'a> {
         Ok(())
     }
 
+    /// Whether VNIs end here.
+    pub fn is_vtep(&self) -> bool {
+        self.config.overlay.underlay.vteps().next().is_some()
+    }
+
     /// The daemons that this configuration needs.
     pub fn daemons(&self) -> Vec<&'static Daemon> {
-        self.version.daemons(self.config.timers.bfd.is_some())
+        self.version.daemons(self.config.timers.bfd.is_some(), self.is_vtep())
+    }
+
+    /// Whether there are workloads whose neighbour entries must be looked after.
+    pub fn has_workloads(&self) -> bool {
+        Kernel::has_neighbours(&self.desired)
+    }
+
+    /// Asks for the workloads that have been silent.
+    pub fn ask_workloads(&mut self) {
+        match self.kernel.refresh_neighbours(&self.desired) {
+            Ok(n) => log::debug!("{n} silent workloads asked for"),
+            Err(e) => log::warn!("silent workloads can't be asked for: {e}; their routes may be withdrawn"),
+        }
     }
 
     /// What to poll for changes.
@@ -213,7 +233,7 @@ impl<'a> Node<'a> {
                 return Check::Failed;
             }
         };
-        let (found, complete) = match find(&self.config.fabric_macs, &now) {
+        let (found, complete) = match find(&By::all(self.config), &now) {
             Search::Complete(found) => (found, true),
             Search::Missing(macs, found, _) => {
                 let macs: Vec<String> = macs.iter().map(ToString::to_string).collect();
@@ -291,10 +311,10 @@ fn wait_for_fabric(
     let mut said = String::new();
     loop {
         let now = kernel.observe(None).map_err(line)?;
-        let missing = match find(&config.fabric_macs, &now) {
+        let missing = match find(&By::all(config), &now) {
             Search::Complete(found) => {
                 for nic in &found {
-                    log::info!("fabric interface {} is {} ({})", nic.mac, nic.name, nic.side);
+                    log::info!("fabric interface {} is {} ({})", nic.by, nic.name, nic.side);
                 }
                 return Ok(Some((now, found)));
             }

@@ -1,29 +1,25 @@
 //! Carrying changes out: each [`Op`] is one netlink message (or one file below `/proc/sys`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
 
-use ipnet::IpNet;
 use log::Level;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
-use netlink_packet_route::route::{RouteMessage, RouteProtocol};
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, LinkVrf, RouteMessageBuilder};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
+use netlink_packet_route::route::RouteMessage;
+use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
 use crate::model::{
-    Desired, MacAddr, NamespaceName, Namespaces, NsState, OWNER_GROUP, OWNER_PROTOCOL, Role, Route, Rule,
-    Side, Sysctl,
+    Desired, Link, NamespaceName, Namespaces, NsState, OWNER_GROUP, Part, Role, Route, Side, SpecKind, Sysctl,
 };
 
+use super::message::{self, Relations};
 use super::netlink::{Netlink, Refusal};
 use super::netns::{Held, Netns, Origin};
-use super::{Op, nft, observe, plan};
+use super::{Op, Plan, nft, observe, plan};
 
 /// How often a plan is made anew when what was done did not give what was wanted.
 const ROUNDS: usize = 3;
@@ -45,6 +41,8 @@ pub struct Kernel {
 struct Place {
     ns: Netns,
     nl: Netlink,
+    /// Numbers of links, as far as they were asked for since the last look.
+    indexes: HashMap<String, u32>,
 }
 
 /// What came of bringing the kernel to what is desired.
@@ -85,12 +83,7 @@ pub enum Error {
 fn is_essential(op: &Op) -> bool {
     matches!(
         op,
-        Op::CreateVrf { .. }
-            | Op::CreateVeth { .. }
-            | Op::Move { .. }
-            | Op::SetMaster { .. }
-            | Op::AddAddress { .. }
-            | Op::SetUp { .. }
+        Op::Create { .. } | Op::Move { .. } | Op::SetMaster { .. } | Op::AddAddress { .. } | Op::SetUp { .. }
     )
 }
 
@@ -98,7 +91,7 @@ fn is_essential(op: &Op) -> bool {
 fn remedy(op: &Op, refusal: &Refusal) -> &'static str {
     let unsupported = matches!(refusal.error.raw_os_error(), Some(EOPNOTSUPP));
     match op {
-        Op::CreateVrf { .. } if unsupported => {
+        Op::Create { kind: SpecKind::Vrf(_), .. } if unsupported => {
             ". The kernel has no VRF: load its module. On Talos 1.14 and later add the machine config document \
              \"apiVersion: v1alpha1, kind: KernelModuleConfig, name: vrf\", on any version \
              \"machine: {kernel: {modules: [{name: vrf}]}}\""
@@ -119,11 +112,12 @@ const EOPNOTSUPP: i32 = 95;
 impl Place {
     fn open(ns: Netns) -> io::Result<Self> {
         let nl = ns.within(Netlink::open)?;
-        Ok(Self { ns, nl })
+        Ok(Self { ns, nl, indexes: HashMap::new() })
     }
 
     fn link(&mut self, name: &str) -> Result<LinkMessage, Refusal> {
-        let link = LinkUnspec::new_with_name(name).build();
+        let mut link = message::named(name).build();
+        link.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
         let answers = self.nl.get(RouteNetlinkMessage::GetLink(link))?;
         let link = answers.into_iter().find_map(|answer| match answer {
             RouteNetlinkMessage::NewLink(link) => Some(link),
@@ -133,7 +127,17 @@ impl Place {
     }
 
     fn index(&mut self, name: &str) -> Result<u32, Refusal> {
-        Ok(self.link(name)?.header.index)
+        if let Some(index) = self.indexes.get(name) {
+            return Ok(*index);
+        }
+        let index = self.link(name)?.header.index;
+        self.indexes.insert(name.to_owned(), index);
+        Ok(index)
+    }
+
+    fn route(&mut self, route: &Route) -> Result<RouteMessage, Refusal> {
+        let index = if route.dev.is_empty() { None } else { Some(self.index(&route.dev)?) };
+        message::route(index, route)
     }
 
     /// Reads those of the kernel parameters that are of this side, or all if it is `alone`.
@@ -153,8 +157,7 @@ impl Place {
         name: &str,
         change: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
     ) -> Result<(), Refusal> {
-        let index = self.index(name)?;
-        let message = change(LinkUnspec::new_with_index(index)).build();
+        let message = change(message::named(name)).build();
         self.nl.change(RouteNetlinkMessage::NewLink(message), 0)
     }
 }
@@ -178,12 +181,16 @@ impl Kernel {
     ///
     /// # Errors
     /// The NIC is there and can't be moved.
-    pub fn fetch_home(&mut self, namespace: &NamespaceName, macs: &[MacAddr]) -> Result<(), Error> {
+    pub fn fetch_home(
+        &mut self,
+        namespace: &NamespaceName,
+        wanted: impl Fn(&Link) -> bool,
+    ) -> Result<(), Error> {
         for (name, ns) in Netns::others(namespace.as_deref()) {
             let mut place = Place::open(ns)?;
             let links = observe::observe(&mut place.nl)?.links;
             let ours = links.iter().filter(|link| matches!(link.role(), Some(Role::Nic(_))));
-            for link in ours.filter(|l| [l.permanent_mac, l.mac].iter().flatten().any(|m| macs.contains(m))) {
+            for link in ours.filter(|link| wanted(link)) {
                 log::info!(
                     "fetching {} out of namespace {name}, where an earlier configuration put it",
                     link.name
@@ -271,6 +278,11 @@ impl Kernel {
         &mut self.place(Side::Router).nl
     }
 
+    /// The number of a link in FRR's namespace.
+    pub(super) fn router_index(&mut self, name: &str) -> Result<u32, Refusal> {
+        self.place(Side::Router).index(name)
+    }
+
     /// Each namespace once.
     pub fn namespaces(&self) -> impl Iterator<Item = &Netns> {
         std::iter::once(&self.host).chain(&self.router).map(|place| &place.ns)
@@ -290,6 +302,7 @@ impl Kernel {
     pub fn observe(&mut self, desired: Option<&Desired>) -> Result<Namespaces, Error> {
         let read = |place: &mut Place, side: Side, alone: bool| -> Result<NsState, Error> {
             let mut state = observe::observe(&mut place.nl)?;
+            place.indexes = state.links.iter().map(|l| (l.name.clone(), l.index)).collect();
             state.sysctls = place.sysctls(side, alone, desired.map_or(&[][..], |d| &d.sysctls))?;
             Ok(state)
         };
@@ -304,106 +317,147 @@ impl Kernel {
     /// Brings the kernel to `desired` and checks that it stays. Every change is logged at `level`.
     ///
     /// # Errors
-    /// The first change that was refused and without which nothing works, or what is in the way.
+    /// The first change that was refused and without which nothing works, or what is in the way of all.
     pub fn reconcile(&mut self, desired: &Desired, level: Level) -> Result<Outcome, Error> {
+        let parts = parts(desired);
+        let part = |op: &Op| op.link().and_then(|(s, n)| parts.get(&(s, n))).copied().unwrap_or_default();
         let mut outcome = Outcome::default();
-        let mut refused: Vec<Op> = Vec::new();
+        let mut refused = Refused::default();
         for _ in 0..ROUNDS {
-            let mut plan = plan(desired, &self.observe(Some(desired))?);
-            plan.ops.retain(|op| !refused.contains(op));
-            if !plan.conflicts.is_empty() {
-                return Err(Error::Conflicts(plan.conflicts));
+            let Plan { mut ops, conflicts } = plan(desired, &self.observe(Some(desired))?);
+            let (all, some): (Vec<_>, Vec<_>) = conflicts.into_iter().partition(|(p, _)| *p == Part::Base);
+            if !all.is_empty() {
+                return Err(Error::Conflicts(all.into_iter().map(|(_, sentence)| sentence).collect()));
             }
-            if plan.ops.is_empty() {
+            for sentence in some.into_iter().map(|(part, sentence)| format!("{part}: {sentence}")) {
+                if !outcome.refused.contains(&sentence) {
+                    outcome.refused.push(sentence);
+                }
+            }
+            ops.retain(|op| !refused.hold(op));
+            if ops.is_empty() {
                 return Ok(outcome);
             }
-            for op in plan.ops {
-                match self.apply(&op) {
-                    Ok(()) => {
-                        log::log!(level, "{op}");
-                        outcome.done.push(op);
-                    }
-                    Err(refusal) if is_essential(&op) => {
-                        return Err(Error::Refused { op: Box::new(op), refusal });
-                    }
-                    Err(refusal) => {
-                        let remedy = remedy(&op, &refusal);
-                        outcome.refused.push(format!("{op}: {refusal}{remedy}; going on without it"));
-                        refused.push(op);
+            let mut rest = &ops[..];
+            while !rest.is_empty() {
+                if refused.hold(&rest[0]) {
+                    rest = &rest[1..];
+                    continue;
+                }
+                let (now, later) = rest.split_at(message::joined(rest));
+                rest = later;
+                // One by one where together does not go, to see which it is.
+                let together = now.len() > 1 && self.settings(now).is_ok();
+                for op in now {
+                    match if together { Ok(()) } else { self.apply(op) } {
+                        Ok(()) => {
+                            log::log!(level, "{op}");
+                            outcome.done.push(op.clone());
+                        }
+                        Err(refusal) if is_essential(op) && part(op) == Part::Base => {
+                            return Err(Error::Refused { op: Box::new(op.clone()), refusal });
+                        }
+                        Err(refusal) => {
+                            let (part, remedy) = (part(op), remedy(op, &refusal));
+                            let of = if part == Part::Base { String::new() } else { format!("{part}: ") };
+                            outcome.refused.push(format!("{of}{op}: {refusal}{remedy}; going on without it"));
+                            refused.add(op);
+                        }
                     }
                 }
             }
         }
         let left = plan(desired, &self.observe(Some(desired))?).ops;
-        match left.into_iter().find(|op| !refused.contains(op)) {
+        match left.into_iter().find(|op| !refused.hold(op)) {
             None => Ok(outcome),
             Some(op) => Err(Error::Unstable(Box::new(op))),
         }
     }
 
+    /// Sets what is to be set of one link, in one message.
+    fn settings(&mut self, ops: &[Op]) -> Result<(), Refusal> {
+        let Some((side, name)) = ops.first().and_then(Op::link) else { return Ok(()) };
+        let place = self.place(side);
+        let master = ops.iter().find_map(|op| match op {
+            Op::SetMaster { master: Some(master), .. } => Some(master),
+            _ => None,
+        });
+        let master = master.map_or(Ok(0), |master| place.index(master.as_str()))?;
+        let mut message = message::named(name).build();
+        message::settings(&mut message, ops, master);
+        place.nl.change(RouteNetlinkMessage::NewLink(message), 0)
+    }
+
     fn apply(&mut self, op: &Op) -> Result<(), Refusal> {
         match op {
-            Op::CreateVrf { side, name, table } => {
-                let message = LinkVrf::new(name.as_str(), *table).link_group(OWNER_GROUP).build();
-                self.place(*side).nl.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
-            }
-            Op::CreateVeth { end, peer } => {
-                let fd = self.place(peer.0).ns.file().as_raw_fd();
-                let message = veth(end.1.as_str(), peer.1.as_str(), fd);
-                self.place(end.0).nl.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+            Op::Create { side, name, kind, mac, master } => {
+                let mut to = Relations::default();
+                if let Some(master) = master {
+                    to.master = Some(self.place(*side).index(master.as_str())?);
+                }
+                let mut from = *side;
+                match kind {
+                    SpecKind::Veth(peer, _) => to.netns = Some(self.place(*peer).ns.file().as_raw_fd()),
+                    // Made where its lower link is, for the other namespace.
+                    SpecKind::Macvlan(parent) => {
+                        to.netns = Some(self.place(*side).ns.file().as_raw_fd());
+                        to.lower = Some(self.place(Side::Host).index(parent.as_str())?);
+                        from = Side::Host;
+                    }
+                    _ => {}
+                }
+                let message = message::create(name, kind, *mac, to);
+                self.place(from).nl.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
             }
             Op::Delete { side, name } => {
-                let place = self.place(*side);
-                let index = place.index(name)?;
-                let message = LinkUnspec::new_with_index(index).build();
-                place.nl.change(RouteNetlinkMessage::DelLink(message), 0)
+                self.forget_indexes();
+                let message = message::named(name).build();
+                self.place(*side).nl.change(RouteNetlinkMessage::DelLink(message), 0)
             }
             Op::Move { from, to, name } => {
+                self.forget_indexes();
                 let fd = self.place(*to).ns.file().as_raw_fd();
                 let group = if *to == Side::Router { OWNER_GROUP } else { 0 };
                 self.place(*from).set(name, |link| link.setns_by_fd(fd).link_group(group))
             }
-            Op::Mark { side, name, role, group } => self.place(*side).set(name, |link| {
-                let link = link.alias(role.alias());
-                if *group { link.link_group(OWNER_GROUP) } else { link }
-            }),
             Op::Unmark { side, name } => self.place(*side).set(name, |link| link.alias("").link_group(0)),
-            Op::SetMtu { side, name, mtu } => self.place(*side).set(name.as_str(), |link| link.mtu(*mtu)),
-            Op::SetMaster { side, name, master } => {
-                let index = self.place(*side).index(master.as_str())?;
-                self.place(*side).set(name.as_str(), |link| link.controller(index))
-            }
+            Op::Mark { .. }
+            | Op::SetMtu { .. }
+            | Op::SetMac { .. }
+            | Op::SetMaster { .. }
+            | Op::SetAddrGenNone { .. }
+            | Op::SetPort { .. }
+            | Op::SetVxlan { .. }
+            | Op::SetUp { .. } => self.settings(std::slice::from_ref(op)),
             Op::AddAddress { side, name, net } => {
                 let place = self.place(*side);
-                let message = address(place.index(name)?, *net);
+                let message = message::address(place.index(name)?, *net);
                 place.nl.change(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
             }
             Op::DelAddress { side, name, net } => {
                 let place = self.place(*side);
-                let message = address(place.index(name.as_str())?, *net);
+                let message = message::address(place.index(name.as_str())?, *net);
                 place.nl.change(RouteNetlinkMessage::DelAddress(message), 0)
             }
-            Op::SetUp { side, name } => self.place(*side).set(name, LinkMessageBuilder::up),
             Op::SetSysctl(Sysctl { side, path, value }) => {
                 let write = || fs::write(format!("/proc/sys/{path}"), value);
                 Ok(self.place(*side).ns.within(write)?)
             }
             Op::AddRoute { side, route } => {
-                let place = self.place(*side);
-                let message = route_message(place.index(&route.dev)?, route)?;
-                place.nl.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
+                let message = self.place(*side).route(route)?;
+                let message = RouteNetlinkMessage::NewRoute(message);
+                self.place(*side).nl.change(message, NLM_F_CREATE | NLM_F_EXCL)
             }
             Op::DelRoute { side, route } => {
-                let place = self.place(*side);
-                let message = route_message(place.index(&route.dev)?, route)?;
-                place.nl.change(RouteNetlinkMessage::DelRoute(message), 0)
+                let message = self.place(*side).route(route)?;
+                self.place(*side).nl.change(RouteNetlinkMessage::DelRoute(message), 0)
             }
             Op::AddRule { side, rule } => {
-                let message = RouteNetlinkMessage::NewRule(rule_message(rule));
+                let message = RouteNetlinkMessage::NewRule(message::rule(rule));
                 self.place(*side).nl.change(message, NLM_F_CREATE | NLM_F_EXCL)
             }
             Op::DelRule { side, rule } => {
-                self.place(*side).nl.change(RouteNetlinkMessage::DelRule(rule_message(rule)), 0)
+                self.place(*side).nl.change(RouteNetlinkMessage::DelRule(message::rule(rule)), 0)
             }
             Op::SetMarks(path) => {
                 let socket = self.nft.as_ref().map_err(refusal)?;
@@ -415,76 +469,46 @@ impl Kernel {
             },
         }
     }
+
+    /// Numbers that names had may be those of other links now.
+    fn forget_indexes(&mut self) {
+        for place in std::iter::once(&mut self.host).chain(&mut self.router) {
+            place.indexes.clear();
+        }
+    }
+}
+
+/// What was refused, with the links that are not there because of it.
+#[derive(Debug, Default)]
+struct Refused {
+    ops: Vec<Op>,
+    links: HashSet<(Side, String)>,
+}
+
+impl Refused {
+    fn add(&mut self, op: &Op) {
+        self.ops.push(op.clone());
+        if let Op::Create { side, name, kind, .. } = op {
+            self.links.insert((*side, name.to_string()));
+            if let SpecKind::Veth(side, peer) = kind {
+                self.links.insert((*side, peer.to_string()));
+            }
+        }
+    }
+
+    /// Whether there is no use in trying: it was refused, or it is about a link that could not be made.
+    fn hold(&self, op: &Op) -> bool {
+        self.ops.contains(op)
+            || op.link().is_some_and(|(side, name)| self.links.contains(&(side, name.to_owned())))
+    }
+}
+
+/// What each link is part of.
+fn parts(desired: &Desired) -> HashMap<(Side, &str), Part> {
+    desired.links.iter().map(|link| ((link.side, link.name.as_str()), link.part)).collect()
 }
 
 fn refusal(e: &nft::Error) -> Refusal {
     let error = e.errno().map_or_else(|| io::Error::other(""), io::Error::from_raw_os_error);
     Refusal { error, words: Some(e.to_string()) }
-}
-
-/// Both ends in one message, the peer born in its namespace. The peer must not be asked to be up (`ENOTCONN`).
-fn veth(name: &str, peer: &str, peer_ns: i32) -> LinkMessage {
-    let peer = LinkUnspec::new_with_name(peer).link_group(OWNER_GROUP).setns_by_fd(peer_ns).build();
-    let mut message = LinkUnspec::new_with_name(name).link_group(OWNER_GROUP).build();
-    let data = InfoData::Veth(InfoVeth::Peer(peer));
-    let info = vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(data)];
-    message.attributes.push(LinkAttribute::LinkInfo(info));
-    message
-}
-
-/// Without duplicate address detection: both ends are ours, and a tentative address can't be bound to.
-/// An IPv4 link-local address has link scope, so that it is no source for traffic that goes further (RFC 3927 §2.7).
-fn address(index: u32, net: IpNet) -> AddressMessage {
-    match net {
-        IpNet::V4(net) => {
-            let builder = AddressMessageBuilder::<Ipv4Addr>::new().address(net.addr(), net.prefix_len());
-            let mut message = builder.index(index).build();
-            if net.addr().is_link_local() {
-                message.header.scope = AddressScope::Link;
-            }
-            message
-        }
-        IpNet::V6(net) => {
-            let builder = AddressMessageBuilder::<Ipv6Addr>::new().address(net.addr(), net.prefix_len());
-            let mut message = builder.index(index).build();
-            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
-            message
-        }
-    }
-}
-
-fn route_message(index: u32, route: &Route) -> Result<RouteMessage, Refusal> {
-    fn invalid(e: impl std::fmt::Display) -> Refusal {
-        io::Error::other(e.to_string()).into()
-    }
-    let mut builder = RouteMessageBuilder::<IpAddr>::new()
-        .destination_prefix(route.dst.addr(), route.dst.prefix_len())
-        .map_err(invalid)?
-        .output_interface(index)
-        .table_id(route.table)
-        .protocol(RouteProtocol::from(route.protocol));
-    if route.metric != 0 {
-        builder = builder.priority(route.metric);
-    }
-    if let Some(via) = route.via {
-        builder = builder.gateway(via).map_err(invalid)?;
-    }
-    if let Some(src) = route.src {
-        builder = builder.pref_source(src).map_err(invalid)?;
-    }
-    Ok(builder.build())
-}
-
-fn rule_message(rule: &Rule) -> RuleMessage {
-    let mut message = RuleMessage::default();
-    message.header.family = if rule.v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
-    message.header.action = RuleAction::ToTable;
-    message.attributes = vec![
-        RuleAttribute::Priority(rule.priority),
-        RuleAttribute::Table(rule.table),
-        RuleAttribute::Protocol(RouteProtocol::from(OWNER_PROTOCOL)),
-        RuleAttribute::FwMark(rule.mark.0),
-        RuleAttribute::FwMask(rule.mark.1),
-    ];
-    message
 }

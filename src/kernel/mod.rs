@@ -2,7 +2,9 @@
 
 mod apply;
 mod dial;
+mod message;
 mod monitor;
+mod neighbours;
 mod netlink;
 pub mod netns;
 mod nft;
@@ -13,6 +15,7 @@ mod shadow;
 
 pub use apply::{Error, Kernel};
 pub use dial::Dialling;
+pub use message::joined;
 pub use monitor::Monitor;
 pub use netns::Netns;
 pub use op::Op;

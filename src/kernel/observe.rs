@@ -8,14 +8,18 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVrf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVrf,
+    InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteVia};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType, RouteVia,
+};
 use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::model::{
-    Address, Link, LinkKind, MacAddr, Marks, NsState, OWNER_PROTOCOL, ReturnPath, Route, Rule,
+    Address, BridgePort, Link, LinkKind, MacAddr, Marks, NsState, OWNER_PROTOCOL, ReturnPath, Route, Rule,
+    Vxlan,
 };
 use crate::resolve::{MAIN_TABLE, default_net};
 
@@ -29,8 +33,9 @@ use super::nft;
 pub fn observe(nl: &mut Netlink) -> Result<NsState, Refusal> {
     let mut links = links(nl)?;
     addresses(nl, &mut links)?;
-    let names: HashMap<u32, String> = links.iter().map(|l| (l.index, l.name.clone())).collect();
-    Ok(NsState { routes: routes(nl, &names)?, rules: rules(nl)?, links, ..NsState::default() })
+    let names: HashMap<u32, String> = links.values().map(|l| (l.index, l.name.clone())).collect();
+    let (routes, rules) = (routes(nl, &names)?, rules(nl)?);
+    Ok(NsState { links: links.into_values().collect(), routes, rules, ..NsState::default() })
 }
 
 /// Reads kernel parameters in the calling thread's namespace; one that does not exist is `None`.
@@ -57,23 +62,29 @@ pub fn marks(socket: &netlink_sys::Socket, wanted: Option<&ReturnPath>) -> io::R
     }
 }
 
-fn links(nl: &mut Netlink) -> Result<Vec<Link>, Refusal> {
-    let answers = nl.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+/// Every link by its index.
+fn links(nl: &mut Netlink) -> Result<HashMap<u32, Link>, Refusal> {
+    let mut request = LinkMessage::default();
+    // Counters are the larger part of a link, and nothing that we look at.
+    request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    let answers = nl.dump(RouteNetlinkMessage::GetLink(request))?;
     let messages = answers.into_iter().filter_map(|answer| match answer {
         RouteNetlinkMessage::NewLink(message) => Some(message),
         _ => None,
     });
-    let mut links = Vec::new();
-    let mut relations = Vec::new();
-    for message in messages {
-        let (link, relation) = link(message);
-        links.push(link);
-        relations.push(relation);
-    }
-    let names: HashMap<u32, String> = links.iter().map(|l| (l.index, l.name.clone())).collect();
-    for (link, relation) in links.iter_mut().zip(relations) {
-        link.master = relation.master.and_then(|index| names.get(&index).cloned());
-        link.parent = relation.parent.and_then(|index| names.get(&index).cloned());
+    let (mut links, relations): (HashMap<_, _>, Vec<_>) = messages
+        .map(|message| {
+            let (link, relation) = link(message);
+            let index = link.index;
+            ((index, link), (index, relation))
+        })
+        .unzip();
+    let name = |links: &HashMap<u32, Link>, index: Option<u32>| Some(links.get(&index?)?.name.clone());
+    for (index, relation) in relations {
+        let (master, parent) = (name(&links, relation.master), name(&links, relation.parent));
+        if let Some(link) = links.get_mut(&index) {
+            (link.master, link.parent) = (master, parent);
+        }
     }
     Ok(links)
 }
@@ -107,12 +118,19 @@ fn link(message: LinkMessage) -> (Link, Relation) {
                 if let Some(kind) = kind(&infos) {
                     link.kind = kind;
                 }
+                link.port = infos.iter().find_map(bridge_port);
+            }
+            LinkAttribute::AfSpecUnspec(specs) => {
+                link.addr_gen_none = specs.iter().any(|spec| {
+                    matches!(spec, AfSpecUnspec::Inet6(inet6)
+                        if inet6.contains(&AfSpecInet6::AddrGenMode(In6AddrGenMode::None)))
+                });
             }
             _ => {}
         }
     }
     match &mut link.kind {
-        LinkKind::Veth(peer) => *peer = lower.unwrap_or(0),
+        LinkKind::Veth(peer) | LinkKind::Macvlan(peer) => *peer = lower.unwrap_or(0),
         _ if !elsewhere => relation.parent = lower.filter(|&index| index != link.index),
         _ => {}
     }
@@ -138,11 +156,41 @@ fn kind(infos: &[LinkInfo]) -> Option<LinkKind> {
                 })
                 .unwrap_or(0),
         ),
+        InfoKind::Dummy => LinkKind::Dummy,
+        InfoKind::Bridge => LinkKind::Bridge,
+        InfoKind::MacVlan => LinkKind::Macvlan(0),
+        InfoKind::Vxlan => {
+            let mut vxlan = Vxlan { vni: 0, port: 0, local: None, dev: 0, learning: true };
+            let data = infos.iter().find_map(|info| match info {
+                LinkInfo::Data(InfoData::Vxlan(data)) => Some(data),
+                _ => None,
+            });
+            for datum in data.into_iter().flatten() {
+                match datum {
+                    InfoVxlan::Id(vni) => vxlan.vni = *vni,
+                    InfoVxlan::Port(port) => vxlan.port = *port,
+                    InfoVxlan::Local(ip) => vxlan.local = Some((*ip).into()),
+                    InfoVxlan::Local6(ip) => vxlan.local = Some((*ip).into()),
+                    InfoVxlan::Link(index) => vxlan.dev = *index,
+                    InfoVxlan::Learning(learning) => vxlan.learning = *learning,
+                    _ => {}
+                }
+            }
+            LinkKind::Vxlan(vxlan)
+        }
         other => LinkKind::Other(other.to_string()),
     })
 }
 
-fn addresses(nl: &mut Netlink, links: &mut [Link]) -> Result<(), Refusal> {
+fn bridge_port(info: &LinkInfo) -> Option<BridgePort> {
+    let LinkInfo::PortData(InfoPortData::BridgePort(data)) = info else { return None };
+    Some(BridgePort {
+        neigh_suppress: data.contains(&InfoBridgePort::NeighSupress(true)),
+        learning: data.contains(&InfoBridgePort::Learning(true)),
+    })
+}
+
+fn addresses(nl: &mut Netlink, links: &mut HashMap<u32, Link>) -> Result<(), Refusal> {
     for answer in nl.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
         let RouteNetlinkMessage::NewAddress(message) = answer else { continue };
         if message.header.scope == AddressScope::Link && message.header.family == AddressFamily::Inet6 {
@@ -160,7 +208,7 @@ fn addresses(nl: &mut Netlink, links: &mut [Link]) -> Result<(), Refusal> {
             }
         }
         let net = ip.and_then(|ip| IpNet::new(ip, message.header.prefix_len).ok());
-        let link = links.iter_mut().find(|link| link.index == message.header.index);
+        let link = links.get_mut(&message.header.index);
         if let (Some(net), Some(link)) = (net, link) {
             link.addresses.push(Address { net, permanent: flags.contains(AddressFlags::Permanent) });
         }
@@ -189,7 +237,12 @@ fn routes(nl: &mut Netlink, names: &HashMap<u32, String>) -> Result<Vec<Route>, 
                 let ours = u8::from(message.header.protocol) == OWNER_PROTOCOL;
                 let is_default = message.header.destination_prefix_length == 0;
                 if ours == (table == 0) && (ours || is_default) {
-                    routes.extend(hops(&message, names));
+                    let mut hops = hops(&message, names);
+                    if message.header.kind == RouteType::Unreachable {
+                        // IPv6 says that it is on lo.
+                        hops.iter_mut().for_each(|hop| hop.dev.clear());
+                    }
+                    routes.extend(hops);
                 }
             }
         }

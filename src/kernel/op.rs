@@ -1,22 +1,22 @@
 //! One change to the kernel, as data.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use crate::model::{
-    Address, IfName, Link, LinkKind, Marks, Namespaces, OWNER_GROUP, ReturnPath, Role, Route, Rule, Side,
-    Sysctl,
+    Address, BridgePort, IfName, Link, LinkKind, MacAddr, Marks, Namespaces, NsState, OWNER_GROUP,
+    ReturnPath, Role, Route, Rule, Side, SpecKind, Sysctl, Tunnel, Vxlan,
 };
 
 /// One change. `Display` is the line that the log shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)] // The fields are those of the iproute2 command that each variant stands for.
 pub enum Op {
-    /// Makes a VRF, marked.
-    CreateVrf { side: Side, name: IfName, table: u32 },
-    /// Makes a veth pair, both ends marked; each end is a namespace and a name.
-    CreateVeth { end: (Side, IfName), peer: (Side, IfName) },
+    /// Makes a link, marked, with its MAC address if that matters, and a port of its master. A veth pair is made by one
+    /// of its ends; both are marked.
+    Create { side: Side, name: IfName, kind: SpecKind, mac: Option<MacAddr>, master: Option<IfName> },
     /// Removes a link of ours.
     Delete { side: Side, name: String },
     /// Moves a NIC and, in the same message, sets the link group that marks it (or takes it away at home).
@@ -27,8 +27,16 @@ pub enum Op {
     Unmark { side: Side, name: String },
     /// Sets the MTU in bytes.
     SetMtu { side: Side, name: IfName, mtu: u32 },
-    /// Makes a link a port of another.
-    SetMaster { side: Side, name: IfName, master: IfName },
+    /// Makes a link a port of another, or of none.
+    SetMaster { side: Side, name: IfName, master: Option<IfName> },
+    /// Sets the MAC address.
+    SetMac { side: Side, name: IfName, mac: MacAddr },
+    /// Keeps IPv6 from giving a link an address by itself.
+    SetAddrGenNone { side: Side, name: IfName },
+    /// Makes a port of a bridge one that FRR fills: nothing is learnt there, and known neighbours are not asked for.
+    SetPort { side: Side, name: IfName },
+    /// Changes a VXLAN's local address, where that is not as it should be; it learns nothing and stands on `lo`.
+    SetVxlan { side: Side, name: IfName, local: Option<IpAddr> },
     /// Adds an address.
     AddAddress { side: Side, name: String, net: IpNet },
     /// Removes an address from a link of ours.
@@ -63,16 +71,33 @@ impl fmt::Display for Side {
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::CreateVrf { side, name, table } => write!(f, "{side}: create VRF {name}, table {table}"),
-            Self::CreateVeth { end, peer } => {
-                write!(f, "{}: create veth {}, peer {} ({})", end.0, end.1, peer.1, peer.0)
+            Self::Create { side, name, kind, mac, master } => {
+                write!(f, "{side}: create {}", kind.words(name))?;
+                if let Some(mac) = mac {
+                    write!(f, ", address {mac}")?;
+                }
+                master.iter().try_for_each(|master| write!(f, ", port of {master}"))
             }
             Self::Delete { side, name } => write!(f, "{side}: delete {name}"),
             Self::Move { from, to, name } => write!(f, "{from}: move {name} to {to}"),
             Self::Mark { side, name, role, .. } => write!(f, "{side}: mark {name} \"{}\"", role.alias()),
             Self::Unmark { side, name } => write!(f, "{side}: take our mark off {name}"),
             Self::SetMtu { side, name, mtu } => write!(f, "{side}: set {name} mtu {mtu}"),
-            Self::SetMaster { side, name, master } => write!(f, "{side}: set {name} master {master}"),
+            Self::SetMaster { side, name, master: Some(master) } => {
+                write!(f, "{side}: set {name} master {master}")
+            }
+            Self::SetMaster { side, name, master: None } => write!(f, "{side}: set {name} nomaster"),
+            Self::SetMac { side, name, mac } => write!(f, "{side}: set {name} address {mac}"),
+            Self::SetAddrGenNone { side, name } => write!(f, "{side}: set {name} addrgenmode none"),
+            Self::SetPort { side, name } => {
+                write!(f, "{side}: set port {name} neigh_suppress on learning off")
+            }
+            Self::SetVxlan { side, name, local: Some(local) } => {
+                write!(f, "{side}: set VXLAN {name} local {local} nolearning dev lo")
+            }
+            Self::SetVxlan { side, name, local: None } => {
+                write!(f, "{side}: set VXLAN {name} nolearning dev lo")
+            }
             Self::AddAddress { side, name, net } => write!(f, "{side}: add address {net} to {name}"),
             Self::DelAddress { side, name, net } => write!(f, "{side}: remove address {net} from {name}"),
             Self::SetUp { side, name } => write!(f, "{side}: set {name} up"),
@@ -89,13 +114,33 @@ impl fmt::Display for Op {
     }
 }
 
+impl SpecKind {
+    /// A link of that name, as the log calls it.
+    fn words(&self, name: &IfName) -> String {
+        match self {
+            Self::Foreign => format!("{name}"),
+            Self::Nic(_) => format!("NIC {name}"),
+            Self::Vrf(table) => format!("VRF {name}, table {table}"),
+            Self::Veth(side, peer) => format!("veth {name}, peer {peer} ({side})"),
+            Self::Dummy => format!("dummy {name}"),
+            Self::Bridge => format!("bridge {name}"),
+            Self::Vxlan(t) => format!("VXLAN {name}, id {} local {} port {}", t.vni, t.local, t.port),
+            Self::Macvlan(parent) => format!("macvlan {name} on {parent} (host)"),
+        }
+    }
+}
+
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.dst)?;
         if let Some(via) = self.via {
             write!(f, " via {via}")?;
         }
-        write!(f, " dev {} table {} metric {}", self.dev, self.table, self.metric)?;
+        match &self.dev[..] {
+            "" => f.write_str(" unreachable")?,
+            dev => write!(f, " dev {dev}")?,
+        }
+        write!(f, " table {} metric {}", self.table, self.metric)?;
         if let Some(src) = self.src {
             write!(f, " src {src}")?;
         }
@@ -111,22 +156,66 @@ impl fmt::Display for Rule {
 }
 
 impl Op {
+    /// The link that is made or changed, where it is before.
+    pub fn link(&self) -> Option<(Side, &str)> {
+        Some(match self {
+            Self::Create { side, name, .. }
+            | Self::SetMtu { side, name, .. }
+            | Self::SetMaster { side, name, .. }
+            | Self::SetMac { side, name, .. }
+            | Self::SetAddrGenNone { side, name }
+            | Self::SetPort { side, name }
+            | Self::SetVxlan { side, name, .. }
+            | Self::DelAddress { side, name, .. } => (*side, name.as_str()),
+            Self::Delete { side, name }
+            | Self::AddAddress { side, name, .. }
+            | Self::SetUp { side, name }
+            | Self::Mark { side, name, .. }
+            | Self::Unmark { side, name } => (*side, name),
+            Self::Move { from, name, .. } => (*from, name),
+            Self::SetSysctl(sysctl) => (sysctl.side, sysctl.link()?),
+            Self::AddRoute { side, route } | Self::DelRoute { side, route } if !route.dev.is_empty() => {
+                (*side, &route.dev)
+            }
+            _ => return None,
+        })
+    }
+
     /// What the kernel will have once this is done: the planner's picture of its own progress.
     pub(super) fn foresee(&self, ns: &mut Namespaces) {
         match self {
-            Self::CreateVrf { side, name, table } => made(ns, *side, name, LinkKind::Vrf(*table)),
-            Self::CreateVeth { end, peer } => {
-                let (a, b) = (new_index(ns), new_index(ns) + 1);
-                made(ns, end.0, &end.1, LinkKind::Veth(b));
-                made(ns, peer.0, &peer.1, LinkKind::Veth(a));
+            Self::Create { side, name, kind, mac, master } => {
+                let index = new_index(ns);
+                let lower = |parent: &IfName| ns.host.link(parent.as_str()).map_or(0, |l| l.index);
+                let lower = if let SpecKind::Macvlan(parent) = kind { lower(parent) } else { 0 };
+                let mut made = |side, name: &IfName, index, kind| {
+                    let link =
+                        Link { mtu: 1500, group: OWNER_GROUP, ..Link::new(index, name.as_str(), kind) };
+                    ns.get_mut(side).links.push(link);
+                };
+                match kind {
+                    SpecKind::Foreign | SpecKind::Nic(_) => {}
+                    SpecKind::Vrf(table) => made(*side, name, index, LinkKind::Vrf(*table)),
+                    SpecKind::Veth(peer_side, peer) => {
+                        made(*side, name, index, LinkKind::Veth(index + 1));
+                        made(*peer_side, peer, index + 1, LinkKind::Veth(index));
+                    }
+                    SpecKind::Dummy => made(*side, name, index, LinkKind::Dummy),
+                    SpecKind::Bridge => made(*side, name, index, LinkKind::Bridge),
+                    SpecKind::Vxlan(tunnel) => made(*side, name, index, LinkKind::Vxlan(vxlan(tunnel))),
+                    SpecKind::Macvlan(_) => made(*side, name, index, LinkKind::Macvlan(lower)),
+                }
+                on(ns, *side, name.as_str(), |link| {
+                    link.mac = mac.or(link.mac);
+                    link.master = master.as_ref().map(ToString::to_string);
+                });
             }
             Self::Delete { side, name } => deleted(ns, *side, name),
             Self::Move { from, to, name } => {
                 let source = ns.get_mut(*from);
-                if let Some(at) = source.links.iter().position(|l| &l.name == name) {
-                    let mut link = source.links.remove(at);
+                if let Some(mut link) = source.links.remove(name) {
                     source.routes.retain(|r| &r.dev != name);
-                    source.sysctls.retain(|path, _| !path.contains(&format!("/{name}/")));
+                    forget_sysctls(source, name);
                     link.up = false;
                     link.master = None;
                     link.addresses.clear();
@@ -146,8 +235,25 @@ impl Op {
             }),
             Self::SetMtu { side, name, mtu } => on(ns, *side, name.as_str(), |link| link.mtu = *mtu),
             Self::SetMaster { side, name, master } => {
-                on(ns, *side, name.as_str(), |link| link.master = Some(master.to_string()));
+                on(ns, *side, name.as_str(), |link| {
+                    link.master = master.as_ref().map(ToString::to_string);
+                    link.port = None;
+                });
             }
+            Self::SetMac { side, name, mac } => on(ns, *side, name.as_str(), |link| link.mac = Some(*mac)),
+            Self::SetAddrGenNone { side, name } => {
+                on(ns, *side, name.as_str(), |link| link.addr_gen_none = true);
+            }
+            Self::SetPort { side, name } => {
+                on(ns, *side, name.as_str(), |link| link.port = Some(FABRIC_PORT));
+            }
+            Self::SetVxlan { side, name, local } => on(ns, *side, name.as_str(), |link| {
+                if let LinkKind::Vxlan(vxlan) = &mut link.kind {
+                    vxlan.local = local.or(vxlan.local);
+                    vxlan.learning = false;
+                    vxlan.dev = LOOPBACK;
+                }
+            }),
             Self::AddAddress { side, name, net } => on(ns, *side, name, |link| {
                 link.addresses.push(Address { net: *net, permanent: true });
             }),
@@ -168,6 +274,18 @@ impl Op {
     }
 }
 
+/// How a VXLAN that FRR fills is a port of its bridge.
+pub(super) const FABRIC_PORT: BridgePort = BridgePort { neigh_suppress: true, learning: false };
+
+/// The index of `lo` in every namespace (`LOOPBACK_IFINDEX`, `net/flow.h`).
+pub(super) const LOOPBACK: u32 = 1;
+
+/// The device that carries a tunnel.
+fn vxlan(tunnel: &Tunnel) -> Vxlan {
+    let Tunnel { vni, port, local } = *tunnel;
+    Vxlan { vni: vni.get(), port, local: Some(local), dev: LOOPBACK, learning: false }
+}
+
 fn on(ns: &mut Namespaces, side: Side, name: &str, change: impl FnOnce(&mut Link)) {
     if let Some(link) = ns.get_mut(side).link_mut(name) {
         change(link);
@@ -176,37 +294,39 @@ fn on(ns: &mut Namespaces, side: Side, name: &str, change: impl FnOnce(&mut Link
 
 /// An index that no link has, so that foreseen veth ends can point at each other.
 fn new_index(ns: &Namespaces) -> u32 {
-    let links = ns.sides().iter().flat_map(|&side| &ns.get(side).links);
-    links.map(|link| link.index).max().unwrap_or(0) + 1
+    ns.sides().iter().map(|&side| ns.get(side).links.top()).max().unwrap_or(0) + 1
 }
 
-fn made(ns: &mut Namespaces, side: Side, name: &IfName, kind: LinkKind) {
-    let index = new_index(ns);
-    let link = Link { mtu: 1500, group: OWNER_GROUP, ..Link::new(index, name.as_str(), kind) };
-    ns.get_mut(side).links.push(link);
+fn forget_sysctls(state: &mut NsState, name: &str) {
+    for family in ["ipv4", "ipv6"] {
+        let prefix = format!("net/{family}/conf/{name}/");
+        let of_link = |(path, _): &(&String, _)| path.starts_with(&prefix);
+        let gone = state.sysctls.range(prefix.clone()..).take_while(of_link);
+        let gone: Vec<String> = gone.map(|(path, _)| path.clone()).collect();
+        gone.iter().for_each(|path| drop(state.sysctls.remove(path)));
+    }
 }
 
 fn deleted(ns: &mut Namespaces, side: Side, name: &str) {
     let Some(link) = ns.get(side).link(name).cloned() else { return };
-    let forget = |ns: &mut Namespaces, side: Side, name: &str| {
-        let state = ns.get_mut(side);
-        state.links.retain(|l| l.name != name);
-        state.routes.retain(|r| r.dev != name);
-        state.sysctls.retain(|path, _| !path.contains(&format!("/{name}/")));
-        for port in state.links.iter_mut().filter(|l| l.master.as_deref() == Some(name)) {
-            port.master = None;
+    let forget = |ns: &mut Namespaces, side: Side, link: &Link| {
+        let (state, name) = (ns.get_mut(side), &link.name);
+        state.links.remove(name);
+        state.routes.retain(|r| &r.dev != name);
+        forget_sysctls(state, name);
+        if !matches!(link.kind, LinkKind::Veth(_) | LinkKind::Vxlan(_)) {
+            for port in state.links.iter_mut().filter(|l| l.master.as_ref() == Some(name)) {
+                port.master = None;
+                port.port = None;
+            }
         }
     };
-    forget(ns, side, name);
+    forget(ns, side, &link);
     // The other end of a veth goes with it.
     if let LinkKind::Veth(peer_index) = link.kind {
         let twin = ns.sides().iter().find_map(|&s| {
-            let twin = ns
-                .get(s)
-                .links
-                .iter()
-                .find(|l| l.index == peer_index && l.kind == LinkKind::Veth(link.index));
-            twin.map(|l| (s, l.name.clone()))
+            let twin = ns.get(s).links.at(peer_index).filter(|l| l.kind == LinkKind::Veth(link.index));
+            twin.map(|l| (s, l.clone()))
         });
         if let Some((s, twin)) = twin {
             forget(ns, s, &twin);

@@ -3,36 +3,48 @@
 //! Every change is foreseen on a copy of the state before the next one is decided, so a plan carried
 //! out leaves nothing to plan. Only links that carry our mark are changed or removed.
 
+use std::collections::{HashMap, HashSet};
+
 use ipnet::IpNet;
 
 use crate::model::{
-    Desired, IfName, Link, LinkKind, LinkSpec, Marks, Namespaces, OWNER_PROTOCOL, Role, Route, Rule, Side,
-    SpecKind, Sysctl,
+    Desired, IfName, Link, LinkKind, LinkSpec, Marks, Namespaces, OWNER_PROTOCOL, Part, Role, Route, Rule,
+    Side, SpecKind, Sysctl, Tunnel, Vxlan,
 };
 
 use super::Op;
+use super::op::{FABRIC_PORT, LOOPBACK};
 
 /// The changes, and what stands in the way of others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     /// In the order in which to do them.
     pub ops: Vec<Op>,
-    /// Sentences about what can't be built because something foreign has its place.
-    pub conflicts: Vec<String>,
+    /// Sentences about what can't be built because something foreign has its place, and of what that is part.
+    pub conflicts: Vec<(Part, String)>,
 }
 
 /// Works out the changes that lead from `now` to `desired`.
 pub fn plan(desired: &Desired, now: &Namespaces) -> Plan {
-    let mut planner = Planner { now: now.clone(), plan: Plan::default() };
-    let (global, of_links): (Vec<_>, Vec<_>) =
-        desired.sysctls.iter().partition(|s| !desired.links.iter().any(|l| is_of(s, l)));
-    // Global ones first: a link takes the defaults over when it comes into the namespace.
-    global.into_iter().for_each(|s| planner.sysctl(s));
-    planner.remove_unwanted(desired);
+    let mut planner = Planner::new(now);
+    let links: HashMap<_, _> =
+        desired.links.iter().map(|l| ((planner.place(l.side), l.name.as_str()), l.is_made())).collect();
+    let mut of_links: HashMap<_, Vec<&Sysctl>> = HashMap::new();
+    for sysctl in &desired.sysctls {
+        match sysctl.link().map(|link| (planner.place(sysctl.side), link)).filter(|at| links.contains_key(at))
+        {
+            Some(at) => of_links.entry(at).or_default().push(sysctl),
+            // Global ones first: a link takes the defaults over when it comes into the namespace.
+            None => planner.sysctl(sysctl),
+        }
+    }
+    planner.remove_unwanted(desired, &links);
     for spec in &desired.links {
+        planner.part = spec.part;
         if planner.link(spec) {
             // Before the link goes up: some take effect then.
-            of_links.iter().filter(|s| is_of(s, spec)).for_each(|s| planner.sysctl(s));
+            let at = (planner.place(spec.side), spec.name.as_str());
+            of_links.get(&at).into_iter().flatten().for_each(|s| planner.sysctl(s));
             planner.settings(spec);
         }
     }
@@ -40,19 +52,44 @@ pub fn plan(desired: &Desired, now: &Namespaces) -> Plan {
     planner.plan
 }
 
-fn is_of(sysctl: &Sysctl, link: &LinkSpec) -> bool {
-    sysctl.side == link.side && sysctl.path.split('/').any(|part| part == link.name.as_str())
+/// What the kernel allows once in a namespace, whatever its name.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Unique {
+    /// A VRF over this table (`net/vrf/strict_mode`).
+    Table(u32),
+    /// A VXLAN with this identifier on this port.
+    Vxlan(u32, u16),
 }
 
 struct Planner {
     now: Namespaces,
+    /// Who held what may be held once when the plan began.
+    holders: HashMap<(Side, Unique), Vec<String>>,
+    part: Part,
     plan: Plan,
 }
 
 impl Planner {
+    fn new(now: &Namespaces) -> Self {
+        let mut holders: HashMap<_, Vec<String>> = HashMap::new();
+        for &side in now.sides() {
+            for link in now.get(side).links.iter() {
+                holders.entry((side, unique(&link.kind))).or_default().push(link.name.clone());
+            }
+        }
+        let holders =
+            holders.into_iter().filter_map(|((side, what), who)| Some(((side, what?), who))).collect();
+        Self { now: now.clone(), holders, part: Part::Base, plan: Plan::default() }
+    }
+
     fn push(&mut self, op: Op) {
         op.foresee(&mut self.now);
         self.plan.ops.push(op);
+    }
+
+    /// The side, where both are one: the host's.
+    fn place(&self, side: Side) -> Side {
+        if self.now.router.is_some() { side } else { Side::Host }
     }
 
     fn sysctl(&mut self, wanted: &Sysctl) {
@@ -64,37 +101,33 @@ impl Planner {
     }
 
     /// Removes what carries our mark and is not wanted; a NIC goes home with its addresses.
-    fn remove_unwanted(&mut self, desired: &Desired) {
+    fn remove_unwanted(&mut self, desired: &Desired, wanted: &HashMap<(Side, &str), bool>) {
         for &side in self.now.sides() {
-            for link in self.now.get(side).links.clone() {
-                // A NIC that came home from a namespace stays as it was, without our mark.
-                let home = matches!(link.role(), Some(Role::Nic(_))) && self.now.router.is_none();
-                let wanted = |spec: &&LinkSpec| {
-                    !home && self.same_place(spec.side, side) && spec.name.as_str() == link.name
+            let here: Vec<_> =
+                self.now.get(side).links.iter().filter_map(|l| Some((l.name.clone(), l.role()?))).collect();
+            for (name, role) in here {
+                let wanted = match (wanted.get(&(side, name.as_str())), &role) {
+                    (None, _) => false,
+                    (Some(_), Role::Made) => true,
+                    // One that came home from a namespace stays as it was, without our mark; and so does one that only
+                    // has the name of what we are to make.
+                    (Some(made), Role::Nic(_)) => !made && self.now.router.is_some(),
                 };
-                if desired.links.iter().any(|spec| wanted(&spec)) {
-                    continue;
-                }
                 // The other end of a pair may have gone with it already.
-                if self.now.get(side).link(&link.name).is_none() {
+                if wanted || desired.keep_others || self.now.get(side).link(&name).is_none() {
                     continue;
                 }
-                match link.role() {
-                    None => {}
-                    Some(Role::Made) => self.push(Op::Delete { side, name: link.name }),
-                    Some(Role::Nic(addresses)) => self.send_home(side, link.name, addresses),
+                match role {
+                    Role::Made => self.push(Op::Delete { side, name }),
+                    Role::Nic(addresses) => self.send_home(side, name, addresses),
                 }
             }
         }
     }
 
-    fn same_place(&self, a: Side, b: Side) -> bool {
-        a == b || self.now.router.is_none()
-    }
-
     fn send_home(&mut self, from: Side, name: String, addresses: Vec<IpNet>) {
         let side = Side::Host;
-        if !self.same_place(from, side) {
+        if self.place(from) != side {
             if self.now.get(side).link(&name).is_some() {
                 return self.conflict(format!(
                     "{side}: {name} can't come home, its name is taken: rename the other"
@@ -123,8 +156,27 @@ impl Planner {
         match &spec.kind {
             SpecKind::Foreign => self.now.get(spec.side).link(spec.name.as_str()).is_some(),
             SpecKind::Nic(from) => self.nic(spec, *from),
-            SpecKind::Vrf(table) => self.vrf(spec, *table),
             SpecKind::Veth(peer_side, peer) => self.veth(spec, (*peer_side, peer.clone())),
+            SpecKind::Vrf(table) => {
+                let (kind, table) = (LinkKind::Vrf(*table), *table);
+                self.unique(spec, Unique::Table(table)) && self.made(spec, |link| link.kind == kind)
+            }
+            SpecKind::Vxlan(tunnel) => {
+                let tunnel = *tunnel;
+                self.unique(spec, Unique::Vxlan(tunnel.vni.get(), tunnel.port))
+                    && self
+                        .made(spec, |link| matches!(&link.kind, LinkKind::Vxlan(is) if becomes(is, &tunnel)))
+            }
+            SpecKind::Dummy => self.made(spec, |link| link.kind == LinkKind::Dummy),
+            SpecKind::Bridge => self.made(spec, |link| link.kind == LinkKind::Bridge),
+            SpecKind::Macvlan(parent) => {
+                let Some(parent) = self.now.get(Side::Host).link(parent.as_str()) else {
+                    self.conflict(format!("host: there is no interface {parent} for macvlan {}", spec.name));
+                    return false;
+                };
+                let kind = LinkKind::Macvlan(parent.index);
+                self.made(spec, |link| link.kind == kind)
+            }
         }
     }
 
@@ -156,26 +208,49 @@ impl Planner {
         true
     }
 
-    fn vrf(&mut self, spec: &LinkSpec, table: u32) -> bool {
-        let side = spec.side;
-        let kind = LinkKind::Vrf(table);
-        let mut rivals =
-            self.now.get(side).links.iter().filter(|l| l.kind == kind && l.name != spec.name.as_str());
-        if let Some(rival) = rivals.next().cloned() {
-            if rival.role() != Some(Role::Made) {
-                self.conflict(format!(
-                    "{side}: table {table} of VRF {} is taken by VRF {}, which is not ours: \
-                     choose another METALLB_VRF_ROUTE_TABLE_ID",
-                    spec.name, rival.name
-                ));
-                return false;
+    /// Removes what is ours and holds what the link needs for itself. Returns whether it can have it.
+    fn unique(&mut self, spec: &LinkSpec, what: Unique) -> bool {
+        let side = self.place(spec.side);
+        let (words, remedy) = match &what {
+            Unique::Table(table) => (
+                format!("table {table} of VRF {}", spec.name),
+                if spec.part == Part::Base {
+                    ": choose another METALLB_VRF_ROUTE_TABLE_ID"
+                } else {
+                    ": remove it"
+                },
+            ),
+            Unique::Vxlan(vni, port) => (format!("VNI {vni} on port {port} of {}", spec.name), ": remove it"),
+        };
+        let key = (side, what);
+        for rival in self.holders.get(&key).cloned().unwrap_or_default() {
+            // It may have gone in between, or become another.
+            let link =
+                self.now.get(side).link(&rival).filter(|link| unique(&link.kind).as_ref() == Some(&key.1));
+            match link.map(Link::role).filter(|_| rival != spec.name.as_str()) {
+                None => {}
+                Some(Some(Role::Made)) => self.push(Op::Delete { side, name: rival }),
+                Some(_) => {
+                    self.conflict(format!("{side}: {words} is taken by {rival}, which is not ours{remedy}"));
+                    return false;
+                }
             }
-            self.push(Op::Delete { side, name: rival.name });
         }
-        if self.clear_the_way(spec, |link| link.kind == kind) {
-            self.push(Op::CreateVrf { side, name: spec.name.clone(), table });
+        true
+    }
+
+    /// Makes the link if there is none that is `right`. Returns whether it is there, or will be.
+    fn made(&mut self, spec: &LinkSpec, right: impl Fn(&Link) -> bool) -> bool {
+        if self.clear_the_way(spec, right) {
+            self.create(spec);
         }
         self.is_ours(spec)
+    }
+
+    fn create(&mut self, spec: &LinkSpec) {
+        let master = spec.master.clone().filter(|m| self.now.get(spec.side).link(m.as_str()).is_some());
+        let LinkSpec { side, name, kind, mac, .. } = spec.clone();
+        self.push(Op::Create { side, name, kind, mac, master });
     }
 
     fn veth(&mut self, spec: &LinkSpec, peer: (Side, IfName)) -> bool {
@@ -195,7 +270,7 @@ impl Planner {
                     return false;
                 }
             }
-            self.push(Op::CreateVeth { end: (spec.side, spec.name.clone()), peer });
+            self.create(spec);
         }
         self.is_ours(spec)
     }
@@ -227,8 +302,9 @@ impl Planner {
     }
 
     fn conflict(&mut self, sentence: String) {
-        if !self.plan.conflicts.contains(&sentence) {
-            self.plan.conflicts.push(sentence);
+        let conflict = (self.part, sentence);
+        if !self.plan.conflicts.contains(&conflict) {
+            self.plan.conflicts.push(conflict);
         }
     }
 
@@ -236,7 +312,7 @@ impl Planner {
     fn settings(&mut self, spec: &LinkSpec) {
         let (side, name) = (spec.side, spec.name.clone());
         let Some(link) = self.now.get(side).link(name.as_str()).cloned() else { return };
-        let made = matches!(spec.kind, SpecKind::Vrf(_) | SpecKind::Veth(..));
+        let made = spec.is_made();
         if made && link.alias.is_none() {
             self.push(Op::Mark { side, name: name.to_string(), role: Role::Made, group: true });
         }
@@ -245,11 +321,24 @@ impl Planner {
         {
             self.push(Op::SetMtu { side, name: name.clone(), mtu });
         }
-        if let Some(master) = &spec.master
-            && link.master.as_deref() != Some(master.as_str())
-            && self.now.get(side).link(master.as_str()).is_some()
+        if let Some(mac) = spec.mac
+            && link.mac != Some(mac)
         {
-            self.push(Op::SetMaster { side, name: name.clone(), master: master.clone() });
+            self.push(Op::SetMac { side, name: name.clone(), mac });
+        }
+        if spec.addr_gen_none && !link.addr_gen_none {
+            self.push(Op::SetAddrGenNone { side, name: name.clone() });
+        }
+        self.master(spec, &link);
+        if let (SpecKind::Vxlan(tunnel), LinkKind::Vxlan(is)) = (&spec.kind, &link.kind) {
+            if is.local != Some(tunnel.local) || is.learning || is.dev != LOOPBACK {
+                let local = Some(tunnel.local).filter(|local| is.local != Some(*local));
+                self.push(Op::SetVxlan { side, name: name.clone(), local });
+            }
+            let port = self.now.get(side).link(name.as_str()).and_then(|link| link.port);
+            if port != Some(FABRIC_PORT) {
+                self.push(Op::SetPort { side, name: name.clone() });
+            }
         }
         if made {
             for address in link.addresses.iter().filter(|a| !spec.addresses.contains(&a.net)) {
@@ -262,24 +351,49 @@ impl Planner {
         }
     }
 
+    fn master(&mut self, spec: &LinkSpec, link: &Link) {
+        let (side, name) = (spec.side, spec.name.clone());
+        match &spec.master {
+            Some(master) if link.master.as_deref() != Some(master.as_str()) => {
+                if self.now.get(side).link(master.as_str()).is_some() {
+                    self.push(Op::SetMaster { side, name, master: Some(master.clone()) });
+                } else if side == Side::Host {
+                    self.conflict(format!("{side}: there is no bridge {master} for {name} to be a port of"));
+                }
+            }
+            // What the host does with its end is its own business.
+            None if spec.is_made() && side == Side::Router && link.master.is_some() => {
+                self.push(Op::SetMaster { side, name, master: None });
+            }
+            _ => {}
+        }
+    }
+
     fn routing(&mut self, desired: &Desired) {
+        let routes: HashSet<_> = desired.routes.iter().map(|(side, r)| (self.place(*side), r)).collect();
+        let rules: HashSet<_> = desired.rules.iter().map(|(side, r)| (self.place(*side), r)).collect();
         for &side in self.now.sides() {
             let state = self.now.get(side);
-            let stale = |r: &&Route| {
-                let wanted = desired.routes.iter().any(|(s, w)| self.same_place(*s, side) && w == *r);
-                r.protocol == OWNER_PROTOCOL && !wanted
-            };
-            let stale_rule =
-                |r: &&Rule| !desired.rules.iter().any(|(s, w)| self.same_place(*s, side) && w == *r);
+            let stale = |r: &&Route| r.protocol == OWNER_PROTOCOL && !routes.contains(&(side, *r));
+            let stale_rule = |r: &&Rule| !rules.contains(&(side, *r));
             let stale: Vec<_> = state.routes.iter().filter(stale).cloned().collect();
             let stale_rules: Vec<_> = state.rules.iter().filter(stale_rule).cloned().collect();
-            stale.into_iter().for_each(|route| self.push(Op::DelRoute { side, route }));
+            if !desired.keep_others {
+                stale.into_iter().for_each(|route| self.push(Op::DelRoute { side, route }));
+            }
             stale_rules.into_iter().for_each(|rule| self.push(Op::DelRule { side, rule }));
         }
+        let there: HashSet<(Side, Route)> = self
+            .now
+            .sides()
+            .iter()
+            .flat_map(|&side| self.now.get(side).routes.iter().map(move |r| (side, r.clone())))
+            .collect();
         for (side, route) in &desired.routes {
             // Nothing goes through a link that could not be made.
-            let dev = self.now.get(*side).link(&route.dev).is_some_and(|l| l.role().is_some());
-            if dev && !self.now.get(*side).routes.contains(route) {
+            let link = self.now.get(*side).link(&route.dev);
+            let dev = route.dev.is_empty() || link.is_some_and(|l| l.role().is_some());
+            if dev && !there.contains(&(self.place(*side), route.clone())) {
                 self.push(Op::AddRoute { side: *side, route: route.clone() });
             }
         }
@@ -295,6 +409,20 @@ impl Planner {
             (_, None) => self.push(Op::DropMarks),
         }
     }
+}
+
+fn unique(kind: &LinkKind) -> Option<Unique> {
+    match kind {
+        LinkKind::Vrf(table) => Some(Unique::Table(*table)),
+        LinkKind::Vxlan(vxlan) => Some(Unique::Vxlan(vxlan.vni, vxlan.port)),
+        _ => None,
+    }
+}
+
+/// Whether the device can be made what the tunnel needs without making it anew: identifier, port and family stay for life.
+fn becomes(is: &Vxlan, tunnel: &Tunnel) -> bool {
+    let same_family = is.local.is_none_or(|local| local.is_ipv6() == tunnel.local.is_ipv6());
+    is.vni == tunnel.vni.get() && is.port == tunnel.port && same_family
 }
 
 #[cfg(test)]

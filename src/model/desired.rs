@@ -1,8 +1,10 @@
 //! What the kernel shall have.
 
+use std::fmt;
+
 use ipnet::IpNet;
 
-use super::{IfName, Route, Rule, Side};
+use super::{IfName, MacAddr, Route, Rule, Side, Tunnel, Vni};
 
 /// Everything that we keep in the kernel. What carries our mark and is not in here goes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,6 +19,30 @@ pub struct Desired {
     pub rules: Vec<(Side, Rule)>,
     /// Connection marks in the host namespace.
     pub marks: Option<ReturnPath>,
+    /// Links of ours that are not in here stay: something could not be read that may name them.
+    pub keep_others: bool,
+}
+
+/// What a link is part of: what can't be built of one part leaves the others alone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// What everything else stands on.
+    #[default]
+    Base,
+    /// One VNI.
+    Vni(Vni),
+    /// The pass-through pair.
+    Passthrough,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Base => f.write_str("base"),
+            Self::Vni(vni) => write!(f, "VNI {vni}"),
+            Self::Passthrough => f.write_str("l3passthrough"),
+        }
+    }
 }
 
 /// A link that shall be there.
@@ -32,6 +58,12 @@ pub struct LinkSpec {
     pub mtu: Option<u32>,
     /// The VRF or bridge that it is a port of.
     pub master: Option<IfName>,
+    /// Its MAC address, if it matters.
+    pub mac: Option<MacAddr>,
+    /// Without a link-local address of its own.
+    pub addr_gen_none: bool,
+    /// What it is part of.
+    pub part: Part,
     /// Addresses. On a link that we made there are no others.
     pub addresses: Vec<IpNet>,
 }
@@ -47,6 +79,36 @@ pub enum SpecKind {
     Vrf(u32),
     /// One end of a veth pair, whose other end is this one.
     Veth(Side, IfName),
+    /// A dummy.
+    Dummy,
+    /// A bridge.
+    Bridge,
+    /// A VXLAN: a port of a bridge, which FRR tells who is behind it.
+    Vxlan(Tunnel),
+    /// A macvlan on this NIC of the host.
+    Macvlan(IfName),
+}
+
+impl LinkSpec {
+    /// A link of which nothing more matters.
+    pub fn new(side: Side, name: IfName, kind: SpecKind) -> Self {
+        Self {
+            side,
+            name,
+            kind,
+            mtu: None,
+            master: None,
+            mac: None,
+            addr_gen_none: false,
+            part: Part::Base,
+            addresses: vec![],
+        }
+    }
+
+    /// Whether we make it, rather than find it.
+    pub fn is_made(&self) -> bool {
+        !matches!(self.kind, SpecKind::Foreign | SpecKind::Nic(_))
+    }
 }
 
 /// A kernel parameter below `/proc/sys`.
@@ -58,6 +120,15 @@ pub struct Sysctl {
     pub path: String,
     /// What it shall say.
     pub value: &'static str,
+}
+
+impl Sysctl {
+    /// The link that it is about, if it is about one: `net/ipv4/conf/<link>/…`.
+    pub fn link(&self) -> Option<&str> {
+        let mut parts = self.path.splitn(5, '/').skip(2);
+        let of_links = matches!(parts.next(), Some("conf" | "neigh"));
+        parts.next().filter(|link| of_links && !matches!(*link, "all" | "default"))
+    }
 }
 
 /// Connection marks for replies that must leave by the interface that the request came in by.

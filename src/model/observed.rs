@@ -1,6 +1,7 @@
 //! What the kernel has, as read from it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -8,7 +9,7 @@ use ipnet::IpNet;
 use super::{MacAddr, OWNER, OWNER_GROUP, ReturnPath};
 
 /// One of the two namespaces that we work in. With `NETNS=host` both are the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
     /// The node's own namespace, where the speaker and the pods' host ends are.
     Host,
@@ -52,7 +53,7 @@ impl Namespaces {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NsState {
     /// Every link.
-    pub links: Vec<Link>,
+    pub links: Links,
     /// The default routes of the main table, and all routes that carry our protocol number.
     pub routes: Vec<Route>,
     /// The rules that carry our protocol number.
@@ -66,14 +67,76 @@ pub struct NsState {
 impl NsState {
     /// The link of that name.
     pub fn link(&self, name: &str) -> Option<&Link> {
-        self.links.iter().find(|link| link.name == name)
+        self.links.by_name.get(name)
     }
 
     /// The link of that name, to be changed.
     pub fn link_mut(&mut self, name: &str) -> Option<&mut Link> {
-        self.links.iter_mut().find(|link| link.name == name)
+        self.links.by_name.get_mut(name)
     }
 }
+
+/// The links of a namespace, each under its name.
+#[derive(Debug, Clone, Default)]
+pub struct Links {
+    by_name: BTreeMap<String, Link>,
+    by_index: BTreeMap<u32, String>,
+    /// The highest index that was ever in here.
+    top: u32,
+}
+
+impl Links {
+    /// All of them, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Link> {
+        self.by_name.values()
+    }
+
+    /// All of them, to be changed, but for their names.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Link> {
+        self.by_name.values_mut()
+    }
+
+    /// Puts a link in, in the place of one of its name.
+    pub fn push(&mut self, link: Link) {
+        self.top = self.top.max(link.index);
+        self.by_index.insert(link.index, link.name.clone());
+        self.by_name.insert(link.name.clone(), link);
+    }
+
+    /// Takes a link out.
+    pub fn remove(&mut self, name: &str) -> Option<Link> {
+        let link = self.by_name.remove(name)?;
+        self.by_index.remove(&link.index);
+        Some(link)
+    }
+
+    /// The link with that index.
+    pub fn at(&self, index: u32) -> Option<&Link> {
+        self.by_name.get(self.by_index.get(&index)?)
+    }
+
+    /// No index in here is higher.
+    pub fn top(&self) -> u32 {
+        self.top
+    }
+}
+
+impl FromIterator<Link> for Links {
+    fn from_iter<I: IntoIterator<Item = Link>>(links: I) -> Self {
+        let mut all = Self::default();
+        links.into_iter().for_each(|link| all.push(link));
+        all
+    }
+}
+
+impl PartialEq for Links {
+    /// What has been in here does not matter.
+    fn eq(&self, other: &Self) -> bool {
+        self.by_name == other.by_name
+    }
+}
+
+impl Eq for Links {}
 
 /// What is in our nftables table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -108,12 +171,40 @@ pub struct Link {
     pub master: Option<String>,
     /// Name of the link that it stands on, as a VLAN does.
     pub parent: Option<String>,
+    /// Whether IPv6 gives it no link-local address by itself (`IN6_ADDR_GEN_MODE_NONE`).
+    pub addr_gen_none: bool,
+    /// How it is a port of a bridge, if it is one.
+    pub port: Option<BridgePort>,
     /// Free text on the link.
     pub alias: Option<String>,
     /// Link group.
     pub group: u32,
     /// Its addresses, link-local ones left out.
     pub addresses: Vec<Address>,
+}
+
+/// What a bridge does with a port, as far as it matters for a VXLAN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BridgePort {
+    /// ARP and neighbour solicitations that can be answered here are not sent out by it.
+    pub neigh_suppress: bool,
+    /// MAC addresses are learnt from what comes in by it.
+    pub learning: bool,
+}
+
+/// A VXLAN device's settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vxlan {
+    /// Its identifier.
+    pub vni: u32,
+    /// UDP port.
+    pub port: u16,
+    /// The address that it sends from.
+    pub local: Option<IpAddr>,
+    /// The index of the link that it is bound to; 0: none.
+    pub dev: u32,
+    /// Whether it learns remote MAC addresses from what comes in.
+    pub learning: bool,
 }
 
 /// What sort of link it is, as far as we tell them apart.
@@ -125,6 +216,14 @@ pub enum LinkKind {
     Vrf(u32),
     /// One end of a pair, and the index of the other in its namespace.
     Veth(u32),
+    /// A dummy.
+    Dummy,
+    /// A bridge.
+    Bridge,
+    /// A VXLAN.
+    Vxlan(Vxlan),
+    /// A macvlan, and the index of the link that it stands on in that link's namespace.
+    Macvlan(u32),
     /// Any other software device, by the kernel's word for it.
     Other(String),
 }
@@ -164,6 +263,22 @@ impl Role {
     }
 }
 
+impl fmt::Display for LinkKind {
+    /// The kernel's word for it; nothing for a NIC.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Device => "",
+            Self::Vrf(_) => "vrf",
+            Self::Veth(_) => "veth",
+            Self::Dummy => "dummy",
+            Self::Bridge => "bridge",
+            Self::Vxlan(_) => "vxlan",
+            Self::Macvlan(_) => "macvlan",
+            Self::Other(kind) => kind,
+        })
+    }
+}
+
 impl Link {
     /// A link of which nothing more is known: down, without MTU, addresses or marks.
     pub fn new(index: u32, name: &str, kind: LinkKind) -> Self {
@@ -177,6 +292,8 @@ impl Link {
             up: false,
             master: None,
             parent: None,
+            addr_gen_none: false,
+            port: None,
             alias: None,
             group: 0,
             addresses: vec![],
@@ -192,7 +309,7 @@ impl Link {
             return None;
         }
         let Some(alias) = &self.alias else {
-            let makeable = matches!(self.kind, LinkKind::Vrf(_) | LinkKind::Veth(_));
+            let makeable = !matches!(self.kind, LinkKind::Device | LinkKind::Other(_));
             return (makeable && self.group == OWNER_GROUP).then_some(Role::Made);
         };
         let mut words = alias.split(' ');
@@ -207,7 +324,7 @@ impl Link {
 }
 
 /// A route, one next hop.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Route {
     /// Destination; `/0` is the default route.
     pub dst: IpNet,
@@ -215,7 +332,7 @@ pub struct Route {
     pub table: u32,
     /// Next hop, of either family.
     pub via: Option<IpAddr>,
-    /// Interface.
+    /// Interface; empty: none, the destination is unreachable.
     pub dev: String,
     /// Metric ("priority" in netlink).
     pub metric: u32,
@@ -226,7 +343,7 @@ pub struct Route {
 }
 
 /// A policy rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Rule {
     /// IPv6, else IPv4.
     pub v6: bool,

@@ -1,18 +1,59 @@
-//! MAC address → fabric NIC.
+//! MAC address or name → fabric NIC.
+
+use std::fmt;
 
 use crate::config::Config;
-use crate::model::{IfName, Link, LinkKind, MacAddr, Namespaces, OWNER_PROTOCOL, Role, Side, Value as _};
+use crate::model::{
+    IfName, Link, LinkKind, MacAddr, Namespaces, OWNER_PROTOCOL, Role, Side, UnderlayInterface, Value as _,
+};
 
 use super::MAIN_TABLE;
 
 /// Characters that a link's alias may have (`IFALIASZ` less the closing NUL, `linux/if.h`).
 const LONGEST_ALIAS: usize = 255;
 
+/// What a fabric NIC is known by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum By {
+    /// Its address, in `FE_MACS`: a port of the fabric's unnumbered sessions.
+    Mac(MacAddr),
+    /// Its name, in the file's `underlay.interfaces`.
+    Name(IfName),
+}
+
+impl By {
+    /// What the configuration asks for.
+    pub fn all(config: &Config) -> Vec<Self> {
+        let named = config.overlay.underlay.interfaces.iter().filter_map(|interface| match interface {
+            UnderlayInterface::Device(name) => Some(Self::Name(name.clone())),
+            UnderlayInterface::Macvlan { .. } => None,
+        });
+        config.fabric_macs.iter().map(|mac| Self::Mac(*mac)).chain(named).collect()
+    }
+
+    /// Whether the link is meant.
+    pub fn fits(&self, link: &Link) -> bool {
+        match self {
+            Self::Mac(mac) => [link.permanent_mac, link.mac].contains(&Some(*mac)),
+            Self::Name(name) => link.name == name.as_str(),
+        }
+    }
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mac(mac) => write!(f, "{mac}"),
+            Self::Name(name) => write!(f, "interface {name}"),
+        }
+    }
+}
+
 /// A fabric NIC that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// The address that it was found by.
-    pub mac: MacAddr,
+    /// What it was found by.
+    pub by: By,
     /// Where it is now.
     pub side: Side,
     /// Its name.
@@ -27,28 +68,33 @@ pub enum Search {
     /// All are there, in the order asked for.
     Complete(Vec<Found>),
     /// These are not there (yet), the others are; the words list what was seen instead.
-    Missing(Vec<MacAddr>, Vec<Found>, String),
+    Missing(Vec<By>, Vec<Found>, String),
     /// More time won't help.
     Wrong(Vec<String>),
 }
 
-/// Looks for the NICs with these addresses in both namespaces.
-pub fn find(macs: &[MacAddr], now: &Namespaces) -> Search {
+/// Looks for these NICs in both namespaces.
+pub fn find(wanted: &[By], now: &Namespaces) -> Search {
     let mut found: Vec<Found> = Vec::new();
     let mut missing = Vec::new();
     let mut wrong = Vec::new();
-    for &mac in macs {
-        match &candidates(mac, now)[..] {
-            [] => missing.push(mac),
+    for by in wanted {
+        let found_by = match by {
+            By::Mac(mac) => candidates(*mac, now),
+            // In both places the one in the namespace is ours, and the planner says what the other is.
+            By::Name(_) => all(now).filter(|(_, link)| by.fits(link)).last().into_iter().collect(),
+        };
+        match &found_by[..] {
+            [] => missing.push(by.clone()),
             &[(side, link)] => match IfName::parse(&link.name) {
-                Err(reason) => wrong.push(format!("FE_MACS {mac}: interface name {:?} {reason}", link.name)),
+                Err(reason) => wrong.push(format!("FE_MACS {by}: interface name {:?} {reason}", link.name)),
                 Ok(name) => match found.iter().find(|f| f.side == side && f.name == name) {
-                    Some(twin) => wrong.push(format!("FE_MACS {mac} and {} are both {name}", twin.mac)),
-                    None => found.push(Found { mac, side, name, mtu: link.mtu }),
+                    Some(twin) => wrong.push(format!("FE_MACS {by} and {} are both {name}", twin.by)),
+                    None => found.push(Found { by: by.clone(), side, name, mtu: link.mtu }),
                 },
             },
             several => wrong.push(format!(
-                "FE_MACS {mac}: {} interfaces have this address: {}",
+                "FE_MACS {by}: {} interfaces have this address: {}",
                 several.len(),
                 list(several.iter().copied())
             )),
@@ -85,10 +131,8 @@ fn list<'a>(links: impl Iterator<Item = (Side, &'a Link)>) -> String {
         .filter_map(|(side, link)| {
             let mac = link.permanent_mac.or(link.mac)?;
             let kind = match &link.kind {
-                LinkKind::Other(kind) => format!(" ({kind})"),
-                LinkKind::Veth(_) => " (veth)".into(),
-                LinkKind::Vrf(_) => " (vrf)".into(),
                 LinkKind::Device => String::new(),
+                kind => format!(" ({kind})"),
             };
             let place = if side == Side::Router { " in the namespace" } else { "" };
             Some(format!("{} {mac}{kind}{place}", link.name))
@@ -104,7 +148,7 @@ pub(super) fn objection(config: &Config, now: &Namespaces, nic: &Found) -> Optio
     if let Some(master) = &link.master {
         return Some(format!(
             "{name} ({}) is a port of {master}: a fabric interface must stand alone, name another in FE_MACS",
-            nic.mac
+            nic.by
         ));
     }
     let namespace = config.namespace.as_deref()?;
@@ -112,7 +156,7 @@ pub(super) fn objection(config: &Config, now: &Namespaces, nic: &Found) -> Optio
     if Role::Nic(permanent).alias().len() > LONGEST_ALIAS {
         return Some(format!(
             "{name} ({}) has more addresses than its mark can remember ({LONGEST_ALIAS} characters): remove some",
-            nic.mac
+            nic.by
         ));
     }
     if nic.side == Side::Router || config.force_move {
@@ -139,7 +183,7 @@ pub(super) fn objection(config: &Config, now: &Namespaces, nic: &Found) -> Optio
     Some(format!(
         "{name} ({}) carries {}: moving it into namespace {namespace} would cut that off. \
          UNDERLAY_FORCE_MOVE=true moves it all the same, NETNS=host leaves it where it is",
-        nic.mac,
+        nic.by,
         cut.join(" and ")
     ))
 }
@@ -162,10 +206,10 @@ mod tests {
 
     fn names(macs: &[&str], host: Vec<Link>, router: Vec<Link>) -> Result<Vec<String>, String> {
         let now = Namespaces {
-            host: NsState { links: host, ..NsState::default() },
-            router: Some(NsState { links: router, ..NsState::default() }),
+            host: NsState { links: host.into_iter().collect(), ..NsState::default() },
+            router: Some(NsState { links: router.into_iter().collect(), ..NsState::default() }),
         };
-        let macs: Vec<MacAddr> = macs.iter().map(|m| mac(m)).collect();
+        let macs: Vec<By> = macs.iter().map(|m| By::Mac(mac(m))).collect();
         match find(&macs, &now) {
             Search::Complete(found) => Ok(found.iter().map(|f| format!("{} {}", f.side, f.name)).collect()),
             Search::Missing(_, _, seen) => Err(seen),

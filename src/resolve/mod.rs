@@ -1,6 +1,7 @@
 //! Configuration and what the kernel has → what the kernel shall have. Pure.
 
 mod fabric;
+mod vnis;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,7 +13,7 @@ use crate::model::{
     Sysctl, VETH_FRR, VETH_HOST, Value as _,
 };
 
-pub use fabric::{Found, Search, find};
+pub use fabric::{By, Found, Search, find};
 
 /// The kernel's main table (`RT_TABLE_MAIN`, `linux/rtnetlink.h`).
 pub const MAIN_TABLE: u32 = 254;
@@ -64,7 +65,10 @@ pub fn resolve(config: &Config, now: &Namespaces, found: &[Found]) -> Result<Res
         routes: Vec::new(),
         rules: Vec::new(),
         marks: None,
+        keep_others: false,
     };
+    let underlay_mtu = found.iter().map(|nic| nic.mtu).chain(vnis::lower_mtus(&config.overlay, now)).min();
+    vnis::add(&config.overlay, underlay_mtu, &mut desired);
     if isolated {
         return_path(config, now, found, &mut desired, &mut notes);
     }
@@ -81,7 +85,7 @@ pub fn resolve(config: &Config, now: &Namespaces, found: &[Found]) -> Result<Res
     }
     Ok(Resolved {
         desired,
-        ports: found.iter().map(|nic| nic.name.clone()).collect(),
+        ports: found.iter().filter(|nic| matches!(nic.by, By::Mac(_))).map(|nic| nic.name.clone()).collect(),
         node_ip_is_local,
         notes,
     })
@@ -92,9 +96,10 @@ fn has_address(now: &Namespaces, side: Side, ip: IpAddr) -> bool {
     addresses.any(|address| address.net.addr() == ip)
 }
 
-/// Our own two names are constants that `IfName` takes.
+/// The names that we give, constants with at most a VNI behind them.
 fn own_name(name: &str) -> IfName {
-    #[allow(clippy::unwrap_used)] // VETH_HOST and VETH_FRR are valid; a test constructs both.
+    #[allow(clippy::unwrap_used)]
+    // Letters, dashes and at most eight digits, 15 in all: a test constructs the longest.
     IfName::parse(name).unwrap()
 }
 
@@ -102,7 +107,7 @@ fn links(config: &Config, now: &Namespaces, found: &[Found], mtu: Option<u32>) -
     let metallb = &config.metallb;
     let addresses =
         |of: fn(PeerPair) -> IpNet| std::iter::once(metallb.v6).chain(metallb.v4).map(of).collect::<Vec<_>>();
-    let plain = |side, name, kind| LinkSpec { side, name, kind, mtu: None, master: None, addresses: vec![] };
+    let plain = LinkSpec::new;
     let isolated = now.router.is_some();
     let vrf = metallb.vrf.as_ifname();
     let mut links = Vec::new();

@@ -1,10 +1,15 @@
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::*;
 use crate::config::{Config, from_vars};
-use crate::model::{Address, MacAddr, NsState, OWNER, OWNER_GROUP, Value as _};
-use crate::resolve::{Search, find, resolve};
+use crate::model::{
+    Address, Asn, BridgePort, HostBridge, HostSession, L2Vni, L3Vni, MacAddr, NsState, OWNER, OWNER_GROUP,
+    Overlay, Remote, Value as _, Vni, VrfName,
+};
+use crate::resolve::{By, Search, find, resolve};
 
 const MACS: [&str; 2] = ["02:00:00:00:00:01", "02:00:00:00:00:02"];
 
@@ -13,6 +18,49 @@ fn config(extra: &[(&str, &str)]) -> Config {
         [("NODE_IP", "10.0.0.1"), ("ASN_LOCAL", "65001"), ("FE_MACS", "02:00:00:00:00:01,02:00:00:00:00:02")];
     from_vars(base.iter().chain(extra).map(|(k, v)| ((*k).into(), (*v).into()))).unwrap()
 }
+
+/// With a routing domain, a broadcast domain in it, one by itself, and a pass-through.
+fn with_vnis(vteps: [&str; 2], vnis: &[u32]) -> Config {
+    let session = |net: &str| HostSession {
+        asn: Asn::parse("64514").unwrap(),
+        remote: Remote::External,
+        ends: vec![(format!("{net}.1/24").parse().unwrap(), format!("{net}.2/24").parse().unwrap())],
+        bfd: None,
+    };
+    let local: IpAddr = vteps[0].parse().unwrap();
+    let tunnel = |vni| Tunnel { vni: Vni::new(vni).unwrap(), port: 4789, local };
+    let mut overlay = Overlay::default();
+    overlay.underlay.vtep4 = vteps.iter().find_map(|ip| ip.parse().ok());
+    overlay.underlay.vtep6 = vteps.iter().find_map(|ip| ip.parse().ok());
+    overlay.passthrough = vnis.contains(&100).then(|| session("192.0.3"));
+    for &vni in vnis {
+        let name = format!("v{vni}");
+        let vrf = VrfName::parse("red").ok();
+        if vni == 100 {
+            overlay.l3vnis.push(L3Vni {
+                name,
+                vrf: vrf.unwrap(),
+                tunnel: tunnel(vni),
+                session: Some(session("192.0.4")),
+                export: vec![],
+                import: vec![],
+            });
+        } else {
+            let master =
+                HostBridge { name: IfName::parse(&format!("br-hs-{vni}")).unwrap(), managed: vni < 300 };
+            overlay.l2vnis.push(L2Vni {
+                name,
+                tunnel: tunnel(vni),
+                vrf: vrf.filter(|_| vni == 200),
+                master: Some(master),
+                gateways: (vni == 200).then(|| "192.0.5.1/24".parse().unwrap()).into_iter().collect(),
+            });
+        }
+    }
+    Config { overlay, ..config(&[]) }
+}
+
+const VTEPS: [&str; 2] = ["100.65.0.1", "2001:db8:65::1"];
 
 fn device(index: u32, name: &str, mac: Option<&str>) -> Link {
     Link {
@@ -26,19 +74,17 @@ fn device(index: u32, name: &str, mac: Option<&str>) -> Link {
 /// A node that has its two NICs and nothing of ours.
 fn fresh(isolated: bool) -> Namespaces {
     let host = NsState {
-        links: vec![
-            device(1, "lo", None),
-            device(2, "eth1", Some(MACS[0])),
-            device(3, "eth2", Some(MACS[1])),
-        ],
+        links: [device(1, "lo", None), device(2, "eth1", Some(MACS[0])), device(3, "eth2", Some(MACS[1]))]
+            .into_iter()
+            .collect(),
         ..NsState::default()
     };
-    let router = NsState { links: vec![device(1, "lo", None)], ..NsState::default() };
+    let router = NsState { links: [device(1, "lo", None)].into_iter().collect(), ..NsState::default() };
     Namespaces { host, router: isolated.then_some(router) }
 }
 
 fn desired(config: &Config, now: &Namespaces) -> Option<Desired> {
-    let Search::Complete(found) = find(&config.fabric_macs, now) else { return None };
+    let Search::Complete(found) = find(&By::all(config), now) else { return None };
     resolve(config, now, &found).ok().map(|resolved| resolved.desired)
 }
 
@@ -55,10 +101,10 @@ fn words(plan: &Plan) -> Vec<String> {
 fn a_fresh_node_is_built_in_an_order_that_works() {
     let mut now = fresh(true);
     let home: IpNet = "192.0.2.1/31".parse().unwrap();
-    now.host.links[1].addresses.push(Address { net: home, permanent: true });
+    now.host.link_mut("eth1").unwrap().addresses.push(Address { net: home, permanent: true });
     let desired = desired(&config(&[]), &now).unwrap();
     let plan = plan(&desired, &now);
-    assert_eq!(plan.conflicts, Vec::<String>::new());
+    assert_eq!(plan.conflicts, []);
     let devices: Vec<_> = words(&plan).into_iter().filter(|w| !w.contains("sysctl")).collect();
     assert_eq!(
         devices,
@@ -67,10 +113,9 @@ fn a_fresh_node_is_built_in_an_order_that_works() {
             "router: create VRF metallb, table 88",
             "router: mark metallb \"frr-supervisor\"",
             "router: set metallb up",
-            "router: create veth frr-metallb, peer metallb-frr (host)",
+            "router: create veth frr-metallb, peer metallb-frr (host), port of metallb",
             "router: mark frr-metallb \"frr-supervisor\"",
             "router: set frr-metallb mtu 9000",
-            "router: set frr-metallb master metallb",
             "router: add address fda1:b2c3:d4e5:1::/127 to frr-metallb",
             "router: add address 169.254.88.0/31 to frr-metallb",
             "router: set frr-metallb up",
@@ -113,7 +158,7 @@ fn a_foreign_interface_is_not_replaced() {
     let desired = desired(&config(&[]), &now).unwrap();
     let plan = plan(&desired, &now);
     assert_eq!(plan.conflicts.len(), 1, "{:?}", plan.conflicts);
-    assert!(plan.conflicts[0].contains("metallb-frr"));
+    assert!(plan.conflicts[0].1.contains("metallb-frr"));
     assert!(
         plan.ops.iter().filter_map(touched).all(|(_, name)| name != "metallb-frr"),
         "{:#?}",
@@ -152,13 +197,25 @@ fn a_changed_table_rebuilds_the_vrf_and_takes_the_veth_back_in() {
     );
 }
 
+fn learning_is_off(port: Option<(bool, bool)>) -> bool {
+    port.is_some_and(|(_, learning)| !learning)
+}
+
 prop_compose! {
     /// A link of any sort under a name that we also use, or one that we don't, marked or not.
     fn any_link()(
-        name in prop::sample::select(vec!["metallb", "frr-metallb", "metallb-frr", "eth1", "br0", "old"]),
+        name in prop::sample::select(vec![
+            "metallb", "frr-metallb", "metallb-frr", "eth1", "br0", "old", "red", "lound", "br-pe-100", "br-pe-200",
+            "vni100", "vni300", "pe-e-100", "host-e-200", "br-hs-200", "br-hs-300", "pt-ns", "vni999",
+        ]),
         kind in prop_oneof![
+            Just(LinkKind::Dummy), Just(LinkKind::Macvlan(2)), Just(LinkKind::Vrf(10_000_100)),
+            (prop::sample::select(vec![100, 200, 300]), any::<bool>(), prop::sample::select(VTEPS.to_vec())).prop_map(
+                |(vni, learning, local)| LinkKind::Vxlan(Vxlan {
+                    vni, port: 4789, local: local.parse().ok(), dev: u32::from(!learning), learning,
+                })),
             Just(LinkKind::Device), (80u32..90).prop_map(LinkKind::Vrf), (0u32..12).prop_map(LinkKind::Veth),
-            Just(LinkKind::Other("bridge".into())),
+            Just(LinkKind::Bridge), Just(LinkKind::Other("bond".into())),
         ],
         index in 10u32..20,
         ours: bool,
@@ -167,6 +224,8 @@ prop_compose! {
         up: bool,
         mtu in 1400u32..9000,
         address in prop::option::of(0u8..255),
+        master in prop::option::of(prop::sample::select(vec!["br-pe-100", "red", "metallb"])),
+        port in prop::option::of((any::<bool>(), any::<bool>())),
     ) -> Link {
         let net = address.map(|a| Address { net: format!("192.0.2.{a}/32").parse().unwrap(), permanent: true });
         let alias = match (aliased, nic) {
@@ -176,6 +235,9 @@ prop_compose! {
         };
         Link {
             kind, index, up, mtu, alias,
+            master: master.map(Into::into),
+            port: port.map(|(neigh_suppress, learning)| BridgePort { neigh_suppress, learning }),
+            addr_gen_none: learning_is_off(port),
             group: if ours { OWNER_GROUP } else { 0 },
             addresses: net.into_iter().collect(),
             ..device(0, name, None)
@@ -193,7 +255,7 @@ prop_compose! {
         // NICs may have been moved already, with or without a mark.
         if isolated {
             for i in taken.into_iter().rev() {
-                let mut nic = now.host.links.remove(1 + i);
+                let mut nic = now.host.links.remove(["eth1", "eth2"][i]).unwrap();
                 nic.group = OWNER_GROUP * u32::try_from(i).unwrap();
                 nic.alias = (i == 1).then(|| format!("{OWNER} nic 192.0.2.9/31"));
                 now.get_mut(Side::Router).links.push(nic);
@@ -215,27 +277,22 @@ prop_compose! {
     }
 }
 
-/// The links that an operation changes, where they are then.
+fn any_vnis() -> impl Strategy<Value = Vec<u32>> {
+    prop::sample::subsequence(vec![100, 200, 300], 0..=3)
+}
+
+/// The links that an operation changes, where they are before.
 fn touched(op: &Op) -> Option<(Side, &str)> {
-    Some(match op {
-        Op::Delete { side, name }
-        | Op::AddAddress { side, name, .. }
-        | Op::SetUp { side, name }
-        | Op::Mark { side, name, .. }
-        | Op::Unmark { side, name } => (*side, name),
-        Op::Move { from, name, .. } => (*from, name),
-        Op::SetMtu { side, name, .. }
-        | Op::SetMaster { side, name, .. }
-        | Op::DelAddress { side, name, .. } => (*side, name.as_str()),
-        _ => return None,
+    op.link().filter(|_| {
+        !matches!(op, Op::Create { .. } | Op::SetSysctl(_) | Op::AddRoute { .. } | Op::DelRoute { .. })
     })
 }
 
 fn holds(config: &Config, now: Namespaces) -> Result<(), TestCaseError> {
     let Some(desired) = desired(config, &now) else { return Ok(()) };
     let full = plan(&desired, &now);
-    // With a conflict nothing is carried out.
-    prop_assume!(full.conflicts.is_empty());
+    // With a conflict of the base nothing is carried out.
+    prop_assume!(full.conflicts.iter().all(|(part, _)| *part != Part::Base));
     let end = carry_out(&full.ops, now.clone());
     prop_assert_eq!(
         words(&plan(&desired, &end)),
@@ -275,13 +332,38 @@ proptest! {
         holds(&config(&[("NETNS", "host")]), now)?;
     }
 
+    #[test]
+    fn the_same_with_vnis(now in any_state(true), vnis in any_vnis(), v6: bool) {
+        holds(&with_vnis(if v6 { [VTEPS[1], VTEPS[0]] } else { VTEPS }, &vnis), now)?;
+    }
+
+    /// From one set of VNIs to another, what is in both is left alone.
+    #[test]
+    fn what_stays_is_not_touched(from in any_vnis(), to in any_vnis()) {
+        let now = fresh(true);
+        let built = carry_out(&plan(&desired(&with_vnis(VTEPS, &from), &now).unwrap(), &now).ops, now);
+        let wanted = with_vnis(VTEPS, &to);
+        let change = plan(&desired(&wanted, &built).unwrap(), &built);
+        let stays = |vni: u32| from.contains(&vni) && to.contains(&vni);
+        for op in &change.ops {
+            for vni in [200, 300].into_iter().filter(|vni| stays(*vni)) {
+                let (of_vni, words) = (format!("-{vni}"), op.to_string());
+                // A broadcast domain joins and leaves its routing domain.
+                let joins = vni == 200 && words.contains("master");
+                prop_assert!(!op.link().is_some_and(|(_, name)| name.ends_with(&of_vni)) || joins, "{words}");
+            }
+        }
+        let end = carry_out(&change.ops, built);
+        prop_assert_eq!(words(&plan(&desired(&wanted, &end).unwrap(), &end)), Vec::<String>::new());
+    }
+
     /// Killed after any operation and started again, we get to the same end.
     #[test]
-    fn a_plan_can_be_cut_anywhere(now in any_state(true), cut in 0.0f64..1.0) {
-        let config = config(&[]);
+    fn a_plan_can_be_cut_anywhere(now in any_state(true), cut in 0.0f64..1.0, vnis in any_vnis()) {
+        let config = with_vnis(VTEPS, &vnis);
         let Some(whole) = desired(&config, &now) else { return Ok(()) };
         let full = plan(&whole, &now);
-        prop_assume!(full.conflicts.is_empty());
+        prop_assume!(full.conflicts.iter().all(|(part, _)| *part != Part::Base));
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
         let kept = (full.ops.len() as f64 * cut) as usize;
         let middle = carry_out(&full.ops[..kept], now.clone());
@@ -296,7 +378,6 @@ proptest! {
                     l.index = 0;
                     if let LinkKind::Veth(peer) = &mut l.kind { *peer = 0; }
                 });
-                state.links.sort_by(|a, b| a.name.cmp(&b.name));
             }
             ns
         };

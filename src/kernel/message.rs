@@ -1,0 +1,227 @@
+//! Netlink messages for the changes that the planner asks for.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::RawFd;
+
+use ipnet::IpNet;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoMacVlan, InfoPortData,
+    InfoPortKind, InfoVeth, InfoVrf, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
+};
+use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteType};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
+
+use crate::model::{IfName, MacAddr, OWNER_GROUP, OWNER_PROTOCOL, Role, Route, Rule, SpecKind};
+
+use super::Op;
+use super::netlink::Refusal;
+use super::op::{FABRIC_PORT, LOOPBACK};
+
+/// What a new link refers to by number.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Relations {
+    /// The namespace of a veth's other end, or the one that a macvlan is to be in.
+    pub netns: Option<RawFd>,
+    /// The link that a macvlan stands on.
+    pub lower: Option<u32>,
+    /// The bridge or VRF that it is to be a port of.
+    pub master: Option<u32>,
+}
+
+/// A link to be made, of our group from its first moment. The kernel takes neither an alias nor a port's or IPv6's
+/// settings in this message.
+pub fn create(name: &IfName, kind: &SpecKind, mac: Option<MacAddr>, to: Relations) -> LinkMessage {
+    let mut message = LinkUnspec::new_with_name(name.as_str()).link_group(OWNER_GROUP).build();
+    let info = match kind {
+        SpecKind::Foreign | SpecKind::Nic(_) => return message,
+        SpecKind::Vrf(table) => {
+            vec![LinkInfo::Kind(InfoKind::Vrf), LinkInfo::Data(InfoData::Vrf(vec![InfoVrf::TableId(*table)]))]
+        }
+        SpecKind::Veth(_, peer) => {
+            // Born in its namespace. It must not be asked to be up (`ENOTCONN`).
+            let mut peer = LinkUnspec::new_with_name(peer.as_str()).link_group(OWNER_GROUP).build();
+            peer.attributes.extend(to.netns.map(LinkAttribute::NetNsFd));
+            vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))]
+        }
+        SpecKind::Dummy => vec![LinkInfo::Kind(InfoKind::Dummy)],
+        SpecKind::Bridge => vec![LinkInfo::Kind(InfoKind::Bridge)],
+        SpecKind::Vxlan(tunnel) => {
+            let data = vec![
+                InfoVxlan::Id(tunnel.vni.get()),
+                InfoVxlan::Port(tunnel.port),
+                local(tunnel.local),
+                InfoVxlan::Learning(false),
+                InfoVxlan::Link(LOOPBACK),
+            ];
+            vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))]
+        }
+        SpecKind::Macvlan(_) => {
+            message.attributes.extend(to.netns.map(LinkAttribute::NetNsFd));
+            message.attributes.extend(to.lower.map(LinkAttribute::Link));
+            let data = vec![InfoMacVlan::Mode(MacVlanMode::Bridge)];
+            vec![LinkInfo::Kind(InfoKind::MacVlan), LinkInfo::Data(InfoData::MacVlan(data))]
+        }
+    };
+    message.attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
+    message.attributes.extend(to.master.map(LinkAttribute::Controller));
+    message.attributes.push(LinkAttribute::LinkInfo(info));
+    message
+}
+
+fn local(ip: IpAddr) -> InfoVxlan {
+    match ip {
+        IpAddr::V4(ip) => InfoVxlan::Local(ip),
+        IpAddr::V6(ip) => InfoVxlan::Local6(ip),
+    }
+}
+
+/// How many of the first `ops` the kernel takes in one message about one link, in the order in which it carries out what
+/// is in it: a port's settings before a new master, IPv6's after the link is up.
+pub fn joined(ops: &[Op]) -> usize {
+    let Some(link) = ops.first().filter(|op| is_setting(op)).and_then(Op::link) else { return 1 };
+    let mut n = 1;
+    while let Some(op) = ops.get(n).filter(|op| is_setting(op) && op.link() == Some(link)) {
+        let before = &ops[..n];
+        let too_early = match op {
+            Op::SetUp { .. } => before.iter().any(|op| matches!(op, Op::SetAddrGenNone { .. })),
+            Op::SetPort { .. } => before.iter().any(|op| matches!(op, Op::SetMaster { .. })),
+            _ => false,
+        };
+        if too_early {
+            break;
+        }
+        n += 1;
+    }
+    n
+}
+
+fn is_setting(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Mark { .. }
+            | Op::SetMtu { .. }
+            | Op::SetMac { .. }
+            | Op::SetMaster { .. }
+            | Op::SetAddrGenNone { .. }
+            | Op::SetPort { .. }
+            | Op::SetVxlan { .. }
+            | Op::SetUp { .. }
+    )
+}
+
+/// Adds settings to a message about one link; `master` is the new master's index, 0 for none.
+pub fn settings(message: &mut LinkMessage, ops: &[Op], master: u32) {
+    let mut info = Vec::new();
+    for op in ops {
+        let attributes = &mut message.attributes;
+        match op {
+            Op::Mark { role, group, .. } => {
+                attributes.push(LinkAttribute::IfAlias(Role::alias(role)));
+                attributes.extend(group.then_some(LinkAttribute::Group(OWNER_GROUP)));
+            }
+            Op::SetMtu { mtu, .. } => attributes.push(LinkAttribute::Mtu(*mtu)),
+            Op::SetMac { mac, .. } => attributes.push(LinkAttribute::Address(mac.octets().to_vec())),
+            Op::SetMaster { .. } => attributes.push(LinkAttribute::Controller(master)),
+            Op::SetAddrGenNone { .. } => {
+                let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+                attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]));
+            }
+            Op::SetPort { .. } => {
+                let port = vec![
+                    InfoBridgePort::NeighSupress(FABRIC_PORT.neigh_suppress),
+                    InfoBridgePort::Learning(FABRIC_PORT.learning),
+                ];
+                info.push(LinkInfo::PortKind(InfoPortKind::Bridge));
+                info.push(LinkInfo::PortData(InfoPortData::BridgePort(port)));
+            }
+            Op::SetVxlan { local: ip, .. } => {
+                let mut data = vec![InfoVxlan::Learning(false), InfoVxlan::Link(LOOPBACK)];
+                data.extend(ip.map(local));
+                info.push(LinkInfo::Kind(InfoKind::Vxlan));
+                info.push(LinkInfo::Data(InfoData::Vxlan(data)));
+            }
+            Op::SetUp { .. } => {
+                message.header.flags |= LinkFlags::Up;
+                message.header.change_mask |= LinkFlags::Up;
+            }
+            _ => {}
+        }
+    }
+    if !info.is_empty() {
+        message.attributes.push(LinkAttribute::LinkInfo(info));
+    }
+}
+
+/// A message about the link of that name.
+pub fn named(name: &str) -> LinkMessageBuilder<LinkUnspec> {
+    LinkUnspec::new_with_name(name)
+}
+
+/// Without duplicate address detection: both ends are ours, and a tentative address can't be bound to.
+/// An IPv4 link-local address has link scope, so that it is no source for traffic that goes further (RFC 3927 §2.7).
+pub fn address(index: u32, net: IpNet) -> AddressMessage {
+    match net {
+        IpNet::V4(net) => {
+            let builder = AddressMessageBuilder::<Ipv4Addr>::new().address(net.addr(), net.prefix_len());
+            let mut message = builder.index(index).build();
+            if net.addr().is_link_local() {
+                message.header.scope = AddressScope::Link;
+            }
+            message
+        }
+        IpNet::V6(net) => {
+            let builder = AddressMessageBuilder::<Ipv6Addr>::new().address(net.addr(), net.prefix_len());
+            let mut message = builder.index(index).build();
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            message
+        }
+    }
+}
+
+/// A route by the link with that index, or an unreachable destination.
+///
+/// # Errors
+/// Its parts are of different families.
+pub fn route(index: Option<u32>, route: &Route) -> Result<RouteMessage, Refusal> {
+    fn invalid(e: impl std::fmt::Display) -> Refusal {
+        io::Error::other(e.to_string()).into()
+    }
+    let mut builder = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(route.dst.addr(), route.dst.prefix_len())
+        .map_err(invalid)?
+        .table_id(route.table)
+        .protocol(RouteProtocol::from(route.protocol));
+    builder = match index {
+        Some(index) => builder.output_interface(index),
+        None => builder.kind(RouteType::Unreachable),
+    };
+    if route.metric != 0 {
+        builder = builder.priority(route.metric);
+    }
+    if let Some(via) = route.via {
+        builder = builder.gateway(via).map_err(invalid)?;
+    }
+    if let Some(src) = route.src {
+        builder = builder.pref_source(src).map_err(invalid)?;
+    }
+    Ok(builder.build())
+}
+
+/// A rule of ours.
+pub fn rule(rule: &Rule) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = if rule.v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    message.header.action = RuleAction::ToTable;
+    message.attributes = vec![
+        RuleAttribute::Priority(rule.priority),
+        RuleAttribute::Table(rule.table),
+        RuleAttribute::Protocol(RouteProtocol::from(OWNER_PROTOCOL)),
+        RuleAttribute::FwMark(rule.mark.0),
+        RuleAttribute::FwMask(rule.mark.1),
+    ];
+    message
+}
