@@ -31,6 +31,8 @@ pub struct Daemon {
     pub holds_routes: bool,
     /// Whether peers have to be told of its death, before those that it takes along come back.
     pub holds_sessions: bool,
+    /// Whether those before it must also have their configuration when it is started.
+    pub after_configuration: bool,
     /// The first FRR version that has it.
     since: Version,
 }
@@ -44,8 +46,27 @@ pub const DAEMONS: &[Daemon] = &[
     Daemon { holds_routes: true, ..daemon("bgpd", &["mgmtd", "zebra"]) },
 ];
 
+/// bgpd where the node is a VTEP. zebra clears what a bgpd gave it for EVPN out of the kernel when that is gone, graceful
+/// restart or not (`zebra_evpn_vrf_cfg_cleanup`, `zebra/zebra_vxlan.c`; from 10.6 on because of bgpd's second
+/// connection), so it is not left the time: it goes first (see `supervisor::fuse`). And a VNI that becomes a VRF's only
+/// after bgpd has asked for all of them is cleared once more (`zebra_vxlan_handle_vni_transition`).
+static BGPD_OF_VTEP: Daemon = Daemon {
+    takes_along: &["zebra"],
+    after_configuration: true,
+    holds_routes: true,
+    ..daemon("bgpd", &["mgmtd", "zebra"])
+};
+
 const fn daemon(name: &'static str, after: &'static [&'static str]) -> Daemon {
-    Daemon { name, after, takes_along: &[], holds_routes: false, holds_sessions: false, since: Version(0, 0) }
+    Daemon {
+        name,
+        after,
+        takes_along: &[],
+        holds_routes: false,
+        holds_sessions: false,
+        after_configuration: false,
+        since: Version(0, 0),
+    }
 }
 
 /// Major and minor version of FRR.
@@ -64,9 +85,11 @@ impl Version {
     }
 
     /// The daemons to run with this version: bfdd only `with_bfd`, since its death would cost bgpd's sessions.
-    pub fn daemons(self, with_bfd: bool) -> Vec<&'static Daemon> {
+    pub fn daemons(self, with_bfd: bool, is_vtep: bool) -> Vec<&'static Daemon> {
         let wanted = |daemon: &&Daemon| daemon.since <= self && (with_bfd || daemon.name != "bfdd");
-        DAEMONS.iter().filter(wanted).collect()
+        let of_vtep =
+            |daemon: &'static Daemon| if is_vtep && daemon.name == "bgpd" { &BGPD_OF_VTEP } else { daemon };
+        DAEMONS.iter().filter(wanted).map(of_vtep).collect()
     }
 }
 
@@ -124,8 +147,8 @@ mod tests {
         assert_eq!(Version::parse("zebra version 8.4.4\n"), Some(Version(8, 4)));
         assert_eq!(Version::parse("zebra version 10.7.1-1 (x)"), Some(Version(10, 7)));
         assert_eq!(Version::parse("no such file"), None);
-        assert!(Version(8, 4).daemons(true).iter().all(|d| d.name != "mgmtd"));
-        assert!(Version(10, 3).daemons(false).iter().any(|d| d.name == "mgmtd"));
+        assert!(Version(8, 4).daemons(true, false).iter().all(|d| d.name != "mgmtd"));
+        assert!(Version(10, 3).daemons(false, false).iter().any(|d| d.name == "mgmtd"));
     }
 
     #[test]

@@ -7,9 +7,11 @@ use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior,
 use serde::Serialize;
 
 use crate::config::{Config, Timers};
-use crate::model::{IfName, Password};
+use crate::model::{IfName, Password, VTEP_DEVICE};
 
 use super::Version;
+
+mod overlay;
 
 const TEMPLATE: &str = include_str!("../../templates/frr.conf.j2");
 
@@ -43,6 +45,8 @@ struct Names<'a> {
     timers: Timers,
     metallb: Metallb<'a>,
     version: [u16; 2],
+    #[serde(flatten)]
+    overlay: overlay::Names<'a>,
 }
 
 #[derive(Serialize)]
@@ -89,6 +93,7 @@ fn names<'a>(inputs: &Inputs<'a>) -> Names<'a> {
         namespace: config.namespace.to_string(),
         loopbacks: match config.namespace.as_deref() {
             None => &["lo", "dummy0", "dummy1"],
+            Some(_) if config.overlay.underlay.vteps().next().is_some() => &["dummy0", "dummy1", VTEP_DEVICE],
             // What is on lo there is only a source address for ICMP.
             Some(_) => &["dummy0", "dummy1"],
         },
@@ -105,6 +110,7 @@ fn names<'a>(inputs: &Inputs<'a>) -> Names<'a> {
             allowed_ipv6: entries(&metallb.allowed, true),
         },
         version: [major, minor],
+        overlay: overlay::names(config),
     }
 }
 
@@ -146,19 +152,25 @@ mod tests {
 
     fn rendered(extra: &[(&str, &str)], template: Option<&str>) -> Result<String, String> {
         let vars = BASE.iter().chain(extra).map(|(k, v)| ((*k).into(), (*v).into()));
-        let config = from_vars(vars).map_err(|problems| format!("{problems:?}"))?;
+        of(&from_vars(vars).map_err(|problems| format!("{problems:?}"))?, template)
+    }
+
+    fn of(config: &Config, template: Option<&str>) -> Result<String, String> {
         let ports = ["eth1", "eth2"].map(|name| IfName::parse(name).unwrap());
         let node_ip_is_local = config.namespace.as_deref().is_none();
-        let inputs = Inputs { config: &config, ports: &ports, node_ip_is_local, version: Version::NEWEST };
+        let inputs = Inputs { config, ports: &ports, node_ip_is_local, version: Version::NEWEST };
         render(&inputs, template)
     }
 
     /// `GOLDEN_WRITE=1 cargo test golden` writes them anew.
     fn is_golden(name: &str, extra: &[(&str, &str)]) {
+        golden(name, &rendered(extra, None).unwrap());
+    }
+
+    fn golden(name: &str, text: &str) {
         let path = format!("{}/tests/golden/{name}.conf", env!("CARGO_MANIFEST_DIR"));
-        let text = rendered(extra, None).unwrap();
         if std::env::var_os("GOLDEN_WRITE").is_some() {
-            std::fs::write(&path, &text).unwrap();
+            std::fs::write(&path, text).unwrap();
         }
         assert_eq!(text, std::fs::read_to_string(&path).unwrap(), "{path}");
     }
@@ -166,6 +178,18 @@ mod tests {
     #[test]
     fn golden_perouter() {
         is_golden("perouter", &[]);
+    }
+
+    /// What FRR itself says about it is asked in the lab.
+    #[test]
+    fn golden_example_of_the_file() {
+        let text = include_str!("../../docs/vnis.example.yaml");
+        let vars = BASE.iter().map(|(k, v)| ((*k).into(), (*v).into()));
+        let mut config = from_vars(vars).unwrap();
+        let (overlay, problems) = crate::config::file::load(&[("vnis.yaml".into(), text.into())], &config);
+        assert_eq!(problems, []);
+        config.add(overlay).unwrap();
+        golden("vnis", &of(&config, None).unwrap());
     }
 
     #[test]

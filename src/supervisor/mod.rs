@@ -2,6 +2,7 @@
 //! the kernel's word of what has changed.
 
 mod farewell;
+mod fuse;
 mod hold;
 mod output;
 mod policy;
@@ -13,7 +14,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -31,6 +32,7 @@ use crate::model::IfName;
 use crate::node::{Check, NAMELESS, Node};
 
 use farewell::Farewell;
+use fuse::Fuse;
 use hold::{Hold, News};
 use policy::{Action, Event, PEERS_NOTICE, Policy, Terms};
 use process::Child;
@@ -60,6 +62,9 @@ const ANSWER: Duration = Duration::from_secs(60);
 
 /// Between two Router Solicitations; a host would wait for 4 s (RFC 4861 §10).
 const SOLICIT_EVERY: Duration = Duration::from_secs(1);
+
+/// Between two looks at silent workloads: well below the 300 s after which a bridge forgets a MAC address.
+const WORKLOADS_EVERY: Duration = Duration::from_secs(30);
 
 /// From the end of a hold until FRR's own routes are what they will be.
 const RELEASED: Duration = Duration::from_secs(5);
@@ -110,6 +115,10 @@ pub struct Supervisor<'a, 'n> {
     /// Services that are not held any more, and when to look at what is in reserve for them.
     released: Option<(Instant, BTreeSet<IpNet>)>,
     repairs: Repairs,
+    /// zebra goes with the bgpd of a VTEP.
+    fuse: Option<Fuse>,
+    /// When silent workloads are asked for.
+    workloads_at: Instant,
     /// When the reserve routes go.
     reserve_until: Option<Instant>,
     /// Who may not dial, and until when.
@@ -176,6 +185,8 @@ impl<'a, 'n> Supervisor<'a, 'n> {
             ),
             released: None,
             repairs: Repairs::default(),
+            fuse: None,
+            workloads_at: now,
             reserve_until: None,
             // An earlier instance may have left them so.
             silent: vec![(Dialling::Ours, now), (Dialling::Theirs, now)],
@@ -395,7 +406,7 @@ impl<'a, 'n> Supervisor<'a, 'n> {
         }
     }
 
-    fn start(&self, i: usize) -> io::Result<Child> {
+    fn start(&mut self, i: usize) -> io::Result<Child> {
         let daemon = self.daemons[i];
         let part = part(&self.parts, daemon.name);
         if let Some(text) = part {
@@ -404,8 +415,23 @@ impl<'a, 'n> Supervisor<'a, 'n> {
         }
         let mut command = Command::new(Path::new(BIN_DIR).join(daemon.name));
         command.args(daemon.arguments(self.node.version, part.is_some()));
+        let victim = daemon.takes_along.iter().find_map(|name| self.running(name));
+        let victim = victim.filter(|_| daemon.name == "bgpd").and_then(|i| self.children[i].as_ref());
+        let ends = match victim.map(|zebra| fuse::lay(zebra.pid)).transpose() {
+            Ok(laid) => laid.map(|(fuse, ends)| {
+                self.fuse = Some(fuse);
+                ends
+            }),
+            Err(e) => {
+                log::warn!(
+                    "zebra can't be made to go with bgpd: {e}; if bgpd dies, the VNIs lose packets until it is back"
+                );
+                None
+            }
+        };
+        let (input, _last) = ends.map_or((Stdio::null(), None), |ends| (ends.input, Some(ends.last)));
         // A child begins in the namespace of the thread that starts it.
-        self.node.kernel.router_ns().within(|| Child::spawn(daemon.name, command))
+        self.node.kernel.router_ns().within(|| Child::with_input(daemon.name, command, input))
     }
 
     fn end_load(&mut self) {
@@ -534,7 +560,8 @@ impl<'a, 'n> Supervisor<'a, 'n> {
         let asks = waiting.filter(|w| w.talk.is_none()).map(|w| w.ask_at);
         let bow_out = self.bow_out.as_ref().map(|(at, _)| *at);
         let repairs = self.repairs.due().filter(|_| self.end.is_none());
-        let others = [self.policy.next_deadline(), self.reserve_until, repairs, bow_out];
+        let workloads = self.node.has_workloads().then_some(self.workloads_at);
+        let others = [self.policy.next_deadline(), self.reserve_until, repairs, bow_out, workloads];
         let farewell = self.farewell.as_ref().map(Farewell::deadline);
         let released = self.released.as_ref().map(|(at, _)| *at);
         let silent = self.silent.iter().map(|(_, at)| *at);
@@ -597,6 +624,10 @@ impl<'a, 'n> Supervisor<'a, 'n> {
         }
         if self.reserve_until.is_some_and(|until| until <= now) {
             self.uncover();
+        }
+        if self.workloads_at <= now && self.node.has_workloads() {
+            self.node.ask_workloads();
+            self.workloads_at = now + WORKLOADS_EVERY;
         }
         self.unhush(now);
         events.push_back(Event::Tick);

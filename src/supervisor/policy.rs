@@ -431,10 +431,22 @@ impl Policy {
 
     /// A daemon waits for those before it, but not for one that keeps dying.
     fn may_start(&self, i: usize) -> bool {
-        self.states[i].daemon.after.iter().all(|name| {
+        let daemon = self.states[i].daemon;
+        // Of two that go together neither is back before the other is gone.
+        let together = |s: &State| {
+            daemon.takes_along.contains(&s.daemon.name) && s.daemon.takes_along.contains(&daemon.name)
+        };
+        let lives = |s: &State| !matches!(s.phase, Phase::Down { .. });
+        if !daemon.after.iter().any(|name| self.states.iter().any(|s| s.daemon.name == *name && together(s)))
+            && self.states.iter().any(|s| together(s) && lives(s))
+        {
+            return false;
+        }
+        daemon.after.iter().all(|name| {
             let before = self.states.iter().find(|s| s.daemon.name == *name);
             before.is_none_or(|s| match s.phase {
-                Phase::Ready => true,
+                // One that is being ended is as good as gone.
+                Phase::Ready => !s.expected && (s.configured || !daemon.after_configuration),
                 Phase::Starting { .. } | Phase::Aborting { .. } => false,
                 Phase::Down { .. } => s.failures > 1,
             })
@@ -468,7 +480,7 @@ mod tests {
     }
 
     fn up(now: Instant) -> Policy {
-        let mut policy = policy(&Version(10, 3).daemons(true), &[], now);
+        let mut policy = policy(&Version(10, 3).daemons(true, false), &[], now);
         assert_eq!(policy.step(Event::Tick, now), [Action::Start(MGMTD)]);
         assert_eq!(policy.step(Event::Answered(MGMTD), now), [Action::Start(ZEBRA)]);
         let rest = [Action::Start(2), Action::Start(BFDD), Action::Start(BGPD)];
@@ -493,13 +505,35 @@ mod tests {
     #[test]
     fn a_daemon_that_reads_a_file_needs_no_load() {
         let now = Instant::now();
-        let all = Version(8, 4).daemons(true);
+        let all = Version(8, 4).daemons(true, false);
         let mut policy = policy(&all, &all, now);
         policy.step(Event::Tick, now);
         policy.step(Event::Answered(0), now);
         assert_eq!(policy.step(Event::Answered(1), now), []);
         assert_eq!(policy.step(Event::Answered(2), now), []);
         assert_eq!(policy.step(Event::Answered(3), now), [Action::Complete]);
+    }
+
+    /// Of a VTEP, each takes the other, and both come back together, with zebra configured before.
+    #[test]
+    fn zebra_and_the_bgpd_of_a_vtep_go_together() {
+        let now = Instant::now();
+        let daemons = Version(10, 7).daemons(false, true);
+        let (zebra, bgpd) = (ZEBRA, BGPD - 1);
+        let mut policy = policy(&daemons, &[daemons[bgpd]], now);
+        policy.step(Event::Tick, now);
+        policy.step(Event::Answered(MGMTD), now);
+        assert_eq!(policy.step(Event::Answered(zebra), now), [Action::Start(2)]);
+        assert_eq!(policy.step(Event::Answered(2), now), [Action::Load(vec![MGMTD, zebra, 2])]);
+        assert_eq!(policy.step(Event::Loaded(true), now), [Action::Start(bgpd)]);
+        assert_eq!(policy.step(Event::Answered(bgpd), now), [Action::Complete]);
+        for (first, second) in [(zebra, bgpd), (bgpd, zebra)] {
+            assert_eq!(policy.step(Event::Exited(first), now), [Action::Kill(second)]);
+            assert_eq!(policy.step(Event::Exited(second), now), [Action::Start(zebra)]);
+            assert_eq!(policy.step(Event::Answered(zebra), now), [Action::Load(vec![zebra])]);
+            assert_eq!(policy.step(Event::Loaded(true), now), [Action::Start(bgpd)]);
+            policy.step(Event::Answered(bgpd), now);
+        }
     }
 
     #[test]
@@ -538,7 +572,7 @@ mod tests {
     #[test]
     fn a_daemon_that_never_answers_is_killed() {
         let now = Instant::now();
-        let mut policy = policy(&Version(8, 4).daemons(true), &[], now);
+        let mut policy = policy(&Version(8, 4).daemons(true, false), &[], now);
         assert_eq!(policy.step(Event::Tick, now), [Action::Start(0)]);
         let late = policy.next_deadline().unwrap();
         assert_eq!(policy.step(Event::Tick, late), [Action::Kill(0)]);
@@ -649,7 +683,7 @@ mod tests {
     #[test]
     fn a_configuration_that_kills_is_taken_back() {
         let mut now = Instant::now();
-        let all = Version(10, 3).daemons(true);
+        let all = Version(10, 3).daemons(true, false);
         let mut policy = policy(&all, &all[3..], now);
         policy.may_fall_back = true;
         policy.step(Event::Tick, now);

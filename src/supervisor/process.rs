@@ -32,10 +32,15 @@ pub struct Child {
 
 impl Child {
     /// Starts a program with its output in our pipe, in a process group of its own so that no terminal signal reaches it.
-    pub fn spawn(name: &'static str, mut command: Command) -> io::Result<Self> {
+    pub fn spawn(name: &'static str, command: Command) -> io::Result<Self> {
+        Self::with_input(name, command, Stdio::null())
+    }
+
+    /// The same with something to hold as its standard input.
+    pub fn with_input(name: &'static str, mut command: Command, input: Stdio) -> io::Result<Self> {
         let (read, write): (OwnedFd, OwnedFd) = pipe_with(PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&read, true)?;
-        command.stdin(Stdio::null()).stdout(write.try_clone()?).stderr(write).process_group(0);
+        command.stdin(input).stdout(write.try_clone()?).stderr(write).process_group(0);
         let child = command.spawn()?;
         Ok(Self {
             name,
