@@ -40,7 +40,7 @@ TAG      ?= $(shell git describe --tag --always --dirty)
 PLATFORM ?= linux/amd64,linux/arm64
 PUSH     ?= false
 
-.PHONY: build test lint unit kernel lab size demo matrix chaos bench extension extension-check frr deny clean
+.PHONY: build test lint unit kernel lab evpn size demo matrix chaos bench extension extension-check frr deny clean
 
 build:
 	$(CARGO) build $(ARGS) --release
@@ -48,7 +48,9 @@ build:
 
 test:
 	tests/lab/setup uml qemu
-	@$(MAKE) lint unit kernel size lab extension-check TALOS=namespace_of_its_own
+	@$(MAKE) lint unit kernel size
+	@$(MAKE) -j2 --output-sync=target lab evpn
+	@$(MAKE) extension-check TALOS=namespace_of_its_own
 
 lint:
 	$(CARGO) fmt --check
@@ -83,6 +85,17 @@ lab: build
 	done; \
 	LAB_WITHOUT=vrf $(LAB) --kernel uml $$program kernel_without_vrf; \
 	LAB_TIMEOUT=1200 $(LAB) --kernel qemu $$program --test-threads=1 connmark
+
+# EVPN's own graceful restart is FRR's from 10.6 on, and so are IPv6 VTEPs.
+evpn: build
+	@set -e; program="$(call program,--test evpn)"; test -n "$$program"; \
+	for suite in $(SUITES); do \
+		case $$suite in \
+		bookworm) only="between_two takes_the" ;; \
+		trixie) only="between_two takes_the come_and_go moves" ;; \
+		*) only= ;; esac; \
+		LAB_TIMEOUT=900 $(LAB) --suite $$suite $$program --test-threads=1 $$only; \
+	done
 
 demo:
 	tests/lab/setup uml

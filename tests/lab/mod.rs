@@ -12,6 +12,7 @@
 #![allow(dead_code, unused_imports, clippy::cast_possible_truncation)]
 
 mod cells;
+mod evpn;
 mod node;
 mod other;
 mod router;
@@ -30,6 +31,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
 pub use cells::*;
+pub use evpn::*;
 pub use node::*;
 pub use other::{Kind, Other};
 pub use router::{Router, Speaker, frr_is_8};

@@ -30,7 +30,7 @@ impl fmt::Display for Loss {
     }
 }
 
-/// A running flow. Both ends share one clock; a packet counts as lost when it has not come half a second after the last was sent.
+/// A running flow. Both ends share one clock; a packet counts as lost when it has not come two seconds after the last was sent.
 pub struct Flow {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -125,13 +125,13 @@ fn receive(socket: &UdpSocket, start: Instant, stop: &AtomicBool, sent: &AtomicU
         loss.sent = sent.load(Ordering::Relaxed);
         if stop.load(Ordering::Relaxed) {
             let since = ending.get_or_insert_with(Instant::now).elapsed();
-            if since > Duration::from_millis(500)
+            if since > Duration::from_secs(2)
                 || (loss.received >= loss.sent && since > Duration::from_millis(50))
             {
                 loss.lost = loss.sent - loss.received.min(loss.sent);
                 // The end of a flow that never came back is a gap too.
                 let tail = start.elapsed().saturating_sub(last);
-                if loss.lost > 0 && tail > loss.gap.max(Duration::from_millis(600)) {
+                if loss.lost > 0 && tail > loss.gap.max(Duration::from_millis(2600)) {
                     (loss.gap, loss.gap_at) = (tail, last);
                 }
                 return loss;
