@@ -3,7 +3,7 @@
 # make demo    the main job at work, step by step (needs root)
 # make matrix  whatever dies, in either namespace: packets sent and lost [REPEAT=n] [NETNS=perouter|host] [CELL=words]
 # make chaos   random kills and freezes under traffic [KILLS=n] [SECONDS=n] [SEED=n] [NETNS=host] [BFD=off] [DELETIONS=n]
-# make bench   start-up time beside a start-up script with watchfrr (needs root)
+# make bench   start-up and recovery beside watchfrr, and the devices of many VNIs beside ip -batch (needs root) [VNIS=1,100,500,1000]
 # make extension        the Talos extension from Debian's packages, below _out/ [SUITE=forky]
 # make extension-check  whether it is what Talos and its tools take, and whether it runs as they run it
 # make frr              the extension by bldr: needs Docker and registries [REGISTRY= USERNAME= TAG= PUSH= PLATFORM=]
@@ -15,6 +15,7 @@ TARGET  ?= $(shell rustc -vV | sed -n 's/^host: //p')
 FRR     ?= 10.3
 REPEAT  ?= 1
 KILLS   ?= 50
+VNIS    ?= 1,100,500,1000
 SUITES  ?= trixie forky bookworm
 SUITE   := $(or $(if $(filter 8.4,$(FRR)),bookworm),$(if $(filter 10.3,$(FRR)),trixie),$(if $(filter 10.7,$(FRR)),forky),$(error FRR=$(FRR): 8.4, 10.3 or 10.7))
 
@@ -119,6 +120,7 @@ bench:
 	tests/lab/setup uml
 	@$(MAKE) build
 	@set -e; program="$(call program,--test bench)"; test -n "$$program"; LAB_TIMEOUT=1800 $(LAB) --suite $(SUITE) $$program
+	@set -e; program="$(call program,--release --test scale)"; test -n "$$program"; LAB_TIMEOUT=1800 LAB_VNIS="$(VNIS)" $(LAB) --suite $(SUITE) $$program
 
 # SUITE of the command line, and not the one that FRR chooses.
 EXTENSION_SUITE := $(if $(filter file,$(origin SUITE)),forky,$(SUITE))

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::model::{Overlay, VETH_FRR, VETH_HOST};
+use crate::model::{MacAddr, Overlay, VETH_FRR, VETH_HOST};
 
 use super::settings::{Field, IfUnset, Raw, SETTINGS, Setting};
 use super::{Bfd, Config, Metallb, PeerPair, Problem, Timers};
@@ -223,6 +223,10 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
     let drain = r.take("DRAIN_TIME", raw.drain_time);
     let template = r.optional("FRR_TEMPLATE", raw.frr_template);
     let file = r.optional("CONFIG_FILE", raw.config_file);
+    if let (Some(None), Some(None)) = (&fabric_macs, &file) {
+        // Only a file may name other links to the fabric.
+        r.take("FE_MACS", Field::<Vec<MacAddr>>::Missing);
+    }
     let node_index = r.take("NODE_INDEX", raw.node_index);
     let log_level = r.take("LOG_LEVEL", raw.log_level);
     let log_format = r.take("LOG_FORMAT", raw.log_format);

@@ -11,8 +11,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::model::{
-    Asn, FilePath, MacAddr, Mtu, NamespaceName, Overlay, Password, RebuildToken, RouterId, TableId, Value,
-    VrfName,
+    Asn, FilePath, MacAddr, Mtu, NamespaceName, Overlay, Password, RebuildToken, RouterId, TableId, VrfName,
 };
 
 pub use env::from_vars;
@@ -87,11 +86,7 @@ impl Config {
     /// The two of them name no link to the fabric.
     pub fn add(&mut self, overlay: Overlay) -> Result<(), Problem> {
         if self.fabric_macs.is_empty() && overlay.underlay.interfaces.is_empty() {
-            let allowed = <Vec<MacAddr> as Value>::allowed();
-            return Err(Problem(format!(
-                "FE_MACS: must be set (allowed: {allowed}), unless underlay.interfaces of CONFIG_FILE names the \
-                 links to the fabric"
-            )));
+            return Err(Problem("FE_MACS: must be set, since the file names no underlay.interfaces".into()));
         }
         if let Some((restart, stale)) = overlay.underlay.graceful_restart {
             self.timers.restart_s = restart.unwrap_or(self.timers.restart_s);

@@ -193,6 +193,26 @@ mod tests {
     }
 
     #[test]
+    fn a_node_may_have_thousands_of_vnis() {
+        use std::fmt::Write as _;
+        let mut config = from_vars(BASE.iter().map(|(k, v)| ((*k).into(), (*v).into()))).unwrap();
+        let mut text = String::from("underlay: {tunnelEndpoint: {cidrs: [100.65.0.0/24]}}\nl3vnis:\n");
+        for n in 0..4096 {
+            let net = format!("10.{}.{}.0/29", n / 256, n % 256);
+            writeln!(
+                text,
+                "- {{vrf: v{n}, vni: {}, hostSession: {{asn: 1, hostASN: 2, localCIDR: {{ipv4: {net}}}}}}}",
+                n + 1
+            )
+            .unwrap();
+        }
+        let (overlay, problems) = crate::config::file::load(&[("vnis.yaml".into(), text)], &config);
+        assert_eq!(problems, []);
+        config.add(overlay).unwrap();
+        assert_eq!(of(&config, None).unwrap().matches("router bgp 1 vrf v").count(), 4096);
+    }
+
+    #[test]
     fn golden_host_with_everything() {
         is_golden(
             "host",
