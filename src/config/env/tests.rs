@@ -116,3 +116,15 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn only_a_file_may_name_other_links_to_the_fabric() {
+    let read = |more: &[(&str, &str)]| {
+        let vars = [("NODE_IP", "10.0.0.1"), ("ASN_LOCAL", "65001")];
+        from_vars(vars.iter().chain(more).map(|(k, v)| ((*k).into(), (*v).into())))
+    };
+    let problems = read(&[]).unwrap_err();
+    assert!(problems.len() == 1 && problems[0].0.starts_with("FE_MACS: must be set"), "{problems:?}");
+    let mut config = read(&[("CONFIG_FILE", "/vnis.yaml")]).unwrap();
+    assert!(config.add(Overlay::default()).unwrap_err().0.starts_with("FE_MACS: must be set"));
+}
