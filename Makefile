@@ -41,7 +41,7 @@ TAG      ?= $(shell git describe --tag --always --dirty)
 PLATFORM ?= linux/amd64,linux/arm64
 PUSH     ?= false
 
-.PHONY: build test lint unit kernel lab evpn size demo matrix chaos bench extension extension-check frr deny clean
+.PHONY: build test lint unit kernel lab others evpn kernels size demo matrix chaos bench extension extension-check frr deny clean
 
 build:
 	$(CARGO) build $(ARGS) --release
@@ -50,7 +50,7 @@ build:
 test:
 	tests/lab/setup uml qemu
 	@$(MAKE) lint unit kernel size
-	@$(MAKE) -j2 --output-sync=target lab evpn
+	@$(MAKE) -j2 --output-sync=target lab others
 	@$(MAKE) extension-check TALOS=namespace_of_its_own
 
 lint:
@@ -83,7 +83,15 @@ lab: build
 			--skip ipv4_over --skip dead_daemon --skip services_stay --skip nothing_is_held" ;; esac; \
 		LAB_TIMEOUT=900 $(LAB) --suite $$suite $$program --test-threads=1 --skip connmark --skip kernel_without_vrf $$skip; \
 		skip=$$next; next="$$next $(LONG:%=--skip %)"; \
-	done; \
+	done
+
+# What runs beside the suites of lab: two of these machines keep two cores busy.
+others:
+	@$(MAKE) evpn kernels
+
+# A kernel without VRF, and one with nf_tables.
+kernels: build
+	@set -e; program="$(call program,--test node)"; test -n "$$program"; \
 	LAB_WITHOUT=vrf $(LAB) --kernel uml $$program kernel_without_vrf; \
 	LAB_TIMEOUT=1200 $(LAB) --kernel qemu $$program --test-threads=1 connmark
 
