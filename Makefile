@@ -1,6 +1,7 @@
 # make build   the static binary
 # make test    everything: lint, unit and property tests, and the node on real FRR (needs root; installs what is missing)
 # make demo    the main job at work, step by step (needs root)
+# make evpn    VNIs between two nodes on real FRR, with what is too long for test [EVERY=1]
 # make matrix  whatever dies, in either namespace: packets sent and lost [REPEAT=n] [NETNS=perouter|host] [CELL=words]
 # make chaos   random kills and freezes under traffic [KILLS=n] [SECONDS=n] [SEED=n] [NETNS=host] [BFD=off] [DELETIONS=n]
 # make bench   start-up and recovery beside watchfrr, and the devices of many VNIs beside ip -batch (needs root) [VNIS=1,100,500,1000]
@@ -41,7 +42,7 @@ TAG      ?= $(shell git describe --tag --always --dirty)
 PLATFORM ?= linux/amd64,linux/arm64
 PUSH     ?= false
 
-.PHONY: build test lint unit kernel lab others evpn kernels size demo matrix chaos bench extension extension-check frr deny clean
+.PHONY: build test lint unit kernel lab evpn size demo matrix chaos bench extension extension-check frr deny clean
 
 build:
 	$(CARGO) build $(ARGS) --release
@@ -49,9 +50,7 @@ build:
 
 test:
 	tests/lab/setup uml qemu
-	@$(MAKE) lint unit kernel size
-	@$(MAKE) -j2 --output-sync=target lab others
-	@$(MAKE) extension-check TALOS=namespace_of_its_own
+	@$(MAKE) lint unit kernel size lab evpn extension-check TALOS=namespace_of_its_own
 
 lint:
 	$(CARGO) fmt --check
@@ -83,26 +82,16 @@ lab: build
 			--skip ipv4_over --skip dead_daemon --skip services_stay --skip nothing_is_held" ;; esac; \
 		LAB_TIMEOUT=900 $(LAB) --suite $$suite $$program --test-threads=1 --skip connmark --skip kernel_without_vrf $$skip; \
 		skip=$$next; next="$$next $(LONG:%=--skip %)"; \
-	done
-
-# What runs beside the suites of lab: two of these machines keep two cores busy.
-others:
-	@$(MAKE) evpn kernels
-
-# A kernel without VRF, and one with nf_tables.
-kernels: build
-	@set -e; program="$(call program,--test node)"; test -n "$$program"; \
+	done; \
 	LAB_WITHOUT=vrf $(LAB) --kernel uml $$program kernel_without_vrf; \
 	LAB_TIMEOUT=1200 $(LAB) --kernel qemu $$program --test-threads=1 connmark
 
-# EVPN's own graceful restart is FRR's from 10.6 on, and so are IPv6 VTEPs.
+# EVPN's own graceful restart is FRR's from 10.6 on, and so are IPv6 VTEPs. EVERY=1: what takes minutes, too.
+EVPN = between_two takes_the $(if $(filter forky,$(1)),come_and_go no_packet $(if $(EVERY),over_ipv6 moves silent),$(if $(EVERY),moves))
 evpn: build
 	@set -e; program="$(call program,--test evpn)"; test -n "$$program"; \
 	for suite in $(SUITES); do \
-		case $$suite in \
-		bookworm) only="between_two takes_the" ;; \
-		trixie) only="between_two takes_the come_and_go moves" ;; \
-		*) only= ;; esac; \
+		case $$suite in forky) only="$(call EVPN,forky)" ;; trixie) only="$(call EVPN,trixie)" ;; *) only="between_two takes_the" ;; esac; \
 		LAB_TIMEOUT=900 $(LAB) --suite $$suite $$program --test-threads=1 $$only; \
 	done
 
