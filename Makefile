@@ -42,15 +42,16 @@ TAG      ?= $(shell git describe --tag --always --dirty)
 PLATFORM ?= linux/amd64,linux/arm64
 PUSH     ?= false
 
-.PHONY: build test lint unit kernel lab evpn size demo matrix chaos bench extension extension-check frr deny clean
+.PHONY: build test lint unit kernel lab lab-nat lab-plain $(SUITES:%=lab-%) evpn $(SUITES:%=evpn-%) size demo matrix chaos bench extension extension-check frr deny clean
 
 build:
 	$(CARGO) build $(ARGS) --release
 	@ls -l $(BIN)
 
 test:
-	tests/lab/setup uml qemu
-	@$(MAKE) lint unit kernel size lab evpn extension-check TALOS=namespace_of_its_own
+	tests/lab/setup uml qemu extension
+	@$(MAKE) lint unit size
+	@$(MAKE) -j2 -Otarget lab evpn kernel extension-check TALOS=namespace_of_its_own
 
 lint:
 	$(CARGO) fmt --check
@@ -68,32 +69,32 @@ kernel:
 size: build
 	@test $$(stat -c %s $(BIN)) -le 4000000 || { echo "$(BIN) is larger than 4 MB"; exit 1; }
 
-# What FRR's version has little or no part in is tested with the first suite only. FRR 8.4 tears BFD down with bgpd, so it is not asked
-# to lose nothing; and as the speaker's zebra in the host's namespace it misses addresses of the veth pair now and then.
+# What FRR's version has little or no part in is tested with the first suite only, what takes long with the second, where there is one.
+# FRR 8.4 tears BFD down with bgpd, so it is not asked to lose nothing; and as the speaker's zebra in the host's namespace it misses
+# addresses of the veth pair now and then.
 FIRST_ONLY = bad_configurations nics_are_found nic_that_carries stale_namespace something_foreign log_can_be_json \
               another_namespace a_broken_template an_instance_that lost_when_daemons_die killed_at_any fight_is_not rebuild_token altered deleted_namespace nic_that_returns
-# What takes long is tested with the second suite only, where there is one.
-LONG = withdraw_takes services_stay nothing_is_held lost_in_the_hosts we_die dies_alone a_leaf_may
-lab: build
+LONG       = withdraw_takes services_stay nothing_is_held lost_in_the_hosts we_die dies_alone a_leaf_may
+NOT_8.4    = no_packet host_mode another_namespace ipv4_over dead_daemon services_stay nothing_is_held
+without    = connmark kernel_without_vrf $(if $(filter $(1),$(firstword $(SUITES))),,$(FIRST_ONLY)) \
+              $(if $(filter $(1),$(or $(word 2,$(SUITES)),$(1))),,$(LONG)) $(if $(filter $(1),bookworm),$(NOT_8.4))
+
+lab: $(SUITES:%=lab-%) lab-nat lab-plain
+$(SUITES:%=lab-%): lab-%: build
 	@set -e; program="$(call program,--test node)"; test -n "$$program"; \
-	skip="$(if $(word 2,$(SUITES)),$(LONG:%=--skip %))"; next="$(FIRST_ONLY:%=--skip %)"; \
-	for suite in $(SUITES); do \
-		case $$suite in bookworm) skip="$$skip --skip no_packet --skip host_mode --skip another_namespace \
-			--skip ipv4_over --skip dead_daemon --skip services_stay --skip nothing_is_held" ;; esac; \
-		LAB_TIMEOUT=900 $(LAB) --suite $$suite $$program --test-threads=1 --skip connmark --skip kernel_without_vrf $$skip; \
-		skip=$$next; next="$$next $(LONG:%=--skip %)"; \
-	done; \
-	LAB_WITHOUT=vrf $(LAB) --kernel uml $$program kernel_without_vrf; \
-	LAB_TIMEOUT=1200 $(LAB) --kernel qemu $$program --test-threads=1 connmark
+	LAB_TIMEOUT=900 $(LAB) --suite $* $$program --test-threads=1 $(patsubst %,--skip %,$(call without,$*))
+lab-nat: build
+	@set -e; program="$(call program,--test node)"; test -n "$$program"; LAB_TIMEOUT=1200 $(LAB) --kernel qemu $$program --test-threads=1 connmark
+lab-plain: build
+	@set -e; program="$(call program,--test node)"; test -n "$$program"; LAB_WITHOUT=vrf $(LAB) --kernel uml $$program kernel_without_vrf
 
 # EVPN's own graceful restart is FRR's from 10.6 on, and so are IPv6 VTEPs. EVERY=1: what takes minutes, too.
-EVPN = between_two takes_the $(if $(filter forky,$(1)),come_and_go no_packet $(if $(EVERY),over_ipv6 moves silent),$(if $(EVERY),moves))
-evpn: build
+vnis = between_two takes_the $(if $(filter forky,$(1)),come_and_go no_packet $(if $(EVERY),over_ipv6 silent)) $(if $(EVERY),$(if $(filter bookworm,$(1)),,moves))
+
+evpn: $(SUITES:%=evpn-%)
+$(SUITES:%=evpn-%): evpn-%: build
 	@set -e; program="$(call program,--test evpn)"; test -n "$$program"; \
-	for suite in $(SUITES); do \
-		case $$suite in forky) only="$(call EVPN,forky)" ;; trixie) only="$(call EVPN,trixie)" ;; *) only="between_two takes_the" ;; esac; \
-		LAB_TIMEOUT=900 $(LAB) --suite $$suite $$program --test-threads=1 $$only; \
-	done
+	LAB_TIMEOUT=900 $(LAB) --suite $* $$program --test-threads=1 $(call vnis,$*)
 
 demo:
 	tests/lab/setup uml

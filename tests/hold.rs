@@ -2,7 +2,7 @@
 
 /// The route to the service as a leaf has it: AS path, communities, whether it is stale.
 fn service_at(leaf: &str) -> (String, String, bool) {
-    let route = vtysh_json(leaf, &format!("show bgp ipv4 unicast {SERVICE4}/32 json"));
+    let route = show(leaf, "bgpd", &format!("show bgp ipv4 unicast {SERVICE4}/32 json"));
     let path = &route["paths"][0];
     let text = |pointer: &str| path.pointer(pointer).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
     (text("/aspath/string"), text("/community/string"), path["stale"] == true)

@@ -171,7 +171,8 @@ fn a_dead_daemon_is_back_in_place() {
     let before_all = lab.leaves.each_ref().map(ends);
     for name in ["bgpd", "zebra", "bfdd", "staticd", "mgmtd"] {
         let (ready, before) = (complete(&node), daemons(&lab, "perouter"));
-        let config = vtysh("node", "show running-config");
+        let running = || vty("node", name, "show running-config").unwrap_or_default();
+        let config = running();
         // FRR 8.4 has no mgmtd.
         let Some((_, pid)) = before.iter().find(|(n, _)| n == name) else { continue };
         kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
@@ -180,9 +181,7 @@ fn a_dead_daemon_is_back_in_place() {
         assert_eq!(after.len(), before.len(), "{after:?}");
         assert!(!after.contains(&(name.into(), *pid)));
         // bfdd gets its peers when it has its configuration.
-        wait_until(&format!("the configuration of {name}"), SOON, || {
-            vtysh("node", "show running-config") == config
-        });
+        wait_until(&format!("the configuration of {name}"), SOON, || running() == config);
         for leaf in ["leaf1", "leaf2"] {
             wait_until(&format!("{leaf}'s session after the death of {name}"), SOON, || {
                 session(leaf, "default", "node") == "Established"

@@ -363,31 +363,5 @@ add rule inet svc out ip daddr {SERVICE4} dnat ip to {POD_IP}
 add rule inet svc out ip6 daddr {SERVICE6} dnat ip6 to {POD_IP6}
 "
     );
-    if try_exec_input("host", &["nft", "-f", "-"], &nft).is_ok() {
-        return;
-    }
-    // User-mode Linux has the older interface only.
-    for (program, service, pod) in
-        [("iptables-legacy", SERVICE4, POD_IP), ("ip6tables-legacy", SERVICE6, POD_IP6)]
-    {
-        for chain in ["PREROUTING", "OUTPUT"] {
-            exec(
-                "host",
-                &[
-                    program,
-                    "-w",
-                    "-t",
-                    "nat",
-                    "-A",
-                    chain,
-                    "-d",
-                    service,
-                    "-j",
-                    "DNAT",
-                    "--to-destination",
-                    pod,
-                ],
-            );
-        }
-    }
+    must("nft", try_exec_input("host", &["nft", "-f", "-"], &nft));
 }

@@ -60,7 +60,7 @@ pub fn settle() {
     }
     for leaf in ["leaf1", "leaf2"].into_iter().filter(|leaf| frr_dir(leaf).join("bfdd.vty").exists()) {
         wait_until(&format!("{leaf}'s BFD session"), SOON, || {
-            let peers = vtysh_json(leaf, "show bfd peers json");
+            let peers = show(leaf, "bfdd", "show bfd peers json");
             peers.as_array().is_some_and(|p| !p.is_empty() && p.iter().all(|p| p["status"] == "up"))
         });
     }

@@ -154,16 +154,9 @@ pub fn vtysh(router: &str, cmd: &str) -> String {
     must("vtysh", try_vtysh(router, cmd))
 }
 
-#[track_caller]
-pub fn vtysh_json(router: &str, cmd: &str) -> Value {
-    must(cmd, serde_json::from_str(&vtysh(router, cmd)))
-}
-
 /// A question to one daemon by its own socket, without a vtysh: for polling.
 pub fn vty(router: &str, daemon: &str, cmd: &str) -> Result {
-    let ask = || -> std::io::Result<(u8, String)> {
-        let mut socket = UnixStream::connect(frr_dir(router).join(format!("{daemon}.vty")))?;
-        socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let one = |socket: &mut UnixStream, cmd: &str| -> std::io::Result<(u8, String)> {
         socket.write_all(cmd.as_bytes())?;
         socket.write_all(&[0])?;
         // The answer ends with three NULs and a status.
@@ -176,6 +169,13 @@ pub fn vty(router: &str, daemon: &str, cmd: &str) -> Result {
         }
         let status = answer[answer.len() - 1];
         Ok((status, String::from_utf8_lossy(&answer[..answer.len() - 4]).into_owned()))
+    };
+    let ask = || -> std::io::Result<(u8, String)> {
+        let mut socket = UnixStream::connect(frr_dir(router).join(format!("{daemon}.vty")))?;
+        socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+        // Not everything may be asked by anyone.
+        one(&mut socket, "enable")?;
+        one(&mut socket, cmd)
     };
     let failed = |reason, output| Failed { command: format!("{router} {daemon}: {cmd}"), reason, output };
     match ask() {
