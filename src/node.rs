@@ -13,7 +13,7 @@ use crate::frr::{self, Daemon, Inputs, Version, files};
 use crate::kernel::netns::{Held, Origin};
 use crate::kernel::{Kernel, Monitor, Netns, Op};
 use crate::model::{Desired, IfName, Namespaces};
-use crate::resolve::{By, Found, Resolved, Search, find, resolve};
+use crate::resolve::{By, Found, Resolved, Search, find, missing, resolve};
 use crate::supervisor::Signals;
 
 /// The kernel's side of the node, and the configuration that FRR runs with.
@@ -114,7 +114,7 @@ impl<'a> Node<'a> {
             said: BTreeSet::new(),
         };
         node.configure(&resolved)?;
-        let outcome = node.kernel.reconcile(&resolved.desired, Level::Info).map_err(line)?;
+        let outcome = node.kernel.reconcile(&resolved.desired, None, Level::Info).map_err(line)?;
         if outcome.done.is_empty() {
             log::info!("devices: nothing to change");
         }
@@ -153,17 +153,12 @@ impl<'a> Node<'a> {
 
     /// Whether VNIs end here.
     pub fn is_vtep(&self) -> bool {
-        self.config.overlay.underlay.vteps().next().is_some()
+        self.config.overlay.underlay.is_vtep()
     }
 
     /// The daemons that this configuration needs.
     pub fn daemons(&self) -> Vec<&'static Daemon> {
         self.version.daemons(self.config.timers.bfd.is_some(), self.is_vtep())
-    }
-
-    /// Whether there are workloads whose neighbour entries must be looked after.
-    pub fn has_workloads(&self) -> bool {
-        Kernel::has_neighbours(&self.desired)
     }
 
     /// Asks for the workloads that have been silent.
@@ -235,11 +230,11 @@ impl<'a> Node<'a> {
         };
         let (found, complete) = match find(&By::all(self.config), &now) {
             Search::Complete(found) => (found, true),
-            Search::Missing(macs, found, _) => {
-                let macs: Vec<String> = macs.iter().map(ToString::to_string).collect();
+            Search::Missing(those, found, _) => {
+                let those: Vec<String> = those.iter().map(ToString::to_string).collect();
                 said.insert(format!(
-                    "the fabric interface with {} is gone: traffic has only the other ones until it is back",
-                    macs.join(", ")
+                    "the fabric interface {} is gone: traffic has only the other ones until it is back",
+                    those.join(", ")
                 ));
                 (found, false)
             }
@@ -263,7 +258,8 @@ impl<'a> Node<'a> {
                 link.mtu = before.map_or(link.mtu, |before| before.mtu);
             }
         }
-        let done = match self.kernel.reconcile(&desired, Level::Warn) {
+        let seen = (desired == self.desired).then_some(now);
+        let done = match self.kernel.reconcile(&desired, seen, Level::Warn) {
             Ok(outcome) => {
                 said.extend(outcome.refused);
                 outcome.done
@@ -311,7 +307,7 @@ fn wait_for_fabric(
     let mut said = String::new();
     loop {
         let now = kernel.observe(None).map_err(line)?;
-        let missing = match find(&By::all(config), &now) {
+        let sentence = match find(&By::all(config), &now) {
             Search::Complete(found) => {
                 for nic in &found {
                     log::info!("fabric interface {} is {} ({})", nic.by, nic.name, nic.side);
@@ -319,18 +315,15 @@ fn wait_for_fabric(
                 return Ok(Some((now, found)));
             }
             Search::Wrong(problems) => return Err(problems),
-            Search::Missing(macs, _, seen) => {
-                let macs: Vec<String> = macs.iter().map(ToString::to_string).collect();
-                format!("FE_MACS: no interface has {}; seen: {seen}", macs.join(", "))
-            }
+            Search::Missing(those, _, seen) => format!("{}; seen: {seen}", missing(&those)),
         };
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(vec![format!("{missing}; gave up after {} s (FE_TIMEOUT)", timeout.as_secs())]);
+            return Err(vec![format!("{sentence}; gave up after {} s (FE_TIMEOUT)", timeout.as_secs())]);
         }
-        if missing != said {
-            log::warn!("{missing}; waiting for {} s at most", left.as_secs() + 1);
-            said = missing;
+        if sentence != said {
+            log::warn!("{sentence}; waiting for {} s at most", left.as_secs() + 1);
+            said = sentence;
         }
         let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
         fds.extend(monitor.fds());

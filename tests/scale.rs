@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use frr_supervisor::config::{Config, file, from_vars};
-use frr_supervisor::kernel::{Kernel, Op, joined, plan};
+use frr_supervisor::kernel::{Kernel, Op, Setting, joined, plan};
 use frr_supervisor::model::{Desired, Side, SpecKind};
 use frr_supervisor::resolve::resolve;
 use lab::*;
@@ -103,13 +103,16 @@ fn command(ops: &[Op]) -> Option<(Side, String)> {
                     _ => return None,
                 }
             }
-            Op::Mark { role, .. } => format!(" alias {} group 4242", role.alias()),
-            Op::SetMtu { mtu, .. } => format!(" mtu {mtu}"),
-            Op::SetMac { mac, .. } => format!(" address {mac}"),
-            Op::SetMaster { master: Some(master), .. } => format!(" master {master}"),
-            Op::SetAddrGenNone { .. } => " addrgenmode none".into(),
-            Op::SetPort { .. } => " type bridge_slave neigh_suppress on learning off".into(),
-            Op::SetUp { .. } => " up".into(),
+            Op::Set { what, .. } => match what {
+                Setting::Mark { role, .. } => format!(" alias {} group 4242", role.alias()),
+                Setting::Mtu(mtu) => format!(" mtu {mtu}"),
+                Setting::Mac(mac) => format!(" address {mac}"),
+                Setting::Master(Some(master)) => format!(" master {master}"),
+                Setting::AddrGenNone => " addrgenmode none".into(),
+                Setting::Port => " type bridge_slave neigh_suppress on learning off".into(),
+                Setting::Up => " up".into(),
+                Setting::Master(None) | Setting::Vxlan { .. } => return None,
+            },
             Op::AddAddress { net, .. } => {
                 let dad = if net.addr().is_ipv6() { " nodad" } else { "" };
                 return Some((side, format!("address add {net} dev {name}{dad}")));
@@ -209,20 +212,20 @@ fn main() {
         let whole = config(0..n.max(2));
         let mut kernel = open(&whole);
         let wanted = desired(&whole, &mut kernel);
-        let ops = plan(&wanted, &kernel.observe(Some(&wanted)).unwrap()).ops;
+        let ops = plan(&wanted, kernel.observe(Some(&wanted)).unwrap()).ops;
         let script = commands(&ops);
-        let (ours, outcome) = cost(false, || kernel.reconcile(&wanted, Level::Debug).unwrap());
+        let (ours, outcome) = cost(false, || kernel.reconcile(&wanted, None, Level::Debug).unwrap());
         assert!(outcome.refused.is_empty(), "{}", outcome.refused[0]);
-        let (noop, outcome) = cost(false, || kernel.reconcile(&wanted, Level::Debug).unwrap());
+        let (noop, outcome) = cost(false, || kernel.reconcile(&wanted, None, Level::Debug).unwrap());
         assert!(outcome.done.is_empty(), "{}", outcome.done[0]);
         // One more of each, and away again.
         let more = config(0..n.max(2) + 2);
         let more = desired(&more, &mut kernel);
-        let ops = plan(&more, &kernel.observe(Some(&more)).unwrap()).ops;
+        let ops = plan(&more, kernel.observe(Some(&more)).unwrap()).ops;
         let adding = commands(&ops);
-        let (add, _) = cost(false, || kernel.reconcile(&more, Level::Debug).unwrap());
-        let removing = commands(&plan(&wanted, &kernel.observe(Some(&wanted)).unwrap()).ops);
-        let (remove, _) = cost(false, || kernel.reconcile(&wanted, Level::Debug).unwrap());
+        let (add, _) = cost(false, || kernel.reconcile(&more, None, Level::Debug).unwrap());
+        let removing = commands(&plan(&wanted, kernel.observe(Some(&wanted)).unwrap()).ops);
+        let (remove, _) = cost(false, || kernel.reconcile(&wanted, None, Level::Debug).unwrap());
         let memory = peak_mib();
         let (add_ip, ()) = cost(true, || by_batch(&adding));
         let (remove_ip, ()) = cost(true, || by_batch(&removing));

@@ -8,7 +8,7 @@ use super::settings::{IfUnset, SETTINGS, Setting};
 pub fn text() -> String {
     let mut out = String::new();
     for setting in SETTINGS {
-        let meaning = setting.meaning.replace('`', "");
+        let meaning = plain(setting.meaning);
         // Writing to a String can't fail.
         let _ = writeln!(out, "  {} ({})", setting.name, default(setting));
         for line in wrap(&format!("{meaning} Allowed: {}.", allowed(setting)), 88) {
@@ -37,12 +37,17 @@ fn default(setting: &Setting) -> String {
     match setting.if_unset {
         IfUnset::Required => "required".into(),
         IfUnset::Text(text) => format!("default {text}"),
-        IfUnset::Unset(words) => format!("default: {words}"),
+        IfUnset::Unset(words) => format!("default: {}", plain(words)),
     }
 }
 
 fn allowed(setting: &Setting) -> String {
-    (setting.allowed)().replace('`', "")
+    plain(&(setting.allowed)())
+}
+
+/// Without Markdown's marks.
+fn plain(text: &str) -> String {
+    text.replace(['`', '*'], "")
 }
 
 fn wrap(text: &str, width: usize) -> Vec<String> {

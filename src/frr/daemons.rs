@@ -100,6 +100,11 @@ impl fmt::Display for Version {
 }
 
 impl Daemon {
+    /// Those before it that it takes along: they go as it goes, and are back before it.
+    pub fn foundations(&self) -> impl Iterator<Item = &'static str> {
+        self.after.iter().copied().filter(|name| self.takes_along.contains(name))
+    }
+
     /// The file that holds its own part of the configuration, if it reads one.
     pub fn config_path(&self) -> PathBuf {
         Path::new(RUN_DIR).join(self.name).with_extension("conf")

@@ -93,7 +93,7 @@ fn names<'a>(inputs: &Inputs<'a>) -> Names<'a> {
         namespace: config.namespace.to_string(),
         loopbacks: match config.namespace.as_deref() {
             None => &["lo", "dummy0", "dummy1"],
-            Some(_) if config.overlay.underlay.vteps().next().is_some() => &["dummy0", "dummy1", VTEP_DEVICE],
+            Some(_) if config.overlay.underlay.is_vtep() => &["dummy0", "dummy1", VTEP_DEVICE],
             // What is on lo there is only a source address for ICMP.
             Some(_) => &["dummy0", "dummy1"],
         },

@@ -19,6 +19,7 @@ use crate::model::{
 use super::message::{self, Relations};
 use super::netlink::{Netlink, Refusal};
 use super::netns::{Held, Netns, Origin};
+use super::op::Setting;
 use super::{Op, Plan, nft, observe, plan};
 
 /// How often a plan is made anew when what was done did not give what was wanted.
@@ -83,7 +84,10 @@ pub enum Error {
 fn is_essential(op: &Op) -> bool {
     matches!(
         op,
-        Op::Create { .. } | Op::Move { .. } | Op::SetMaster { .. } | Op::AddAddress { .. } | Op::SetUp { .. }
+        Op::Create { .. }
+            | Op::Move { .. }
+            | Op::AddAddress { .. }
+            | Op::Set { what: Setting::Master(_) | Setting::Up, .. }
     )
 }
 
@@ -118,12 +122,10 @@ impl Place {
     fn link(&mut self, name: &str) -> Result<LinkMessage, Refusal> {
         let mut link = message::named(name).build();
         link.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        let answers = self.nl.get(RouteNetlinkMessage::GetLink(link))?;
-        let link = answers.into_iter().find_map(|answer| match answer {
-            RouteNetlinkMessage::NewLink(link) => Some(link),
-            _ => None,
-        });
-        link.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound).into())
+        match self.nl.get(RouteNetlinkMessage::GetLink(link))? {
+            Some(RouteNetlinkMessage::NewLink(link)) => Ok(link),
+            _ => Err(io::Error::from(io::ErrorKind::NotFound).into()),
+        }
     }
 
     fn index(&mut self, name: &str) -> Result<u32, Refusal> {
@@ -246,7 +248,7 @@ impl Kernel {
     /// # Errors
     /// See [`Self::reconcile`].
     pub fn dismantle(&mut self) -> Result<(), Error> {
-        let outcome = self.reconcile(&Desired::default(), Level::Info)?;
+        let outcome = self.reconcile(&Desired::default(), None, Level::Info)?;
         outcome.refused.iter().for_each(|sentence| log::error!("{sentence}"));
         Ok(())
     }
@@ -302,7 +304,7 @@ impl Kernel {
     pub fn observe(&mut self, desired: Option<&Desired>) -> Result<Namespaces, Error> {
         let read = |place: &mut Place, side: Side, alone: bool| -> Result<NsState, Error> {
             let mut state = observe::observe(&mut place.nl)?;
-            place.indexes = state.links.iter().map(|l| (l.name.clone(), l.index)).collect();
+            place.indexes.clear();
             state.sysctls = place.sysctls(side, alone, desired.map_or(&[][..], |d| &d.sysctls))?;
             Ok(state)
         };
@@ -314,17 +316,24 @@ impl Kernel {
         Ok(Namespaces { host, router })
     }
 
-    /// Brings the kernel to `desired` and checks that it stays. Every change is logged at `level`.
+    /// Brings the kernel to `desired` and checks that it stays. Every change is logged at `level`. `seen` is its state,
+    /// if that has been read just now with what `desired` names.
     ///
     /// # Errors
     /// The first change that was refused and without which nothing works, or what is in the way of all.
-    pub fn reconcile(&mut self, desired: &Desired, level: Level) -> Result<Outcome, Error> {
+    pub fn reconcile(
+        &mut self,
+        desired: &Desired,
+        mut seen: Option<Namespaces>,
+        level: Level,
+    ) -> Result<Outcome, Error> {
         let parts = parts(desired);
         let part = |op: &Op| op.link().and_then(|(s, n)| parts.get(&(s, n))).copied().unwrap_or_default();
         let mut outcome = Outcome::default();
         let mut refused = Refused::default();
         for _ in 0..ROUNDS {
-            let Plan { mut ops, conflicts } = plan(desired, &self.observe(Some(desired))?);
+            let now = seen.take().map_or_else(|| self.observe(Some(desired)), Ok)?;
+            let Plan { mut ops, conflicts } = plan(desired, now);
             let (all, some): (Vec<_>, Vec<_>) = conflicts.into_iter().partition(|(p, _)| *p == Part::Base);
             if !all.is_empty() {
                 return Err(Error::Conflicts(all.into_iter().map(|(_, sentence)| sentence).collect()));
@@ -367,7 +376,7 @@ impl Kernel {
                 }
             }
         }
-        let left = plan(desired, &self.observe(Some(desired))?).ops;
+        let left = plan(desired, self.observe(Some(desired))?).ops;
         match left.into_iter().find(|op| !refused.hold(op)) {
             None => Ok(outcome),
             Some(op) => Err(Error::Unstable(Box::new(op))),
@@ -377,14 +386,18 @@ impl Kernel {
     /// Sets what is to be set of one link, in one message.
     fn settings(&mut self, ops: &[Op]) -> Result<(), Refusal> {
         let Some((side, name)) = ops.first().and_then(Op::link) else { return Ok(()) };
+        let settings = ops.iter().filter_map(|op| match op {
+            Op::Set { what, .. } => Some(what),
+            _ => None,
+        });
         let place = self.place(side);
-        let master = ops.iter().find_map(|op| match op {
-            Op::SetMaster { master: Some(master), .. } => Some(master),
+        let master = settings.clone().find_map(|what| match what {
+            Setting::Master(Some(master)) => Some(master),
             _ => None,
         });
         let master = master.map_or(Ok(0), |master| place.index(master.as_str()))?;
         let mut message = message::named(name).build();
-        message::settings(&mut message, ops, master);
+        message::settings(&mut message, settings, master);
         place.nl.change(RouteNetlinkMessage::NewLink(message), 0)
     }
 
@@ -421,14 +434,7 @@ impl Kernel {
                 self.place(*from).set(name, |link| link.setns_by_fd(fd).link_group(group))
             }
             Op::Unmark { side, name } => self.place(*side).set(name, |link| link.alias("").link_group(0)),
-            Op::Mark { .. }
-            | Op::SetMtu { .. }
-            | Op::SetMac { .. }
-            | Op::SetMaster { .. }
-            | Op::SetAddrGenNone { .. }
-            | Op::SetPort { .. }
-            | Op::SetVxlan { .. }
-            | Op::SetUp { .. } => self.settings(std::slice::from_ref(op)),
+            Op::Set { .. } => self.settings(std::slice::from_ref(op)),
             Op::AddAddress { side, name, net } => {
                 let place = self.place(*side);
                 let message = message::address(place.index(name)?, *net);

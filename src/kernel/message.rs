@@ -15,11 +15,11 @@ use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteType};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 
-use crate::model::{IfName, MacAddr, OWNER_GROUP, OWNER_PROTOCOL, Role, Route, Rule, SpecKind};
+use crate::model::{IfName, MacAddr, OWNER_GROUP, OWNER_PROTOCOL, Route, Rule, SpecKind};
 
 use super::Op;
 use super::netlink::Refusal;
-use super::op::{FABRIC_PORT, LOOPBACK};
+use super::op::{FABRIC_PORT, LOOPBACK, Setting};
 
 /// What a new link refers to by number.
 #[derive(Debug, Clone, Copy, Default)]
@@ -82,55 +82,43 @@ fn local(ip: IpAddr) -> InfoVxlan {
 /// How many of the first `ops` the kernel takes in one message about one link, in the order in which it carries out what
 /// is in it: a port's settings before a new master, IPv6's after the link is up.
 pub fn joined(ops: &[Op]) -> usize {
-    let Some(link) = ops.first().filter(|op| is_setting(op)).and_then(Op::link) else { return 1 };
-    let mut n = 1;
-    while let Some(op) = ops.get(n).filter(|op| is_setting(op) && op.link() == Some(link)) {
-        let before = &ops[..n];
-        let too_early = match op {
-            Op::SetUp { .. } => before.iter().any(|op| matches!(op, Op::SetAddrGenNone { .. })),
-            Op::SetPort { .. } => before.iter().any(|op| matches!(op, Op::SetMaster { .. })),
-            _ => false,
-        };
-        if too_early {
-            break;
+    let Some(Op::Set { side, name, .. }) = ops.first() else { return 1 };
+    let mut n = 0;
+    let (mut addr_gen, mut master) = (false, false);
+    for op in ops {
+        match op {
+            Op::Set { side: s, name: n, what } if (s, n) == (side, name) => match what {
+                Setting::Up if addr_gen => break,
+                Setting::Port if master => break,
+                Setting::AddrGenNone => addr_gen = true,
+                Setting::Master(_) => master = true,
+                _ => {}
+            },
+            _ => break,
         }
         n += 1;
     }
     n
 }
 
-fn is_setting(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::Mark { .. }
-            | Op::SetMtu { .. }
-            | Op::SetMac { .. }
-            | Op::SetMaster { .. }
-            | Op::SetAddrGenNone { .. }
-            | Op::SetPort { .. }
-            | Op::SetVxlan { .. }
-            | Op::SetUp { .. }
-    )
-}
-
 /// Adds settings to a message about one link; `master` is the new master's index, 0 for none.
-pub fn settings(message: &mut LinkMessage, ops: &[Op], master: u32) {
+pub fn settings<'a>(message: &mut LinkMessage, settings: impl Iterator<Item = &'a Setting>, master: u32) {
     let mut info = Vec::new();
-    for op in ops {
+    for setting in settings {
         let attributes = &mut message.attributes;
-        match op {
-            Op::Mark { role, group, .. } => {
-                attributes.push(LinkAttribute::IfAlias(Role::alias(role)));
+        match setting {
+            Setting::Mark { role, group } => {
+                attributes.push(LinkAttribute::IfAlias(role.alias()));
                 attributes.extend(group.then_some(LinkAttribute::Group(OWNER_GROUP)));
             }
-            Op::SetMtu { mtu, .. } => attributes.push(LinkAttribute::Mtu(*mtu)),
-            Op::SetMac { mac, .. } => attributes.push(LinkAttribute::Address(mac.octets().to_vec())),
-            Op::SetMaster { .. } => attributes.push(LinkAttribute::Controller(master)),
-            Op::SetAddrGenNone { .. } => {
+            Setting::Mtu(mtu) => attributes.push(LinkAttribute::Mtu(*mtu)),
+            Setting::Mac(mac) => attributes.push(LinkAttribute::Address(mac.octets().to_vec())),
+            Setting::Master(_) => attributes.push(LinkAttribute::Controller(master)),
+            Setting::AddrGenNone => {
                 let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
                 attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]));
             }
-            Op::SetPort { .. } => {
+            Setting::Port => {
                 let port = vec![
                     InfoBridgePort::NeighSupress(FABRIC_PORT.neigh_suppress),
                     InfoBridgePort::Learning(FABRIC_PORT.learning),
@@ -138,17 +126,16 @@ pub fn settings(message: &mut LinkMessage, ops: &[Op], master: u32) {
                 info.push(LinkInfo::PortKind(InfoPortKind::Bridge));
                 info.push(LinkInfo::PortData(InfoPortData::BridgePort(port)));
             }
-            Op::SetVxlan { local: ip, .. } => {
+            Setting::Vxlan { local: ip } => {
                 let mut data = vec![InfoVxlan::Learning(false), InfoVxlan::Link(LOOPBACK)];
                 data.extend(ip.map(local));
                 info.push(LinkInfo::Kind(InfoKind::Vxlan));
                 info.push(LinkInfo::Data(InfoData::Vxlan(data)));
             }
-            Op::SetUp { .. } => {
+            Setting::Up => {
                 message.header.flags |= LinkFlags::Up;
                 message.header.change_mask |= LinkFlags::Up;
             }
-            _ => {}
         }
     }
     if !info.is_empty() {

@@ -18,5 +18,5 @@ pub use dial::Dialling;
 pub use message::joined;
 pub use monitor::Monitor;
 pub use netns::Netns;
-pub use op::Op;
+pub use op::{Op, Setting};
 pub use plan::{Plan, plan};

@@ -1,6 +1,8 @@
 //! Workloads that say nothing: the kernel is made to ask for those that it has not heard of for a while. Otherwise
 //! their MAC addresses age out of the bridges (after 300 s), FRR takes their EVPN routes back, and no one finds them.
 
+use std::collections::HashSet;
+
 use netlink_packet_core::NLM_F_REPLACE;
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -13,30 +15,28 @@ use super::Kernel;
 use super::netlink::Refusal;
 
 impl Kernel {
-    /// Whether anything of `desired` has neighbours to look after: bridges with a gateway.
-    pub fn has_neighbours(desired: &Desired) -> bool {
-        gateways(desired).next().is_some()
-    }
-
     /// Has the kernel ask for every neighbour behind a gateway that it takes for stale. It sends what it would send
     /// itself if there were traffic, and forgets who does not answer.
     ///
     /// # Errors
     /// The kernel refused.
     pub fn refresh_neighbours(&mut self, desired: &Desired) -> Result<usize, Refusal> {
-        let bridges: Vec<u32> = gateways(desired).filter_map(|name| self.router_index(name).ok()).collect();
+        let bridges: HashSet<u32> =
+            gateways(desired).filter_map(|name| self.router_index(name).ok()).collect();
         let nl = self.router_netlink();
         let mut asked = 0;
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut filter = NeighbourMessage::default();
             filter.header.family = family;
-            for answer in nl.dump(RouteNetlinkMessage::GetNeighbour(filter))? {
-                let RouteNetlinkMessage::NewNeighbour(found) = answer else { continue };
-                if !bridges.contains(&found.header.ifindex) || !is_silent(&found) {
-                    continue;
+            let silent = nl.dump(RouteNetlinkMessage::GetNeighbour(filter), |answer| match answer {
+                RouteNetlinkMessage::NewNeighbour(found) => {
+                    (bridges.contains(&found.header.ifindex) && is_silent(&found)).then(|| used(&found))
                 }
+                _ => None,
+            })?;
+            for neighbour in silent {
                 // It may be gone by now.
-                if nl.change(RouteNetlinkMessage::NewNeighbour(used(&found)), NLM_F_REPLACE).is_ok() {
+                if nl.change(RouteNetlinkMessage::NewNeighbour(neighbour), NLM_F_REPLACE).is_ok() {
                     asked += 1;
                 }
             }

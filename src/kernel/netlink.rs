@@ -47,6 +47,7 @@ impl From<Refusal> for io::Error {
 pub struct Netlink {
     socket: Socket,
     sequence: u32,
+    received: Vec<u8>,
 }
 
 impl Netlink {
@@ -61,7 +62,7 @@ impl Netlink {
         socket.set_cap_ack(true)?;
         socket.set_netlink_get_strict_chk(true)?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self { socket, sequence: 0, received: Vec::with_capacity(DATAGRAM) })
     }
 
     /// Sends a change, `flags` on top of request and acknowledge, and waits until the kernel has made it.
@@ -69,26 +70,35 @@ impl Netlink {
     /// # Errors
     /// The kernel refused.
     pub fn change(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Refusal> {
-        self.exchange(message, NLM_F_REQUEST | NLM_F_ACK | flags).map(|_| ())
+        self.exchange(message, NLM_F_REQUEST | NLM_F_ACK | flags, &mut |_| {})
     }
 
     /// Asks for one object.
     ///
     /// # Errors
     /// The kernel refused; `ENODEV` if a link is not there.
-    pub fn get(&mut self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Refusal> {
-        self.exchange(message, NLM_F_REQUEST | NLM_F_ACK)
+    pub fn get(&mut self, message: RouteNetlinkMessage) -> Result<Option<RouteNetlinkMessage>, Refusal> {
+        let mut answer = None;
+        self.exchange(message, NLM_F_REQUEST | NLM_F_ACK, &mut |object| answer = Some(object))?;
+        Ok(answer)
     }
 
-    /// Asks for all objects of a kind. A dump that a change in the kernel disturbed is taken again.
+    /// Asks for all objects of a kind, and keeps what `take` makes of each. A dump that a change in the kernel disturbed is
+    /// taken again.
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn dump(&mut self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Refusal> {
+    pub fn dump<T>(
+        &mut self,
+        message: RouteNetlinkMessage,
+        take: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, Refusal> {
         for _ in 0..5 {
-            match self.exchange(message.clone(), NLM_F_REQUEST | NLM_F_DUMP) {
+            let mut taken = Vec::new();
+            let mut keep = |object| taken.extend(take(object));
+            match self.exchange(message.clone(), NLM_F_REQUEST | NLM_F_DUMP, &mut keep) {
                 Err(e) if e.error.raw_os_error() == Some(EINTR) => {}
-                result => return result,
+                result => return result.map(|()| taken),
             }
         }
         Err(io::Error::from_raw_os_error(EINTR).into())
@@ -98,7 +108,8 @@ impl Netlink {
         &mut self,
         message: RouteNetlinkMessage,
         flags: u16,
-    ) -> Result<Vec<RouteNetlinkMessage>, Refusal> {
+        take: &mut dyn FnMut(RouteNetlinkMessage),
+    ) -> Result<(), Refusal> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut request = NetlinkMessage::from(message);
         request.header.flags = flags;
@@ -108,11 +119,13 @@ impl Netlink {
         request.serialize(&mut bytes);
         self.socket.send(&bytes, 0)?;
 
-        let mut answers = Vec::new();
         let mut disturbed = false;
         loop {
-            let (datagram, _) = self.socket.recv_from_full()?;
-            let mut rest = &datagram[..];
+            self.received.clear();
+            if self.socket.recv(&mut self.received, libc::MSG_TRUNC)? > self.received.len() {
+                return Err(io::Error::other("netlink message too long").into());
+            }
+            let mut rest = &self.received[..];
             while rest.len() >= HEADER {
                 let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
                 if length < HEADER || length > rest.len() {
@@ -135,7 +148,7 @@ impl Netlink {
                 }
                 disturbed |= packet.header.flags & NLM_F_DUMP_INTR != 0;
                 match packet.payload {
-                    NetlinkPayload::InnerMessage(object) => answers.push(object),
+                    NetlinkPayload::InnerMessage(object) => take(object),
                     NetlinkPayload::Error(e) if e.code.is_some() => return Err(refusal(&e)),
                     NetlinkPayload::Done(done) if done.code < 0 => {
                         return Err(io::Error::from_raw_os_error(-done.code).into());
@@ -143,7 +156,7 @@ impl Netlink {
                     NetlinkPayload::Error(_) | NetlinkPayload::Done(_) if disturbed => {
                         return Err(io::Error::from_raw_os_error(EINTR).into());
                     }
-                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(answers),
+                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(()),
                     _ => {}
                 }
             }
@@ -151,6 +164,8 @@ impl Netlink {
     }
 }
 
+/// Room for one datagram in bytes: the kernel fills at most 32 KiB with a dump (`netlink_dump`, `net/netlink/af_netlink.c`).
+const DATAGRAM: usize = 64 << 10;
 /// Length of `struct nlmsghdr`.
 const HEADER: usize = 16;
 /// Types below are netlink's own (`NLMSG_MIN_TYPE`, `linux/netlink.h`).

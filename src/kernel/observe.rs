@@ -67,22 +67,16 @@ fn links(nl: &mut Netlink) -> Result<HashMap<u32, Link>, Refusal> {
     let mut request = LinkMessage::default();
     // Counters are the larger part of a link, and nothing that we look at.
     request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-    let answers = nl.dump(RouteNetlinkMessage::GetLink(request))?;
-    let messages = answers.into_iter().filter_map(|answer| match answer {
-        RouteNetlinkMessage::NewLink(message) => Some(message),
+    let all = nl.dump(RouteNetlinkMessage::GetLink(request), |answer| match answer {
+        RouteNetlinkMessage::NewLink(message) => Some(link(message)),
         _ => None,
-    });
-    let (mut links, relations): (HashMap<_, _>, Vec<_>) = messages
-        .map(|message| {
-            let (link, relation) = link(message);
-            let index = link.index;
-            ((index, link), (index, relation))
-        })
-        .unzip();
+    })?;
+    let (mut links, relations): (HashMap<_, _>, Vec<_>) =
+        all.into_iter().map(|(link, relation)| ((link.index, link), relation)).unzip();
     let name = |links: &HashMap<u32, Link>, index: Option<u32>| Some(links.get(&index?)?.name.clone());
-    for (index, relation) in relations {
+    for relation in relations {
         let (master, parent) = (name(&links, relation.master), name(&links, relation.parent));
-        if let Some(link) = links.get_mut(&index) {
+        if let Some(link) = links.get_mut(&relation.of) {
             (link.master, link.parent) = (master, parent);
         }
     }
@@ -92,6 +86,7 @@ fn links(nl: &mut Netlink) -> Result<HashMap<u32, Link>, Refusal> {
 /// Other links that one refers to, by index.
 #[derive(Default)]
 struct Relation {
+    of: u32,
     master: Option<u32>,
     parent: Option<u32>,
 }
@@ -99,7 +94,7 @@ struct Relation {
 fn link(message: LinkMessage) -> (Link, Relation) {
     let mut link = Link::new(message.header.index, "", LinkKind::Device);
     link.up = message.header.flags.contains(LinkFlags::Up);
-    let mut relation = Relation::default();
+    let mut relation = Relation { of: link.index, ..Relation::default() };
     let mut lower = None;
     let mut elsewhere = false;
     let mac = |bytes: Vec<u8>| bytes.try_into().ok().and_then(MacAddr::new);
@@ -191,29 +186,37 @@ fn bridge_port(info: &LinkInfo) -> Option<BridgePort> {
 }
 
 fn addresses(nl: &mut Netlink, links: &mut HashMap<u32, Link>) -> Result<(), Refusal> {
-    for answer in nl.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
-        let RouteNetlinkMessage::NewAddress(message) = answer else { continue };
-        if message.header.scope == AddressScope::Link && message.header.family == AddressFamily::Inet6 {
-            continue;
-        }
-        let mut ip = None;
-        let mut flags = AddressFlags::empty();
-        for attribute in message.attributes {
-            match attribute {
-                // On a point-to-point link IFA_ADDRESS is the peer's and IFA_LOCAL ours.
-                AddressAttribute::Local(local) => ip = Some(local),
-                AddressAttribute::Address(address) => ip = ip.or(Some(address)),
-                AddressAttribute::Flags(f) => flags = f,
-                _ => {}
-            }
-        }
-        let net = ip.and_then(|ip| IpNet::new(ip, message.header.prefix_len).ok());
-        let link = links.get_mut(&message.header.index);
-        if let (Some(net), Some(link)) = (net, link) {
-            link.addresses.push(Address { net, permanent: flags.contains(AddressFlags::Permanent) });
+    let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    let all = nl.dump(request, |answer| match answer {
+        RouteNetlinkMessage::NewAddress(message) => address(message),
+        _ => None,
+    })?;
+    for (index, address) in all {
+        if let Some(link) = links.get_mut(&index) {
+            link.addresses.push(address);
         }
     }
     Ok(())
+}
+
+/// An address and its link's index, unless it is link-local.
+fn address(message: AddressMessage) -> Option<(u32, Address)> {
+    if message.header.scope == AddressScope::Link && message.header.family == AddressFamily::Inet6 {
+        return None;
+    }
+    let mut ip = None;
+    let mut flags = AddressFlags::empty();
+    for attribute in message.attributes {
+        match attribute {
+            // On a point-to-point link IFA_ADDRESS is the peer's and IFA_LOCAL ours.
+            AddressAttribute::Local(local) => ip = Some(local),
+            AddressAttribute::Address(address) => ip = ip.or(Some(address)),
+            AddressAttribute::Flags(f) => flags = f,
+            _ => {}
+        }
+    }
+    let net = IpNet::new(ip?, message.header.prefix_len).ok()?;
+    Some((message.header.index, Address { net, permanent: flags.contains(AddressFlags::Permanent) }))
 }
 
 fn routes(nl: &mut Netlink, names: &HashMap<u32, String>) -> Result<Vec<Route>, Refusal> {
@@ -227,23 +230,16 @@ fn routes(nl: &mut Netlink, names: &HashMap<u32, String>) -> Result<Vec<Route>, 
             filter.header.address_family = family;
             filter.header.protocol = protocol;
             filter.header.table = table;
-            let answers = match nl.dump(RouteNetlinkMessage::GetRoute(filter)) {
-                // In a new namespace the main table is not there before its first route.
-                Err(e) if e.error.kind() == io::ErrorKind::NotFound => continue,
-                answers => answers?,
-            };
-            for answer in answers {
-                let RouteNetlinkMessage::NewRoute(message) = answer else { continue };
+            let found = nl.dump(RouteNetlinkMessage::GetRoute(filter), |answer| {
+                let RouteNetlinkMessage::NewRoute(message) = answer else { return None };
                 let ours = u8::from(message.header.protocol) == OWNER_PROTOCOL;
                 let is_default = message.header.destination_prefix_length == 0;
-                if ours == (table == 0) && (ours || is_default) {
-                    let mut hops = hops(&message, names);
-                    if message.header.kind == RouteType::Unreachable {
-                        // IPv6 says that it is on lo.
-                        hops.iter_mut().for_each(|hop| hop.dev.clear());
-                    }
-                    routes.extend(hops);
-                }
+                (ours == (table == 0) && (ours || is_default)).then(|| hops(&message, names))
+            });
+            match found {
+                // In a new namespace the main table is not there before its first route.
+                Err(e) if e.error.kind() == io::ErrorKind::NotFound => {}
+                found => routes.extend(found?.into_iter().flatten()),
             }
         }
     }
@@ -286,7 +282,10 @@ fn hops(message: &RouteMessage, names: &HashMap<u32, String>) -> Vec<Route> {
         });
         hops.push((oif, via(&message.attributes)));
     }
-    let name = |index: Option<u32>| index.and_then(|i| names.get(&i).cloned()).unwrap_or_default();
+    // IPv6 says of an unreachable one that it is on lo.
+    let somewhere = header.kind != RouteType::Unreachable;
+    let name = |index: Option<u32>| names.get(&index.filter(|_| somewhere)?).cloned();
+    let name = |index| name(index).unwrap_or_default();
     hops.into_iter().map(|(oif, via)| Route { via, dev: name(oif), ..route.clone() }).collect()
 }
 
@@ -312,10 +311,10 @@ fn rules(nl: &mut Netlink) -> Result<Vec<Rule>, Refusal> {
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut filter = RuleMessage::default();
         filter.header.family = family;
-        for answer in nl.dump(RouteNetlinkMessage::GetRule(filter))? {
-            let RouteNetlinkMessage::NewRule(message) = answer else { continue };
-            rules.extend(our_rule(&message));
-        }
+        rules.extend(nl.dump(RouteNetlinkMessage::GetRule(filter), |answer| match answer {
+            RouteNetlinkMessage::NewRule(message) => our_rule(&message),
+            _ => None,
+        })?);
     }
     Ok(rules)
 }

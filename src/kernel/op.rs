@@ -21,28 +21,14 @@ pub enum Op {
     Delete { side: Side, name: String },
     /// Moves a NIC and, in the same message, sets the link group that marks it (or takes it away at home).
     Move { from: Side, to: Side, name: String },
-    /// Puts the alias on a link that says what it is to us, and our group unless it is about to be moved.
-    Mark { side: Side, name: String, role: Role, group: bool },
-    /// Takes both away.
+    /// Sets something of a link.
+    Set { side: Side, name: String, what: Setting },
+    /// Takes our mark off a link, alias and group.
     Unmark { side: Side, name: String },
-    /// Sets the MTU in bytes.
-    SetMtu { side: Side, name: IfName, mtu: u32 },
-    /// Makes a link a port of another, or of none.
-    SetMaster { side: Side, name: IfName, master: Option<IfName> },
-    /// Sets the MAC address.
-    SetMac { side: Side, name: IfName, mac: MacAddr },
-    /// Keeps IPv6 from giving a link an address by itself.
-    SetAddrGenNone { side: Side, name: IfName },
-    /// Makes a port of a bridge one that FRR fills: nothing is learnt there, and known neighbours are not asked for.
-    SetPort { side: Side, name: IfName },
-    /// Changes a VXLAN's local address, where that is not as it should be; it learns nothing and stands on `lo`.
-    SetVxlan { side: Side, name: IfName, local: Option<IpAddr> },
     /// Adds an address.
     AddAddress { side: Side, name: String, net: IpNet },
     /// Removes an address from a link of ours.
     DelAddress { side: Side, name: IfName, net: IpNet },
-    /// Brings a link up.
-    SetUp { side: Side, name: String },
     /// Writes a kernel parameter.
     SetSysctl(Sysctl),
     /// Adds a route of ours.
@@ -57,6 +43,28 @@ pub enum Op {
     SetMarks(ReturnPath),
     /// Removes it.
     DropMarks,
+}
+
+/// What can be set of a link. Several go in one message (see `message::joined`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)] // As above.
+pub enum Setting {
+    /// The alias that says what the link is to us, and our group unless it is about to be moved.
+    Mark { role: Role, group: bool },
+    /// The MTU in bytes.
+    Mtu(u32),
+    /// The link that it is a port of, if of any.
+    Master(Option<IfName>),
+    /// The MAC address.
+    Mac(MacAddr),
+    /// IPv6 gives it no address by itself.
+    AddrGenNone,
+    /// A port of a bridge that FRR fills: nothing is learnt there, and known neighbours are not asked for.
+    Port,
+    /// A VXLAN's local address, where that is not as it should be; it learns nothing and stands on `lo`.
+    Vxlan { local: Option<IpAddr> },
+    /// Up.
+    Up,
 }
 
 impl fmt::Display for Side {
@@ -80,27 +88,10 @@ impl fmt::Display for Op {
             }
             Self::Delete { side, name } => write!(f, "{side}: delete {name}"),
             Self::Move { from, to, name } => write!(f, "{from}: move {name} to {to}"),
-            Self::Mark { side, name, role, .. } => write!(f, "{side}: mark {name} \"{}\"", role.alias()),
+            Self::Set { side, name, what } => write!(f, "{side}: {}", what.words(name)),
             Self::Unmark { side, name } => write!(f, "{side}: take our mark off {name}"),
-            Self::SetMtu { side, name, mtu } => write!(f, "{side}: set {name} mtu {mtu}"),
-            Self::SetMaster { side, name, master: Some(master) } => {
-                write!(f, "{side}: set {name} master {master}")
-            }
-            Self::SetMaster { side, name, master: None } => write!(f, "{side}: set {name} nomaster"),
-            Self::SetMac { side, name, mac } => write!(f, "{side}: set {name} address {mac}"),
-            Self::SetAddrGenNone { side, name } => write!(f, "{side}: set {name} addrgenmode none"),
-            Self::SetPort { side, name } => {
-                write!(f, "{side}: set port {name} neigh_suppress on learning off")
-            }
-            Self::SetVxlan { side, name, local: Some(local) } => {
-                write!(f, "{side}: set VXLAN {name} local {local} nolearning dev lo")
-            }
-            Self::SetVxlan { side, name, local: None } => {
-                write!(f, "{side}: set VXLAN {name} nolearning dev lo")
-            }
             Self::AddAddress { side, name, net } => write!(f, "{side}: add address {net} to {name}"),
             Self::DelAddress { side, name, net } => write!(f, "{side}: remove address {net} from {name}"),
-            Self::SetUp { side, name } => write!(f, "{side}: set {name} up"),
             Self::SetSysctl(s) => write!(f, "{}: set sysctl {} = {}", s.side, s.path, s.value),
             Self::AddRoute { side, route } => write!(f, "{side}: add route {route}"),
             Self::DelRoute { side, route } => write!(f, "{side}: remove route {route}"),
@@ -110,6 +101,52 @@ impl fmt::Display for Op {
                 write!(f, "host: mark connections that come in over {} with {:#x}", path.dev, path.mark)
             }
             Self::DropMarks => f.write_str("host: remove connection marks"),
+        }
+    }
+}
+
+impl Setting {
+    /// What is done to a link of that name, as the log calls it.
+    fn words(&self, name: &str) -> String {
+        match self {
+            Self::Mark { role, .. } => format!("mark {name} \"{}\"", role.alias()),
+            Self::Mtu(mtu) => format!("set {name} mtu {mtu}"),
+            Self::Master(Some(master)) => format!("set {name} master {master}"),
+            Self::Master(None) => format!("set {name} nomaster"),
+            Self::Mac(mac) => format!("set {name} address {mac}"),
+            Self::AddrGenNone => format!("set {name} addrgenmode none"),
+            Self::Port => format!("set port {name} neigh_suppress on learning off"),
+            Self::Vxlan { local: Some(local) } => format!("set VXLAN {name} local {local} nolearning dev lo"),
+            Self::Vxlan { local: None } => format!("set VXLAN {name} nolearning dev lo"),
+            Self::Up => format!("set {name} up"),
+        }
+    }
+
+    /// What the link will be then.
+    fn foresee(&self, link: &mut Link) {
+        match self {
+            Self::Mark { role, group } => {
+                link.alias = Some(role.alias());
+                if *group {
+                    link.group = OWNER_GROUP;
+                }
+            }
+            Self::Mtu(mtu) => link.mtu = *mtu,
+            Self::Master(master) => {
+                link.master = master.as_ref().map(ToString::to_string);
+                link.port = None;
+            }
+            Self::Mac(mac) => link.mac = Some(*mac),
+            Self::AddrGenNone => link.addr_gen_none = true,
+            Self::Port => link.port = Some(FABRIC_PORT),
+            Self::Vxlan { local } => {
+                if let LinkKind::Vxlan(vxlan) = &mut link.kind {
+                    vxlan.local = local.or(vxlan.local);
+                    vxlan.learning = false;
+                    vxlan.dev = LOOPBACK;
+                }
+            }
+            Self::Up => link.up = true,
         }
     }
 }
@@ -159,18 +196,10 @@ impl Op {
     /// The link that is made or changed, where it is before.
     pub fn link(&self) -> Option<(Side, &str)> {
         Some(match self {
-            Self::Create { side, name, .. }
-            | Self::SetMtu { side, name, .. }
-            | Self::SetMaster { side, name, .. }
-            | Self::SetMac { side, name, .. }
-            | Self::SetAddrGenNone { side, name }
-            | Self::SetPort { side, name }
-            | Self::SetVxlan { side, name, .. }
-            | Self::DelAddress { side, name, .. } => (*side, name.as_str()),
+            Self::Create { side, name, .. } | Self::DelAddress { side, name, .. } => (*side, name.as_str()),
             Self::Delete { side, name }
+            | Self::Set { side, name, .. }
             | Self::AddAddress { side, name, .. }
-            | Self::SetUp { side, name }
-            | Self::Mark { side, name, .. }
             | Self::Unmark { side, name } => (*side, name),
             Self::Move { from, name, .. } => (*from, name),
             Self::SetSysctl(sysctl) => (sysctl.side, sysctl.link()?),
@@ -223,36 +252,10 @@ impl Op {
                     ns.get_mut(*to).links.push(link);
                 }
             }
-            Self::Mark { side, name, role, group } => on(ns, *side, name, |link| {
-                link.alias = Some(role.alias());
-                if *group {
-                    link.group = OWNER_GROUP;
-                }
-            }),
+            Self::Set { side, name, what } => on(ns, *side, name, |link| what.foresee(link)),
             Self::Unmark { side, name } => on(ns, *side, name, |link| {
                 link.alias = None;
                 link.group = 0;
-            }),
-            Self::SetMtu { side, name, mtu } => on(ns, *side, name.as_str(), |link| link.mtu = *mtu),
-            Self::SetMaster { side, name, master } => {
-                on(ns, *side, name.as_str(), |link| {
-                    link.master = master.as_ref().map(ToString::to_string);
-                    link.port = None;
-                });
-            }
-            Self::SetMac { side, name, mac } => on(ns, *side, name.as_str(), |link| link.mac = Some(*mac)),
-            Self::SetAddrGenNone { side, name } => {
-                on(ns, *side, name.as_str(), |link| link.addr_gen_none = true);
-            }
-            Self::SetPort { side, name } => {
-                on(ns, *side, name.as_str(), |link| link.port = Some(FABRIC_PORT));
-            }
-            Self::SetVxlan { side, name, local } => on(ns, *side, name.as_str(), |link| {
-                if let LinkKind::Vxlan(vxlan) = &mut link.kind {
-                    vxlan.local = local.or(vxlan.local);
-                    vxlan.learning = false;
-                    vxlan.dev = LOOPBACK;
-                }
             }),
             Self::AddAddress { side, name, net } => on(ns, *side, name, |link| {
                 link.addresses.push(Address { net: *net, permanent: true });
@@ -260,7 +263,6 @@ impl Op {
             Self::DelAddress { side, name, net } => on(ns, *side, name.as_str(), |link| {
                 link.addresses.retain(|a| a.net != *net);
             }),
-            Self::SetUp { side, name } => on(ns, *side, name, |link| link.up = true),
             Self::SetSysctl(Sysctl { side, path, value }) => {
                 ns.get_mut(*side).sysctls.insert(path.clone(), Some((*value).into()));
             }

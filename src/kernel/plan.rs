@@ -13,7 +13,7 @@ use crate::model::{
 };
 
 use super::Op;
-use super::op::{FABRIC_PORT, LOOPBACK};
+use super::op::{FABRIC_PORT, LOOPBACK, Setting};
 
 /// The changes, and what stands in the way of others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct Plan {
 }
 
 /// Works out the changes that lead from `now` to `desired`.
-pub fn plan(desired: &Desired, now: &Namespaces) -> Plan {
+pub fn plan(desired: &Desired, now: Namespaces) -> Plan {
     let mut planner = Planner::new(now);
     let links: HashMap<_, _> =
         desired.links.iter().map(|l| ((planner.place(l.side), l.name.as_str()), l.is_made())).collect();
@@ -70,7 +70,7 @@ struct Planner {
 }
 
 impl Planner {
-    fn new(now: &Namespaces) -> Self {
+    fn new(now: Namespaces) -> Self {
         let mut holders: HashMap<_, Vec<String>> = HashMap::new();
         for &side in now.sides() {
             for link in now.get(side).links.iter() {
@@ -79,7 +79,7 @@ impl Planner {
         }
         let holders =
             holders.into_iter().filter_map(|((side, what), who)| Some(((side, what?), who))).collect();
-        Self { now: now.clone(), holders, part: Part::Base, plan: Plan::default() }
+        Self { now, holders, part: Part::Base, plan: Plan::default() }
     }
 
     fn push(&mut self, op: Op) {
@@ -137,7 +137,7 @@ impl Planner {
         }
         self.add_addresses(side, &name, &addresses);
         if self.now.get(side).link(&name).is_some_and(|link| !link.up) {
-            self.push(Op::SetUp { side, name: name.clone() });
+            self.set(side, &name, Setting::Up);
         }
         self.push(Op::Unmark { side, name });
     }
@@ -193,7 +193,7 @@ impl Planner {
                 return false;
             }
             if link.role() != Some(role.clone()) {
-                self.push(Op::Mark { side: to, name, role, group: true });
+                self.set(to, &name, Setting::Mark { role, group: true });
             }
             return true;
         }
@@ -202,7 +202,7 @@ impl Planner {
             return false;
         };
         if link.alias.as_deref() != Some(&role.alias()) {
-            self.push(Op::Mark { side: from, name: name.clone(), role, group: false });
+            self.set(from, &name, Setting::Mark { role, group: false });
         }
         self.push(Op::Move { from, to, name });
         true
@@ -308,62 +308,66 @@ impl Planner {
         }
     }
 
+    fn set(&mut self, side: Side, name: &str, what: Setting) {
+        self.push(Op::Set { side, name: name.into(), what });
+    }
+
     /// Alias, MTU, master, addresses, up: whatever is not as wanted.
     fn settings(&mut self, spec: &LinkSpec) {
-        let (side, name) = (spec.side, spec.name.clone());
-        let Some(link) = self.now.get(side).link(name.as_str()).cloned() else { return };
+        let (side, name) = (spec.side, spec.name.as_str());
+        let Some(link) = self.now.get(side).link(name).cloned() else { return };
         let made = spec.is_made();
         if made && link.alias.is_none() {
-            self.push(Op::Mark { side, name: name.to_string(), role: Role::Made, group: true });
+            self.set(side, name, Setting::Mark { role: Role::Made, group: true });
         }
         if let Some(mtu) = spec.mtu
             && mtu != link.mtu
         {
-            self.push(Op::SetMtu { side, name: name.clone(), mtu });
+            self.set(side, name, Setting::Mtu(mtu));
         }
         if let Some(mac) = spec.mac
             && link.mac != Some(mac)
         {
-            self.push(Op::SetMac { side, name: name.clone(), mac });
+            self.set(side, name, Setting::Mac(mac));
         }
         if spec.addr_gen_none && !link.addr_gen_none {
-            self.push(Op::SetAddrGenNone { side, name: name.clone() });
+            self.set(side, name, Setting::AddrGenNone);
         }
         self.master(spec, &link);
         if let (SpecKind::Vxlan(tunnel), LinkKind::Vxlan(is)) = (&spec.kind, &link.kind) {
             if is.local != Some(tunnel.local) || is.learning || is.dev != LOOPBACK {
                 let local = Some(tunnel.local).filter(|local| is.local != Some(*local));
-                self.push(Op::SetVxlan { side, name: name.clone(), local });
+                self.set(side, name, Setting::Vxlan { local });
             }
-            let port = self.now.get(side).link(name.as_str()).and_then(|link| link.port);
-            if port != Some(FABRIC_PORT) {
-                self.push(Op::SetPort { side, name: name.clone() });
+            // Another master has made it another port.
+            if self.now.get(side).link(name).and_then(|link| link.port) != Some(FABRIC_PORT) {
+                self.set(side, name, Setting::Port);
             }
         }
         if made {
             for address in link.addresses.iter().filter(|a| !spec.addresses.contains(&a.net)) {
-                self.push(Op::DelAddress { side, name: name.clone(), net: address.net });
+                self.push(Op::DelAddress { side, name: spec.name.clone(), net: address.net });
             }
         }
-        self.add_addresses(side, name.as_str(), &spec.addresses);
+        self.add_addresses(side, name, &spec.addresses);
         if !link.up {
-            self.push(Op::SetUp { side, name: name.to_string() });
+            self.set(side, name, Setting::Up);
         }
     }
 
     fn master(&mut self, spec: &LinkSpec, link: &Link) {
-        let (side, name) = (spec.side, spec.name.clone());
+        let (side, name) = (spec.side, spec.name.as_str());
         match &spec.master {
             Some(master) if link.master.as_deref() != Some(master.as_str()) => {
                 if self.now.get(side).link(master.as_str()).is_some() {
-                    self.push(Op::SetMaster { side, name, master: Some(master.clone()) });
+                    self.set(side, name, Setting::Master(Some(master.clone())));
                 } else if side == Side::Host {
                     self.conflict(format!("{side}: there is no bridge {master} for {name} to be a port of"));
                 }
             }
             // What the host does with its end is its own business.
             None if spec.is_made() && side == Side::Router && link.master.is_some() => {
-                self.push(Op::SetMaster { side, name, master: None });
+                self.set(side, name, Setting::Master(None));
             }
             _ => {}
         }

@@ -102,14 +102,10 @@ fn dump(nl: &mut Netlink, protocol: RouteProtocol) -> Result<Vec<RouteMessage>, 
         let mut filter = RouteMessage::default();
         filter.header.address_family = family;
         filter.header.protocol = protocol;
-        for answer in nl.dump(RouteNetlinkMessage::GetRoute(filter))? {
-            match answer {
-                RouteNetlinkMessage::NewRoute(route) if route.header.protocol == protocol => {
-                    routes.push(route)
-                }
-                _ => {}
-            }
-        }
+        routes.extend(nl.dump(RouteNetlinkMessage::GetRoute(filter), |answer| match answer {
+            RouteNetlinkMessage::NewRoute(route) if route.header.protocol == protocol => Some(route),
+            _ => None,
+        })?);
     }
     Ok(routes)
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::{Asn, IfName, MacAddr, Password, RouterId, VrfName};
+use super::{Asn, IfName, MacAddr, Password, RouterId, Value as _, VrfName};
 
 /// The dummy that carries the VTEP's addresses.
 pub const VTEP_DEVICE: &str = "lound";
@@ -15,6 +15,37 @@ pub const PASSTHROUGH_HOST: &str = "pt-host";
 
 /// FRR's end of it, in the default VRF.
 pub const PASSTHROUGH_ROUTER: &str = "pt-ns";
+
+/// A device of a VNI: what stands before its number in the name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VniDevice {
+    /// The bridge in FRR's namespace.
+    Bridge,
+    /// The VXLAN.
+    Vxlan,
+    /// FRR's end of the pair with the host.
+    RouterEnd,
+    /// The host's end.
+    HostEnd,
+    /// The bridge in the host namespace, where it is ours.
+    HostBridge,
+}
+
+impl VniDevice {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Bridge, Self::Vxlan, Self::RouterEnd, Self::HostEnd, Self::HostBridge];
+
+    /// What stands before the number.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::Bridge => "br-pe-",
+            Self::Vxlan => "vni",
+            Self::RouterEnd => "pe-e-",
+            Self::HostEnd => "host-e-",
+            Self::HostBridge => "br-hs-",
+        }
+    }
+}
 
 /// Where the tables of VNIs' VRFs begin: far from what people, CNIs and systemd-networkd number by hand.
 const FIRST_TABLE: u32 = 10_000_000;
@@ -55,10 +86,22 @@ pub struct Underlay {
     pub graceful_restart: Option<(Option<u32>, Option<u32>)>,
 }
 
+impl Overlay {
+    /// Whether this node is the gateway of some workloads.
+    pub fn has_gateways(&self) -> bool {
+        self.l2vnis.iter().any(|vni| !vni.gateways.is_empty())
+    }
+}
+
 impl Underlay {
     /// The VTEP's addresses.
     pub fn vteps(&self) -> impl Iterator<Item = IpAddr> {
         self.vtep4.map(IpAddr::from).into_iter().chain(self.vtep6.map(IpAddr::from))
+    }
+
+    /// Whether VNIs may end here.
+    pub fn is_vtep(&self) -> bool {
+        self.vteps().next().is_some()
     }
 }
 
@@ -107,6 +150,28 @@ pub enum Remote {
     External,
     /// Ours.
     Internal,
+}
+
+impl Remote {
+    /// Whether it is another than ours.
+    pub fn is_external(self, ours: Asn) -> bool {
+        match self {
+            Self::Asn(asn) => asn != ours,
+            Self::External => true,
+            Self::Internal => false,
+        }
+    }
+}
+
+/// As FRR takes it.
+impl std::fmt::Display for Remote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Asn(asn) => asn.fmt(f),
+            Self::External => f.write_str("external"),
+            Self::Internal => f.write_str("internal"),
+        }
+    }
 }
 
 /// A BGP address family.
@@ -184,6 +249,12 @@ impl Vni {
     /// The number.
     pub fn get(self) -> u32 {
         self.0
+    }
+
+    /// The name of one of its devices.
+    pub fn device(self, which: VniDevice) -> IfName {
+        #[allow(clippy::unwrap_used)] // At most 7 and 8 characters of 15, none of them special.
+        IfName::parse(&format!("{}{self}", which.prefix())).unwrap()
     }
 
     /// The routing table of the VRF that has this VNI.

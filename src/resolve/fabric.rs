@@ -38,13 +38,30 @@ impl By {
             Self::Name(name) => link.name == name.as_str(),
         }
     }
+
+    /// What asks for it.
+    pub fn setting(&self) -> &'static str {
+        match self {
+            Self::Mac(_) => "FE_MACS",
+            Self::Name(_) => "underlay.interfaces",
+        }
+    }
+}
+
+/// What there is none of, for the log.
+pub fn missing(all: &[By]) -> String {
+    let words = all.iter().map(|by| match by {
+        By::Mac(mac) => format!("{}: no interface has {mac}", by.setting()),
+        By::Name(name) => format!("{}: no interface is called {name}", by.setting()),
+    });
+    words.collect::<Vec<_>>().join("; ")
 }
 
 impl fmt::Display for By {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mac(mac) => write!(f, "{mac}"),
-            Self::Name(name) => write!(f, "interface {name}"),
+            Self::Name(name) => write!(f, "{name}"),
         }
     }
 }
@@ -87,9 +104,16 @@ pub fn find(wanted: &[By], now: &Namespaces) -> Search {
         match &found_by[..] {
             [] => missing.push(by.clone()),
             &[(side, link)] => match IfName::parse(&link.name) {
-                Err(reason) => wrong.push(format!("FE_MACS {by}: interface name {:?} {reason}", link.name)),
+                Err(reason) => {
+                    wrong.push(format!("{} {by}: interface name {:?} {reason}", by.setting(), link.name))
+                }
                 Ok(name) => match found.iter().find(|f| f.side == side && f.name == name) {
-                    Some(twin) => wrong.push(format!("FE_MACS {by} and {} are both {name}", twin.by)),
+                    Some(twin) => wrong.push(format!(
+                        "{} {by} and {} {} are both {name}",
+                        by.setting(),
+                        twin.by.setting(),
+                        twin.by
+                    )),
                     None => found.push(Found { by: by.clone(), side, name, mtu: link.mtu }),
                 },
             },
@@ -147,8 +171,9 @@ pub(super) fn objection(config: &Config, now: &Namespaces, nic: &Found) -> Optio
     let name = &nic.name;
     if let Some(master) = &link.master {
         return Some(format!(
-            "{name} ({}) is a port of {master}: a fabric interface must stand alone, name another in FE_MACS",
-            nic.by
+            "{name} ({}) is a port of {master}: a fabric interface must stand alone, name another in {}",
+            nic.by,
+            nic.by.setting()
         ));
     }
     let namespace = config.namespace.as_deref()?;

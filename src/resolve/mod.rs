@@ -13,7 +13,7 @@ use crate::model::{
     Sysctl, VETH_FRR, VETH_HOST, Value as _,
 };
 
-pub use fabric::{By, Found, Search, find};
+pub use fabric::{By, Found, Search, find, missing};
 
 /// The kernel's main table (`RT_TABLE_MAIN`, `linux/rtnetlink.h`).
 pub const MAIN_TABLE: u32 = 254;
@@ -96,10 +96,9 @@ fn has_address(now: &Namespaces, side: Side, ip: IpAddr) -> bool {
     addresses.any(|address| address.net.addr() == ip)
 }
 
-/// The names that we give, constants with at most a VNI behind them.
-fn own_name(name: &str) -> IfName {
-    #[allow(clippy::unwrap_used)]
-    // Letters, dashes and at most eight digits, 15 in all: a test constructs the longest.
+/// One of the constant names that we give.
+fn own_name(name: &'static str) -> IfName {
+    #[allow(clippy::unwrap_used)] // Letters and dashes, 15 at most.
     IfName::parse(name).unwrap()
 }
 

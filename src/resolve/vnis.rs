@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use crate::model::{
     HostSession, IfName, L2Vni, L3Vni, LinkSpec, MacAddr, Namespaces, OWNER_PROTOCOL, Overlay,
     PASSTHROUGH_HOST, PASSTHROUGH_ROUTER, Part, Route, Side, SpecKind, Sysctl, Tunnel, Underlay,
-    UnderlayInterface, VTEP_DEVICE, Vni,
+    UnderlayInterface, VTEP_DEVICE, Vni, VniDevice,
 };
 
 use super::{Desired, default_net, own_name};
@@ -74,10 +74,8 @@ fn router_mac(underlay: &Underlay) -> Option<MacAddr> {
     let [a, b, c, d] = match underlay.vteps().next()? {
         IpAddr::V4(ip) => ip.octets(),
         IpAddr::V6(ip) => {
-            let fold = ip.segments().chunks(2).fold(0, |sum, pair| {
-                sum ^ (u32::from(pair[0]) << 16 | u32::from(*pair.get(1).unwrap_or(&0)))
-            });
-            fold.to_be_bytes()
+            let octets = ip.octets();
+            std::array::from_fn(|i| octets[i] ^ octets[i + 4] ^ octets[i + 8] ^ octets[i + 12])
         }
     };
     MacAddr::new([0x02, 0xf3, a, b, c, d])
@@ -150,7 +148,7 @@ impl Builder<'_> {
     }
 
     fn vxlan(&mut self, tunnel: Tunnel) {
-        let name = own_name(&format!("vni{}", tunnel.vni));
+        let name = tunnel.vni.device(VniDevice::Vxlan);
         self.desired.links.push(LinkSpec {
             part: Part::Vni(tunnel.vni),
             mtu: self.mtu_of(tunnel),
@@ -194,10 +192,10 @@ impl Builder<'_> {
 }
 
 fn bridge(vni: Vni) -> IfName {
-    own_name(&format!("br-pe-{vni}"))
+    vni.device(VniDevice::Bridge)
 }
 
 /// The ends of a VNI's pair: the router's, the host's.
 fn pair(vni: Vni) -> [IfName; 2] {
-    ["pe-e", "host-e"].map(|end| own_name(&format!("{end}-{vni}")))
+    [VniDevice::RouterEnd, VniDevice::HostEnd].map(|end| vni.device(end))
 }

@@ -117,8 +117,8 @@ pub struct Supervisor<'a, 'n> {
     repairs: Repairs,
     /// zebra goes with the bgpd of a VTEP.
     fuse: Option<Fuse>,
-    /// When silent workloads are asked for.
-    workloads_at: Instant,
+    /// When silent workloads are asked for, if there can be any.
+    workloads_at: Option<Instant>,
     /// When the reserve routes go.
     reserve_until: Option<Instant>,
     /// Who may not dial, and until when.
@@ -186,7 +186,7 @@ impl<'a, 'n> Supervisor<'a, 'n> {
             released: None,
             repairs: Repairs::default(),
             fuse: None,
-            workloads_at: now,
+            workloads_at: node.config.overlay.has_gateways().then_some(now),
             reserve_until: None,
             // An earlier instance may have left them so.
             silent: vec![(Dialling::Ours, now), (Dialling::Theirs, now)],
@@ -415,8 +415,7 @@ impl<'a, 'n> Supervisor<'a, 'n> {
         }
         let mut command = Command::new(Path::new(BIN_DIR).join(daemon.name));
         command.args(daemon.arguments(self.node.version, part.is_some()));
-        let victim = daemon.takes_along.iter().find_map(|name| self.running(name));
-        let victim = victim.filter(|_| daemon.name == "bgpd").and_then(|i| self.children[i].as_ref());
+        let victim = daemon.foundations().find_map(|name| self.children[self.running(name)?].as_ref());
         let ends = match victim.map(|zebra| fuse::lay(zebra.pid)).transpose() {
             Ok(laid) => laid.map(|(fuse, ends)| {
                 self.fuse = Some(fuse);
@@ -560,8 +559,7 @@ impl<'a, 'n> Supervisor<'a, 'n> {
         let asks = waiting.filter(|w| w.talk.is_none()).map(|w| w.ask_at);
         let bow_out = self.bow_out.as_ref().map(|(at, _)| *at);
         let repairs = self.repairs.due().filter(|_| self.end.is_none());
-        let workloads = self.node.has_workloads().then_some(self.workloads_at);
-        let others = [self.policy.next_deadline(), self.reserve_until, repairs, bow_out, workloads];
+        let others = [self.policy.next_deadline(), self.reserve_until, repairs, bow_out, self.workloads_at];
         let farewell = self.farewell.as_ref().map(Farewell::deadline);
         let released = self.released.as_ref().map(|(at, _)| *at);
         let silent = self.silent.iter().map(|(_, at)| *at);
@@ -625,9 +623,9 @@ impl<'a, 'n> Supervisor<'a, 'n> {
         if self.reserve_until.is_some_and(|until| until <= now) {
             self.uncover();
         }
-        if self.workloads_at <= now && self.node.has_workloads() {
+        if self.workloads_at.is_some_and(|at| at <= now) {
             self.node.ask_workloads();
-            self.workloads_at = now + WORKLOADS_EVERY;
+            self.workloads_at = Some(now + WORKLOADS_EVERY);
         }
         self.unhush(now);
         events.push_back(Event::Tick);

@@ -432,14 +432,8 @@ impl Policy {
     /// A daemon waits for those before it, but not for one that keeps dying.
     fn may_start(&self, i: usize) -> bool {
         let daemon = self.states[i].daemon;
-        // Of two that go together neither is back before the other is gone.
-        let together = |s: &State| {
-            daemon.takes_along.contains(&s.daemon.name) && s.daemon.takes_along.contains(&daemon.name)
-        };
         let lives = |s: &State| !matches!(s.phase, Phase::Down { .. });
-        if !daemon.after.iter().any(|name| self.states.iter().any(|s| s.daemon.name == *name && together(s)))
-            && self.states.iter().any(|s| together(s) && lives(s))
-        {
+        if self.states.iter().any(|s| lives(s) && s.daemon.foundations().any(|name| name == daemon.name)) {
             return false;
         }
         daemon.after.iter().all(|name| {

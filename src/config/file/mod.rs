@@ -100,17 +100,10 @@ fn assemble(documents: Vec<Document>, config: &Config, report: &mut Report<'_>) 
         raw.extend(document.raw.0);
     }
     let index = node_index(indices, config, report);
-    let tunnel_is_wrong;
-    let underlay = match only(underlays, report) {
-        Some(given) => {
-            tunnel_is_wrong = given.tunnel.is_some();
-            underlay::underlay(&given, index, config, report)
-        }
-        None => {
-            tunnel_is_wrong = false;
-            Underlay::default()
-        }
-    };
+    let given = only(underlays, report);
+    let has_tunnel = given.as_ref().is_some_and(|given| given.tunnel.is_some());
+    let underlay =
+        given.map_or_else(Underlay::default, |given| underlay::underlay(&given, index, config, report));
     let passthrough = only(passthroughs, report);
     raw.sort_by_key(|entry| entry.priority.as_ref().map_or(0, |priority| priority.get()));
     let mut overlay = Overlay {
@@ -121,7 +114,6 @@ fn assemble(documents: Vec<Document>, config: &Config, report: &mut Report<'_>) 
 
     limit(&mut l3vnis, &mut l2vnis, report);
     let on_host = config.namespace.as_deref().is_none();
-    let no_vtep = overlay.underlay.vtep4.is_none() && overlay.underlay.vtep6.is_none();
     let Some(index) = index else {
         leave_all_out(&l3vnis, &l2vnis, passthrough.as_ref(), "needs nodeIndex, which is wrong", report);
         return overlay;
@@ -133,8 +125,8 @@ fn assemble(documents: Vec<Document>, config: &Config, report: &mut Report<'_>) 
     }
     let underlay = overlay.underlay.clone();
     let mut vnis = Vnis::new(config, &underlay, index);
-    if no_vtep {
-        let state = if tunnel_is_wrong { ", which is wrong" } else { "" };
+    if !overlay.underlay.is_vtep() {
+        let state = if has_tunnel { ", which is wrong" } else { "" };
         let reason = format!("needs underlay.tunnelEndpoint{state}");
         leave_all_out(&l3vnis, &l2vnis, None, &reason, report);
     } else {

@@ -1,9 +1,6 @@
 //! Device names: which are ours, so that no one else's may be.
 
-use crate::model::{PASSTHROUGH_HOST, PASSTHROUGH_ROUTER, VETH_FRR, VETH_HOST, VTEP_DEVICE};
-
-/// What precedes the number of a VNI.
-const NUMBERED: [&str; 5] = ["br-pe-", "vni", "host-e-", "pe-e-", "br-hs-"];
+use crate::model::{PASSTHROUGH_HOST, PASSTHROUGH_ROUTER, VETH_FRR, VETH_HOST, VTEP_DEVICE, VniDevice};
 
 /// Whether a device of ours has this name, or may have it one day.
 pub(super) fn is_ours(name: &str) -> bool {
@@ -12,7 +9,7 @@ pub(super) fn is_ours(name: &str) -> bool {
         let number = name.strip_prefix(prefix).unwrap_or_default();
         !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())
     };
-    fixed.contains(&name) || NUMBERED.iter().any(|prefix| numbered(prefix))
+    fixed.contains(&name) || VniDevice::ALL.iter().any(|device| numbered(device.prefix()))
 }
 
 #[cfg(test)]

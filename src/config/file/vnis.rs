@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use crate::config::Config;
 use crate::model::{
-    HostBridge, HostSession, IfName, L2Vni, L3Vni, RouteTarget, Tunnel, Underlay, Value as _, Vni, VrfName,
+    HostBridge, HostSession, L2Vni, L3Vni, RouteTarget, Tunnel, Underlay, Vni, VniDevice, VrfName,
 };
 
 use super::address::overlap;
@@ -246,9 +246,7 @@ impl<'a> Vnis<'a> {
         };
         match (bridge.lifecycle.value, &bridge.name) {
             (Lifecycle::Managed, None) => {
-                // At most 14 characters, none of them special.
-                let name = IfName::parse(&format!("br-hs-{vni}")).ok()?;
-                Some(HostBridge { name, managed: true })
+                Some(HostBridge { name: vni.device(VniDevice::HostBridge), managed: true })
             }
             (Lifecycle::Managed, Some(name)) => {
                 judge.leave_out(&name.spot, "a Managed bridge has a name of ours");

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::model::{Family, HostSession, L3Vni, Neighbor, NeighborBfd, Password, Peer, Remote};
+use crate::model::{Asn, Family, HostSession, L3Vni, Neighbor, NeighborBfd, Password, Peer};
 
 /// Names beside those of the environment.
 #[derive(Serialize)]
@@ -90,12 +90,12 @@ pub(super) fn names(config: &Config) -> Names<'_> {
     let fabric = overlay.underlay.neighbors.iter().map(|n| fabric(config, n, &mut profiles));
     let mut neighbors: Vec<Session<'_>> = fabric.collect();
     if let Some(session) = &overlay.passthrough {
-        neighbors.extend(hosts(config, session, config.asn.to_string(), &mut profiles));
+        neighbors.extend(hosts(config, session, config.asn, &mut profiles));
     }
     Names {
         router_id: overlay.underlay.router_id.unwrap_or(config.node_ip).to_string(),
         cluster_id: overlay.underlay.cluster_id.map(|id| id.to_string()),
-        vtep: overlay.underlay.vteps().next().is_some(),
+        vtep: overlay.underlay.is_vtep(),
         evpn: neighbors.iter().any(|n| n.families.contains(&word(Family::Evpn))),
         listens: neighbors.iter().any(|n| n.range.is_some()),
         vrfs,
@@ -111,14 +111,6 @@ fn word(family: Family) -> &'static str {
         Family::Ipv4Unicast => "ipv4",
         Family::Ipv6Unicast => "ipv6",
         Family::Evpn => "evpn",
-    }
-}
-
-fn remote(remote: Remote) -> String {
-    match remote {
-        Remote::Asn(asn) => asn.to_string(),
-        Remote::External => "external".into(),
-        Remote::Internal => "internal".into(),
     }
 }
 
@@ -143,7 +135,6 @@ fn fabric<'a>(config: &Config, neighbor: &'a Neighbor, profiles: &mut Vec<Profil
         // A group may be called what it listens to.
         Peer::Range(net) => (net.to_string(), Some(net.to_string())),
     };
-    let ours = config.asn.to_string();
     let families = if neighbor.families.is_empty() {
         default_families(config, &neighbor.peer)
     } else {
@@ -153,12 +144,8 @@ fn fabric<'a>(config: &Config, neighbor: &'a Neighbor, profiles: &mut Vec<Profil
     Session {
         bfd_profile: profile(&name.replace('/', "-"), neighbor.bfd, profiles),
         name,
-        remote: remote(neighbor.remote),
-        external: match neighbor.remote {
-            Remote::Asn(asn) => asn.to_string() != ours,
-            Remote::External => true,
-            Remote::Internal => false,
-        },
+        remote: neighbor.remote.to_string(),
+        external: neighbor.remote.is_external(config.asn),
         host: false,
         interface: matches!(neighbor.peer, Peer::Interface(_)),
         range,
@@ -197,21 +184,16 @@ fn default_families(config: &Config, peer: &Peer) -> Vec<(Family, bool)> {
 fn hosts<'a>(
     config: &Config,
     session: &HostSession,
-    ours: String,
+    ours: Asn,
     profiles: &mut Vec<Profile>,
 ) -> Vec<Session<'a>> {
-    let external = match session.remote {
-        Remote::Asn(asn) => asn.to_string() != ours,
-        Remote::External => true,
-        Remote::Internal => false,
-    };
     let one = |(_, host): &(IpNet, IpNet)| {
         let name = host.addr().to_string();
         Session {
             bfd_profile: profile(&name, session.bfd, profiles),
             name,
-            remote: remote(session.remote),
-            external,
+            remote: session.remote.to_string(),
+            external: session.remote.is_external(ours),
             host: true,
             interface: false,
             range: None,
@@ -234,7 +216,7 @@ const HOST_TIMERS: (u32, u32) = (30, 90);
 
 fn vrf<'a>(config: &Config, vni: &'a L3Vni, profiles: &mut Vec<Profile>) -> Vrf<'a> {
     let session = vni.session.as_ref();
-    let asn = session.map_or(config.asn, |session| session.asn).to_string();
+    let asn = session.map_or(config.asn, |session| session.asn);
     let mut networks = BTreeMap::from([("ipv4", vec![]), ("ipv6", vec![])]);
     let mut announce = |net: IpNet| {
         let family = if net.addr().is_ipv6() { "ipv6" } else { "ipv4" };
@@ -249,8 +231,8 @@ fn vrf<'a>(config: &Config, vni: &'a L3Vni, profiles: &mut Vec<Profile>) -> Vrf<
     Vrf {
         name: vni.vrf.as_ifname().as_str(),
         vni: vni.tunnel.vni.get(),
-        hosts: session.map(|s| hosts(config, s, asn.clone(), profiles)).unwrap_or_default(),
-        asn,
+        hosts: session.map(|s| hosts(config, s, asn, profiles)).unwrap_or_default(),
+        asn: asn.to_string(),
         networks,
         import: vni.import.iter().map(ToString::to_string).collect(),
         export: vni.export.iter().map(ToString::to_string).collect(),

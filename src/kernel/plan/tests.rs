@@ -13,6 +13,10 @@ use crate::resolve::{By, Search, find, resolve};
 
 const MACS: [&str; 2] = ["02:00:00:00:00:01", "02:00:00:00:00:02"];
 
+fn plan(desired: &Desired, now: &Namespaces) -> Plan {
+    super::plan(desired, now.clone())
+}
+
 fn config(extra: &[(&str, &str)]) -> Config {
     let base =
         [("NODE_IP", "10.0.0.1"), ("ASN_LOCAL", "65001"), ("FE_MACS", "02:00:00:00:00:01,02:00:00:00:00:02")];
@@ -310,8 +314,12 @@ fn holds(config: &Config, now: Namespaces) -> Result<(), TestCaseError> {
     for op in &full.ops {
         if let Some((side, name)) = touched(op) {
             let ours = at.get(side).link(name).is_some_and(|l| l.role().is_some());
-            let harmless =
-                matches!(op, Op::Move { .. } | Op::Mark { .. } | Op::AddAddress { .. } | Op::SetUp { .. });
+            let harmless = matches!(
+                op,
+                Op::Move { .. }
+                    | Op::Set { what: Setting::Mark { .. } | Setting::Up, .. }
+                    | Op::AddAddress { .. }
+            );
             prop_assert!(ours || (wanted_nic(name) && harmless), "{} touches what is not ours", op);
         }
         op.foresee(&mut at);
