@@ -2,6 +2,7 @@
 # make test    everything: lint, unit and property tests, and the node on real FRR (needs root; installs what is missing)
 # make demo    the main job at work, step by step (needs root)
 # make evpn    VNIs between two nodes on real FRR, with what is too long for test [EVERY=1]
+# make delta   any change of a running configuration against a start with the new one, on real daemons [PAIRS=n] [SEED=n]
 # make matrix  whatever dies, in either namespace: packets sent and lost [REPEAT=n] [NETNS=perouter|host] [CELL=words]
 # make chaos   random kills and freezes under traffic [KILLS=n] [SECONDS=n] [SEED=n] [NETNS=host] [BFD=off] [DELETIONS=n]
 # make bench   start-up and recovery beside watchfrr, and the devices of many VNIs beside ip -batch (needs root) [VNIS=1,100,500,1000]
@@ -17,6 +18,7 @@ FRR     ?= 10.3
 REPEAT  ?= 1
 KILLS   ?= 50
 VNIS    ?= 1,100,500,1000
+PAIRS   ?= 60
 SUITES  ?= trixie forky bookworm
 SUITE   := $(or $(if $(filter 8.4,$(FRR)),bookworm),$(if $(filter 10.3,$(FRR)),trixie),$(if $(filter 10.7,$(FRR)),forky),$(error FRR=$(FRR): 8.4, 10.3 or 10.7))
 
@@ -42,7 +44,7 @@ TAG      ?= $(shell git describe --tag --always --dirty)
 PLATFORM ?= linux/amd64,linux/arm64
 PUSH     ?= false
 
-.PHONY: build test lint unit kernel lab lab-nat lab-plain $(SUITES:%=lab-%) evpn $(SUITES:%=evpn-%) size demo matrix chaos bench extension extension-check frr deny clean
+.PHONY: build test lint unit kernel lab lab-nat lab-plain $(SUITES:%=lab-%) evpn $(SUITES:%=evpn-%) delta $(SUITES:%=delta-%) size demo matrix chaos bench extension extension-check frr deny clean
 
 build:
 	$(CARGO) build $(ARGS) --release
@@ -51,7 +53,7 @@ build:
 test:
 	tests/lab/setup uml qemu extension
 	@$(MAKE) lint unit size
-	@$(MAKE) -j2 -Otarget lab evpn kernel extension-check TALOS=namespace_of_its_own
+	@$(MAKE) -j2 -Otarget lab evpn delta kernel extension-check TALOS=namespace_of_its_own
 
 lint:
 	$(CARGO) fmt --check
@@ -87,6 +89,12 @@ lab-nat: build
 	@set -e; program="$(call program,--test node)"; test -n "$$program"; LAB_TIMEOUT=1200 $(LAB) --kernel qemu $$program --test-threads=1 connmark
 lab-plain: build
 	@set -e; program="$(call program,--test node)"; test -n "$$program"; LAB_WITHOUT=vrf $(LAB) --kernel uml $$program kernel_without_vrf
+
+# What changes of a running configuration lead to, on daemons by themselves: [PAIRS=n] [SEED=n]
+delta: $(SUITES:%=delta-%)
+$(SUITES:%=delta-%): delta-%:
+	@set -e; program="$(call program,--test delta)"; test -n "$$program"; \
+	LAB_TIMEOUT=7200 LAB_PAIRS=$(PAIRS) LAB_SEED=$(or $(SEED),1) tests/lab/run --kernel native --suite $* $$program --nocapture
 
 # EVPN's own graceful restart is FRR's from 10.6 on, and so are IPv6 VTEPs. EVERY=1: what takes minutes, too.
 vnis = between_two takes_the $(if $(filter forky,$(1)),come_and_go no_packet $(if $(EVERY),over_ipv6 silent)) $(if $(EVERY),$(if $(filter bookworm,$(1)),,moves))

@@ -30,12 +30,17 @@ pub struct Node<'a> {
     ports: Vec<IfName>,
     /// Since when nothing holds the namespace under its name.
     nameless_since: Option<Instant>,
+    /// How many kernel parameters were looked at in this turn.
+    looked_at: usize,
     /// What was said last about what can't be put right, so that it is said once.
     said: BTreeSet<String>,
 }
 
 /// How long a deleted namespace goes without its name, in which it works as ever, before it is held again.
 pub const NAMELESS: Duration = Duration::from_millis(500);
+
+/// Kernel parameters that are looked at together: all of a node without many VNIs, and a small part of a core's time.
+const SYSCTLS_AT_ONCE: usize = 100;
 
 /// What a look at the kernel's state led to.
 #[derive(Debug)]
@@ -111,6 +116,7 @@ impl<'a> Node<'a> {
             desired: Desired::default(),
             ports: vec![],
             nameless_since: None,
+            looked_at: 0,
             said: BTreeSet::new(),
         };
         node.configure(&resolved)?;
@@ -179,9 +185,12 @@ impl<'a> Node<'a> {
         self.monitor.drain()
     }
 
-    /// Whether a kernel parameter has changed of those whose changes are not announced.
-    pub fn sysctls_have_changed(&self) -> bool {
-        self.kernel.sysctls_have_changed(&self.desired).unwrap_or(true)
+    /// Whether a kernel parameter has changed of those whose changes are not announced. Looks at some of them each time.
+    pub fn sysctls_have_changed(&mut self) -> bool {
+        let all = &self.desired.sysctls;
+        let from = if self.looked_at < all.len() { self.looked_at } else { 0 };
+        self.looked_at = (from + SYSCTLS_AT_ONCE).min(all.len());
+        self.kernel.sysctls_have_changed(&all[from..self.looked_at]).unwrap_or(true)
     }
 
     /// Puts right whatever is not as it should be.

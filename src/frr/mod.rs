@@ -2,6 +2,7 @@
 
 pub mod bfd;
 pub mod daemons;
+pub mod delta;
 pub mod files;
 pub mod held;
 mod render;

@@ -5,6 +5,8 @@
 //! when it knows all of it. The other daemons take theirs from vtysh (in FRR 10 only mgmtd can); zebra too, but for
 //! how it puts routes into the kernel, which it must know before bgpd brings the first.
 
+use super::Version;
+
 /// Daemons that read a file of their own, and the first words of what is in it.
 const OWNERS: [(&str, &[&str]); 3] = [
     (
@@ -29,6 +31,58 @@ const COMMON: &[&str] = &["frr ", "log ", "hostname "];
 
 /// First words of what only the others read.
 const OTHERS: &[&str] = &["interface ", "vrf ", "ip ", "ipv6 ", "service ", "debug "];
+
+/// Who has a line or a context at the margin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    /// No one knows.
+    None,
+    /// Every daemon.
+    All,
+    /// These daemons.
+    Some(Vec<&'static str>),
+}
+
+/// Who has it when all of them run: those that read it from a file of theirs, and those that vtysh tells.
+pub fn owners(head: &str, lines: &[String], version: Version) -> Owner {
+    let starts = |words: &[&str]| words.iter().any(|word| head.starts_with(word));
+    if starts(COMMON) || starts(EVERYONES) {
+        return Owner::All;
+    }
+    let bgpd = starts(OWNERS[0].1) && !lines.iter().any(|line| line.starts_with(SOURCE));
+    let mut daemons: Vec<_> = [("bgpd", bgpd), ("bfdd", starts(OWNERS[1].1)), ("zebra", starts(OWNERS[2].1))]
+        .into_iter()
+        .filter_map(|(daemon, is)| is.then_some(daemon))
+        .collect();
+    // Lists and route maps are zebra's as well.
+    if starts(ZEBRAS) {
+        daemons.push(if version < Version(10, 0) { "zebra" } else { "mgmtd" });
+    } else if starts(&["ip route ", "ipv6 route "]) {
+        daemons.push(if version < Version(10, 0) { "staticd" } else { "mgmtd" });
+    }
+    if daemons.is_empty() { Owner::None } else { Owner::Some(daemons) }
+}
+
+/// What a route map for zebra alone says.
+const SOURCE: &str = "set src ";
+
+/// First words of lines that vtysh tells every daemon.
+const EVERYONES: &[&str] = &["service ", "debug "];
+
+/// First words of what is zebra's, by way of mgmtd where there is one.
+const ZEBRAS: &[&str] = &[
+    "interface ",
+    "vrf ",
+    "ip protocol ",
+    "ipv6 protocol ",
+    "ip nht ",
+    "ipv6 nht ",
+    "ip prefix-list ",
+    "ipv6 prefix-list ",
+    "route-map ",
+    "access-list ",
+    "ipv6 access-list ",
+];
 
 /// The part of `text` for each daemon that has one, or nothing if a line at the margin is of an unknown sort:
 /// then no part can be trusted to be whole, and vtysh must sort it out.

@@ -1,6 +1,6 @@
 //! Carrying changes out: each [`Op`] is one netlink message (or one file below `/proc/sys`).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -142,15 +142,15 @@ impl Place {
         message::route(index, route)
     }
 
-    /// Reads those of the kernel parameters that are of this side, or all if it is `alone`.
-    fn sysctls(
-        &self,
-        side: Side,
-        alone: bool,
-        wanted: &[Sysctl],
-    ) -> io::Result<BTreeMap<String, Option<String>>> {
-        let here = wanted.iter().filter(|s| alone || s.side == side).map(|s| s.path.as_str());
-        self.ns.within(|| Ok(observe::sysctls(here)))
+    /// Reads its state, and those of the kernel parameters that are of this side, or all if it is `alone`.
+    fn observe(&mut self, side: Side, alone: bool, wanted: &[Sysctl]) -> Result<NsState, Error> {
+        let here = || wanted.iter().filter(|s| alone || s.side == side).map(|s| s.path.as_str());
+        let mut state = observe::observe(&mut self.nl, here())?;
+        self.indexes.clear();
+        let rest = here().filter(|path| !state.sysctls.contains_key(*path));
+        let rest = self.ns.within(|| Ok(observe::sysctls(rest)))?;
+        state.sysctls.extend(rest);
+        Ok(state)
     }
 
     /// Changes an existing link. `RTM_NEWLINK` without create, because `RTM_SETLINK` ignores part of what it is given.
@@ -190,7 +190,7 @@ impl Kernel {
     ) -> Result<(), Error> {
         for (name, ns) in Netns::others(namespace.as_deref()) {
             let mut place = Place::open(ns)?;
-            let links = observe::observe(&mut place.nl)?.links;
+            let links = observe::observe(&mut place.nl, std::iter::empty())?.links;
             let ours = links.iter().filter(|link| matches!(link.role(), Some(Role::Nic(_))));
             for link in ours.filter(|link| wanted(link)) {
                 log::info!(
@@ -253,17 +253,16 @@ impl Kernel {
         Ok(())
     }
 
-    /// Kernel parameters of `desired` that are not as they should be. Not all of them are announced when they change.
+    /// Whether any of these kernel parameters is not as it should be. Not all of them are announced when they change.
     ///
     /// # Errors
     /// A namespace can't be entered.
-    pub fn sysctls_have_changed(&self, desired: &Desired) -> io::Result<bool> {
+    pub fn sysctls_have_changed(&self, wanted: &[Sysctl]) -> io::Result<bool> {
         for (side, place) in [(Side::Host, Some(&self.host)), (Side::Router, self.router.as_ref())] {
             let Some(place) = place else { continue };
-            let alone = self.router.is_none();
-            let now = place.sysctls(side, alone, &desired.sysctls)?;
-            let mut here = desired.sysctls.iter().filter(|s| alone || s.side == side);
-            if here.any(|s| matches!(now.get(&s.path), Some(Some(value)) if value != s.value)) {
+            let here = || wanted.iter().filter(|s| self.router.is_none() || s.side == side);
+            let now = place.ns.within(|| Ok(observe::sysctls(here().map(|s| s.path.as_str()))))?;
+            if here().any(|s| matches!(now.get(&s.path), Some(Some(value)) if value != s.value)) {
                 return Ok(true);
             }
         }
@@ -302,17 +301,13 @@ impl Kernel {
     /// # Errors
     /// The kernel refused.
     pub fn observe(&mut self, desired: Option<&Desired>) -> Result<Namespaces, Error> {
-        let read = |place: &mut Place, side: Side, alone: bool| -> Result<NsState, Error> {
-            let mut state = observe::observe(&mut place.nl)?;
-            place.indexes.clear();
-            state.sysctls = place.sysctls(side, alone, desired.map_or(&[][..], |d| &d.sysctls))?;
-            Ok(state)
-        };
-        let mut host = read(&mut self.host, Side::Host, self.router.is_none())?;
+        let wanted = desired.map_or(&[][..], |d| &d.sysctls);
+        let mut host = self.host.observe(Side::Host, self.router.is_none(), wanted)?;
         if let Ok(socket) = &self.nft {
             host.marks = observe::marks(socket, desired.and_then(|d| d.marks.as_ref()))?;
         }
-        let router = self.router.as_mut().map(|place| read(place, Side::Router, false)).transpose()?;
+        let router =
+            self.router.as_mut().map(|place| place.observe(Side::Router, false, wanted)).transpose()?;
         Ok(Namespaces { host, router })
     }
 

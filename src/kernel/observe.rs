@@ -8,8 +8,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVrf,
-    InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, Inet6DevConf, InetDevConf, InfoBridgePort,
+    InfoData, InfoKind, InfoPortData, InfoVrf, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
+    LinkMessage,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType, RouteVia,
@@ -18,24 +19,50 @@ use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::model::{
-    Address, BridgePort, Link, LinkKind, MacAddr, Marks, NsState, OWNER_PROTOCOL, ReturnPath, Route, Rule,
-    Vxlan,
+    Address, BridgePort, Link, LinkKind, Links, MacAddr, Marks, NsState, OWNER_PROTOCOL, ReturnPath, Route,
+    Rule, Vxlan,
 };
 use crate::resolve::{MAIN_TABLE, default_net};
 
 use super::netlink::{Netlink, Refusal};
 use super::nft;
 
-/// Reads links, addresses, routes and rules by `nl`.
+/// Reads links, addresses, routes and rules by `nl`, and those of the kernel parameters `wanted` that links bring along.
 ///
 /// # Errors
 /// The kernel refused a request.
-pub fn observe(nl: &mut Netlink) -> Result<NsState, Refusal> {
-    let mut links = links(nl)?;
+pub fn observe<'a>(nl: &mut Netlink, wanted: impl Iterator<Item = &'a str>) -> Result<NsState, Refusal> {
+    let (mut links, confs) = links(nl)?;
     addresses(nl, &mut links)?;
     let names: HashMap<u32, String> = links.values().map(|l| (l.index, l.name.clone())).collect();
     let (routes, rules) = (routes(nl, &names)?, rules(nl)?);
-    Ok(NsState { links: links.into_values().collect(), routes, rules, ..NsState::default() })
+    let links: Links = links.into_values().collect();
+    let brought = wanted.filter_map(|path| {
+        let [_, version, _, link, name] = path.split('/').collect::<Vec<_>>().try_into().ok()?;
+        let value = confs.get(&links.get(link)?.index)?.get(version, name)?;
+        Some((path.to_owned(), Some(value.to_string())))
+    });
+    Ok(NsState { sysctls: brought.collect(), links, routes, rules, ..NsState::default() })
+}
+
+/// Kernel parameters of one link.
+#[derive(Default)]
+struct Conf {
+    v4: Option<InetDevConf>,
+    v6: Option<Inet6DevConf>,
+}
+
+impl Conf {
+    /// Those that we set.
+    fn get(&self, version: &str, name: &str) -> Option<i32> {
+        match (version, name) {
+            ("ipv4", "rp_filter") => Some(self.v4.as_ref()?.rp_filter),
+            ("ipv6", "forwarding") => Some(self.v6.as_ref()?.forwarding),
+            ("ipv6", "accept_dad") => Some(self.v6.as_ref()?.accept_dad),
+            ("ipv6", "accept_ra") => Some(self.v6.as_ref()?.accept_ra),
+            _ => None,
+        }
+    }
 }
 
 /// Reads kernel parameters in the calling thread's namespace; one that does not exist is `None`.
@@ -62,8 +89,10 @@ pub fn marks(socket: &netlink_sys::Socket, wanted: Option<&ReturnPath>) -> io::R
     }
 }
 
-/// Every link by its index.
-fn links(nl: &mut Netlink) -> Result<HashMap<u32, Link>, Refusal> {
+type ByIndex<T> = HashMap<u32, T>;
+
+/// Every link, and its kernel parameters.
+fn links(nl: &mut Netlink) -> Result<(ByIndex<Link>, ByIndex<Conf>), Refusal> {
     let mut request = LinkMessage::default();
     // Counters are the larger part of a link, and nothing that we look at.
     request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
@@ -71,8 +100,12 @@ fn links(nl: &mut Netlink) -> Result<HashMap<u32, Link>, Refusal> {
         RouteNetlinkMessage::NewLink(message) => Some(link(message)),
         _ => None,
     })?;
-    let (mut links, relations): (HashMap<_, _>, Vec<_>) =
-        all.into_iter().map(|(link, relation)| ((link.index, link), relation)).unzip();
+    let (mut links, mut confs, mut relations) = (HashMap::new(), HashMap::new(), Vec::new());
+    for (link, relation, conf) in all {
+        relations.push(relation);
+        confs.insert(link.index, conf);
+        links.insert(link.index, link);
+    }
     let name = |links: &HashMap<u32, Link>, index: Option<u32>| Some(links.get(&index?)?.name.clone());
     for relation in relations {
         let (master, parent) = (name(&links, relation.master), name(&links, relation.parent));
@@ -80,7 +113,7 @@ fn links(nl: &mut Netlink) -> Result<HashMap<u32, Link>, Refusal> {
             (link.master, link.parent) = (master, parent);
         }
     }
-    Ok(links)
+    Ok((links, confs))
 }
 
 /// Other links that one refers to, by index.
@@ -91,10 +124,11 @@ struct Relation {
     parent: Option<u32>,
 }
 
-fn link(message: LinkMessage) -> (Link, Relation) {
+fn link(message: LinkMessage) -> (Link, Relation, Conf) {
     let mut link = Link::new(message.header.index, "", LinkKind::Device);
     link.up = message.header.flags.contains(LinkFlags::Up);
     let mut relation = Relation { of: link.index, ..Relation::default() };
+    let mut conf = Conf::default();
     let mut lower = None;
     let mut elsewhere = false;
     let mac = |bytes: Vec<u8>| bytes.try_into().ok().and_then(MacAddr::new);
@@ -116,10 +150,25 @@ fn link(message: LinkMessage) -> (Link, Relation) {
                 link.port = infos.iter().find_map(bridge_port);
             }
             LinkAttribute::AfSpecUnspec(specs) => {
-                link.addr_gen_none = specs.iter().any(|spec| {
-                    matches!(spec, AfSpecUnspec::Inet6(inet6)
-                        if inet6.contains(&AfSpecInet6::AddrGenMode(In6AddrGenMode::None)))
-                });
+                for spec in specs {
+                    match spec {
+                        AfSpecUnspec::Inet(specs) => {
+                            conf.v4 = specs.into_iter().find_map(|spec| match spec {
+                                AfSpecInet::DevConf(conf) => Some(conf),
+                                _ => None,
+                            });
+                        }
+                        AfSpecUnspec::Inet6(specs) => {
+                            link.addr_gen_none =
+                                specs.contains(&AfSpecInet6::AddrGenMode(In6AddrGenMode::None));
+                            conf.v6 = specs.into_iter().find_map(|spec| match spec {
+                                AfSpecInet6::DevConf(conf) => Some(conf),
+                                _ => None,
+                            });
+                        }
+                        _ => {}
+                    }
+                }
             }
             _ => {}
         }
@@ -129,7 +178,7 @@ fn link(message: LinkMessage) -> (Link, Relation) {
         _ if !elsewhere => relation.parent = lower.filter(|&index| index != link.index),
         _ => {}
     }
-    (link, relation)
+    (link, relation, conf)
 }
 
 fn kind(infos: &[LinkInfo]) -> Option<LinkKind> {

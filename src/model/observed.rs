@@ -67,7 +67,7 @@ pub struct NsState {
 impl NsState {
     /// The link of that name.
     pub fn link(&self, name: &str) -> Option<&Link> {
-        self.links.by_name.get(name)
+        self.links.get(name)
     }
 
     /// The link of that name, to be changed.
@@ -86,6 +86,11 @@ pub struct Links {
 }
 
 impl Links {
+    /// The link of that name.
+    pub fn get(&self, name: &str) -> Option<&Link> {
+        self.by_name.get(name)
+    }
+
     /// All of them, by name.
     pub fn iter(&self) -> impl Iterator<Item = &Link> {
         self.by_name.values()

@@ -154,11 +154,12 @@ pub fn vtysh(router: &str, cmd: &str) -> String {
     must("vtysh", try_vtysh(router, cmd))
 }
 
-/// A question to one daemon by its own socket, without a vtysh: for polling.
-pub fn vty(router: &str, daemon: &str, cmd: &str) -> Result {
-    let one = |socket: &mut UnixStream, cmd: &str| -> std::io::Result<(u8, String)> {
-        socket.write_all(cmd.as_bytes())?;
-        socket.write_all(&[0])?;
+/// Commands to one daemon by its own socket, one after the other: the status and the words of each.
+pub fn converse(router: &str, daemon: &str, cmds: &[impl AsRef<str>]) -> std::io::Result<Vec<(u8, String)>> {
+    let mut socket = UnixStream::connect(frr_dir(router).join(format!("{daemon}.vty")))?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut one = |cmd: &str| {
+        socket.write_all(&[cmd.as_bytes(), &[0]].concat())?;
         // The answer ends with three NULs and a status.
         let (mut answer, mut buffer) = (Vec::new(), [0; 65536]);
         while answer.len() < 4 || answer[answer.len() - 4..answer.len() - 1] != [0; 3] {
@@ -170,15 +171,15 @@ pub fn vty(router: &str, daemon: &str, cmd: &str) -> Result {
         let status = answer[answer.len() - 1];
         Ok((status, String::from_utf8_lossy(&answer[..answer.len() - 4]).into_owned()))
     };
-    let ask = || -> std::io::Result<(u8, String)> {
-        let mut socket = UnixStream::connect(frr_dir(router).join(format!("{daemon}.vty")))?;
-        socket.set_read_timeout(Some(Duration::from_secs(10)))?;
-        // Not everything may be asked by anyone.
-        one(&mut socket, "enable")?;
-        one(&mut socket, cmd)
-    };
+    // Not everything may be asked by anyone.
+    one("enable")?;
+    cmds.iter().map(|cmd| one(cmd.as_ref())).collect()
+}
+
+/// A question to one daemon, without a vtysh: for polling.
+pub fn vty(router: &str, daemon: &str, cmd: &str) -> Result {
     let failed = |reason, output| Failed { command: format!("{router} {daemon}: {cmd}"), reason, output };
-    match ask() {
+    match converse(router, daemon, &[cmd]).map(|mut answers| answers.remove(0)) {
         Ok((0, answer)) => Ok(answer),
         Ok((status, answer)) => Err(failed(format!("status {status}"), answer)),
         Err(error) => Err(failed(error.to_string(), String::new())),

@@ -1,0 +1,437 @@
+//! Two texts of frr.conf → the commands that lead daemons that run with the first to what they would be with the second.
+//! Pure.
+//!
+//! What is new comes before what goes away, but within a router, where one may have to make room for the other. What is about the same is overwritten, so that no session ends and no filter is open for a moment.
+
+mod tree;
+mod words;
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+
+use super::Version;
+use super::split::{Owner, owners};
+
+pub use tree::Context;
+
+/// Commands for one daemon, from its configuration node on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// The daemon.
+    pub daemon: &'static str,
+    /// The commands, in order.
+    pub commands: Vec<Command>,
+}
+
+/// A command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// Its words.
+    pub text: String,
+    /// It is of a route map that bgpd has as well, and may be known to that only.
+    pub may_be_unknown: bool,
+}
+
+/// What leads from one configuration to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delta {
+    /// These commands, in order; none if both are the same.
+    Commands(Vec<Step>),
+    /// No commands, for this reason: these daemons have to start anew, or all of them if there are none.
+    Restart(&'static [&'static str], String),
+}
+
+/// Why there are no commands for a daemon.
+struct Unsafe(String);
+
+/// Works out what leads from `old` to `new`.
+pub fn delta(old: &str, new: &str, version: Version) -> Delta {
+    if old == new {
+        return Delta::Commands(vec![]);
+    }
+    let trees = Context::parse(old).and_then(|old| Ok((old, Context::parse(new)?)));
+    let (old, new) = match trees {
+        Ok((old, new)) => (settled(old), settled(new)),
+        Err(line) => return Delta::Restart(&[], format!("{line:?} is in no context")),
+    };
+    let (old, new) = match (Parts::of(old, version), Parts::of(new, version)) {
+        (Ok(old), Ok(new)) => (old, new),
+        (Err(line), _) | (_, Err(line)) => {
+            return Delta::Restart(&[], format!("{line:?} is not known to be any daemon's"));
+        }
+    };
+    if let Some(line) = difference(&old.common, &new.common) {
+        return Delta::Restart(&[], format!("{line:?} is for every daemon"));
+    }
+    // VNIs are taken from VRFs before bgpd's instances of these end, which it would refuse. Profiles are there before
+    // bgpd names them, and while it does.
+    let mut steps = vec![];
+    for (daemon, part) in [
+        ("mgmtd", Part::All),
+        ("zebra", Part::All),
+        ("staticd", Part::All),
+        ("bfdd", Part::New),
+        ("bgpd", Part::All),
+        ("bfdd", Part::Gone),
+    ] {
+        let empty = Context::default();
+        let (old, new) = (old.of.get(daemon).unwrap_or(&empty), new.of.get(daemon).unwrap_or(&empty));
+        match commands(daemon, old, new, part, version) {
+            Ok(commands) if commands.is_empty() => {}
+            Ok(commands) => steps.push(Step { daemon, commands }),
+            Err(Unsafe(reason)) => {
+                let which: &[&str] = if daemon == "bgpd" { &["bgpd"] } else { &[] };
+                return Delta::Restart(which, reason);
+            }
+        }
+    }
+    Delta::Commands(steps)
+}
+
+/// What remains of a configuration when a daemon has read all of it: of lines about the same the last.
+fn settled(mut context: Context) -> Context {
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut lines: Vec<String> = Vec::with_capacity(context.lines.len());
+    for line in context.lines {
+        match places.entry(words::about(&context.head, &line)) {
+            Entry::Occupied(place) => lines[*place.get()] = line,
+            Entry::Vacant(place) => {
+                place.insert(lines.len());
+                lines.push(line);
+            }
+        }
+    }
+    context.lines = lines;
+    context.inner = context.inner.into_iter().map(settled).collect();
+    context
+}
+
+/// Which commands are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    All,
+    /// Those that add or change.
+    New,
+    /// Those that take away.
+    Gone,
+}
+
+/// A configuration by the daemons that have it.
+#[derive(Debug, Default)]
+struct Parts {
+    of: HashMap<&'static str, Context>,
+    /// Lines that every daemon reads.
+    common: Vec<String>,
+}
+
+impl Parts {
+    /// Deals the lines and contexts at the margin out. The error is one that is not known.
+    fn of(tree: Context, version: Version) -> Result<Self, String> {
+        let mut parts = Self::default();
+        for line in tree.lines {
+            match owners(&line, &[], version) {
+                Owner::None => return Err(line),
+                Owner::All => parts.common.push(line),
+                Owner::Some(daemons) => {
+                    for daemon in daemons {
+                        parts.of.entry(daemon).or_default().lines.push(line.clone());
+                    }
+                }
+            }
+        }
+        for context in tree.inner {
+            let Owner::Some(daemons) = owners(&context.head, &context.lines, version) else {
+                return Err(context.head);
+            };
+            for daemon in daemons {
+                parts.of.entry(daemon).or_default().inner.push(context.clone());
+            }
+        }
+        Ok(parts)
+    }
+}
+
+fn difference<'a>(old: &'a [String], new: &'a [String]) -> Option<&'a String> {
+    old.iter().find(|line| !new.contains(line)).or_else(|| new.iter().find(|line| !old.contains(line)))
+}
+
+/// The commands that lead one daemon from `old` to `new`.
+fn commands(
+    daemon: &str,
+    old: &Context,
+    new: &Context,
+    part: Part,
+    version: Version,
+) -> Result<Vec<Command>, Unsafe> {
+    let mut script = Script { shares_maps: daemon != "bgpd", ..Script::default() };
+    // FRR 8.4 passes over an entry of a list that is there under another number.
+    let makes_room = version < Version(10, 0);
+    let (coming, going) = (part != Part::Gone, part != Part::New);
+    let before: HashMap<String, &Context> = old.inner.iter().map(|c| (name(&c.head), c)).collect();
+    let after: HashMap<String, &Context> = new.inner.iter().map(|c| (name(&c.head), c)).collect();
+    let empty = Context::default();
+    let (routers, others): (Vec<_>, Vec<_>) =
+        new.inner.iter().partition(|context| context.head.starts_with("router bgp "));
+    if going && makes_room {
+        script.lines(&[], old, new, |_| false, |_| false, Part::Gone);
+    }
+    if coming {
+        script.lines(&[], old, new, |_| true, |_| false, Part::New);
+        for context in others {
+            script.change(&[], before.get(&name(&context.head)).copied().unwrap_or(&empty), context, part);
+        }
+    }
+    for router in routers.into_iter().filter(|_| coming) {
+        match before.get(&name(&router.head)) {
+            Some(old) if old.head != router.head => {
+                return Err(Unsafe(format!("{:?} becomes {:?}", old.head, router.head)));
+            }
+            old => script.router(old.copied().unwrap_or(&empty), router),
+        }
+    }
+    if !going {
+        return Ok(script.finish());
+    }
+    // The default instance can't go before those of VRFs.
+    let gone = old.inner.iter().filter(|context| !after.contains_key(&name(&context.head)));
+    let (routers, others): (Vec<_>, Vec<_>) =
+        gone.partition(|context| context.head.starts_with("router bgp "));
+    let (vrfs, default): (Vec<_>, Vec<_>) =
+        routers.into_iter().partition(|context| context.head.contains(" vrf "));
+    for router in vrfs.into_iter().chain(default) {
+        script.say(&[], &format!("no {}", router.head));
+    }
+    for context in others.into_iter().rev() {
+        if context.head.starts_with("vrf ") || context.head.starts_with("interface ") {
+            // A VRF that the kernel has, and an interface, can't go.
+            script.change(
+                &[],
+                context,
+                &Context { head: context.head.clone(), ..Context::default() },
+                Part::All,
+            );
+        } else if context.head == "bfd" {
+            script.change(
+                &[],
+                context,
+                &Context { head: context.head.clone(), ..Context::default() },
+                Part::Gone,
+            );
+        } else {
+            script.say(&[], &format!("no {}", context.head));
+        }
+    }
+    if part == Part::Gone {
+        // What is taken from contexts that stay.
+        for context in &new.inner {
+            if let Some(old) = before.get(&name(&context.head)) {
+                script.change(&[], old, context, part);
+            }
+        }
+    }
+    if !makes_room {
+        script.lines(&[], old, new, |_| false, |_| false, Part::Gone);
+    }
+    Ok(script.finish())
+}
+
+/// What a context at the margin or in another is, whatever else its head says.
+fn name(head: &str) -> String {
+    let words: Vec<&str> = head.split(' ').collect();
+    match words[..] {
+        ["router", "bgp", _, "vrf", vrf, ..] => format!("router bgp vrf {vrf}"),
+        ["router", "bgp", ..] => "router bgp".into(),
+        ["route-map", map, _, number] => format!("route-map {map} {number}"),
+        _ => head.into(),
+    }
+}
+
+/// What makes a neighbor what it is; one of another kind is another neighbor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Peer {
+    Address,
+    Group,
+    Interface,
+    /// In a group, directly or as an interface.
+    Member(String),
+}
+
+fn peers(router: &Context) -> HashMap<&str, Peer> {
+    let mut peers = HashMap::new();
+    for line in &router.lines {
+        let words: Vec<&str> = line.split(' ').collect();
+        let (peer, kind) = match words[..] {
+            ["neighbor", peer, "peer-group"] => (peer, Peer::Group),
+            ["neighbor", peer, "peer-group", group]
+            | ["neighbor", peer, "interface", "peer-group", group] => (peer, Peer::Member(group.into())),
+            ["neighbor", peer, "interface", ..] => (peer, Peer::Interface),
+            ["neighbor", peer, "remote-as", _] => {
+                peers.entry(peer).or_insert(Peer::Address);
+                continue;
+            }
+            _ => continue,
+        };
+        peers.insert(peer, kind);
+    }
+    peers
+}
+
+/// The neighbor that a line is about.
+fn peer_of(line: &str) -> Option<&str> {
+    line.strip_prefix("no ").unwrap_or(line).strip_prefix("neighbor ")?.split(' ').next()
+}
+
+/// Commands, with the contexts entered and left that they need.
+#[derive(Debug, Default)]
+struct Script {
+    commands: Vec<Command>,
+    open: Vec<String>,
+    /// The daemon is another than the one that its route maps are for.
+    shares_maps: bool,
+}
+
+impl Script {
+    fn say(&mut self, way: &[&str], line: &str) {
+        let common = self.open.iter().zip(way).take_while(|(open, wanted)| open == wanted).count();
+        while self.open.len() > common {
+            self.open.pop();
+            self.push("exit");
+        }
+        for head in &way[common..] {
+            self.push(head);
+            self.open.push((*head).to_owned());
+        }
+        if !line.is_empty() {
+            self.push(line);
+        }
+    }
+
+    fn push(&mut self, text: &str) {
+        let in_map = self.open.first().is_some_and(|head| head.starts_with("route-map "));
+        self.commands.push(Command { text: text.to_owned(), may_be_unknown: self.shares_maps && in_map });
+    }
+
+    fn finish(mut self) -> Vec<Command> {
+        self.say(&[], "");
+        self.commands
+    }
+
+    /// Changes a context other than a router, and those in it.
+    fn change(&mut self, way: &[&str], old: &Context, new: &Context, part: Part) {
+        let way = [way, &[new.head.as_str()]].concat();
+        let fresh = old.head != new.head;
+        if fresh && part != Part::Gone {
+            self.say(&way, "");
+        }
+        self.lines(&way, old, new, |_| false, |_| false, part);
+        let before: HashMap<&str, &Context> = old.inner.iter().map(|c| (c.head.as_str(), c)).collect();
+        let after: HashSet<&str> = new.inner.iter().map(|c| c.head.as_str()).collect();
+        let empty = Context::default();
+        for inner in &new.inner {
+            match before.get(inner.head.as_str()) {
+                None if part == Part::Gone => {}
+                old => self.change(&way, old.copied().unwrap_or(&empty), inner, part),
+            }
+        }
+        for inner in old.inner.iter().filter(|c| part != Part::New && !after.contains(c.head.as_str())) {
+            self.say(&way, &format!("no {}", inner.head));
+        }
+    }
+
+    /// Lines that come, and then lines that go, but for those that `gone` says have gone already; those that `anew` says
+    /// went though they are wanted come again.
+    fn lines(
+        &mut self,
+        way: &[&str],
+        old: &Context,
+        new: &Context,
+        gone: impl Fn(&str) -> bool,
+        anew: impl Fn(&str) -> bool,
+        part: Part,
+    ) {
+        let head = &new.head;
+        let before: HashSet<&str> = old.lines.iter().map(String::as_str).collect();
+        let about: HashSet<String> = new.lines.iter().map(|line| words::about(head, line)).collect();
+        if part != Part::New {
+            for line in old.lines.iter().rev() {
+                if !about.contains(&words::about(head, line)) && !gone(line) {
+                    self.say(way, &words::undo(head, line));
+                }
+            }
+        }
+        if part != Part::Gone {
+            for line in new.lines.iter().filter(|line| !before.contains(line.as_str()) || anew(line)) {
+                self.say(way, line);
+            }
+        }
+    }
+
+    /// Changes a BGP instance, or makes it.
+    fn router(&mut self, old: &Context, new: &Context) {
+        let (peers_old, peers_new) = (peers(old), peers(new));
+        let lost = |peer: &str| peers_old.get(peer).is_some_and(|kind| peers_new.get(peer) != Some(kind));
+        let is_lost = |line: &str| peer_of(line).is_some_and(lost);
+        let way = [new.head.as_str()];
+        if old.head.is_empty() {
+            self.say(&way, "");
+        }
+        let before: HashMap<&str, &Context> = old.inner.iter().map(|c| (c.head.as_str(), c)).collect();
+        let after: HashMap<&str, &Context> = new.inner.iter().map(|c| (c.head.as_str(), c)).collect();
+        // What goes.
+        for inner in old.inner.iter().rev() {
+            let empty = Context { head: inner.head.clone(), ..Context::default() };
+            let new = after.get(inner.head.as_str()).copied().unwrap_or(&empty);
+            self.family(&way, inner, new, is_lost, Part::Gone);
+        }
+        self.lines(&way, old, new, is_lost, |_| false, Part::Gone);
+        // Members before their groups, each with all that is said of it.
+        let mut going: Vec<(&str, &Peer)> =
+            peers_old.iter().filter(|(peer, _)| lost(peer)).map(|(peer, kind)| (*peer, kind)).collect();
+        going.sort_by_key(|(peer, kind)| (**kind == Peer::Group, *peer));
+        let going_groups: HashSet<&str> =
+            going.iter().filter(|(_, kind)| **kind == Peer::Group).map(|(peer, _)| *peer).collect();
+        for (peer, kind) in going {
+            let group = if *kind == Peer::Group { " peer-group" } else { "" };
+            let with_its_group = matches!(kind, Peer::Member(group) if going_groups.contains(group.as_str()));
+            if !with_its_group {
+                self.say(&way, &format!("no neighbor {peer}{group}"));
+            }
+        }
+        // What comes.
+        self.lines(&way, old, new, |_| true, is_lost, Part::New);
+        let empty = Context::default();
+        for inner in &new.inner {
+            let old = before.get(inner.head.as_str()).copied().unwrap_or(&empty);
+            self.family(&way, old, inner, is_lost, Part::New);
+        }
+    }
+
+    fn family(
+        &mut self,
+        way: &[&str],
+        old: &Context,
+        new: &Context,
+        is_lost: impl Fn(&str) -> bool + Copy,
+        part: Part,
+    ) {
+        let way = [way, &[new.head.as_str()]].concat();
+        self.lines(&way, old, new, is_lost, is_lost, part);
+        let before: HashMap<&str, &Context> = old.inner.iter().map(|c| (c.head.as_str(), c)).collect();
+        let after: HashSet<&str> = new.inner.iter().map(|c| c.head.as_str()).collect();
+        if part == Part::Gone {
+            for inner in old.inner.iter().filter(|c| !after.contains(c.head.as_str())) {
+                self.say(&way, &format!("no {}", inner.head));
+            }
+        }
+        let empty = Context::default();
+        for inner in &new.inner {
+            match before.get(inner.head.as_str()) {
+                None if part == Part::Gone => {}
+                old => self.family(&way, old.copied().unwrap_or(&empty), inner, is_lost, part),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+//! The text of a configuration → its contexts: each a head, lines, and contexts in it. Pure.
+
+use std::collections::HashMap;
+
+/// A context, or the whole text, whose head is empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Context {
+    /// The line that opens it.
+    pub head: String,
+    /// Its lines, in order.
+    pub lines: Vec<String>,
+    /// The contexts in it, each once, in order.
+    pub inner: Vec<Self>,
+}
+
+/// First words of lines that open a context, for each that they open it in ("": the margin).
+const OPENERS: [(&str, &str); 10] = [
+    ("", "router bgp "),
+    ("", "route-map "),
+    ("", "vrf "),
+    ("", "interface "),
+    ("", "bfd"),
+    ("router bgp ", "address-family "),
+    ("address-family l2vpn evpn", "vni "),
+    ("bfd", "profile "),
+    ("bfd", "peer "),
+    ("router bgp ", "segment-routing "),
+];
+
+impl Context {
+    /// Reads `text`, in which what is in a context is indented, as FRR prints it.
+    ///
+    /// # Errors
+    /// A line that no context is open for.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut root = Self::default();
+        // The way to the open context: its place in each one's `inner`.
+        let mut way: Vec<usize> = vec![];
+        let mut places: HashMap<(Vec<usize>, String), usize> = HashMap::new();
+        for line in text.lines() {
+            let word = line.trim();
+            if word.is_empty() || word.starts_with('!') {
+                continue;
+            }
+            if word == "end" {
+                way.clear();
+                continue;
+            }
+            if word == "exit" || word.starts_with("exit-") {
+                way.pop();
+                continue;
+            }
+            if !line.starts_with([' ', '\t']) {
+                way.clear();
+            } else if way.is_empty() {
+                return Err(word.to_owned());
+            }
+            // A context ends where one begins that can't be in it.
+            while !way.is_empty() && !root.at(&way).opens(word) && root.at(&way[..way.len() - 1]).opens(word)
+            {
+                way.pop();
+            }
+            let open = root.at_mut(&way);
+            if open.opens(word) {
+                let place = *places.entry((way.clone(), word.to_owned())).or_insert_with(|| {
+                    open.inner.push(Self { head: word.to_owned(), ..Self::default() });
+                    open.inner.len() - 1
+                });
+                way.push(place);
+            } else {
+                open.lines.push(word.to_owned());
+            }
+        }
+        Ok(root)
+    }
+
+    fn opens(&self, line: &str) -> bool {
+        OPENERS.iter().any(|(within, first)| {
+            let here = if within.is_empty() { self.head.is_empty() } else { self.head.starts_with(within) };
+            here && (line.starts_with(first) && (first.ends_with(' ') || line == *first))
+        })
+    }
+
+    fn at(&self, way: &[usize]) -> &Self {
+        way.iter().fold(self, |context, place| &context.inner[*place])
+    }
+
+    fn at_mut(&mut self, way: &[usize]) -> &mut Self {
+        way.iter().fold(self, |context, place| &mut context.inner[*place])
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty() && self.inner.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contexts_are_found_and_put_together() {
+        let text = "log stdout\n!\nrouter bgp 1\n bgp router-id 1.1.1.1\n !\n address-family ipv4 unicast\n  network 10.0.0.0/8\n \
+                    exit-address-family\n address-family l2vpn evpn\n  advertise-all-vni\n  vni 7\n   rd 1:1\n  exit-vni\n \
+                    exit-address-family\nexit\nvrf red\n vni 5\nexit-vrf\nrouter bgp 1\n address-family ipv4 unicast\n  network \
+                    10.0.0.0/8\n  network 11.0.0.0/8\nbfd\n profile a\n  passive-mode\n profile b\nend\nip route 10.0.0.0/8 Null0\n";
+        let tree = Context::parse(text).unwrap();
+        assert_eq!(tree.lines, ["log stdout", "ip route 10.0.0.0/8 Null0"]);
+        let heads: Vec<&str> = tree.inner.iter().map(|c| c.head.as_str()).collect();
+        assert_eq!(heads, ["router bgp 1", "vrf red", "bfd"]);
+        let router = &tree.inner[0];
+        assert_eq!(router.lines, ["bgp router-id 1.1.1.1"]);
+        assert_eq!(router.inner[0].lines, ["network 10.0.0.0/8", "network 10.0.0.0/8", "network 11.0.0.0/8"]);
+        assert_eq!(router.inner[1].inner[0].lines, ["rd 1:1"]);
+        assert_eq!(tree.inner[2].inner[0].lines, ["passive-mode"]);
+        assert!(tree.inner[2].inner[1].is_empty());
+        assert_eq!(
+            Context::parse(" neighbor 10.0.0.1 remote-as 1\n"),
+            Err("neighbor 10.0.0.1 remote-as 1".into())
+        );
+    }
+}

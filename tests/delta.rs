@@ -1,0 +1,340 @@
+//! From any configuration of ours to any other: what the commands lead to is what a daemon that starts with the other has.
+//! Real daemons, random pairs. LAB_PAIRS (60), LAB_SEED.
+#![allow(clippy::unwrap_used)]
+
+mod lab;
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use frr_supervisor::config::{Config, file, from_vars};
+use frr_supervisor::frr::delta::{Context, Delta, delta};
+use frr_supervisor::frr::{Inputs, Version, render, split};
+use frr_supervisor::model::{IfName, Value as _};
+use lab::*;
+
+/// Marsaglia's xorshift32.
+struct Dice(u32);
+
+impl Dice {
+    fn below(&mut self, n: u32) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 17;
+        self.0 ^= self.0 << 5;
+        (self.0 >> 8) % n
+    }
+    fn once_in(&mut self, n: u32) -> bool {
+        self.below(n) == 0
+    }
+    fn place(&mut self, length: usize) -> usize {
+        self.below(u32::try_from(length).unwrap()) as usize
+    }
+    fn of<'a>(&mut self, all: &[&'a str]) -> &'a str {
+        all[self.place(all.len())]
+    }
+}
+
+/// A file of everything that the file can have, from few enough names that two of them have much in common.
+fn yaml(dice: &mut Dice) -> String {
+    let bfd = |dice: &mut Dice| match dice.below(4) {
+        0 => ", bfd: {}".to_owned(),
+        1 => {
+            let (rx, mult) = (300 + 100 * dice.below(3), 3 + dice.below(2));
+            format!(", bfd: {{receiveInterval: {rx}, detectMultiplier: {mult}}}")
+        }
+        _ => String::new(),
+    };
+    let mut text = String::from("underlay:\n  tunnelEndpoint: {cidrs: [100.65.0.0/24]}\n");
+    if dice.once_in(3) {
+        writeln!(text, "  gracefulRestart: {{restartTimeSeconds: {}}}", 100 + dice.below(2)).unwrap();
+    }
+    text += "  neighbors:\n";
+    for n in 0..5 {
+        if dice.once_in(2) {
+            continue;
+        }
+        let (kind, asn) =
+            (dice.below(4), dice.of(&["asn: 65101", "asn: 65001", "type: External", "type: Internal"]));
+        let peer = match (n, kind) {
+            (0 | 1, 0) => format!("listenRange: 198.51.{n}.0/24"),
+            (2, _) => format!("interface: up{n}"),
+            _ => format!("address: 198.51.100.1{n}"),
+        };
+        let mut line = format!("  - {{{peer}, {asn}");
+        if dice.once_in(3) {
+            line += &format!(", holdTimeSeconds: {0}, keepaliveTimeSeconds: 3", 9 + 3 * dice.below(2));
+        }
+        if dice.once_in(3) {
+            line += &format!(", password: secret{}", dice.below(2));
+        }
+        if dice.once_in(3) && !line.contains("listenRange") {
+            line += &format!(", port: {}", 1179 + dice.below(2));
+        }
+        line += &bfd(dice);
+        writeln!(text, "{line}}}").unwrap();
+    }
+    text += "l3vnis:\n";
+    let mut vrfs = vec![];
+    for (n, vrf) in (1..).zip(["red", "blue", "green", "grey"]) {
+        if dice.once_in(3) {
+            continue;
+        }
+        vrfs.push(vrf);
+        let mut line = format!("- {{vrf: {vrf}, vni: {}", 100 * n + dice.below(2));
+        if dice.once_in(2) {
+            let v6 = if dice.once_in(2) {
+                format!(", ipv6: 2001:db8:{n}{}::/64", dice.below(2))
+            } else {
+                String::new()
+            };
+            let asn = if dice.once_in(20) { 64500 } else { 65001 };
+            line += &format!(
+                ", hostSession: {{asn: {asn}, hostASN: 6451{}, localCIDR: {{ipv4: 192.168.{}.0/24{v6}}}{}}}",
+                5 + dice.below(2),
+                10 * n,
+                bfd(dice)
+            );
+        }
+        for side in ["exportRTs", "importRTs"] {
+            if dice.once_in(3) {
+                line +=
+                    &format!(", {side}: [\"65000:{}\", \"65000:{}\"]", 1 + dice.below(2), 3 + dice.below(3));
+            }
+        }
+        writeln!(text, "{line}}}").unwrap();
+    }
+    text += "l2vnis:\n";
+    for n in 0..3 {
+        if !vrfs.is_empty() && dice.once_in(2) {
+            let vrf = vrfs[dice.place(vrfs.len())];
+            let domain = format!("{{type: L3VNI, l3vni: {{name: {vrf}}}}}");
+            writeln!(
+                text,
+                "- {{vni: {}, routingDomain: {domain}, gatewayIPs: [10.{n}.{}.1/24]}}",
+                5000 + n,
+                dice.below(2)
+            )
+            .unwrap();
+        }
+    }
+    if dice.once_in(3) {
+        writeln!(text, "l3passthrough: {{hostSession: {{asn: 65001, hostASN: 64999, localCIDR: {{ipv4: 192.168.99.0/24}}{}}}}}", bfd(dice))
+            .unwrap();
+    }
+    text += "rawFRRConfigs:\n";
+    if dice.once_in(2) {
+        text += "- rawConfig: |\n";
+        for n in 0..4 {
+            if dice.once_in(2) {
+                writeln!(
+                    text,
+                    "    ip prefix-list raw seq {} permit 10.{}.0.0/16 le {}",
+                    5 * n + 5,
+                    // FRR 8.4 takes nothing twice into a list.
+                    if version() < Version(10, 0) { 3 * n } else { 0 } + dice.below(3),
+                    24 + dice.below(2)
+                )
+                .unwrap();
+            }
+        }
+        for n in [10, 20] {
+            if dice.once_in(2) {
+                let (action, list) = (dice.of(&["permit", "deny"]), dice.of(&["raw", "metallb"]));
+                writeln!(text, "    route-map raw {action} {n}\n     match ip address prefix-list {list}")
+                    .unwrap();
+                if dice.once_in(2) {
+                    writeln!(text, "     set community 65000:{} additive", dice.below(3)).unwrap();
+                }
+                if dice.once_in(2) {
+                    writeln!(text, "     set metric {}", dice.below(3)).unwrap();
+                }
+                writeln!(text, "    exit").unwrap();
+            }
+        }
+        if dice.once_in(2) {
+            writeln!(text, "    router bgp 65001\n     neighbor fabric description {}\n     address-family ipv4 unicast\n      neighbor fabric route-map raw in\n      network 10.{}.0.0/16\n     exit-address-family\n    exit", dice.of(&["one", "two words"]), dice.below(3)).unwrap();
+        }
+        if dice.once_in(2) {
+            writeln!(text, "    ip route 10.{}.0.0/16 Null0", dice.below(3)).unwrap();
+        }
+        if text.ends_with("|\n") {
+            text += "    ip prefix-list last seq 5 permit any\n";
+        }
+    }
+    text
+}
+
+fn config(yaml: &str) -> Config {
+    let env = [("NODE_IP", "203.0.113.130"), ("ASN_LOCAL", "65001"), ("FE_MACS", "02:fa:b0:00:01:01")];
+    let mut config = from_vars(env.iter().map(|(k, v)| ((*k).into(), (*v).into()))).unwrap();
+    let (overlay, problems) = file::load(&[("random.yaml".into(), yaml.into())], &config);
+    assert!(problems.is_empty(), "{}\n{yaml}", problems[0]);
+    config.add(overlay).unwrap();
+    config
+}
+
+fn version() -> Version {
+    match std::env::var("LAB_SUITE").unwrap().as_str() {
+        "bookworm" => Version(8, 4),
+        "trixie" => Version(10, 3),
+        _ => Version(10, 7),
+    }
+}
+
+fn text_of(yaml: &str) -> String {
+    let config = config(yaml);
+    let ports = ["eth1", "eth2"].map(|name| IfName::parse(name).unwrap());
+    let inputs = Inputs { config: &config, ports: &ports, node_ip_is_local: false, version: version() };
+    render(&inputs, None).unwrap()
+}
+
+/// Daemons that have been started with a configuration.
+struct Daemons {
+    name: &'static str,
+    children: Vec<(&'static str, Child)>,
+}
+
+impl Daemons {
+    fn start(name: &'static str, text: &str) -> Self {
+        let dirs =
+            ["/run/frr", "/etc/frr", "/var/lib/frr", "/var/tmp/frr"].map(|dir| format!("{dir}/{name}"));
+        exec("", &["install", "-d", "-o", "frr", "-g", "frr", &dirs[0], &dirs[1], &dirs[2], &dirs[3]]);
+        for file in ["vtysh.conf", "frr.conf"] {
+            let text = if file == "frr.conf" { text } else { "service integrated-vtysh-config\n" };
+            std::fs::write(format!("{}/{file}", dirs[1]), text).unwrap();
+        }
+        let parts = split(text);
+        assert!(!parts.is_empty());
+        let mut all = Self { name, children: vec![] };
+        let old = version() < Version(10, 0);
+        let names: &[&'static str] =
+            if old { &["zebra", "staticd", "bgpd", "bfdd"] } else { &["mgmtd", "bgpd", "bfdd"] };
+        for &daemon in names {
+            let mut command = Command::new(Path::new("/usr/lib/frr").join(daemon));
+            command.args(["-N", name, "-P", "0", "--log", &format!("file:/tmp/{name}-{daemon}.log")]);
+            if daemon == "bgpd" {
+                command.args(["-p", "0"]);
+            }
+            if let Some((_, part)) =
+                parts.iter().find(|(d, _)| *d == daemon).filter(|_| !old && daemon != "mgmtd")
+            {
+                let file = format!("/tmp/{name}-{daemon}.conf");
+                std::fs::write(&file, part).unwrap();
+                command.args(["-f", &file]);
+            }
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            all.children.push((daemon, command.spawn().unwrap()));
+        }
+        for (daemon, _) in &all.children {
+            wait_until(daemon, Duration::from_secs(30), || vty(name, daemon, "echo PING").is_ok());
+        }
+        let load = if old {
+            vec!["vtysh", "-N", name, "-b"]
+        } else {
+            vec!["vtysh", "-N", name, "-b", "-d", "mgmtd"]
+        };
+        exec("", &load);
+        all
+    }
+
+    /// What they run with, in an order of its own.
+    fn running(&self) -> Vec<(&'static str, Vec<String>)> {
+        let one = |(daemon, _): &(&'static str, Child)| {
+            let text = must(daemon, vty(self.name, daemon, "show running-config"));
+            let mut lines = vec![];
+            flatten("", &Context::parse(&text).unwrap(), &mut lines);
+            lines.retain(|line| {
+                !["Building", "Current", "frr version", "log file"].iter().any(|w| line.starts_with(w))
+            });
+            // FRR 8.4 gives it lists, which are nothing to it.
+            lines.retain(|line| *daemon != "bfdd" || line.starts_with("bfd / "));
+            lines.sort();
+            lines.dedup();
+            (*daemon, lines)
+        };
+        self.children.iter().map(one).collect()
+    }
+}
+
+impl Drop for Daemons {
+    fn drop(&mut self) {
+        for (_, child) in &mut self.children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+}
+
+fn flatten(way: &str, context: &Context, lines: &mut Vec<String>) {
+    let way = if context.head.is_empty() { way.to_owned() } else { format!("{way}{} / ", context.head) };
+    lines.extend(context.lines.iter().map(|line| format!("{way}{line}")));
+    context.inner.iter().for_each(|inner| flatten(&way, inner, lines));
+}
+
+#[test]
+fn what_commands_lead_to_is_what_a_start_leads_to() {
+    let pairs: u32 = std::env::var("LAB_PAIRS").map_or(60, |n| n.parse().unwrap());
+    let seed: u32 = std::env::var("LAB_SEED").map_or(1, |n| n.parse().unwrap());
+    let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9) | 1);
+    let mut before = text_of(&yaml(&mut dice));
+    let mut live = Daemons::start("live", &before);
+    let (mut sent, mut restarts, mut refused, mut wrong, mut slowest) = (0, 0, 0, 0, Duration::ZERO);
+    for pair in 1..=pairs {
+        let after = text_of(&yaml(&mut dice));
+        let steps = match delta(&before, &after, version()) {
+            Delta::Commands(steps) => steps,
+            Delta::Restart(which, reason) => {
+                println!("pair {pair}: restart of {which:?}: {reason}");
+                restarts += 1;
+                drop(live);
+                live = Daemons::start("live", &after);
+                before = after;
+                continue;
+            }
+        };
+        let begin = Instant::now();
+        let mut said = String::new();
+        for step in &steps {
+            let commands: Vec<&str> = ["configure terminal"]
+                .into_iter()
+                .chain(step.commands.iter().map(|c| c.text.as_str()))
+                .collect();
+            sent += step.commands.len();
+            let answers = converse("live", step.daemon, &commands).unwrap();
+            for (command, (status, words)) in step.commands.iter().zip(&answers[1..]) {
+                let line = format!("{} {status} {} {}", step.daemon, command.text, words.trim());
+                if *status != 0 && !command.may_be_unknown {
+                    refused += 1;
+                    println!("pair {pair}: {line}");
+                }
+                writeln!(said, "{line}").unwrap();
+            }
+        }
+        slowest = slowest.max(begin.elapsed());
+        let fresh = Daemons::start("fresh", &after);
+        let (has, wants) = (live.running(), fresh.running());
+        if has != wants {
+            wrong += 1;
+            for ((daemon, has), (_, wants)) in has.iter().zip(&wants) {
+                for line in has.iter().filter(|line| !wants.contains(line)) {
+                    println!("pair {pair}: {daemon}: too much: {line}");
+                }
+                for line in wants.iter().filter(|line| !has.contains(line)) {
+                    println!("pair {pair}: {daemon}: missing: {line}");
+                }
+            }
+            if wrong <= 3 {
+                println!("{said}");
+            }
+            drop(live);
+            live = Daemons::start("live", &after);
+        }
+        before = after;
+    }
+    println!(
+        "{pairs} pairs: {sent} commands, {restarts} restarts, {refused} refused, {wrong} wrong; the slowest took {slowest:?}"
+    );
+    assert_eq!((refused, wrong), (0, 0));
+}
