@@ -72,8 +72,8 @@ fn command() -> Result<Option<Command>, lexopt::Error> {
 }
 
 fn execute(command: &Command) -> ExitCode {
-    let mut config = match config::from_vars(std::env::vars_os()) {
-        Ok(config) => config,
+    let base = match config::from_vars(std::env::vars_os()) {
+        Ok(base) => base,
         Err(problems) => {
             for problem in &problems {
                 complain(problem);
@@ -84,17 +84,20 @@ fn execute(command: &Command) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let (overlay, problems) = file::overlay(&config);
+    let (config, problems) = base.with_file();
     let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    if let Err(problem) = config.add(overlay) {
-        problems.iter().for_each(complain);
-        complain(problem);
-        return ExitCode::FAILURE;
-    }
+    let config = match config {
+        Ok(config) => config,
+        Err(problem) => {
+            problems.iter().for_each(complain);
+            complain(problem);
+            return ExitCode::FAILURE;
+        }
+    };
     let result = match command {
         Command::Run => {
             logging::start(config.log_level, config.log_format);
-            run::run(&config, &problems)
+            run::run(&base, config, &problems)
         }
         Command::Check => {
             let problems = [render(&config).err().unwrap_or_default(), problems].concat();

@@ -11,16 +11,16 @@ use rustix::io::Errno;
 use crate::config::Config;
 use crate::frr::{self, Daemon, Inputs, Version, files};
 use crate::kernel::netns::{Held, Origin};
-use crate::kernel::{Kernel, Monitor, Netns, Op};
+use crate::kernel::{Kernel, Monitor, Netns, Op, plan};
 use crate::model::{Desired, IfName, Namespaces};
 use crate::resolve::{By, Found, Resolved, Search, find, missing, resolve};
 use crate::supervisor::Signals;
 
 /// The kernel's side of the node, and the configuration that FRR runs with.
 #[derive(Debug)]
-pub struct Node<'a> {
+pub struct Node {
     /// What the operator asked for.
-    pub config: &'a Config,
+    pub config: Config,
     /// The FRR that runs.
     pub version: Version,
     /// Both namespaces.
@@ -42,6 +42,16 @@ pub const NAMELESS: Duration = Duration::from_millis(500);
 /// Kernel parameters that are looked at together: all of a node without many VNIs, and a small part of a core's time.
 const SYSCTLS_AT_ONCE: usize = 100;
 
+/// Another configuration, and what it leads to.
+#[derive(Debug)]
+pub struct Candidate {
+    /// What the operator asks for.
+    pub config: Config,
+    /// The text of frr.conf.
+    pub text: String,
+    resolved: Resolved,
+}
+
 /// What a look at the kernel's state led to.
 #[derive(Debug)]
 pub enum Check {
@@ -59,20 +69,21 @@ pub enum Check {
     Gone(&'static str),
 }
 
-impl<'a> Node<'a> {
+impl Node {
     /// Sets the node up, but for the daemons. `None`: a signal asked for the end.
     ///
     /// # Errors
     /// Every problem, each a line of its own.
     pub fn set_up(
-        config: &'a Config,
+        config: Config,
         version: Version,
         signals: &mut Signals,
     ) -> Result<Option<Self>, Vec<String>> {
         let daemons = version.daemons(true, false);
         let (mut kernel, mut origin) = Kernel::open(&config.namespace).map_err(line)?;
         let name = config.namespace.to_string();
-        let token = config.rebuild_token.as_ref().map(|token| token.as_str());
+        let token = config.rebuild_token.clone();
+        let token = token.as_ref().map(|token| token.as_str());
         if let (Some(Origin::Found), Some(token)) = (origin, token)
             && kernel.token().map_err(line)?.as_deref() != Some(token)
         {
@@ -95,13 +106,13 @@ impl<'a> Node<'a> {
             files::end_leftovers(&daemons).map_err(line)?;
         }
         kernel
-            .fetch_home(&config.namespace, |link| By::all(config).iter().any(|by| by.fits(link)))
+            .fetch_home(&config.namespace, |link| By::all(&config).iter().any(|by| by.fits(link)))
             .map_err(line)?;
-        let Some((now, found)) = wait_for_fabric(config, &mut kernel, signals)? else {
+        let Some((now, found)) = wait_for_fabric(&config, &mut kernel, signals)? else {
             log::info!("stopped while waiting for the fabric interfaces");
             return Ok(None);
         };
-        let resolved = resolve(config, &now, &found)?;
+        let resolved = resolve(&config, &now, &found)?;
         for note in &resolved.notes {
             log::warn!("{note}");
         }
@@ -137,16 +148,20 @@ impl<'a> Node<'a> {
         Ok(Some(node))
     }
 
-    /// Renders frr.conf and puts it in force if FRR accepts it.
-    fn configure(&mut self, resolved: &Resolved) -> Result<(), Vec<String>> {
+    /// The text of frr.conf for `config`.
+    fn render(&self, config: &Config, resolved: &Resolved) -> Result<String, String> {
         let inputs = Inputs {
-            config: self.config,
+            config,
             ports: &resolved.ports,
             node_ip_is_local: resolved.node_ip_is_local,
             version: self.version,
         };
-        let rendered =
-            files::template(self.config).and_then(|template| frr::render(&inputs, template.as_deref()));
+        files::template(config).and_then(|template| frr::render(&inputs, template.as_deref()))
+    }
+
+    /// Renders frr.conf and puts it in force if FRR accepts it.
+    fn configure(&mut self, resolved: &Resolved) -> Result<(), Vec<String>> {
+        let rendered = self.render(&self.config, resolved);
         if let Err(e) = rendered.and_then(|text| files::install_config(&text).map_err(|e| e.to_string())) {
             if !files::config_path().exists() {
                 return Err(vec![e]);
@@ -157,14 +172,55 @@ impl<'a> Node<'a> {
         Ok(())
     }
 
-    /// Whether VNIs end here.
-    pub fn is_vtep(&self) -> bool {
-        self.config.overlay.underlay.is_vtep()
+    /// The daemons that this configuration needs.
+    pub fn daemons(&self, config: &Config) -> Vec<&'static Daemon> {
+        self.version.daemons(config.timers.bfd.is_some(), config.overlay.underlay.is_vtep())
     }
 
-    /// The daemons that this configuration needs.
-    pub fn daemons(&self) -> Vec<&'static Daemon> {
-        self.version.daemons(self.config.timers.bfd.is_some(), self.is_vtep())
+    /// Works out what another configuration would change, without changing anything.
+    ///
+    /// # Errors
+    /// Every reason why it can't be, each a sentence.
+    pub fn prepare(&mut self, config: Config) -> Result<Candidate, Vec<String>> {
+        let now = self.kernel.observe(Some(&self.desired)).map_err(line)?;
+        let found = match find(&By::all(&config), &now) {
+            Search::Complete(found) => found,
+            Search::Missing(those, _, seen) => {
+                return Err(vec![format!("{}; seen: {seen}", missing(&those))]);
+            }
+            Search::Wrong(problems) => return Err(problems),
+        };
+        let resolved = resolve(&config, &now, &found)?;
+        let conflicts = plan(&resolved.desired, now).conflicts;
+        if !conflicts.is_empty() {
+            return Err(conflicts.into_iter().map(|(_, sentence)| sentence).collect());
+        }
+        let text = self.render(&config, &resolved).map_err(line)?;
+        Ok(Candidate { config, text, resolved })
+    }
+
+    /// Makes it the node's, now that FRR runs with it. Returns how many changes the kernel took.
+    pub fn adopt(&mut self, candidate: Candidate) -> usize {
+        let Candidate { config, resolved, .. } = candidate;
+        self.config = config;
+        self.ports = resolved.ports;
+        self.desired = resolved.desired;
+        for note in &resolved.notes {
+            log::warn!("{note}");
+        }
+        match self.kernel.reconcile(&self.desired, None, Level::Info) {
+            Ok(outcome) => {
+                for sentence in &outcome.refused {
+                    log::error!("{sentence}");
+                }
+                self.said.extend(outcome.refused);
+                outcome.done.len()
+            }
+            Err(e) => {
+                log::error!("{e}");
+                0
+            }
+        }
     }
 
     /// Asks for the workloads that have been silent.
@@ -237,7 +293,7 @@ impl<'a> Node<'a> {
                 return Check::Failed;
             }
         };
-        let (found, complete) = match find(&By::all(self.config), &now) {
+        let (found, complete) = match find(&By::all(&self.config), &now) {
             Search::Complete(found) => (found, true),
             Search::Missing(those, found, _) => {
                 let those: Vec<String> = those.iter().map(ToString::to_string).collect();
@@ -252,7 +308,7 @@ impl<'a> Node<'a> {
                 return Check::Failed;
             }
         };
-        let mut resolved = match resolve(self.config, &now, &found) {
+        let mut resolved = match resolve(&self.config, &now, &found) {
             Ok(resolved) => resolved,
             Err(problems) => {
                 said.extend(problems);

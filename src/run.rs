@@ -6,12 +6,12 @@ use crate::limits;
 use crate::node::{Node, line};
 use crate::supervisor::{End, Signals, Supervisor};
 
-/// Sets the node up, then runs the daemons until a signal asks for the end. What was left out of the configuration file
-/// because of `problems` is said first.
+/// Sets the node up, then runs the daemons until a signal asks for the end. `base` is what the environment alone says; what
+/// was left out of the configuration file because of `problems` is said first.
 ///
 /// # Errors
 /// Every problem, each a line of its own.
-pub fn run(config: &Config, problems: &[String]) -> Result<(), Vec<String>> {
+pub fn run(base: &Config, mut config: Config, problems: &[String]) -> Result<(), Vec<String>> {
     limits::raise();
     limits::drop_capabilities();
     for problem in problems {
@@ -23,9 +23,12 @@ pub fn run(config: &Config, problems: &[String]) -> Result<(), Vec<String>> {
     log::info!("FRR {version}, namespace {}", config.namespace);
     loop {
         let Some(mut node) = Node::set_up(config, version, &mut signals)? else { return Ok(()) };
-        match Supervisor::new(&mut node, &mut signals).and_then(Supervisor::run).map_err(line)? {
+        let end = Supervisor::new(base, &mut node, &mut signals).and_then(Supervisor::run).map_err(line)?;
+        match end {
             End::Stopped => return Ok(()),
+            End::Reconfigured(other) => config = *other,
             End::NamespaceGone(how) => {
+                config = node.config.clone();
                 log::warn!("namespace {} {how}: building it anew", config.namespace);
                 node.dismantle()?;
             }

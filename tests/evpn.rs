@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::*;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Every way that a packet can take: from a namespace to an address.
 fn ways() -> Vec<(&'static str, &'static str)> {
@@ -252,3 +252,5 @@ l2vnis:
     );
     assert!(ip("host", "addr show eth2.100").contains("192.0.2.50/31"));
 }
+
+include!("live.rs");

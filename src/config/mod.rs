@@ -80,6 +80,18 @@ pub struct Config {
 }
 
 impl Config {
+    /// This and what its file adds, as far as that is valid, and every problem with the file. To be asked of what the
+    /// environment alone has said.
+    ///
+    /// # Errors
+    /// The two of them name no link to the fabric.
+    pub fn with_file(&self) -> (Result<Self, Problem>, Vec<Problem>) {
+        let (overlay, problems) = file::overlay(self);
+        let mut whole = self.clone();
+        let added = whole.add(overlay);
+        (added.map(|()| whole), problems)
+    }
+
     /// Takes in what the file adds.
     ///
     /// # Errors

@@ -145,11 +145,53 @@ pub fn template(config: &Config) -> Result<Option<String>, String> {
 /// # Errors
 /// What vtysh says about it; the file in force is left as it was.
 pub fn install_config(text: &str) -> io::Result<()> {
-    let candidate = Path::new(RUN_DIR).join("frr.conf.new");
-    replace(&candidate, text)?;
+    propose(text)?;
+    check_candidate()?;
+    accept()
+}
+
+/// Checks what was proposed with FRR's own parser.
+///
+/// # Errors
+/// What vtysh says about it.
+pub fn check_candidate() -> io::Result<()> {
+    check(&candidate_path())
+}
+
+fn candidate_path() -> PathBuf {
+    Path::new(RUN_DIR).join("frr.conf.new")
+}
+
+/// Writes a configuration beside the one in force: what it needs of the disk it has then.
+///
+/// # Errors
+/// It can't be written.
+pub fn propose(text: &str) -> io::Result<()> {
+    replace(&candidate_path(), text)
+}
+
+/// Puts what was proposed in force.
+///
+/// # Errors
+/// It can't be renamed.
+pub fn accept() -> io::Result<()> {
+    fs::rename(candidate_path(), config_path())
+}
+
+/// Checks commands with FRR's own parser.
+///
+/// # Errors
+/// What vtysh says about them.
+pub fn check_commands(text: &str) -> io::Result<()> {
+    let path = Path::new(RUN_DIR).join("frr.delta");
+    replace(&path, text)?;
+    check(&path)
+}
+
+fn check(path: &Path) -> io::Result<()> {
     let output = Command::new("/usr/bin/vtysh")
         .args(["--config_dir", RUN_DIR, "-C", "-f"])
-        .arg(&candidate)
+        .arg(path)
         .output()
         .map_err(|e| io::Error::new(e.kind(), format!("cannot run vtysh: {e}")))?;
     if !output.status.success() {
@@ -158,11 +200,11 @@ pub fn install_config(text: &str) -> io::Result<()> {
         let said: Vec<&str> = said.lines().map(without_password).collect();
         return Err(io::Error::other(format!("vtysh refuses the configuration: {}", said.join("; "))));
     }
-    fs::rename(&candidate, config_path())
+    Ok(())
 }
 
 /// A line up to the password in it.
-fn without_password(line: &str) -> &str {
+pub fn without_password(line: &str) -> &str {
     line.find("password ").map_or(line, |at| &line[..at + "password".len()])
 }
 

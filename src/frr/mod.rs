@@ -11,5 +11,6 @@ mod split;
 pub mod vty;
 
 pub use daemons::{DAEMONS, Daemon, Version};
+pub use files::without_password;
 pub use render::{Inputs, render};
 pub use split::split;

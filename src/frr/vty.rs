@@ -5,6 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -87,12 +88,8 @@ impl Talk {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e),
             }
-            if self.buffer.len() > LONGEST_ANSWER {
-                return Err(io::ErrorKind::InvalidData.into());
-            }
-            if let [text @ .., 0, 0, 0, status] = &self.buffer[..] {
-                let text = String::from_utf8_lossy(text).into_owned();
-                self.answers.push(Answer { well: *status == SUCCESS, text });
+            if let Some(answer) = whole(&self.buffer)? {
+                self.answers.push(answer);
                 self.buffer.clear();
                 if self.questions.is_empty() {
                     return Ok(Some(std::mem::take(&mut self.answers)));
@@ -101,6 +98,61 @@ impl Talk {
             }
         }
     }
+}
+
+/// A conversation on a thread that may wait.
+#[derive(Debug)]
+pub struct Session(UnixStream);
+
+impl Session {
+    /// Connects to the socket at `path` and leads to where a daemon is configured. No answer may take longer than
+    /// `patience`.
+    ///
+    /// # Errors
+    /// The daemon does not listen, or refuses.
+    pub fn begin(path: &Path, patience: Duration) -> io::Result<Self> {
+        let stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
+        let mut session = Self(stream);
+        for command in CONFIGURE {
+            let answer = session.ask(command)?;
+            if !answer.well {
+                return Err(io::Error::other(answer.text));
+            }
+        }
+        Ok(session)
+    }
+
+    /// Sends a command, and waits for the answer.
+    ///
+    /// # Errors
+    /// The connection was closed, or there was no answer in time.
+    pub fn ask(&mut self, command: &str) -> io::Result<Answer> {
+        self.0.write_all(&[command.as_bytes(), &[0]].concat())?;
+        let (mut buffer, mut chunk) = (Vec::new(), [0; 4096]);
+        loop {
+            match self.0.read(&mut chunk) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => buffer.extend_from_slice(&chunk[..n]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(io::ErrorKind::TimedOut.into()),
+                Err(e) => return Err(e),
+            }
+            if let Some(answer) = whole(&buffer)? {
+                return Ok(answer);
+            }
+        }
+    }
+}
+
+/// The answer, if all of it is there.
+fn whole(buffer: &[u8]) -> io::Result<Option<Answer>> {
+    if buffer.len() > LONGEST_ANSWER {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let [text @ .., 0, 0, 0, status] = buffer else { return Ok(None) };
+    Ok(Some(Answer { well: *status == SUCCESS, text: String::from_utf8_lossy(text).into_owned() }))
 }
 
 impl AsFd for Talk {

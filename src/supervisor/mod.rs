@@ -1,14 +1,17 @@
 //! The daemons as our children, and the node as it shall be: one thread, one `poll` over signals, output, answers and
 //! the kernel's word of what has changed.
 
+mod change;
 mod farewell;
 mod fuse;
 mod hold;
 mod output;
 mod policy;
 mod process;
+mod reload;
 mod repairs;
 mod signals;
+mod watch;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -28,9 +31,10 @@ use crate::frr::held::Place;
 use crate::frr::vty::{Answer, PING, Talk};
 use crate::frr::{Daemon, bfd, files, solicit};
 use crate::kernel::Dialling;
-use crate::model::IfName;
+use crate::model::{FilePath, IfName};
 use crate::node::{Check, NAMELESS, Node};
 
+use change::{Change, Task};
 use farewell::Farewell;
 use fuse::Fuse;
 use hold::{Hold, News};
@@ -38,6 +42,7 @@ use policy::{Action, Event, PEERS_NOTICE, Policy, Terms};
 use process::Child;
 use repairs::{Found, Repairs};
 pub use signals::Signals;
+use watch::Watch;
 
 /// How often a starting daemon is asked whether it answers: it takes some 50 ms, and only then is asked at all.
 const ASK_EVERY: Duration = Duration::from_millis(5);
@@ -70,18 +75,22 @@ const WORKLOADS_EVERY: Duration = Duration::from_secs(30);
 const RELEASED: Duration = Duration::from_secs(5);
 
 /// Why the loop ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
     /// A signal asked for it.
     Stopped,
+    /// This configuration needs other daemons, or the same in another order.
+    Reconfigured(Box<Config>),
     /// FRR's namespace is not held any more, and how that came.
     NamespaceGone(&'static str),
 }
 
 /// The daemons and everything that the loop looks at.
 #[derive(Debug)]
-pub struct Supervisor<'a, 'n> {
-    node: &'a mut Node<'n>,
+pub struct Supervisor<'a> {
+    /// What the environment alone says.
+    base: &'a Config,
+    node: &'a mut Node,
     signals: &'a mut Signals,
     daemons: Vec<&'static Daemon>,
     /// frr.conf, and what of it daemons read by themselves.
@@ -127,6 +136,12 @@ pub struct Supervisor<'a, 'n> {
     load: Option<Child>,
     load_queue: VecDeque<Option<&'static str>>,
     load_well: bool,
+    /// Where the rest of the configuration comes from, if it can be watched.
+    watch: Option<Watch>,
+    /// A configuration that waits until another change is done, or all daemons run with what they have; and for how long.
+    wanted: Option<(Config, Instant)>,
+    change: Option<Change>,
+    tidying: Option<Task<()>>,
     farewell: Option<Farewell>,
     end: Option<End>,
     finished: bool,
@@ -139,14 +154,14 @@ struct Waiting {
     ask_at: Instant,
 }
 
-impl<'a, 'n> Supervisor<'a, 'n> {
+impl<'a> Supervisor<'a> {
     /// Takes a node that is set up.
     ///
     /// # Errors
     /// The configuration in force can't be read.
-    pub fn new(node: &'a mut Node<'n>, signals: &'a mut Signals) -> io::Result<Self> {
+    pub fn new(base: &'a Config, node: &'a mut Node, signals: &'a mut Signals) -> io::Result<Self> {
         let now = Instant::now();
-        let daemons = node.daemons();
+        let daemons = node.daemons(&node.config);
         let (text, parts) = files::parts(node.version)?;
         let reads = |d: &&Daemon| d.reads_all() && part(&parts, d.name).is_some();
         let readers: Vec<_> = daemons.iter().copied().filter(reads).collect();
@@ -177,7 +192,7 @@ impl<'a, 'n> Supervisor<'a, 'n> {
             giving_peers: None,
             refused: None,
             hold: Hold::new(
-                place(node.config),
+                place(&node.config),
                 Path::new(RUN_DIR).join("bgpd.vty"),
                 Duration::from_secs(node.config.metallb.hold_s.into()),
                 files::recall(files::SERVICES),
@@ -193,9 +208,14 @@ impl<'a, 'n> Supervisor<'a, 'n> {
             load: None,
             load_queue: VecDeque::new(),
             load_well: true,
+            watch: base.file.as_ref().and_then(watch_file),
+            wanted: None,
+            change: None,
+            tidying: None,
             farewell: None,
             end: None,
             finished: false,
+            base,
             node,
             signals,
         })
@@ -221,7 +241,7 @@ impl<'a, 'n> Supervisor<'a, 'n> {
             }
             if self.finished {
                 self.unhush(Instant::now() + ANSWER);
-                return Ok(self.end.unwrap_or(End::Stopped));
+                return Ok(self.end.take().unwrap_or(End::Stopped));
             }
             self.wait(&mut events)?;
         }
@@ -229,7 +249,7 @@ impl<'a, 'n> Supervisor<'a, 'n> {
 
     /// How long routes are kept in reserve after a death.
     fn window(&self) -> Duration {
-        let config = self.node.config;
+        let config = &self.node.config;
         // What is held must be reached.
         let hold = if self.hold.deadline().is_some() { config.metallb.hold_s + 5 } else { 0 };
         Duration::from_secs(config.timers.restart_s.max(hold).into())
@@ -457,7 +477,7 @@ impl<'a, 'n> Supervisor<'a, 'n> {
 
     /// Keeps what the speaker announced in front of the leaves until it can say so again itself.
     fn hold_services(&mut self) {
-        let config = self.node.config;
+        let config = &self.node.config;
         let allowed = |prefix: &IpNet| {
             config.metallb.allowed.is_empty() || config.metallb.allowed.iter().any(|net| net.contains(prefix))
         };
@@ -563,7 +583,19 @@ impl<'a, 'n> Supervisor<'a, 'n> {
         let farewell = self.farewell.as_ref().map(Farewell::deadline);
         let released = self.released.as_ref().map(|(at, _)| *at);
         let silent = self.silent.iter().map(|(_, at)| *at);
-        let farewell = farewell.into_iter().chain(self.hold.deadline()).chain(released).chain(silent);
+        let file = self.watch.as_ref().and_then(Watch::due).filter(|_| self.end.is_none());
+        let wanted = self
+            .wanted
+            .as_ref()
+            .filter(|_| self.change.is_none() && self.tidying.is_none())
+            .map(|(_, until)| *until);
+        let farewell = farewell
+            .into_iter()
+            .chain(self.hold.deadline())
+            .chain(released)
+            .chain(silent)
+            .chain(file)
+            .chain(wanted);
         asks.chain(others.into_iter().flatten()).chain(farewell).min()
     }
 
@@ -574,6 +606,9 @@ impl<'a, 'n> Supervisor<'a, 'n> {
         let mounts_changed = {
             let mut fds = vec![PollFd::new(&*self.signals, PollFlags::IN)];
             fds.extend(self.node.fds());
+            fds.extend(self.watch.as_ref().map(|watch| PollFd::new(watch, PollFlags::IN)));
+            fds.extend(self.change.as_ref().map(|change| PollFd::new(&change.task, PollFlags::IN)));
+            fds.extend(self.tidying.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
             let children = self.children.iter().chain([&self.load]).flatten();
             let outputs = children.filter_map(|child| child.output.as_ref());
             fds.extend(outputs.map(|output| PollFd::new(output, PollFlags::IN)));
@@ -617,7 +652,11 @@ impl<'a, 'n> Supervisor<'a, 'n> {
         if self.node.has_changed() || mounts_changed {
             self.repairs.changed(now);
         }
-        if self.end.is_none() && self.repairs.due().is_some_and(|due| due <= now) {
+        if self.end.is_none() {
+            self.follow_file(events, now);
+        }
+        // What a change is about to take away is still wanted until it has.
+        if self.end.is_none() && self.change.is_none() && self.repairs.due().is_some_and(|due| due <= now) {
             self.look(events);
         }
         if self.reserve_until.is_some_and(|until| until <= now) {
@@ -635,7 +674,7 @@ impl<'a, 'n> Supervisor<'a, 'n> {
     fn stop(&mut self, events: &mut VecDeque<Event>) {
         self.end = Some(End::Stopped);
         self.end_load();
-        let config = self.node.config;
+        let config = &self.node.config;
         let word = files::on_stop().unwrap_or(config.on_stop);
         match self.running("bgpd") {
             Some(i) if word == OnStop::Withdraw || self.signals.withdraw_requested() => {
@@ -883,6 +922,14 @@ fn questions(daemon: &Daemon, hold: &Hold, peers: bool) -> Vec<String> {
 /// What a daemon reads by itself, without what is added when it starts.
 fn part<'p>(parts: &'p [(&str, String)], name: &str) -> Option<&'p str> {
     parts.iter().find(|(daemon, _)| *daemon == name).map(|(_, text)| text.as_str())
+}
+
+fn watch_file(path: &FilePath) -> Option<Watch> {
+    Watch::on(Path::new(path.as_str()))
+        .inspect_err(|e| {
+            log::warn!("CONFIG_FILE can't be watched for changes: {e}; SIGHUP has it read again")
+        })
+        .ok()
 }
 
 fn place(config: &Config) -> Place {

@@ -44,6 +44,13 @@ pub enum Event {
         /// There is one.
         may_fall_back: bool,
     },
+    /// The same, and every daemon runs with it already.
+    Changed {
+        /// There is one.
+        may_fall_back: bool,
+    },
+    /// This daemon, which runs with something else than its configuration, has to start anew.
+    Renew(usize),
     /// End everything.
     Stop,
 }
@@ -211,6 +218,11 @@ impl Policy {
                 (self.unproven, self.may_fall_back) = (true, may_fall_back);
                 self.renew(&mut actions);
             }
+            Event::Changed { may_fall_back } => {
+                (self.unproven, self.may_fall_back) = (true, may_fall_back);
+                self.complete = self.complete.map(|_| now);
+            }
+            Event::Renew(i) => self.end(i, &mut actions),
             Event::Stop => self.stopping = true,
         }
         if self.stopping {
@@ -301,6 +313,20 @@ impl Policy {
                 }
             }
         }
+    }
+
+    /// Ends a daemon that runs, which will be no failure of it.
+    fn end(&mut self, i: usize, actions: &mut Vec<Action>) {
+        let state = &mut self.states[i];
+        if !matches!(state.phase, Phase::Down { .. }) && !state.expected {
+            state.expected = true;
+            actions.push(Action::Kill(i));
+        }
+    }
+
+    /// Whether every daemon runs with its configuration.
+    pub fn is_complete(&self) -> bool {
+        self.complete.is_some()
     }
 
     /// Has every daemon take another configuration: the readers of a file start again, the others are loaded.

@@ -14,6 +14,7 @@ pub struct Signals {
     pipe: UnixStream,
     stop: Arc<AtomicBool>,
     withdraw: Arc<AtomicBool>,
+    reload: Arc<AtomicBool>,
 }
 
 impl Signals {
@@ -31,10 +32,11 @@ impl Signals {
         }
         let withdraw = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(SIGUSR1, Arc::clone(&withdraw))?;
-        // A terminal that goes away is no reason to end.
+        let reload = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(SIGHUP, Arc::clone(&reload))?;
         signal_hook::low_level::pipe::register(SIGHUP, write.try_clone()?)?;
         signal_hook::low_level::pipe::register(SIGCHLD, write)?;
-        Ok(Self { pipe, stop, withdraw })
+        Ok(Self { pipe, stop, withdraw, reload })
     }
 
     /// Empties the pipe. Whether the end was asked for since the last call.
@@ -42,6 +44,11 @@ impl Signals {
         let mut buffer = [0; 256];
         while matches!(self.pipe.read(&mut buffer), Ok(n) if n > 0) {}
         self.stop.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether `SIGHUP` has come since the last call.
+    pub fn take_reload(&mut self) -> bool {
+        self.reload.swap(false, Ordering::Relaxed)
     }
 
     /// Whether `SIGUSR1` has said that the stop is one for good.

@@ -28,15 +28,18 @@ pub struct Step {
 pub struct Command {
     /// Its words.
     pub text: String,
-    /// It is of a route map that bgpd has as well, and may be known to that only.
-    pub may_be_unknown: bool,
+    /// It is of a route map that bgpd has as well, and may be known to that only: no harm is done if it is refused.
+    pub optional: bool,
 }
 
 /// What leads from one configuration to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Delta {
-    /// These commands, in order; none if both are the same.
-    Commands(Vec<Step>),
+    /// These commands, in order; none if both are the same. And those for later, each by itself, when the kernel has changed,
+    /// too: a VRF that it has can't go, and mgmtd does not get over that in the same conversation.
+    Commands(Vec<Step>, Vec<Step>),
+    /// The second is no configuration, for this reason.
+    Wrong(String),
     /// No commands, for this reason: these daemons have to start anew, or all of them if there are none.
     Restart(&'static [&'static str], String),
 }
@@ -47,13 +50,16 @@ struct Unsafe(String);
 /// Works out what leads from `old` to `new`.
 pub fn delta(old: &str, new: &str, version: Version) -> Delta {
     if old == new {
-        return Delta::Commands(vec![]);
+        return Delta::Commands(vec![], vec![]);
     }
     let trees = Context::parse(old).and_then(|old| Ok((old, Context::parse(new)?)));
     let (old, new) = match trees {
         Ok((old, new)) => (settled(old), settled(new)),
         Err(line) => return Delta::Restart(&[], format!("{line:?} is in no context")),
     };
+    if let Some((one, other)) = two_of_a_name(&new) {
+        return Delta::Wrong(format!("{one:?} and {other:?} can't both be"));
+    }
     let (old, new) = match (Parts::of(old, version), Parts::of(new, version)) {
         (Ok(old), Ok(new)) => (old, new),
         (Err(line), _) | (_, Err(line)) => {
@@ -65,7 +71,7 @@ pub fn delta(old: &str, new: &str, version: Version) -> Delta {
     }
     // VNIs are taken from VRFs before bgpd's instances of these end, which it would refuse. Profiles are there before
     // bgpd names them, and while it does.
-    let mut steps = vec![];
+    let (mut steps, mut late) = (vec![], vec![]);
     for (daemon, part) in [
         ("mgmtd", Part::All),
         ("zebra", Part::All),
@@ -76,6 +82,8 @@ pub fn delta(old: &str, new: &str, version: Version) -> Delta {
     ] {
         let empty = Context::default();
         let (old, new) = (old.of.get(daemon).unwrap_or(&empty), new.of.get(daemon).unwrap_or(&empty));
+        let vrfs = forgotten(old, new).filter(|_| part == Part::All);
+        late.extend(vrfs.map(|text| Step { daemon, commands: vec![Command { text, optional: true }] }));
         match commands(daemon, old, new, part, version) {
             Ok(commands) if commands.is_empty() => {}
             Ok(commands) => steps.push(Step { daemon, commands }),
@@ -85,7 +93,7 @@ pub fn delta(old: &str, new: &str, version: Version) -> Delta {
             }
         }
     }
-    Delta::Commands(steps)
+    Delta::Commands(steps, late)
 }
 
 /// What remains of a configuration when a daemon has read all of it: of lines about the same the last.
@@ -235,6 +243,22 @@ fn commands(
     Ok(script.finish())
 }
 
+/// Two BGP instances of one VRF, with different AS numbers.
+fn two_of_a_name(tree: &Context) -> Option<(&str, &str)> {
+    let routers = tree.inner.iter().filter(|context| context.head.starts_with("router bgp "));
+    let mut heads: HashMap<String, &str> = HashMap::new();
+    routers
+        .into_iter()
+        .find_map(|router| Some((heads.insert(name(&router.head), &router.head)?, &*router.head)))
+}
+
+/// VRFs that are not configured any more, as the commands that make FRR forget them.
+fn forgotten<'a>(old: &'a Context, new: &'a Context) -> impl Iterator<Item = String> + 'a {
+    let vrfs = old.inner.iter().filter(|context| context.head.starts_with("vrf "));
+    let gone = vrfs.filter(|vrf| !new.inner.iter().any(|context| context.head == vrf.head));
+    gone.map(|vrf| format!("no {}", vrf.head))
+}
+
 /// What a context at the margin or in another is, whatever else its head says.
 fn name(head: &str) -> String {
     let words: Vec<&str> = head.split(' ').collect();
@@ -308,7 +332,7 @@ impl Script {
 
     fn push(&mut self, text: &str) {
         let in_map = self.open.first().is_some_and(|head| head.starts_with("route-map "));
-        self.commands.push(Command { text: text.to_owned(), may_be_unknown: self.shares_maps && in_map });
+        self.commands.push(Command { text: text.to_owned(), optional: self.shares_maps && in_map });
     }
 
     fn finish(mut self) -> Vec<Command> {

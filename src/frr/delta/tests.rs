@@ -8,13 +8,15 @@ const OLD: &str = "log stdout\nip prefix-list a seq 5 permit 10.0.0.0/8\nroute-m
 
 fn words(old: &str, new: &str) -> Vec<String> {
     match delta(old, new, Version(10, 7)) {
-        Delta::Commands(steps) => steps
+        Delta::Commands(steps, late) => steps
             .into_iter()
+            .chain(late)
             .flat_map(|step| {
                 let texts: Vec<String> = step.commands.into_iter().map(|command| command.text).collect();
                 [format!("{}: {}", step.daemon, texts.join("; "))]
             })
             .collect(),
+        Delta::Wrong(reason) => vec![format!("wrong: {reason}")],
         Delta::Restart(which, reason) => vec![format!("restart {which:?}: {reason}")],
     }
 }
@@ -44,7 +46,10 @@ fn what_is_about_the_same_is_overwritten() {
 fn a_vrf_goes_before_its_instance_and_a_neighbor_with_all_it_has() {
     let start = OLD.find("vrf red").unwrap();
     let new = OLD[..start].to_owned() + &OLD[OLD.find("router bgp 1\n").unwrap()..];
-    assert_eq!(words(OLD, &new), ["mgmtd: vrf red; no vni 5; exit", "bgpd: no router bgp 1 vrf red"]);
+    assert_eq!(
+        words(OLD, &new),
+        ["mgmtd: vrf red; no vni 5; exit", "bgpd: no router bgp 1 vrf red", "mgmtd: no vrf red"]
+    );
     let new: String =
         OLD.lines().filter(|line| !line.contains("10.9.0.1")).map(|line| format!("{line}\n")).collect();
     assert_eq!(words(OLD, &new), ["bgpd: router bgp 1; no neighbor 10.9.0.1; exit"]);
@@ -71,6 +76,8 @@ fn what_is_not_safe_is_not_done() {
     let restart = |new: &str| words(OLD, new).remove(0);
     assert!(restart(&OLD.replace("bgp 1 vrf", "bgp 2 vrf")).starts_with("restart [\"bgpd\"]"));
     assert!(restart(&OLD.replace("log stdout", "log syslog")).starts_with("restart []"));
+    let wrong = restart(&format!("{OLD}router bgp 9\n bgp router-id 1.1.1.1\n"));
+    assert_eq!(wrong, "wrong: \"router bgp 1\" and \"router bgp 9\" can't both be");
     assert!(restart(&format!("{OLD}router ospf\n")).contains("router ospf"));
     assert!(restart(&format!(" neighbor x\n{OLD}")).contains("in no context"));
 }

@@ -1,0 +1,279 @@
+//! A change of the running configuration, on a thread of its own: commands to one daemon after the other, and back if one
+//! is refused.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::frr::daemons::RUN_DIR;
+use crate::frr::delta::{Command, Step};
+use crate::frr::vty::{Answer, Session};
+use crate::frr::without_password;
+use crate::node::Candidate;
+
+/// How long a daemon may take for one command; a thousand VRFs take FRR seconds in all.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// bgpd does not let go of a VRF's instance before zebra has told it that the VRF has no VNI any more.
+const AGAIN: Duration = Duration::from_millis(10);
+const ATTEMPTS: u32 = 300;
+
+/// zebra hears of the kernel's changes within milliseconds.
+const TIDY_AGAIN: Duration = Duration::from_millis(100);
+const TIDY_ATTEMPTS: u32 = 50;
+
+/// Why a change was taken back.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The daemon, the command and what it said to it, in a sentence.
+    pub reason: String,
+    /// The command.
+    pub command: String,
+    /// Daemons that do not run again with what they had: they have to start anew.
+    pub unclean: BTreeSet<&'static str>,
+}
+
+impl From<String> for Refused {
+    fn from(reason: String) -> Self {
+        Self::before(reason)
+    }
+}
+
+impl Refused {
+    /// Before anything was done.
+    fn before(reason: String) -> Self {
+        Self { reason, command: String::new(), unclean: BTreeSet::new() }
+    }
+}
+
+/// Work on a thread of its own; readable when it is done.
+#[derive(Debug)]
+pub struct Task<T> {
+    done: UnixStream,
+    thread: JoinHandle<T>,
+}
+
+impl<T: Send + 'static> Task<T> {
+    fn begin(work: impl FnOnce() -> T + Send + 'static) -> io::Result<Self> {
+        let (done, end) = UnixStream::pair()?;
+        let thread = thread::Builder::new().name("change".into()).spawn(move || {
+            // Its end closes with the thread, whatever becomes of that.
+            let _end = end;
+            work()
+        })?;
+        Ok(Self { done, thread })
+    }
+
+    /// Whether it is done.
+    pub fn is_over(&self) -> bool {
+        self.thread.is_finished()
+    }
+}
+
+impl<T> AsFd for Task<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.done.as_fd()
+    }
+}
+
+/// A change under way.
+#[derive(Debug)]
+pub struct Change {
+    /// What it leads to.
+    pub candidate: Candidate,
+    /// How many commands it has.
+    pub commands: usize,
+    /// What is for when the kernel has followed.
+    pub late: Vec<Step>,
+    /// The commands on their way.
+    pub task: Task<Result<(), Refused>>,
+}
+
+impl Change {
+    /// Begins it: `steps` lead to the candidate, `late` is for when the kernel has followed, and `back` leads back.
+    ///
+    /// # Errors
+    /// No thread can be had.
+    pub fn begin(
+        candidate: Candidate,
+        steps: Vec<Step>,
+        back: Vec<Step>,
+        late: Vec<Step>,
+    ) -> io::Result<Self> {
+        let commands = steps.iter().map(|step| step.commands.len()).sum();
+        let task = Task::begin(move || carry_out(&steps, &back, session))?;
+        Ok(Self { candidate, commands, late, task })
+    }
+
+    /// What came of it.
+    pub fn result(task: Task<Result<(), Refused>>) -> Result<(), Refused> {
+        task.thread
+            .join()
+            .unwrap_or_else(|_| Err("the thread that made the change is gone".to_owned().into()))
+    }
+}
+
+/// Has FRR forget what is left of VRFs, now that the kernel has none of them. `None`: there is nothing to do, or no thread.
+pub fn begin_to_tidy(late: Vec<Step>) -> Option<Task<()>> {
+    if late.is_empty() {
+        return None;
+    }
+    Task::begin(move || tidy(&late))
+        .inspect_err(|e| log::debug!("VRFs that are gone stay in FRR's configuration: {e}"))
+        .ok()
+}
+
+/// Says what is for later until it is carried out. Nothing depends on it.
+fn tidy(late: &[Step]) {
+    for (step, command) in
+        late.iter().flat_map(|step| step.commands.iter().map(move |command| (step, command)))
+    {
+        let gone = || -> io::Result<bool> {
+            let mut session = session(step.daemon)?;
+            session.ask(&command.text)?;
+            let running = session.ask("do show running-config")?.text;
+            Ok(!running.lines().any(|line| Some(line) == command.text.strip_prefix("no ")))
+        };
+        for _ in 0..TIDY_ATTEMPTS {
+            thread::sleep(TIDY_AGAIN);
+            if gone().unwrap_or(false) {
+                break;
+            }
+        }
+    }
+}
+
+fn session(daemon: &str) -> io::Result<Session> {
+    Session::begin(&Path::new(RUN_DIR).join(daemon).with_extension("vty"), PATIENCE)
+}
+
+/// A daemon that takes commands; in tests not a real one.
+trait Ask {
+    fn ask(&mut self, command: &str) -> io::Result<Answer>;
+}
+
+impl Ask for Session {
+    fn ask(&mut self, command: &str) -> io::Result<Answer> {
+        Session::ask(self, command)
+    }
+}
+
+fn carry_out<S: Ask>(
+    steps: &[Step],
+    back: &[Step],
+    connect: impl Fn(&'static str) -> io::Result<S>,
+) -> Result<(), Refused> {
+    // What is taken away and given back may stand elsewhere.
+    let running = |daemon| -> io::Result<Vec<String>> {
+        let text = connect(daemon)?.ask("do show running-config")?.text;
+        let mut lines: Vec<String> = text.lines().map(Into::into).collect();
+        lines.sort();
+        Ok(lines)
+    };
+    let mut before = BTreeMap::new();
+    for daemon in steps.iter().map(|step| step.daemon) {
+        let lines = running(daemon).map_err(|e| Refused::before(format!("{daemon}: {e}")))?;
+        before.insert(daemon, lines);
+    }
+    let one = |step: &Step| {
+        let mut session = connect(step.daemon).map_err(|e| (String::new(), e.to_string()))?;
+        send(&mut session, step)
+    };
+    let refused = steps.iter().find_map(|step| Some((step.daemon, one(step).err()?)));
+    let Some((daemon, (command, said))) = refused else { return Ok(()) };
+    // Some of it may not have been done, and can't be undone: what counts is what they run with in the end.
+    for step in back {
+        if let Ok(mut session) = connect(step.daemon) {
+            let gone = |command: &Command| session.ask(&command.text).is_err();
+            let _ = step.commands.iter().any(gone);
+        }
+    }
+    let differs =
+        |(daemon, lines): &(&'static str, Vec<String>)| running(daemon).map_or(true, |now| now != *lines);
+    let unclean = before.into_iter().filter(differs).map(|(daemon, _)| daemon).collect();
+    let reason = format!("{daemon}: {:?}: {said}", without_password(&command));
+    Err(Refused { reason, command, unclean })
+}
+
+/// Sends the commands, until one is refused: that one, and why.
+fn send(session: &mut impl Ask, step: &Step) -> Result<(), (String, String)> {
+    for command in &step.commands {
+        let failed = |reason: String| (command.text.clone(), reason);
+        for attempt in 1.. {
+            let answer = session.ask(&command.text).map_err(|e| failed(e.to_string()))?;
+            if answer.well || command.optional {
+                break;
+            }
+            // mgmtd has one configuration to be changed, and someone with a vtysh may hold it for a moment.
+            let passes = command.text.starts_with("no router bgp ") || answer.text.contains("could not lock");
+            if !passes || attempt >= ATTEMPTS {
+                return Err(failed(answer.text.trim().to_owned()));
+            }
+            thread::sleep(AGAIN);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    type Said = Rc<RefCell<Vec<String>>>;
+
+    struct Fake {
+        said: Said,
+        answer: fn(&str) -> io::Result<(bool, String)>,
+    }
+
+    impl Ask for Fake {
+        fn ask(&mut self, command: &str) -> io::Result<Answer> {
+            self.said.borrow_mut().push(command.into());
+            (self.answer)(command).map(|(well, text)| Answer { well, text })
+        }
+    }
+
+    fn step(daemon: &'static str, commands: &[&str]) -> Step {
+        let command = |text: &&str| Command { text: (*text).into(), optional: text.starts_with("set") };
+        Step { daemon, commands: commands.iter().map(command).collect() }
+    }
+
+    fn run(answer: fn(&str) -> io::Result<(bool, String)>) -> (Result<(), Refused>, Vec<String>) {
+        let said = Said::default();
+        let steps = [step("zebra", &["set x"]), step("bgpd", &["neighbor 10.0.0.1 password secret", "b"])];
+        let back = [step("bgpd", &["no a"])];
+        let result = carry_out(&steps, &back, |_| Ok(Fake { said: Rc::clone(&said), answer }));
+        (result, said.take())
+    }
+
+    #[test]
+    fn what_only_another_daemon_knows_is_passed_over() {
+        let (result, said) = run(|c| Ok((c != "set x", "% Unknown command".into())));
+        assert_eq!(result, Ok(()));
+        assert_eq!(said[2..], ["set x", "neighbor 10.0.0.1 password secret", "b"]);
+    }
+
+    #[test]
+    fn what_is_refused_is_taken_back_and_named() {
+        let (result, said) = run(|c| Ok((!c.starts_with("neighbor"), "% No".into())));
+        let refused = result.unwrap_err();
+        assert_eq!(refused.reason, "bgpd: \"neighbor 10.0.0.1 password\": % No");
+        assert_eq!(refused.unclean, BTreeSet::new());
+        assert_eq!(said[3..5], ["neighbor 10.0.0.1 password secret", "no a"]);
+    }
+
+    #[test]
+    fn who_is_gone_has_to_start_anew() {
+        let gone = |c: &str| {
+            if c == "b" { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok((true, String::new())) }
+        };
+        let (result, _) = run(gone);
+        assert!(result.unwrap_err().reason.starts_with("bgpd: \"b\": "));
+    }
+}

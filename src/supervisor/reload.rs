@@ -1,0 +1,161 @@
+//! What follows from a configuration file that is another now.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::change::{Change, begin_to_tidy};
+use super::policy::Event;
+use super::{End, Supervisor};
+use crate::config::Config;
+use crate::frr::delta::{Delta, Step, delta};
+use crate::frr::files;
+use crate::node::{Candidate, line};
+
+/// How long a change waits for daemons that don't run with their configuration, which it may be the remedy for.
+const WAIT: Duration = Duration::from_secs(30);
+
+/// Where a change stops.
+const KEPT: &str = "the configuration in force stays";
+
+impl Supervisor<'_> {
+    /// Reads the file if it may be another, and goes on with what changes because of it.
+    pub(super) fn follow_file(&mut self, events: &mut VecDeque<Event>, now: Instant) {
+        if self.signals.take_reload() {
+            self.read_file(now);
+        }
+        if let Some(watch) = &mut self.watch {
+            watch.drain(now);
+            if watch.take_due(now) {
+                self.read_file(now);
+            }
+        }
+        if let Some(change) = self.change.take_if(|change| change.task.is_over()) {
+            self.changed(change, events);
+        }
+        self.tidying.take_if(|task| task.is_over());
+        let ready = |until: &Instant| self.policy.is_complete() || *until <= now;
+        if self.change.is_none()
+            && self.tidying.is_none()
+            && let Some((config, _)) = self.wanted.take_if(|(_, until)| ready(until))
+            && let Err(problems) = self.change_to(config, events)
+        {
+            problems.iter().for_each(|problem| log::error!("{problem}"));
+            log::error!("the configuration is not changed: {KEPT}");
+        }
+    }
+
+    /// Takes in what the file says: all of it, or nothing.
+    fn read_file(&mut self, now: Instant) {
+        let (config, problems) = self.base.with_file();
+        let mut problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        let config = config.map_err(|problem| problems.push(problem.to_string())).ok();
+        match config.filter(|_| problems.is_empty()) {
+            Some(config) if config == self.node.config && self.change.is_none() => {
+                self.wanted = None;
+                log::info!("the configuration file says what is in force");
+            }
+            Some(config) => self.wanted = Some((config, now + WAIT)),
+            None => {
+                for problem in &problems {
+                    log::error!("{}", problem.lines().next().unwrap_or_default());
+                }
+                log::error!("the configuration file is not taken: {KEPT}");
+            }
+        }
+    }
+
+    /// Begins to change to `config`, or does all of it if that takes no commands.
+    fn change_to(&mut self, config: Config, events: &mut VecDeque<Event>) -> Result<(), Vec<String>> {
+        let candidate = self.node.prepare(config)?;
+        if candidate.text == self.text {
+            self.adopt(candidate, 0);
+            return Ok(());
+        }
+        files::propose(&candidate.text).map_err(line)?;
+        let other_daemons = self.node.daemons(&candidate.config) != self.daemons;
+        let way = match delta(&self.text, &candidate.text, self.node.version) {
+            Delta::Wrong(reason) => Delta::Wrong(reason),
+            _ if other_daemons => Delta::Restart(&[], "other daemons are needed, or in another order".into()),
+            _ if !self.policy.is_complete() => {
+                Delta::Restart(&[], "not all daemons run with the configuration in force".into())
+            }
+            way => way,
+        };
+        match way {
+            Delta::Commands(steps, late) => {
+                files::check_commands(&text(&steps)).map_err(line)?;
+                let back = match delta(&candidate.text, &self.text, self.node.version) {
+                    Delta::Commands(back, forget) => [back, forget].concat(),
+                    Delta::Restart(..) | Delta::Wrong(_) => vec![],
+                };
+                self.change = Some(Change::begin(candidate, steps, back, late).map_err(line)?);
+            }
+            Delta::Wrong(reason) => return Err(vec![reason]),
+            Delta::Restart(which, reason) => {
+                files::check_candidate().map_err(line)?;
+                files::accept().map_err(line)?;
+                if other_daemons {
+                    log::warn!(
+                        "{reason}: all daemons start anew, and the kernel goes on forwarding meanwhile"
+                    );
+                    self.end = Some(End::Reconfigured(Box::new(candidate.config)));
+                    events.push_back(Event::Stop);
+                    return Ok(());
+                }
+                let who = if which.is_empty() { "all daemons".into() } else { which.join(" and ") };
+                log::warn!("this can't be changed by commands: {reason}; {who} start anew with it");
+                self.read_parts();
+                self.adopt(candidate, 0);
+                events.push_back(Event::Changed { may_fall_back: files::may_fall_back() });
+                let named = |i: &usize| which.is_empty() || which.contains(&self.daemons[*i].name);
+                events.extend((0..self.daemons.len()).filter(named).map(Event::Renew));
+            }
+        }
+        Ok(())
+    }
+
+    /// A change by commands is over.
+    fn changed(&mut self, change: Change, events: &mut VecDeque<Event>) {
+        let Change { candidate, commands, late, task } = change;
+        let result = Change::result(task);
+        // It is written already, and only renamed.
+        let result = result.and_then(|()| files::accept().map_err(|e| e.to_string().into()));
+        match result {
+            Ok(()) => {
+                self.read_parts();
+                self.adopt(candidate, commands);
+                self.tidying = begin_to_tidy(late);
+                events.push_back(Event::Changed { may_fall_back: files::may_fall_back() });
+            }
+            Err(refused) => {
+                let raw = &candidate.config.overlay.raw;
+                let is_raw =
+                    raw.iter().flat_map(|text| text.lines()).any(|line| line.trim() == refused.command);
+                let source = if is_raw { ", a line of rawFRRConfigs" } else { "" };
+                log::error!("{}{source}: taken back, {KEPT}", refused.reason);
+                for (i, daemon) in self.daemons.iter().enumerate() {
+                    if refused.unclean.contains(daemon.name) && self.children[i].is_some() {
+                        log::warn!("{} does not run with what it had before: it starts anew", daemon.name);
+                        events.push_back(Event::Renew(i));
+                    }
+                }
+            }
+        }
+    }
+
+    fn adopt(&mut self, candidate: Candidate, commands: usize) {
+        let begin = Instant::now();
+        let changes = self.node.adopt(candidate);
+        self.workloads_at = self.node.config.overlay.has_gateways().then_some(begin);
+        log::info!(
+            "the configuration file is in force: {commands} commands to FRR, {changes} changes in the kernel ({} ms)",
+            begin.elapsed().as_millis()
+        );
+    }
+}
+
+/// The commands as a file for vtysh.
+fn text(steps: &[Step]) -> String {
+    let commands = steps.iter().flat_map(|step| &step.commands);
+    commands.map(|command| format!("{}\n", command.text)).collect()
+}

@@ -1,0 +1,151 @@
+// The configuration file changes while all goes on. Included by evpn.rs.
+
+const MORE: &str = "
+- vrf: blue
+  vni: 101
+  hostSession: {asn: 64514, hostASN: 64515, localCIDR: {ipv4: 192.169.20.0/24, ipv6: '2001:db8:c::/64'}}
+l2vnis:
+- vni: 201
+  routingDomain: {type: L3VNI, l3vni: {name: blue}}
+  gatewayIPs: [192.168.201.1/24]
+";
+
+/// Puts another file in the place of node `i`'s, as Kubernetes and editors do.
+fn put(i: usize, text: &str) {
+    std::fs::write(format!("/tmp/.vnis{i}.new"), text).unwrap();
+    std::fs::rename(format!("/tmp/.vnis{i}.new"), format!("/tmp/vnis{i}.yaml")).unwrap();
+}
+
+/// What a node says after `from` lines of its log, once it has said `words`.
+fn told(node: &Supervisor, from: usize, words: &str) -> String {
+    wait_until(words, SOON, || node.log()[from..].iter().any(|(_, line)| line.contains(words)));
+    node.log()[from..].iter().map(|(_, line)| format!("{line}\n")).collect()
+}
+
+/// When each of the leaf's and the host's sessions came up.
+fn ages() -> Vec<(String, String)> {
+    let mut ages = vec![];
+    for (router, peers) in [("leaf1", &["node", "node2"]), ("speaker", &["192.169.10.1", "2001:db8:a::1"])] {
+        for peer in peers {
+            let all = show(router, "bgpd", &format!("show bgp neighbors {peer} json"));
+            assert_eq!(all[peer]["bgpState"], "Established", "{router} {peer}");
+            let number = |name: &str| all[peer][name].to_string();
+            ages.push((
+                format!("{router} {peer}"),
+                number("connectionsEstablished") + " " + &number("connectionsDropped"),
+            ));
+        }
+    }
+    ages
+}
+
+#[test]
+fn the_file_changes_while_all_goes_on() {
+    let lab = Evpn::new(false);
+    every_way_is_open(10);
+    let more = vnis(false).replace("l2vnis:\n", MORE.trim_start());
+    let (few, many) = (vnis(false), more);
+    let (before, running) = (ages(), daemons_of(&lab));
+    let flows = flows();
+    thread::sleep(Duration::from_secs(1));
+    let at_leaf =
+        |what: &str| vty("leaf1", "bgpd", "show bgp l2vpn evpn route type prefix").unwrap().contains(what);
+    for turn in 0..2 {
+        let from: Vec<usize> = lab.nodes.iter().map(|node| node.log().len()).collect();
+        for i in 0..2 {
+            put(i, &many);
+        }
+        for (i, node) in lab.nodes.iter().enumerate() {
+            println!("{}", told(node, from[i], "is in force").lines().last().unwrap());
+        }
+        wait_until("the new VNI's routes at the leaf", SOON, || {
+            at_leaf("[192.169.20.2]") && at_leaf("[192.169.20.3]") && at_leaf("[192.168.201.0]")
+        });
+        assert_eq!(ping("host", "192.169.20.1", 5, 10), (5, 5));
+        // From one node's VRF to the other's.
+        wait_until("a way through the new VNI", SOON, || {
+            ip("perouter", "route show vrf blue proto bgp").contains("192.169.20.3")
+        });
+        let from: Vec<usize> = lab.nodes.iter().map(|node| node.log().len()).collect();
+        for i in 0..2 {
+            put(i, &few);
+        }
+        for (i, node) in lab.nodes.iter().enumerate() {
+            println!("{}", told(node, from[i], "is in force").lines().last().unwrap());
+        }
+        wait_until("its routes to go", SOON, || !at_leaf("[192.169.20.2]") && !at_leaf("[192.168.201.0]"));
+        let left = ip("perouter", "-br link");
+        assert!(!left.contains("101") && !left.contains("blue") && !left.contains("201"), "{turn}: {left}");
+    }
+    wait_until("FRR to forget the VRF", SOON, || !vty("node", "mgmtd", "show running-config").unwrap().contains("blue"));
+    // The same again is no change.
+    let from = lab.nodes[0].log().len();
+    put(0, &few);
+    told(&lab.nodes[0], from, "says what is in force");
+    thread::sleep(Duration::from_secs(2));
+    let cost = Cost::of(flows);
+    println!("a VNI in each plane twice added and removed: {cost}");
+    assert_eq!(cost.lost, 0, "{cost}");
+    assert_eq!(ages(), before);
+    assert_eq!(daemons_of(&lab), running);
+    let log = lab.nodes[0].log_text();
+    assert!(!log.contains("is gone") && !log.contains("taken back") && !log.contains("start anew"), "{log}");
+}
+
+fn daemons_of(lab: &Evpn) -> Vec<String> {
+    ["zebra", "bgpd", "mgmtd", "staticd", "bfdd"]
+        .map(|d| std::fs::read_to_string(lab.run(0, &format!("{d}.pid"))).unwrap_or_default())
+        .to_vec()
+}
+
+#[test]
+fn what_is_refused_changes_nothing() {
+    let lab = Evpn::new(false);
+    every_way_is_open(10);
+    let running = || ["mgmtd", "bgpd", "bfdd"].map(|d| vty("node", d, "show running-config").unwrap_or_default());
+    let stored = || std::fs::read_to_string("/run/frr/frr.conf").unwrap();
+    let (before, kept, sessions, pids) = (running(), stored(), ages(), daemons_of(&lab));
+    let base = vnis(false);
+    let raw = |lines: &str| {
+        format!("{base}rawFRRConfigs:\n- rawConfig: |\n    {}\n", lines.replace('\n', "\n    "))
+    };
+    let more = base.replace("l2vnis:\n", MORE.trim_start());
+    for (what, file, words) in [
+        ("a line that FRR does not know", raw("router bgp 65001\n no-such-thing 5"), "no-such-thing"),
+        ("a line that only bgpd refuses", raw("router bgp 65001\n neighbor 192.0.2.99 peer-group nowhere"), "rawFRRConfigs"),
+        ("another after a VNI", format!("{more}rawFRRConfigs:\n- rawConfig: |\n    router bgp 65001\n     neighbor 192.0.2.99 peer-group nowhere\n"), "rawFRRConfigs"),
+        ("another AS number", raw("router bgp 65009\n bgp router-id 1.2.3.4"), "65009"),
+        ("no YAML", format!("{base}: ["), "vnis0.yaml:"),
+        ("a VNI twice", base.replace("vni: 200", "vni: 100"), "the VNI of l3vnis[0]"),
+        ("a VRF of another name that is ours", base.replace("vrf: red", "vrf: lound").replace("name: red", "name: lound"), "a name of our own devices"),
+        ("a NIC that is not there", base.replace("  tunnelEndpoint", "  interfaces: [{type: NetworkDevice, networkDevice: {interfaceName: eth7}}]\n  tunnelEndpoint"), "no interface is called eth7"),
+    ] {
+        let from = lab.nodes[0].log().len();
+        put(0, &file);
+        let said = told(&lab.nodes[0], from, "the configuration in force stays");
+        assert!(said.contains(words), "{what}: {said}");
+        println!("{what}: {}", said.lines().find(|line| line.contains("ERROR")).unwrap());
+        assert_eq!(stored(), kept, "{what}");
+        wait_until(what, SOON, || running() == before);
+        let from = lab.nodes[0].log().len();
+        put(0, &base);
+        told(&lab.nodes[0], from, "says what is in force");
+    }
+    assert_eq!((ages(), daemons_of(&lab)), (sessions, pids.clone()));
+    // A daemon that dies in the middle of it.
+    let from = lab.nodes[0].log().len();
+    let bgpd = Pid::from_raw(pids[1].trim().parse().unwrap()).unwrap();
+    kill_process(bgpd, Signal::STOP).unwrap();
+    put(0, &more);
+    thread::sleep(Duration::from_secs(2));
+    kill_process(bgpd, Signal::KILL).unwrap();
+    let said = told(&lab.nodes[0], from, "the configuration in force stays");
+    assert!(said.contains("bgpd: "), "{said}");
+    assert_eq!(stored(), kept);
+    wait_until("all as before", SOON, || running() == before);
+    // It is asked for again, and there is nothing in the way.
+    let from = lab.nodes[0].log().len();
+    lab.nodes[0].signal(Signal::HUP);
+    told(&lab.nodes[0], from, "is in force");
+    assert!(stored().contains("vrf blue"));
+}
