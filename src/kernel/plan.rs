@@ -103,9 +103,13 @@ impl Planner {
     /// Removes what carries our mark and is not wanted; a NIC goes home with its addresses.
     fn remove_unwanted(&mut self, desired: &Desired, wanted: &HashMap<(Side, &str), bool>) {
         for &side in self.now.sides() {
-            let here: Vec<_> =
-                self.now.get(side).links.iter().filter_map(|l| Some((l.name.clone(), l.role()?))).collect();
-            for (name, role) in here {
+            let links = self.now.get(side).links.iter();
+            let mut here: Vec<_> = links
+                .filter_map(|l| Some((matches!(l.kind, LinkKind::Vrf(_)), l.name.clone(), l.role()?)))
+                .collect();
+            // A VRF goes when there is nothing in it any more.
+            here.sort_by_key(|(is_vrf, ..)| *is_vrf);
+            for (_, name, role) in here {
                 let wanted = match (wanted.get(&(side, name.as_str())), &role) {
                     (None, _) => false,
                     (Some(_), Role::Made) => true,

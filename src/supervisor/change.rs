@@ -105,7 +105,15 @@ impl Change {
         late: Vec<Step>,
     ) -> io::Result<Self> {
         let commands = steps.iter().map(|step| step.commands.len()).sum();
-        let task = Task::begin(move || carry_out(&steps, &back, session))?;
+        let vrfs: Vec<String> = late.iter().flat_map(|step| &step.commands).filter_map(vrf).collect();
+        let task = Task::begin(move || {
+            carry_out(&steps, &back, session)?;
+            // zebra does not get over a VRF that goes while it has work to do on its routes (seen with 10.3: it crashes).
+            if let Err(e) = session("zebra").and_then(|mut zebra| await_emptiness(&mut zebra, &vrfs)) {
+                log::warn!("zebra: {e}: it may still have routes of a VRF that goes");
+            }
+            Ok(())
+        })?;
         Ok(Self { candidate, commands, late, task })
     }
 
@@ -115,6 +123,28 @@ impl Change {
             .join()
             .unwrap_or_else(|_| Err("the thread that made the change is gone".to_owned().into()))
     }
+}
+
+/// The VRF that a command is about.
+fn vrf(command: &Command) -> Option<String> {
+    command.text.strip_prefix("no vrf ").map(Into::into)
+}
+
+/// Waits until bgpd's routes are out of the VRFs.
+fn await_emptiness(zebra: &mut impl Ask, vrfs: &[String]) -> io::Result<()> {
+    for vrf in vrfs {
+        for version in ["ip", "ipv6"] {
+            let question = format!("do show {version} route vrf {vrf} bgp json");
+            for _ in 0..ATTEMPTS {
+                let routes = zebra.ask(&question)?.text;
+                if !routes.contains("prefix") {
+                    break;
+                }
+                thread::sleep(AGAIN);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Has FRR forget what is left of VRFs, now that the kernel has none of them. `None`: there is nothing to do, or no thread.

@@ -8,11 +8,14 @@ use super::policy::Event;
 use super::{End, Supervisor};
 use crate::config::Config;
 use crate::frr::delta::{Delta, Step, delta};
-use crate::frr::files;
+use crate::frr::{Version, files};
 use crate::node::{Candidate, line};
 
 /// How long a change waits for daemons that don't run with their configuration, which it may be the remedy for.
 const WAIT: Duration = Duration::from_secs(30);
+
+/// The first FRR in which a VRF with a VNI can go.
+const VRFS_GO: Version = Version(10, 6);
 
 /// Where a change stops.
 const KEPT: &str = "the configuration in force stays";
@@ -79,6 +82,11 @@ impl Supervisor<'_> {
             _ if !self.policy.is_complete() => {
                 Delta::Restart(&[], "not all daemons run with the configuration in force".into())
             }
+            // It crashes, or bgpd does not let go of the VRF: seen with 10.3, and not with 10.7.
+            Delta::Commands(_, late) if !late.is_empty() && self.node.version < VRFS_GO => Delta::Restart(
+                &[],
+                format!("zebra of FRR {} does not get over the end of a VRF", self.node.version),
+            ),
             way => way,
         };
         match way {
