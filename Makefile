@@ -5,7 +5,7 @@
 # make delta   any change of a running configuration against a start with the new one, on real daemons [PAIRS=n] [SEED=n]
 # make matrix  whatever dies, in either namespace: packets sent and lost [REPEAT=n] [NETNS=perouter|host] [CELL=words]
 # make chaos   random kills and freezes under traffic [KILLS=n] [SECONDS=n] [SEED=n] [NETNS=host] [BFD=off] [DELETIONS=n]
-# make bench   start-up and recovery beside watchfrr, and the devices of many VNIs beside ip -batch (needs root) [VNIS=1,100,500,1000]
+# make bench   beside others: start-up and recovery (watchfrr), the devices of many VNIs (ip -batch), changes (frr-reload.py) [VNIS=n,…] [VRFS=n,…]
 # make extension        the Talos extension from Debian's packages, below _out/ [SUITE=forky]
 # make extension-check  whether it is what Talos and its tools take, and whether it runs as they run it
 # make frr              the extension by bldr: needs Docker and registries [REGISTRY= USERNAME= TAG= PUSH= PLATFORM=]
@@ -18,6 +18,7 @@ FRR     ?= 10.3
 REPEAT  ?= 1
 KILLS   ?= 50
 VNIS    ?= 1,100,500,1000
+VRFS    ?= 10,100,500,1000
 PAIRS   ?= 60
 SUITES  ?= trixie forky bookworm
 SUITE   := $(or $(if $(filter 8.4,$(FRR)),bookworm),$(if $(filter 10.3,$(FRR)),trixie),$(if $(filter 10.7,$(FRR)),forky),$(error FRR=$(FRR): 8.4, 10.3 or 10.7))
@@ -97,7 +98,7 @@ $(SUITES:%=delta-%): delta-%:
 	LAB_TIMEOUT=7200 LAB_PAIRS=$(PAIRS) LAB_SEED=$(or $(SEED),1) tests/lab/run --kernel native --suite $* $$program --nocapture
 
 # EVPN's own graceful restart is FRR's from 10.6 on, and so are IPv6 VTEPs. EVERY=1: what takes minutes, too.
-vnis = between_two takes_the $(if $(filter forky,$(1)),come_and_go no_packet $(if $(EVERY),over_ipv6 silent)) $(if $(EVERY),$(if $(filter bookworm,$(1)),,moves))
+vnis = between_two takes_the $(if $(filter-out bookworm,$(1)),the_file_changes) $(if $(filter forky,$(1)),come_and_go what_is_refused no_packet $(if $(EVERY),over_ipv6 silent)) $(if $(EVERY),$(if $(filter bookworm,$(1)),,moves))
 
 evpn: $(SUITES:%=evpn-%)
 $(SUITES:%=evpn-%): evpn-%: build
@@ -127,6 +128,7 @@ bench:
 	@$(MAKE) build
 	@set -e; program="$(call program,--test bench)"; test -n "$$program"; LAB_TIMEOUT=1800 $(LAB) --suite $(SUITE) $$program
 	@set -e; program="$(call program,--release --test scale)"; test -n "$$program"; LAB_TIMEOUT=1800 LAB_VNIS="$(VNIS)" $(LAB) --suite $(SUITE) $$program
+	@set -e; program="$(call program,--release --test change)"; test -n "$$program"; LAB_TIMEOUT=1800 LAB_VRFS="$(VRFS)" $(LAB) --kernel native --suite $(SUITE) $$program
 
 # SUITE of the command line, and not the one that FRR chooses.
 EXTENSION_SUITE := $(if $(filter file,$(origin SUITE)),forky,$(SUITE))

@@ -5,13 +5,11 @@
 mod lab;
 
 use std::fmt::Write as _;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use frr_supervisor::config::{Config, file, from_vars};
-use frr_supervisor::frr::delta::{Context, Delta, delta};
-use frr_supervisor::frr::{Inputs, Version, render, split};
+use frr_supervisor::frr::delta::{Delta, delta};
+use frr_supervisor::frr::{Inputs, Version, render};
 use frr_supervisor::model::{IfName, Value as _};
 use lab::*;
 
@@ -175,102 +173,11 @@ fn config(yaml: &str) -> Config {
     config
 }
 
-fn version() -> Version {
-    match std::env::var("LAB_SUITE").unwrap().as_str() {
-        "bookworm" => Version(8, 4),
-        "trixie" => Version(10, 3),
-        _ => Version(10, 7),
-    }
-}
-
 fn text_of(yaml: &str) -> String {
     let config = config(yaml);
     let ports = ["eth1", "eth2"].map(|name| IfName::parse(name).unwrap());
     let inputs = Inputs { config: &config, ports: &ports, node_ip_is_local: false, version: version() };
     render(&inputs, None).unwrap()
-}
-
-/// Daemons that have been started with a configuration.
-struct Daemons {
-    name: &'static str,
-    children: Vec<(&'static str, Child)>,
-}
-
-impl Daemons {
-    fn start(name: &'static str, text: &str) -> Self {
-        let dirs =
-            ["/run/frr", "/etc/frr", "/var/lib/frr", "/var/tmp/frr"].map(|dir| format!("{dir}/{name}"));
-        exec("", &["install", "-d", "-o", "frr", "-g", "frr", &dirs[0], &dirs[1], &dirs[2], &dirs[3]]);
-        for file in ["vtysh.conf", "frr.conf"] {
-            let text = if file == "frr.conf" { text } else { "service integrated-vtysh-config\n" };
-            std::fs::write(format!("{}/{file}", dirs[1]), text).unwrap();
-        }
-        let parts = split(text);
-        assert!(!parts.is_empty());
-        let mut all = Self { name, children: vec![] };
-        let old = version() < Version(10, 0);
-        let names: &[&'static str] =
-            if old { &["zebra", "staticd", "bgpd", "bfdd"] } else { &["mgmtd", "bgpd", "bfdd"] };
-        for &daemon in names {
-            let mut command = Command::new(Path::new("/usr/lib/frr").join(daemon));
-            command.args(["-N", name, "-P", "0", "--log", &format!("file:/tmp/{name}-{daemon}.log")]);
-            if daemon == "bgpd" {
-                command.args(["-p", "0"]);
-            }
-            if let Some((_, part)) =
-                parts.iter().find(|(d, _)| *d == daemon).filter(|_| !old && daemon != "mgmtd")
-            {
-                let file = format!("/tmp/{name}-{daemon}.conf");
-                std::fs::write(&file, part).unwrap();
-                command.args(["-f", &file]);
-            }
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            all.children.push((daemon, command.spawn().unwrap()));
-        }
-        for (daemon, _) in &all.children {
-            wait_until(daemon, Duration::from_secs(30), || vty(name, daemon, "echo PING").is_ok());
-        }
-        let load = if old {
-            vec!["vtysh", "-N", name, "-b"]
-        } else {
-            vec!["vtysh", "-N", name, "-b", "-d", "mgmtd"]
-        };
-        exec("", &load);
-        all
-    }
-
-    /// What they run with, in an order of its own.
-    fn running(&self) -> Vec<(&'static str, Vec<String>)> {
-        let one = |(daemon, _): &(&'static str, Child)| {
-            let text = must(daemon, vty(self.name, daemon, "show running-config"));
-            let mut lines = vec![];
-            flatten("", &Context::parse(&text).unwrap(), &mut lines);
-            lines.retain(|line| {
-                !["Building", "Current", "frr version", "log file"].iter().any(|w| line.starts_with(w))
-            });
-            // FRR 8.4 gives it lists, which are nothing to it.
-            lines.retain(|line| *daemon != "bfdd" || line.starts_with("bfd / "));
-            lines.sort();
-            lines.dedup();
-            (*daemon, lines)
-        };
-        self.children.iter().map(one).collect()
-    }
-}
-
-impl Drop for Daemons {
-    fn drop(&mut self) {
-        for (_, child) in &mut self.children {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-    }
-}
-
-fn flatten(way: &str, context: &Context, lines: &mut Vec<String>) {
-    let way = if context.head.is_empty() { way.to_owned() } else { format!("{way}{} / ", context.head) };
-    lines.extend(context.lines.iter().map(|line| format!("{way}{line}")));
-    context.inner.iter().for_each(|inner| flatten(&way, inner, lines));
 }
 
 #[test]
@@ -279,7 +186,7 @@ fn what_commands_lead_to_is_what_a_start_leads_to() {
     let seed: u32 = std::env::var("LAB_SEED").map_or(1, |n| n.parse().unwrap());
     let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9) | 1);
     let mut before = text_of(&yaml(&mut dice));
-    let mut live = Daemons::start("live", &before);
+    let mut live = Alone::start("live", &before);
     let (mut sent, mut restarts, mut refused, mut wrong, mut slowest) = (0, 0, 0, 0, Duration::ZERO);
     for pair in 1..=pairs {
         let after = text_of(&yaml(&mut dice));
@@ -290,7 +197,7 @@ fn what_commands_lead_to_is_what_a_start_leads_to() {
                 println!("pair {pair}: restart of {which:?}: {reason}");
                 restarts += 1;
                 drop(live);
-                live = Daemons::start("live", &after);
+                live = Alone::start("live", &after);
                 before = after;
                 continue;
             }
@@ -314,7 +221,7 @@ fn what_commands_lead_to_is_what_a_start_leads_to() {
             }
         }
         slowest = slowest.max(begin.elapsed());
-        let fresh = Daemons::start("fresh", &after);
+        let fresh = Alone::start("fresh", &after);
         let (has, wants) = (live.running(), fresh.running());
         if has != wants {
             wrong += 1;
@@ -330,7 +237,7 @@ fn what_commands_lead_to_is_what_a_start_leads_to() {
                 println!("{said}");
             }
             drop(live);
-            live = Daemons::start("live", &after);
+            live = Alone::start("live", &after);
         }
         before = after;
     }

@@ -11,6 +11,7 @@
 //! it whatever the node left behind, so that the next test in the same boot starts clean: run with `--test-threads=1`.
 #![allow(dead_code, unused_imports, clippy::cast_possible_truncation)]
 
+mod alone;
 mod cells;
 mod evpn;
 mod node;
@@ -30,6 +31,7 @@ use std::time::Duration;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
+pub use alone::*;
 pub use cells::*;
 pub use evpn::*;
 pub use node::*;

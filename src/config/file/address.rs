@@ -1,5 +1,6 @@
 //! Addresses of the node, computed from subnets and its number, by OpenPERouter's rules.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -56,6 +57,24 @@ pub(super) fn ends(net: IpNet, index: u32, literal: Option<IpAddr>) -> Result<(I
     Ok((with_length(router)?, host_end))
 }
 
+/// Subnets of which no two have an address in common, each with who has it.
+#[derive(Debug, Default)]
+pub(super) struct Taken(BTreeMap<IpAddr, (IpNet, String)>);
+
+impl Taken {
+    /// Adds one that overlaps with none of them.
+    pub fn add(&mut self, net: IpNet, whose: String) {
+        self.0.insert(net.network(), (net, whose));
+    }
+
+    /// The first that overlaps with `net`.
+    pub fn overlapping(&self, net: IpNet) -> Option<&(IpNet, String)> {
+        // The last one that begins in it or before it: those before that end where it begins.
+        let (_, last) = self.0.range(..=net.broadcast()).next_back()?;
+        overlap(last.0, net).then_some(last)
+    }
+}
+
 /// Whether the two have an address in common.
 pub(super) fn overlap(a: IpNet, b: IpNet) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
@@ -67,6 +86,25 @@ mod tests {
 
     fn net(text: &str) -> IpNet {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn what_is_taken_is_found() {
+        let mut taken = Taken::default();
+        for text in ["10.0.0.0/24", "10.0.2.0/24", "2001:db8::/64"] {
+            taken.add(net(text), text.into());
+        }
+        for (text, whose) in [
+            ("10.0.0.128/25", Some("10.0.0.0/24")),
+            ("10.0.1.0/24", None),
+            ("10.0.2.0/32", Some("10.0.2.0/24")),
+            ("10.0.2.0/23", Some("10.0.2.0/24")),
+            ("9.0.0.0/8", None),
+            ("2001:db8::1/128", Some("2001:db8::/64")),
+            ("2001:db8:1::/64", None),
+        ] {
+            assert_eq!(taken.overlapping(net(text)).map(|(_, who)| who.as_str()), whose, "{text}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What is wrong and where: the sentence, the source line and a caret.
 
-use std::collections::BTreeSet;
+use std::cell::OnceCell;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::{Display, Write as _};
 
 use crate::config::Problem;
@@ -20,26 +21,32 @@ pub(super) struct Source<'a> {
     lines: Vec<&'a str>,
     /// Lines, counted from 1, that may hold a password.
     hidden: BTreeSet<usize>,
+    /// The same, by the words on them: only asked for where there is a problem.
+    hidden_by_words: OnceCell<BTreeSet<usize>>,
 }
 
 impl<'a> Source<'a> {
     pub fn new(name: &'a str, text: &'a str) -> Self {
         let lines: Vec<&str> = text.lines().collect();
-        let hidden = hidden_by_words(&lines);
-        Self { name, lines, hidden }
+        Self { name, lines, hidden: BTreeSet::new(), hidden_by_words: OnceCell::new() }
     }
 
     /// Hides where the values of passwords begin, which the words of a line alone do not tell: a line of its own, or
     /// one behind an alias.
     pub fn hide_passwords(&mut self, node: &Node) {
+        self.look_for_passwords(node, &mut HashMap::new());
+    }
+
+    /// `known`: what keys sound like, of which there are few.
+    fn look_for_passwords<'n>(&mut self, node: &'n Node, known: &mut HashMap<&'n str, bool>) {
         match &node.kind {
-            Kind::List(list) => list.iter().for_each(|node| self.hide_passwords(node)),
+            Kind::List(list) => list.iter().for_each(|node| self.look_for_passwords(node, known)),
             Kind::Map(map) => {
                 for (key, value) in map {
-                    if sounds_secret(&key.name) {
+                    if *known.entry(&key.name).or_insert_with_key(|name| sounds_secret(name)) {
                         self.hide(value);
                     } else {
-                        self.hide_passwords(value);
+                        self.look_for_passwords(value, known);
                     }
                 }
             }
@@ -56,11 +63,16 @@ impl<'a> Source<'a> {
         }
     }
 
+    fn hides(&self, line: usize) -> bool {
+        self.hidden.contains(&line)
+            || self.hidden_by_words.get_or_init(|| hidden_by_words(&self.lines)).contains(&line)
+    }
+
     fn excerpt(&self, place: Place) -> Option<String> {
         let Place { line, column } = place;
         let text = self.lines.get(line - 1)?;
         let margin = " ".repeat(line.to_string().len());
-        if self.hidden.contains(&line) {
+        if self.hides(line) {
             return Some(format!("  {line} | (not shown, it may hold a password)"));
         }
         let at = column - 1;
@@ -108,10 +120,13 @@ fn hidden_by_words(lines: &[&str]) -> BTreeSet<usize> {
 
 /// Whether the word means a password, perhaps misspelt.
 pub(super) fn sounds_secret(word: &str) -> bool {
+    if word.len() < 3 {
+        return false;
+    }
     let word = word.to_ascii_lowercase();
-    word.contains("passw")
-        || ["pass", "pwd", "secret"].contains(&word.as_str())
-        || strsim::damerau_levenshtein(&word, "password") <= 2
+    // Two letters more or less at most.
+    let like_password = (6..=10).contains(&word.len()) && strsim::damerau_levenshtein(&word, "password") <= 2;
+    word.contains("passw") || ["pass", "pwd", "secret"].contains(&word.as_str()) || like_password
 }
 
 /// Where a value stands, and what it says.
@@ -166,7 +181,7 @@ impl<'a> Report<'a> {
 
     /// The file itself can't be read as YAML.
     pub fn broken(&mut self, file: usize, place: Place, reason: &str) {
-        let hidden = self.sources.get(file).is_some_and(|source| source.hidden.contains(&place.line));
+        let hidden = self.sources.get(file).is_some_and(|source| source.hides(place.line));
         // What the parser quotes may be the password.
         let reason = if hidden { reason.split(['`', ':', '\'']).next().unwrap_or_default() } else { reason };
         self.add(file, place, cut(&reason.chars().map(visible).collect::<String>(), 4 * SHOWN));

@@ -11,7 +11,7 @@ use crate::model::{
     HostBridge, HostSession, L2Vni, L3Vni, RouteTarget, Tunnel, Underlay, Vni, VniDevice, VrfName,
 };
 
-use super::address::overlap;
+use super::address::Taken;
 use super::entries::{DomainType, IpFamily, L2, L3, Lifecycle, Master, MasterType, Passthrough};
 use super::names::is_ours;
 use super::read::List;
@@ -34,16 +34,17 @@ pub(super) struct Vnis<'a> {
     /// Names of l2vnis.
     segments: BTreeMap<String, String>,
     /// Subnets of sessions with the host, which are all in its one namespace.
-    sessions: Vec<(IpNet, String)>,
+    sessions: Taken,
     /// Subnets in VRFs.
-    routed: Vec<(String, IpNet, String)>,
+    routed: BTreeMap<String, Taken>,
 }
 
 impl<'a> Vnis<'a> {
     pub fn new(config: &'a Config, underlay: &'a Underlay, index: u32) -> Self {
         let metallb = &config.metallb;
         let pairs = [Some(metallb.v6), metallb.v4].into_iter().flatten();
-        let sessions = pairs.map(|pair| (pair.frr_net().trunc(), "the link to MetalLB".into())).collect();
+        let mut sessions = Taken::default();
+        pairs.for_each(|pair| sessions.add(pair.frr_net().trunc(), "the link to MetalLB".into()));
         Self {
             config,
             underlay,
@@ -53,7 +54,7 @@ impl<'a> Vnis<'a> {
             domains: BTreeMap::new(),
             segments: BTreeMap::new(),
             sessions,
-            routed: vec![],
+            routed: BTreeMap::new(),
         }
     }
 
@@ -109,8 +110,8 @@ impl<'a> Vnis<'a> {
         self.domains.insert(name.clone(), Some(vrf.clone()));
         let session = session.map(|(session, nets)| {
             for net in nets {
-                self.sessions.push((net.value, me.clone()));
-                self.routed.push((text.clone(), net.value, me.clone()));
+                self.sessions.add(net.value, me.clone());
+                self.routed.entry(text.clone()).or_default().add(net.value, me.clone());
             }
             session
         });
@@ -144,8 +145,7 @@ impl<'a> Vnis<'a> {
                 judge.leave_out(&gateway.spot, "the second gateway of its family");
             }
             if let Some(vrf) = &vrf
-                && let Some((.., other)) =
-                    self.routed.iter().find(|(at, used, _)| *at == vrf.to_string() && overlap(*used, net))
+                && let Some((_, other)) = self.routed.get(&vrf.to_string()).and_then(|r| r.overlapping(net))
             {
                 judge.leave_out(&gateway.spot, format_args!("overlaps with {other} in VRF {vrf}"));
             }
@@ -160,7 +160,8 @@ impl<'a> Vnis<'a> {
             return None;
         }
         if let Some(vrf) = &vrf {
-            self.routed.extend(gateways.iter().map(|net| (vrf.to_string(), net.trunc(), me.clone())));
+            let routed = self.routed.entry(vrf.to_string()).or_default();
+            gateways.iter().for_each(|net| routed.add(net.trunc(), me.clone()));
         }
         Some(L2Vni { name, tunnel: tunnel?, vrf, master: master.flatten(), gateways })
     }
@@ -208,7 +209,7 @@ impl<'a> Vnis<'a> {
 
     fn check_sessions(&self, nets: &[Located<IpNet>], judge: &mut Judge<'_, '_>) {
         for net in nets {
-            if let Some((used, other)) = self.sessions.iter().find(|(used, _)| overlap(*used, net.value)) {
+            if let Some((used, other)) = self.sessions.overlapping(net.value) {
                 judge.leave_out(&net.spot, format_args!("overlaps with {used} of {other}"));
             }
         }

@@ -52,14 +52,15 @@ pub fn delta(old: &str, new: &str, version: Version) -> Delta {
     if old == new {
         return Delta::Commands(vec![], vec![]);
     }
-    let trees = Context::parse(old).and_then(|old| Ok((old, Context::parse(new)?)));
+    if let Some((one, other)) = two_of_a_name(new) {
+        return Delta::Wrong(format!("{one:?} and {other:?} can't both be"));
+    }
+    let (old, new) = differing(old, new);
+    let trees = Context::parse(&old).and_then(|old| Ok((old, Context::parse(&new)?)));
     let (old, new) = match trees {
         Ok((old, new)) => (settled(old), settled(new)),
         Err(line) => return Delta::Restart(&[], format!("{line:?} is in no context")),
     };
-    if let Some((one, other)) = two_of_a_name(&new) {
-        return Delta::Wrong(format!("{one:?} and {other:?} can't both be"));
-    }
     let (old, new) = match (Parts::of(old, version), Parts::of(new, version)) {
         (Ok(old), Ok(new)) => (old, new),
         (Err(line), _) | (_, Err(line)) => {
@@ -244,12 +245,40 @@ fn commands(
 }
 
 /// Two BGP instances of one VRF, with different AS numbers.
-fn two_of_a_name(tree: &Context) -> Option<(&str, &str)> {
-    let routers = tree.inner.iter().filter(|context| context.head.starts_with("router bgp "));
+fn two_of_a_name(text: &str) -> Option<(&str, &str)> {
     let mut heads: HashMap<String, &str> = HashMap::new();
-    routers
-        .into_iter()
-        .find_map(|router| Some((heads.insert(name(&router.head), &router.head)?, &*router.head)))
+    let mut routers = text.lines().filter(|line| line.starts_with("router bgp "));
+    routers.find_map(|head| {
+        let other = heads.insert(name(head), head)?;
+        (other != head).then_some((other, head))
+    })
+}
+
+/// The texts without the contexts at the margin that both have once and alike: most of it, after most changes.
+fn differing(old: &str, new: &str) -> (String, String) {
+    let (old, new) = (tree::blocks(old), tree::blocks(new));
+    let by_name = |blocks: &[&str]| {
+        let mut named: HashMap<String, Option<usize>> = HashMap::with_capacity(blocks.len());
+        for (i, block) in blocks.iter().enumerate().filter(|(_, block)| tree::is_context(block)) {
+            let head = block.lines().next().unwrap_or_default();
+            named.entry(name(head)).and_modify(|place| *place = None).or_insert(Some(i));
+        }
+        named
+    };
+    let (named_old, named_new) = (by_name(&old), by_name(&new));
+    let (mut same_old, mut same_new) = (HashSet::new(), HashSet::new());
+    for (name, place) in named_old {
+        if let (Some(i), Some(Some(j))) = (place, named_new.get(&name))
+            && old[i] == new[*j]
+        {
+            same_old.insert(i);
+            same_new.insert(*j);
+        }
+    }
+    let rest = |blocks: &[&str], same: &HashSet<usize>| {
+        blocks.iter().enumerate().filter(|(i, _)| !same.contains(i)).map(|(_, block)| *block).collect()
+    };
+    (rest(&old, &same_old), rest(&new, &same_new))
 }
 
 /// VRFs that are not configured any more, as the commands that make FRR forget them.

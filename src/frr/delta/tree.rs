@@ -27,6 +27,35 @@ const OPENERS: [(&str, &str); 10] = [
     ("router bgp ", "segment-routing "),
 ];
 
+/// What stands at the margin, each with what is below it.
+pub fn blocks(text: &str) -> Vec<&str> {
+    let mut blocks = vec![];
+    let mut begin = 0;
+    let mut at = 0;
+    for line in text.split_inclusive('\n') {
+        let inner = line.starts_with([' ', '\t', '!', '\n']) || line.starts_with("exit") || line == "end\n";
+        if !inner && at > begin {
+            blocks.push(&text[begin..at]);
+            begin = at;
+        }
+        at += line.len();
+    }
+    if at > begin {
+        blocks.push(&text[begin..at]);
+    }
+    blocks
+}
+
+/// Whether a block is a context rather than a line.
+pub fn is_context(block: &str) -> bool {
+    let line = block.lines().next().unwrap_or_default();
+    OPENERS.iter().any(|(within, first)| within.is_empty() && opens(first, line))
+}
+
+fn opens(first: &str, line: &str) -> bool {
+    line.starts_with(first) && (first.ends_with(' ') || line == first)
+}
+
 impl Context {
     /// Reads `text`, in which what is in a context is indented, as FRR prints it.
     ///
@@ -77,7 +106,7 @@ impl Context {
     fn opens(&self, line: &str) -> bool {
         OPENERS.iter().any(|(within, first)| {
             let here = if within.is_empty() { self.head.is_empty() } else { self.head.starts_with(within) };
-            here && (line.starts_with(first) && (first.ends_with(' ') || line == *first))
+            here && opens(first, line)
         })
     }
 

@@ -1,0 +1,140 @@
+//! `make bench`: what a change of the configuration takes us, and frr-reload.py on the same daemons with the same texts.
+//! LAB_VRFS: how many VRFs, comma-separated.
+#![allow(clippy::unwrap_used)]
+
+mod lab;
+
+use std::fmt::Write as _;
+use std::process::Command;
+use std::time::Instant;
+
+use frr_supervisor::config::{Config, file, from_vars};
+use frr_supervisor::frr::delta::{Delta, delta};
+use frr_supervisor::frr::{Inputs, render};
+use frr_supervisor::model::{IfName, Value as _};
+use lab::*;
+
+/// VRFs with a VNI and two sessions with the host each; `more` of each AS number's others.
+fn yaml(vrfs: std::ops::Range<u32>, host_asn: u32) -> String {
+    let mut text = String::from("underlay: {tunnelEndpoint: {cidrs: [100.65.0.0/24]}}\nl3vnis:\n");
+    for n in vrfs {
+        let (vni, a, b) = (1000 + n, n / 200, n % 200);
+        writeln!(text, "- {{vrf: v{vni}, vni: {vni}, hostSession: {{asn: 64514, hostASN: {host_asn}, localCIDR: {{ipv4: 10.{a}.{b}.0/24, ipv6: '2001:db8:{n:x}::/64'}}}}}}").unwrap();
+    }
+    text
+}
+
+/// The file → the text, as the program does it.
+fn text(yaml: &str) -> String {
+    let env = [("NODE_IP", "203.0.113.130"), ("ASN_LOCAL", "65001"), ("FE_MACS", "02:fa:b0:00:01:01")];
+    let mut config: Config = from_vars(env.iter().map(|(k, v)| ((*k).into(), (*v).into()))).unwrap();
+    let (overlay, problems) = file::load(&[("vnis.yaml".into(), yaml.into())], &config);
+    assert!(problems.is_empty(), "{}", problems[0]);
+    config.add(overlay).unwrap();
+    let ports = [IfName::parse("eth1").unwrap()];
+    let inputs = Inputs { config: &config, ports: &ports, node_ip_is_local: false, version: version() };
+    render(&inputs, None).unwrap()
+}
+
+struct Ours {
+    /// Reading and rendering.
+    render: f64,
+    /// Comparing.
+    compare: f64,
+    /// FRR's parser.
+    check: f64,
+    /// Commands.
+    send: f64,
+    commands: usize,
+}
+
+impl Ours {
+    fn all(&self) -> f64 {
+        self.render + self.compare + self.check + self.send
+    }
+}
+
+fn ours(old: &str, new: &str) -> Ours {
+    let start = Instant::now();
+    let new = text(new);
+    let render = start.elapsed().as_secs_f64();
+    let start = Instant::now();
+    let Delta::Commands(steps, late) = delta(old, &new, version()) else { panic!("a restart") };
+    let compare = start.elapsed().as_secs_f64();
+    let commands: Vec<_> = steps.iter().chain(&late).flat_map(|step| &step.commands).collect();
+    let start = Instant::now();
+    if !commands.is_empty() {
+        let lines: String = commands.iter().map(|command| format!("{}\n", command.text)).collect();
+        std::fs::write("/tmp/delta.conf", lines).unwrap();
+        exec("", &["vtysh", "-C", "-f", "/tmp/delta.conf"]);
+    }
+    let check = start.elapsed().as_secs_f64();
+    let start = Instant::now();
+    for step in steps.iter().chain(&late) {
+        let commands: Vec<&str> =
+            ["configure terminal"].into_iter().chain(step.commands.iter().map(|c| c.text.as_str())).collect();
+        let answers = converse("live", step.daemon, &commands).unwrap();
+        for (command, (status, words)) in step.commands.iter().zip(&answers[1..]) {
+            assert!(*status == 0 || command.optional, "{}: {words}", command.text);
+        }
+    }
+    Ours { render, compare, check, send: start.elapsed().as_secs_f64(), commands: commands.len() }
+}
+
+/// As OpenPERouter and frr-k8s do it: `--test`, and then `--reload`.
+fn frr_reload(new: &str) -> f64 {
+    std::fs::write("/tmp/reload.conf", text(new)).unwrap();
+    let start = Instant::now();
+    for what in ["--test", "--reload"] {
+        let output = Command::new("python3")
+            .args(["/usr/lib/frr/frr-reload.py", what, "--bindir", "/usr/bin", "--confdir", "/etc/frr"])
+            .args(["--rundir", "/run/frr", "--pathspace", "live", "/tmp/reload.conf"])
+            .output()
+            .unwrap();
+        // It may end with an error for `bgp graceful-restart`, which bgpd refuses to be told twice, and has done the rest.
+        assert!(
+            output.status.code().is_some_and(|code| code <= 1),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    start.elapsed().as_secs_f64()
+}
+
+fn main() {
+    let counts = std::env::var("LAB_VRFS").unwrap_or("10,100,500,1000".into());
+    println!(
+        "VRFs  change          ours: s  (render compare  check   send) commands | frr-reload: s |  ratio"
+    );
+    for n in counts.split(',').map(|n| n.parse::<u32>().unwrap()) {
+        let (base, one_more, other) = (yaml(0..n, 64515), yaml(0..n + 1, 64515), yaml(0..n, 64516));
+        let start = text(&base);
+        let mut lines = vec![];
+        let live = Alone::start("live", &start);
+        let mut before = start.clone();
+        for (what, next) in
+            [("none", &base), ("one added", &one_more), ("one removed", &base), ("all other", &other)]
+        {
+            lines.push((what, ours(&before, next)));
+            before = text(next);
+        }
+        drop(live);
+        let live = Alone::start("live", &start);
+        // What it takes for different in its own way is out of the way.
+        frr_reload(&base);
+        for ((what, ours), next) in lines.iter().zip([&base, &one_more, &base, &other]) {
+            let theirs = frr_reload(next);
+            println!(
+                "{n:4}  {what:12} {:10.4}  ({:6.4}  {:6.4} {:6.4} {:6.4}) {:8} | {theirs:13.3} | {:6.1}",
+                ours.all(),
+                ours.render,
+                ours.compare,
+                ours.check,
+                ours.send,
+                ours.commands,
+                theirs / ours.all()
+            );
+        }
+        drop(live);
+    }
+}
