@@ -77,8 +77,8 @@ size: build
 # addresses of the veth pair now and then.
 FIRST_ONLY = bad_configurations nics_are_found nic_that_carries stale_namespace something_foreign log_can_be_json \
               another_namespace a_broken_template an_instance_that lost_when_daemons_die killed_at_any fight_is_not rebuild_token altered deleted_namespace nic_that_returns
-LONG       = withdraw_takes services_stay nothing_is_held lost_in_the_hosts we_die dies_alone a_leaf_may
-NOT_8.4    = no_packet host_mode another_namespace ipv4_over dead_daemon services_stay nothing_is_held
+LONG       = typed_into withdraw_takes services_stay nothing_is_held lost_in_the_hosts we_die dies_alone a_leaf_may
+NOT_8.4    = typed_into no_packet host_mode another_namespace ipv4_over dead_daemon services_stay nothing_is_held
 without    = connmark kernel_without_vrf $(if $(filter $(1),$(firstword $(SUITES))),,$(FIRST_ONLY)) \
               $(if $(filter $(1),$(or $(word 2,$(SUITES)),$(1))),,$(LONG)) $(if $(filter $(1),bookworm),$(NOT_8.4))
 
@@ -95,7 +95,7 @@ lab-plain: build
 delta: $(SUITES:%=delta-%)
 $(SUITES:%=delta-%): delta-%:
 	@set -e; program="$(call program,--test delta)"; test -n "$$program"; \
-	LAB_TIMEOUT=7200 LAB_PAIRS=$(PAIRS) LAB_SEED=$(or $(SEED),1) tests/lab/run --kernel native --suite $* $$program --nocapture
+	LAB_TIMEOUT=7200 LAB_PAIRS=$(PAIRS) LAB_SEED=$(or $(SEED),1) tests/lab/run --kernel any --suite $* $$program --nocapture
 
 # EVPN's own graceful restart is FRR's from 10.6 on, and so are IPv6 VTEPs. EVERY=1: what takes minutes, too.
 vnis = between_two takes_the $(if $(filter-out bookworm,$(1)),the_file_changes) $(if $(filter forky,$(1)),come_and_go what_is_refused no_packet $(if $(EVERY),over_ipv6 silent)) $(if $(EVERY),$(if $(filter bookworm,$(1)),,moves))
@@ -128,7 +128,7 @@ bench:
 	@$(MAKE) build
 	@set -e; program="$(call program,--test bench)"; test -n "$$program"; LAB_TIMEOUT=1800 $(LAB) --suite $(SUITE) $$program
 	@set -e; program="$(call program,--release --test scale)"; test -n "$$program"; LAB_TIMEOUT=1800 LAB_VNIS="$(VNIS)" $(LAB) --suite $(SUITE) $$program
-	@set -e; program="$(call program,--release --test change)"; test -n "$$program"; LAB_TIMEOUT=1800 LAB_VRFS="$(VRFS)" $(LAB) --kernel native --suite $(SUITE) $$program
+	@set -e; program="$(call program,--release --test change)"; test -n "$$program"; LAB_TIMEOUT=1800 LAB_VRFS="$(VRFS)" $(LAB) --kernel any --suite $(SUITE) $$program
 
 # SUITE of the command line, and not the one that FRR chooses.
 EXTENSION_SUITE := $(if $(filter file,$(origin SUITE)),forky,$(SUITE))

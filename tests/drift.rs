@@ -22,7 +22,8 @@ fn shape(ns: &str) -> BTreeSet<String> {
             shape.insert(format!("route {}", route.trim()));
         }
         // Those of protocol 201 are there for seconds.
-        for rule in ip(ns, &format!("{family} rule show")).lines().filter(|rule| !rule.contains("proto 201")) {
+        for rule in ip(ns, &format!("{family} rule show")).lines().filter(|rule| !rule.contains("proto 201"))
+        {
             shape.insert(format!("rule {rule}"));
         }
     }
@@ -33,7 +34,8 @@ fn shape(ns: &str) -> BTreeSet<String> {
 fn put_right(what: &str, node: &Supervisor, namespaces: &[&str], alter: impl FnOnce()) -> Duration {
     let all = || namespaces.iter().map(|ns| shape(ns)).collect::<Vec<_>>();
     let before = all();
-    let repairs = || node.log().into_iter().filter(|(_, line)| line.contains("put right in")).collect::<Vec<_>>();
+    let repairs =
+        || node.log().into_iter().filter(|(_, line)| line.contains("put right in")).collect::<Vec<_>>();
     let (count, begin) = (repairs().len(), node.started.elapsed());
     alter();
     wait_until(&format!("{what} to be put right"), SOON, || repairs().len() > count);
@@ -204,7 +206,8 @@ fn withdraw_takes_leave() {
         node.signal(Signal::TERM);
         // For two seconds, in which a busy machine starts vtysh only a few times.
         wait_until("the route to be less preferred", SOON, || {
-            let route = vty("leaf1", "bgpd", &format!("show bgp ipv4 unicast {SERVICE4}/32")).unwrap_or_default();
+            let route =
+                vty("leaf1", "bgpd", &format!("show bgp ipv4 unicast {SERVICE4}/32")).unwrap_or_default();
             route.contains("65535:0") || route.contains("graceful-shutdown")
         });
         let told = begin.elapsed();
@@ -263,4 +266,39 @@ fn killed_at_any_operation_it_ends_where_an_undisturbed_run_does() {
     }
     println!("killed {kills} times");
     assert!(kills > 5, "{kills}");
+}
+
+#[test]
+fn what_is_typed_into_vtysh_is_reported_and_put_right() {
+    let lab = Lab::new(Options::default());
+    let node = up(&lab, &[("ENFORCE_CONFIG", "true")]);
+    let running = || ["mgmtd", "bgpd"].map(|daemon| vty("node", daemon, "show running-config").unwrap());
+    let (before, sessions) = (
+        running(),
+        ["eth1", "eth2"].map(|peer| {
+            show("node", "bgpd", &format!("show bgp neighbors {peer} json"))[peer]["connectionsDropped"]
+                .clone()
+        }),
+    );
+    // What they run with has been looked at once by then.
+    thread::sleep(Duration::from_secs(5));
+    vtysh(
+        "node",
+        "configure terminal\nrouter bgp 65001\n neighbor fabric timers 7 21\n neighbor 192.0.2.99 remote-as 7\nend",
+    );
+    vtysh("node", "configure terminal\nip prefix-list metallb seq 7 permit 10.0.0.0/8\nend");
+    let line = node.wait_log("bgpd's configuration was changed by someone else", SOON).1;
+    assert!(
+        line.contains("+ router bgp 65001: neighbor 192.0.2.99 remote-as 7") && line.contains("timers 7 21"),
+        "{line}"
+    );
+    wait_until("all to be as before", SOON, || running() == before);
+    node.wait_log("bgpd runs with our configuration again", SOON);
+    assert_eq!(
+        ["eth1", "eth2"].map(|peer| {
+            show("node", "bgpd", &format!("show bgp neighbors {peer} json"))[peer]["connectionsDropped"]
+                .clone()
+        }),
+        sessions
+    );
 }

@@ -190,6 +190,7 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
     let fabric_password = r.optional("FABRIC_PASSWORD", raw.fabric_password);
     let namespace = r.take("NETNS", raw.netns);
     let rebuild_token = r.optional("REBUILD_TOKEN", raw.rebuild_token);
+    let enforce = r.take("ENFORCE_CONFIG", raw.enforce_config);
     let force_move = r.take("UNDERLAY_FORCE_MOVE", raw.underlay_force_move);
     let vrf = r.take("VRF_METALLB", raw.vrf_metallb);
     let table = r.take("METALLB_VRF_ROUTE_TABLE_ID", raw.metallb_vrf_route_table_id);
@@ -297,6 +298,7 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
         namespace: namespace?,
         rebuild_token: rebuild_token?,
         force_move: force_move?,
+        enforce: enforce?,
         metallb: Metallb {
             vrf: vrf?,
             table: table?,

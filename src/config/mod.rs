@@ -47,6 +47,8 @@ pub struct Config {
     pub rebuild_token: Option<RebuildToken>,
     /// Move a NIC even if that cuts the node off.
     pub force_move: bool,
+    /// Put right what someone else changes of the daemons' configuration.
+    pub enforce: bool,
     /// The link to MetalLB's speaker.
     pub metallb: Metallb,
     /// MTU of the veth pair; `None`: that of the first fabric interface.

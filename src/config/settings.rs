@@ -158,6 +158,8 @@ settings! {
         "A mounted minijinja template to render frr.conf from.";
     "CONFIG_FILE" config_file: FilePath = Unset("no file"),
         "A YAML file, or a directory of `*.yaml` and `*.yml` files, that adds VNIs and what they stand on.";
+    "ENFORCE_CONFIG" enforce_config: bool = Text("false"),
+        "Put right what someone else changes of the daemons' configuration (by vtysh); it is named in the log in any case.";
     "NODE_INDEX" node_index: Ranged<0, 16777215> = Text("0"),
         "The node's number, from which per-node addresses are computed.";
     "LOG_LEVEL" log_level: LogLevel = Text("info"),

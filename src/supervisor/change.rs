@@ -116,10 +116,12 @@ impl Change {
         })?;
         Ok(Self { candidate, commands, late, task })
     }
+}
 
+impl Task<Result<(), Refused>> {
     /// What came of it.
-    pub fn result(task: Task<Result<(), Refused>>) -> Result<(), Refused> {
-        task.thread
+    pub fn result(self) -> Result<(), Refused> {
+        self.thread
             .join()
             .unwrap_or_else(|_| Err("the thread that made the change is gone".to_owned().into()))
     }
@@ -145,6 +147,14 @@ fn await_emptiness(zebra: &mut impl Ask, vrfs: &[String]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Puts right what someone else has changed.
+///
+/// # Errors
+/// No thread can be had.
+pub fn begin_to_enforce(step: Step) -> io::Result<Task<Result<(), Refused>>> {
+    Task::begin(move || carry_out(&[step], &[], session))
 }
 
 /// Has FRR forget what is left of VRFs, now that the kernel has none of them. `None`: there is nothing to do, or no thread.

@@ -2,6 +2,7 @@
 //! the kernel's word of what has changed.
 
 mod change;
+mod drift;
 mod farewell;
 mod fuse;
 mod hold;
@@ -34,7 +35,8 @@ use crate::kernel::Dialling;
 use crate::model::{FilePath, IfName};
 use crate::node::{Check, NAMELESS, Node};
 
-use change::{Change, Task};
+use change::{Change, Refused, Task};
+use drift::Drift;
 use farewell::Farewell;
 use fuse::Fuse;
 use hold::{Hold, News};
@@ -142,6 +144,8 @@ pub struct Supervisor<'a> {
     wanted: Option<(Config, Instant)>,
     change: Option<Change>,
     tidying: Option<Task<()>>,
+    drift: Drift,
+    enforcing: Option<Task<Result<(), Refused>>>,
     farewell: Option<Farewell>,
     end: Option<End>,
     finished: bool,
@@ -212,6 +216,8 @@ impl<'a> Supervisor<'a> {
             wanted: None,
             change: None,
             tidying: None,
+            drift: Drift::new(node.version, now),
+            enforcing: None,
             farewell: None,
             end: None,
             finished: false,
@@ -584,6 +590,7 @@ impl<'a> Supervisor<'a> {
         let released = self.released.as_ref().map(|(at, _)| *at);
         let silent = self.silent.iter().map(|(_, at)| *at);
         let file = self.watch.as_ref().and_then(Watch::due).filter(|_| self.end.is_none());
+        let drift = Some(self.drift.deadline()).filter(|_| self.end.is_none() && self.policy.is_complete());
         let wanted = self
             .wanted
             .as_ref()
@@ -595,7 +602,8 @@ impl<'a> Supervisor<'a> {
             .chain(released)
             .chain(silent)
             .chain(file)
-            .chain(wanted);
+            .chain(wanted)
+            .chain(drift);
         asks.chain(others.into_iter().flatten()).chain(farewell).min()
     }
 
@@ -609,6 +617,7 @@ impl<'a> Supervisor<'a> {
             fds.extend(self.watch.as_ref().map(|watch| PollFd::new(watch, PollFlags::IN)));
             fds.extend(self.change.as_ref().map(|change| PollFd::new(&change.task, PollFlags::IN)));
             fds.extend(self.tidying.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
+            fds.extend(self.enforcing.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
             let children = self.children.iter().chain([&self.load]).flatten();
             let outputs = children.filter_map(|child| child.output.as_ref());
             fds.extend(outputs.map(|output| PollFd::new(output, PollFlags::IN)));
@@ -617,7 +626,8 @@ impl<'a> Supervisor<'a> {
                 .filter_map(|w| w.talk.as_ref())
                 .chain(&self.giving_peers)
                 .chain(self.hold.talks())
-                .chain(self.answering.iter().map(|(_, talk)| talk));
+                .chain(self.answering.iter().map(|(_, talk)| talk))
+                .chain(self.drift.talks());
             fds.extend(
                 talks
                     .chain(self.farewell.iter().filter_map(Farewell::talk))
@@ -654,6 +664,7 @@ impl<'a> Supervisor<'a> {
         }
         if self.end.is_none() {
             self.follow_file(events, now);
+            self.watch_for_drift(now);
         }
         // What a change is about to take away is still wanted until it has.
         if self.end.is_none() && self.change.is_none() && self.repairs.due().is_some_and(|due| due <= now) {
@@ -751,6 +762,7 @@ impl<'a> Supervisor<'a> {
                         self.cover(self.running("zebra").is_none());
                     }
                     child.finish();
+                    self.drift.forget(self.daemons[i].name, Instant::now());
                     self.starting.retain(|w| w.daemon != i);
                     self.asked.retain(|(daemon, _)| *daemon != i);
                     self.answering.retain(|(daemon, _)| *daemon != i);

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::change::{Change, begin_to_tidy};
+use super::change::{Change, begin_to_enforce, begin_to_tidy};
+use super::drift::News;
 use super::policy::Event;
 use super::{End, Supervisor};
 use crate::config::Config;
@@ -125,7 +126,7 @@ impl Supervisor<'_> {
     /// A change by commands is over.
     fn changed(&mut self, change: Change, events: &mut VecDeque<Event>) {
         let Change { candidate, commands, late, task } = change;
-        let result = Change::result(task);
+        let result = task.result();
         // It is written already, and only renamed.
         let result = result.and_then(|()| files::accept().map_err(|e| e.to_string().into()));
         match result {
@@ -151,9 +152,38 @@ impl Supervisor<'_> {
         }
     }
 
+    /// Looks whether daemons still run with what is ours.
+    pub(super) fn watch_for_drift(&mut self, now: Instant) {
+        if let Some(task) = self.enforcing.take_if(|task| task.is_over())
+            && let Err(refused) = task.result()
+        {
+            log::error!("it can't be put right: {}", refused.reason);
+        }
+        let busy = self.change.is_some() || self.tidying.is_some() || self.enforcing.is_some();
+        let holds = self.hold.deadline().is_some() || self.released.is_some() || self.farewell.is_some();
+        let quiet = self.policy.is_complete() && self.load.is_none() && !busy && !holds;
+        for news in self.drift.step(quiet, &self.daemons, now) {
+            match news {
+                News::Right(daemon) => log::info!("{daemon} runs with our configuration again"),
+                News::Drift(daemon, lines, step) => {
+                    let enforce = self.node.config.enforce;
+                    let then = if enforce { "putting it right" } else { "left so, see ENFORCE_CONFIG" };
+                    log::warn!(
+                        "{daemon}'s configuration was changed by someone else: {}; {then}",
+                        lines.join("; ")
+                    );
+                    if enforce && self.enforcing.is_none() {
+                        self.enforcing = begin_to_enforce(step).inspect_err(|e| log::error!("{e}")).ok();
+                    }
+                }
+            }
+        }
+    }
+
     fn adopt(&mut self, candidate: Candidate, commands: usize) {
         let begin = Instant::now();
         let changes = self.node.adopt(candidate);
+        self.drift.forget_all(begin);
         self.workloads_at = self.node.config.overlay.has_gateways().then_some(begin);
         log::info!(
             "the configuration file is in force: {commands} commands to FRR, {changes} changes in the kernel ({} ms)",

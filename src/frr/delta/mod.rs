@@ -7,9 +7,10 @@ mod tree;
 mod words;
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::Version;
+use super::files::without_password;
 use super::split::{Owner, owners};
 
 pub use tree::Context;
@@ -45,6 +46,7 @@ pub enum Delta {
 }
 
 /// Why there are no commands for a daemon.
+#[derive(Debug)]
 struct Unsafe(String);
 
 /// Works out what leads from `old` to `new`.
@@ -95,6 +97,38 @@ pub fn delta(old: &str, new: &str, version: Version) -> Delta {
         }
     }
     Delta::Commands(steps, late)
+}
+
+/// How what `daemon` runs with differs from what it ran with: lines, each with `+` or `-` and without passwords, and the
+/// commands that lead back. `None` if either can't be read.
+pub fn drift(
+    daemon: &str,
+    running: &str,
+    ours: &str,
+    version: Version,
+) -> Option<(Vec<String>, Vec<Command>)> {
+    let (running, ours) = differing(running, ours);
+    let read = |text: &str| {
+        let mut tree = settled(Context::parse(text).ok()?);
+        // Those are told to bfdd while it runs.
+        let bfd = tree.inner.iter_mut().filter(|context| context.head == "bfd");
+        bfd.for_each(|bfd| bfd.inner.retain(|context| !context.head.starts_with("peer ")));
+        Some(tree)
+    };
+    let (running, ours) = (read(&running)?, read(&ours)?);
+    let (mut here, mut wanted) = (BTreeSet::new(), BTreeSet::new());
+    flatten("", &running, &mut here);
+    flatten("", &ours, &mut wanted);
+    let said = |sign: &str, line: &String| format!("{sign} {}", without_password(line));
+    let more = here.difference(&wanted).map(|line| said("+", line));
+    let lines = more.chain(wanted.difference(&here).map(|line| said("-", line))).collect();
+    Some((lines, commands(daemon, &running, &ours, Part::All, version).unwrap_or_default()))
+}
+
+fn flatten(way: &str, context: &Context, lines: &mut BTreeSet<String>) {
+    let way = if context.head.is_empty() { way.to_owned() } else { format!("{way}{}: ", context.head) };
+    lines.extend(context.lines.iter().map(|line| format!("{way}{line}")));
+    context.inner.iter().for_each(|inner| flatten(&way, inner, lines));
 }
 
 /// What remains of a configuration when a daemon has read all of it: of lines about the same the last.
