@@ -77,8 +77,8 @@ size: build
 # addresses of the veth pair now and then.
 FIRST_ONLY = bad_configurations nics_are_found nic_that_carries stale_namespace something_foreign log_can_be_json \
               another_namespace a_broken_template an_instance_that lost_when_daemons_die killed_at_any fight_is_not rebuild_token altered deleted_namespace nic_that_returns
-LONG       = typed_into withdraw_takes services_stay nothing_is_held lost_in_the_hosts we_die dies_alone a_leaf_may
-NOT_8.4    = typed_into no_packet host_mode another_namespace ipv4_over dead_daemon services_stay nothing_is_held
+LONG       = does_not_concern typed_into withdraw_takes services_stay nothing_is_held lost_in_the_hosts we_die dies_alone a_leaf_may
+NOT_8.4    = does_not_concern typed_into no_packet host_mode another_namespace ipv4_over dead_daemon services_stay nothing_is_held
 without    = connmark kernel_without_vrf $(if $(filter $(1),$(firstword $(SUITES))),,$(FIRST_ONLY)) \
               $(if $(filter $(1),$(or $(word 2,$(SUITES)),$(1))),,$(LONG)) $(if $(filter $(1),bookworm),$(NOT_8.4))
 

@@ -16,12 +16,6 @@ fn put(i: usize, text: &str) {
     std::fs::rename(format!("/tmp/.vnis{i}.new"), format!("/tmp/vnis{i}.yaml")).unwrap();
 }
 
-/// What a node says after `from` lines of its log, once it has said `words`.
-fn told(node: &Supervisor, from: usize, words: &str) -> String {
-    wait_until(words, SOON, || node.log()[from..].iter().any(|(_, line)| line.contains(words)));
-    node.log()[from..].iter().map(|(_, line)| format!("{line}\n")).collect()
-}
-
 /// When each of the leaf's and the host's sessions came up.
 fn ages() -> Vec<(String, String)> {
     let mut ages = vec![];
@@ -56,7 +50,7 @@ fn the_file_changes_while_all_goes_on() {
             put(i, &many);
         }
         for (i, node) in lab.nodes.iter().enumerate() {
-            println!("{}", told(node, from[i], "is in force").lines().last().unwrap());
+            println!("{}", node.wait_log_after(from[i], "is in force", SOON).lines().last().unwrap());
         }
         wait_until("the new VNI's routes at the leaf", SOON, || {
             at_leaf("[192.169.20.2]") && at_leaf("[192.169.20.3]") && at_leaf("[192.168.201.0]")
@@ -71,7 +65,7 @@ fn the_file_changes_while_all_goes_on() {
             put(i, &few);
         }
         for (i, node) in lab.nodes.iter().enumerate() {
-            println!("{}", told(node, from[i], "is in force").lines().last().unwrap());
+            println!("{}", node.wait_log_after(from[i], "is in force", SOON).lines().last().unwrap());
         }
         wait_until("its routes to go", SOON, || !at_leaf("[192.169.20.2]") && !at_leaf("[192.168.201.0]"));
         let left = ip("perouter", "-br link");
@@ -83,7 +77,7 @@ fn the_file_changes_while_all_goes_on() {
     // The same again is no change.
     let from = lab.nodes[0].log().len();
     put(0, &few);
-    told(&lab.nodes[0], from, "says what is in force");
+    lab.nodes[0].wait_log_after(from, "says what is in force", SOON);
     thread::sleep(Duration::from_secs(2));
     let cost = Cost::of(flows);
     println!("a VNI in each plane twice added and removed: {cost}");
@@ -125,34 +119,77 @@ fn what_is_refused_changes_nothing() {
         ("no YAML", format!("{base}: ["), "vnis0.yaml:"),
         ("a VNI twice", base.replace("vni: 200", "vni: 100"), "the VNI of l3vnis[0]"),
         ("a VRF of another name that is ours", base.replace("vrf: red", "vrf: lound").replace("name: red", "name: lound"), "a name of our own devices"),
+        ("a line at the margin", raw("router ospf6x"), "router ospf6x"),
+        ("a line in a family", raw("router bgp 65001\n address-family ipv4 unicast\n  no-such-thing"), "no-such-thing"),
+        ("a prefix that is none", raw("ip prefix-list x seq 5 permit 10.0.0.0/33"), "10.0.0.0/33"),
+        ("a route map that is none", raw("route-map x maybe 10"), "maybe"),
+        ("a VNI too large", raw("vrf red\n vni 99999999"), "99999999"),
+        ("a neighbor with no AS number", raw("router bgp 65001\n neighbor 192.0.2.9 remote-as nobody"), "nobody"),
+        ("a group deleted under its members", raw("router bgp 65001\n neighbor fabric local-as 65001"), "local-as"),
+        ("an unknown key", base.replace("vni: 100", "vnii: 100"), "did you mean vni?"),
+        ("a number that is none", base.replace("vni: 100", "vni: hundred"), "vni="),
+        ("a number out of range", base.replace("vni: 100", "vni: 16777216"), "16777216"),
+        ("a subnet that is none", base.replace("192.169.10.0/24", "192.169.10.0/40"), "192.169.10.0/40"),
+        ("a subnet without room", base.replace("192.169.10.0/24", "192.169.10.0/32"), "192.169.10.0/32"),
+        ("subnets that overlap", base.replace("192.168.200.1/24", "192.169.10.1/24"), "overlaps"),
+        ("a gateway that is no host", base.replace("192.168.200.1/24", "192.168.200.0/24"), "192.168.200.0/24"),
+        ("a domain that is not there", base.replace("name: red", "name: reed"), "reed"),
+        ("no VTEP", base.replace("  tunnelEndpoint: {cidrs: ['100.65.0.0/24']}", "  neighbors: []"), "needs underlay.tunnelEndpoint"),
+        ("a bridge of ours by another hand", base.replace("lifecycle: Managed", "lifecycle: External, name: br-hs-7"), "a name of our own devices"),
+        ("the same AS number on both sides", base.replace("hostASN: 64515", "hostASN: 0"), "hostASN"),
+        ("what is not served", base.replace("type: L3VNI", "type: L3VPN"), "not supported"),
+        ("a map where a list is meant", base.replace("l2vnis:\n- vni", "l2vnis:\n  vni"), "not a list"),
+        ("another node index", format!("nodeIndex: {{index: 5}}\n{base}l3passthrough: {{}}\n"), "l3passthrough"),
+        ("a file that is too large", format!("{base}# {}\n", "x".repeat(5 << 20)), "larger than 4 MiB"),
+        ("a file that is not text", format!("{base}\u{0}"), "vnis0.yaml"),
         ("a NIC that is not there", base.replace("  tunnelEndpoint", "  interfaces: [{type: NetworkDevice, networkDevice: {interfaceName: eth7}}]\n  tunnelEndpoint"), "no interface is called eth7"),
     ] {
         let from = lab.nodes[0].log().len();
         put(0, &file);
-        let said = told(&lab.nodes[0], from, "the configuration in force stays");
+        let said = lab.nodes[0].wait_log_after(from, "the configuration in force stays", SOON);
         assert!(said.contains(words), "{what}: {said}");
         println!("{what}: {}", said.lines().find(|line| line.contains("ERROR")).unwrap());
         assert_eq!(stored(), kept, "{what}");
         wait_until(what, SOON, || running() == before);
         let from = lab.nodes[0].log().len();
         put(0, &base);
-        told(&lab.nodes[0], from, "says what is in force");
+        lab.nodes[0].wait_log_after(from, "says what is in force", SOON);
     }
-    assert_eq!((ages(), daemons_of(&lab)), (sessions, pids.clone()));
+    assert_eq!((ages(), daemons_of(&lab)), (sessions, pids));
+    // A disk without room for a second configuration.
+    let used = exec("", &["sh", "-c", "df -k --output=used /run | tail -1"]);
+    exec("", &["mount", "-o", &format!("remount,size={}k", used.trim()), "/run"]);
+    let from = lab.nodes[0].log().len();
+    put(0, &more);
+    let said = lab.nodes[0].wait_log_after(from, "the configuration in force stays", SOON);
+    assert!(said.contains("No space left"), "{said}");
+    exec("", &["mount", "-o", "remount,size=50%", "/run"]);
+    assert_eq!((stored(), running()), (kept.clone(), before.clone()));
+    put(0, &base);
+    // A daemon whose vty hangs.
+    let from = lab.nodes[0].log().len();
+    let bgpd = || Pid::from_raw(daemons_of(&lab)[1].trim().parse().unwrap()).unwrap();
+    kill_process(bgpd(), Signal::STOP).unwrap();
+    put(0, &more);
+    let said = lab.nodes[0].wait_log_after(from, "the configuration in force stays", SOON);
+    assert!(said.contains("bgpd: "), "{said}");
+    assert_eq!(stored(), kept);
+    wait_until("all as before", SOON, || running() == before);
+    put(0, &base);
     // A daemon that dies in the middle of it.
     let from = lab.nodes[0].log().len();
-    let bgpd = Pid::from_raw(pids[1].trim().parse().unwrap()).unwrap();
+    let bgpd = bgpd();
     kill_process(bgpd, Signal::STOP).unwrap();
     put(0, &more);
     thread::sleep(Duration::from_secs(2));
     kill_process(bgpd, Signal::KILL).unwrap();
-    let said = told(&lab.nodes[0], from, "the configuration in force stays");
+    let said = lab.nodes[0].wait_log_after(from, "the configuration in force stays", SOON);
     assert!(said.contains("bgpd: "), "{said}");
     assert_eq!(stored(), kept);
     wait_until("all as before", SOON, || running() == before);
     // It is asked for again, and there is nothing in the way.
     let from = lab.nodes[0].log().len();
     lab.nodes[0].signal(Signal::HUP);
-    told(&lab.nodes[0], from, "is in force");
+    lab.nodes[0].wait_log_after(from, "is in force", SOON);
     assert!(stored().contains("vrf blue"));
 }

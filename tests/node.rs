@@ -4,16 +4,19 @@
 
 mod lab;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use lab::*;
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 include!("bad.rs");
 include!("drift.rs");
 include!("hold.rs");
+include!("many.rs");
 include!("peers.rs");
 
 /// From each client to each address, all at once.

@@ -1,13 +1,15 @@
 //! Word that the configuration file may have changed: by inotify, so that no one has to ask.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 
 /// What comes together is one change: an editor writes and renames, Kubernetes exchanges a link to a whole directory.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -15,7 +17,7 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// No change waits for longer, however many there are.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// What may make another file of it. What is being written is not read before it is closed.
+/// What may make another file of it. What is being written is not read before it is closed, so only links count that are made.
 const EVENTS: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::CLOSE_WRITE)
     .union(WatchFlags::MOVED_TO)
@@ -46,13 +48,17 @@ impl Watch {
     /// The directory that the name is in, the one that it means, and the one that what it means is in. They may be others
     /// than a moment ago; one that is watched already is not watched twice.
     fn watch(&self) {
-        let real = fs::canonicalize(&self.path).ok();
-        let places = [self.path.parent(), Some(&*self.path), real.as_deref().and_then(Path::parent)];
-        for place in places.into_iter().flatten().filter(|place| place.is_dir()) {
+        for place in &self.places() {
             if let Err(e) = inotify::add_watch(&self.inotify, place, EVENTS) {
                 log::warn!("{} can't be watched for changes: {e}; SIGHUP has it read again", place.display());
             }
         }
+    }
+
+    fn places(&self) -> Vec<PathBuf> {
+        let real = fs::canonicalize(&self.path).ok();
+        let places = [self.path.parent(), Some(&*self.path), real.as_deref().and_then(Path::parent)];
+        places.into_iter().flatten().filter(|place| place.is_dir()).map(Path::to_owned).collect()
     }
 
     /// Takes in what has come.
@@ -60,8 +66,10 @@ impl Watch {
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut reader = inotify::Reader::new(&self.inotify, &mut buffer);
         let mut any = false;
-        while reader.next().is_ok() {
-            any = true;
+        while let Ok(event) = reader.next() {
+            let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()).to_owned());
+            let is_link = |place: PathBuf| name.as_ref().is_some_and(|name| place.join(name).is_symlink());
+            any |= event.events() != ReadFlags::CREATE || self.places().into_iter().any(is_link);
         }
         if any {
             self.watch();
@@ -127,7 +135,9 @@ mod tests {
         fs::write(dir.join("..2/vnis.yaml"), "c").unwrap();
         assert!(seen(&mut watch), "written in place behind the new link");
         let mut all = Watch::on(&dir).unwrap();
-        fs::write(dir.join("other.yaml"), "").unwrap();
+        let other = fs::File::create(dir.join("other.yaml")).unwrap();
+        assert!(!seen(&mut all), "another file of the directory, still open");
+        drop(other);
         assert!(seen(&mut all), "another file of the directory");
         fs::remove_dir_all(&dir).unwrap();
     }

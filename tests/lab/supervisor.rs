@@ -75,6 +75,15 @@ impl Supervisor {
         })
     }
 
+    /// Waits for a line with `text` in it that comes after the first `from`; all that was said since.
+    #[track_caller]
+    pub fn wait_log_after(&self, from: usize, text: &str, limit: Duration) -> String {
+        wait_until(&format!("the log to say {text:?}"), limit, || {
+            self.log()[from..].iter().any(|(_, line)| line.contains(text))
+        });
+        self.log()[from..].iter().map(|(_, line)| format!("{line}\n")).collect()
+    }
+
     /// Its exit status, if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         if self.status.is_none() {
