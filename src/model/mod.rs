@@ -11,8 +11,8 @@ pub use observed::{
 };
 pub use overlay::{
     Family, HostBridge, HostSession, L2Vni, L3Vni, Neighbor, NeighborBfd, Overlay, PASSTHROUGH_HOST,
-    PASSTHROUGH_ROUTER, Peer, Remote, RouteTarget, Tunnel, Underlay, UnderlayInterface, VTEP_DEVICE, Vni,
-    VniDevice,
+    PASSTHROUGH_ROUTER, Peer, RawLines, Remote, RouteTarget, Tunnel, Underlay, UnderlayInterface,
+    VTEP_DEVICE, Vni, VniDevice,
 };
 pub use values::{
     Asn, FilePath, IfName, Invalid, MacAddr, Mtu, NamespaceName, Password, PeerAddr, Ranged, RebuildToken,

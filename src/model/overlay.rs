@@ -62,10 +62,28 @@ pub struct Overlay {
     /// The host's session with the fabric's own VRF.
     pub passthrough: Option<HostSession>,
     /// Raw lines for frr.conf, by priority.
-    pub raw: Vec<String>,
+    pub raw: Vec<RawLines>,
     /// Parts that were left out because something is wrong with them: what the kernel has of them stays.
     pub incomplete: bool,
 }
+
+/// Lines for frr.conf as they are.
+#[derive(Debug, Clone)]
+pub struct RawLines {
+    /// Where they come from, for the log.
+    pub source: String,
+    /// The lines.
+    pub text: String,
+}
+
+/// Two are the same if they say the same, wherever.
+impl PartialEq for RawLines {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for RawLines {}
 
 /// The fabric's side.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -87,6 +105,15 @@ pub struct Underlay {
 }
 
 impl Overlay {
+    /// Where a line comes from that `words` name, if it is a raw one.
+    pub fn source_of(&self, words: &str) -> Option<&str> {
+        let names = |raw: &&RawLines| {
+            let mut lines = raw.text.lines().map(str::trim).filter(|line| line.len() > 2);
+            lines.any(|line| words.contains(line))
+        };
+        self.raw.iter().find(names).map(|raw| raw.source.as_str())
+    }
+
     /// Whether this node is the gateway of some workloads.
     pub fn has_gateways(&self) -> bool {
         self.l2vnis.iter().any(|vni| !vni.gateways.is_empty())

@@ -92,7 +92,8 @@ impl Supervisor<'_> {
         };
         match way {
             Delta::Commands(steps, late) => {
-                files::check_commands(&text(&steps)).map_err(line)?;
+                let checked = files::check_commands(&text(&steps));
+                checked.map_err(|e| line(format!("{e}{}", origin(&candidate.config, &e.to_string()))))?;
                 let back = match delta(&candidate.text, &self.text, self.node.version) {
                     Delta::Commands(back, forget) => [back, forget].concat(),
                     Delta::Restart(..) | Delta::Wrong(_) => vec![],
@@ -137,10 +138,7 @@ impl Supervisor<'_> {
                 events.push_back(Event::Changed { may_fall_back: files::may_fall_back() });
             }
             Err(refused) => {
-                let raw = &candidate.config.overlay.raw;
-                let is_raw =
-                    raw.iter().flat_map(|text| text.lines()).any(|line| line.trim() == refused.command);
-                let source = if is_raw { ", a line of rawFRRConfigs" } else { "" };
+                let source = origin(&candidate.config, &refused.command);
                 log::error!("{}{source}: taken back, {KEPT}", refused.reason);
                 for (i, daemon) in self.daemons.iter().enumerate() {
                     if refused.unclean.contains(daemon.name) && self.children[i].is_some() {
@@ -190,6 +188,11 @@ impl Supervisor<'_> {
             begin.elapsed().as_millis()
         );
     }
+}
+
+/// Where the lines come from that a complaint names, in its words.
+fn origin(config: &Config, words: &str) -> String {
+    config.overlay.source_of(words).map_or_else(String::new, |source| format!(", of {source}"))
 }
 
 /// The commands as a file for vtysh.

@@ -15,7 +15,7 @@ mod underlay;
 mod values;
 mod vnis;
 
-use crate::model::{FilePath, Overlay, Underlay};
+use crate::model::{FilePath, Overlay, RawLines, Underlay};
 
 use super::{Config, Problem};
 
@@ -106,11 +106,12 @@ fn assemble(documents: Vec<Document>, config: &Config, report: &mut Report<'_>) 
         given.map_or_else(Underlay::default, |given| underlay::underlay(&given, index, config, report));
     let passthrough = only(passthroughs, report);
     raw.sort_by_key(|entry| entry.priority.as_ref().map_or(0, |priority| priority.get()));
-    let mut overlay = Overlay {
-        underlay,
-        raw: raw.into_iter().map(|entry| entry.value.text.value.0).collect(),
-        ..Overlay::default()
+    let lines = |entry: Located<entries::Raw>| RawLines {
+        source: report.name(&entry.spot),
+        text: entry.value.text.value.0,
     };
+    let raw = raw.into_iter().map(lines).collect();
+    let mut overlay = Overlay { underlay, raw, ..Overlay::default() };
 
     limit(&mut l3vnis, &mut l2vnis, report);
     let on_host = config.namespace.as_deref().is_none();

@@ -111,7 +111,11 @@ fn the_example_is_right() {
     assert_eq!((plain.name.as_str(), &plain.vrf), ("l2-210", &None));
 
     assert_eq!(nets(overlay.passthrough.as_ref()), [pair("192.169.12.1/24", "192.169.12.5/24")]);
-    assert!(overlay.raw[0].contains("early") && overlay.raw[1].contains("late"), "{:?}", overlay.raw);
+    assert!(
+        overlay.raw[0].text.contains("early") && overlay.raw[1].text.contains("late"),
+        "{:?}",
+        overlay.raw
+    );
 }
 
 #[test]
@@ -455,7 +459,7 @@ proptest! {
             prop_assert!(!text.is_empty() && !text.contains(|c: char| c.is_control() || c.is_whitespace()), "{:?}", text);
         }
         for raw in &overlay.raw {
-            prop_assert!(!raw.contains(|c: char| c.is_control() && c != '\n' && c != '\t'), "{:?}", raw);
+            prop_assert!(!raw.text.contains(|c: char| c.is_control() && c != '\n' && c != '\t'), "{:?}", raw);
         }
         let vrfs: Vec<_> = overlay.l3vnis.iter().map(|vni| &vni.vrf).collect();
         prop_assert!(overlay.l2vnis.iter().flat_map(|vni| &vni.vrf).all(|vrf| vrfs.contains(&vrf)));

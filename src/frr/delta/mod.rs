@@ -83,8 +83,7 @@ pub fn delta(old: &str, new: &str, version: Version) -> Delta {
         ("bgpd", Part::All),
         ("bfdd", Part::Gone),
     ] {
-        let empty = Context::default();
-        let (old, new) = (old.of.get(daemon).unwrap_or(&empty), new.of.get(daemon).unwrap_or(&empty));
+        let (old, new) = (old.of.get(daemon).unwrap_or(&NOTHING), new.of.get(daemon).unwrap_or(&NOTHING));
         let vrfs = forgotten(old, new).filter(|_| part == Part::All);
         late.extend(vrfs.map(|text| Step { daemon, commands: vec![Command { text, optional: true }] }));
         match commands(daemon, old, new, part, version) {
@@ -212,16 +211,17 @@ fn commands(
     let (coming, going) = (part != Part::Gone, part != Part::New);
     let before: HashMap<String, &Context> = old.inner.iter().map(|c| (name(&c.head), c)).collect();
     let after: HashMap<String, &Context> = new.inner.iter().map(|c| (name(&c.head), c)).collect();
-    let empty = Context::default();
+    let none = |_: &str| false;
     let (routers, others): (Vec<_>, Vec<_>) =
         new.inner.iter().partition(|context| context.head.starts_with("router bgp "));
     if going && makes_room {
-        script.lines(&[], old, new, |_| false, |_| false, Part::Gone);
+        script.lines(&[], old, new, &none, Part::Gone);
     }
     if coming {
-        script.lines(&[], old, new, |_| true, |_| false, Part::New);
+        script.lines(&[], old, new, &none, Part::New);
         for context in others {
-            script.change(&[], before.get(&name(&context.head)).copied().unwrap_or(&empty), context, part);
+            let old = before.get(&name(&context.head)).copied().unwrap_or(&NOTHING);
+            script.change(&[], old, context, &none, part);
         }
     }
     for router in routers.into_iter().filter(|_| coming) {
@@ -229,7 +229,7 @@ fn commands(
             Some(old) if old.head != router.head => {
                 return Err(Unsafe(format!("{:?} becomes {:?}", old.head, router.head)));
             }
-            old => script.router(old.copied().unwrap_or(&empty), router),
+            old => script.router(old.copied().unwrap_or(&NOTHING), router),
         }
     }
     if !going {
@@ -245,21 +245,10 @@ fn commands(
         script.say(&[], &format!("no {}", router.head));
     }
     for context in others.into_iter().rev() {
-        if context.head.starts_with("vrf ") || context.head.starts_with("interface ") {
-            // A VRF that the kernel has, and an interface, can't go.
-            script.change(
-                &[],
-                context,
-                &Context { head: context.head.clone(), ..Context::default() },
-                Part::All,
-            );
-        } else if context.head == "bfd" {
-            script.change(
-                &[],
-                context,
-                &Context { head: context.head.clone(), ..Context::default() },
-                Part::Gone,
-            );
+        // A VRF that the kernel has, an interface and BFD itself can't go.
+        let stays = ["vrf ", "interface ", "bfd"].iter().any(|first| context.head.starts_with(first));
+        if stays {
+            script.change(&[], context, &context.emptied(), &none, Part::Gone);
         } else {
             script.say(&[], &format!("no {}", context.head));
         }
@@ -268,12 +257,12 @@ fn commands(
         // What is taken from contexts that stay.
         for context in &new.inner {
             if let Some(old) = before.get(&name(&context.head)) {
-                script.change(&[], old, context, part);
+                script.change(&[], old, context, &none, part);
             }
         }
     }
     if !makes_room {
-        script.lines(&[], old, new, |_| false, |_| false, Part::Gone);
+        script.lines(&[], old, new, &none, Part::Gone);
     }
     Ok(script.finish())
 }
@@ -368,6 +357,15 @@ fn peer_of(line: &str) -> Option<&str> {
     line.strip_prefix("no ").unwrap_or(line).strip_prefix("neighbor ")?.split(' ').next()
 }
 
+/// Whether a line is of a neighbor that has gone, or is about to.
+type Lost<'a> = &'a dyn Fn(&str) -> bool;
+
+static NOTHING: Context = Context { head: String::new(), lines: vec![], inner: vec![] };
+
+fn by_head(context: &Context) -> HashMap<&str, &Context> {
+    context.inner.iter().map(|inner| (inner.head.as_str(), inner)).collect()
+}
+
 /// Commands, with the contexts entered and left that they need.
 #[derive(Debug, Default)]
 struct Script {
@@ -403,51 +401,40 @@ impl Script {
         self.commands
     }
 
-    /// Changes a context other than a router, and those in it.
-    fn change(&mut self, way: &[&str], old: &Context, new: &Context, part: Part) {
+    /// Changes a context, and those in it. Of lines that are `lost`, something else has seen to their going, and they come
+    /// again even if they have not changed.
+    fn change(&mut self, way: &[&str], old: &Context, new: &Context, lost: Lost<'_>, part: Part) {
         let way = [way, &[new.head.as_str()]].concat();
-        let fresh = old.head != new.head;
-        if fresh && part != Part::Gone {
+        if old.head != new.head && part != Part::Gone {
             self.say(&way, "");
         }
-        self.lines(&way, old, new, |_| false, |_| false, part);
-        let before: HashMap<&str, &Context> = old.inner.iter().map(|c| (c.head.as_str(), c)).collect();
-        let after: HashSet<&str> = new.inner.iter().map(|c| c.head.as_str()).collect();
-        let empty = Context::default();
+        self.lines(&way, old, new, lost, part);
+        let (before, after) = (by_head(old), by_head(new));
         for inner in &new.inner {
             match before.get(inner.head.as_str()) {
                 None if part == Part::Gone => {}
-                old => self.change(&way, old.copied().unwrap_or(&empty), inner, part),
+                old => self.change(&way, old.copied().unwrap_or(&NOTHING), inner, lost, part),
             }
         }
-        for inner in old.inner.iter().filter(|c| part != Part::New && !after.contains(c.head.as_str())) {
+        for inner in old.inner.iter().filter(|c| part != Part::New && !after.contains_key(c.head.as_str())) {
             self.say(&way, &format!("no {}", inner.head));
         }
     }
 
-    /// Lines that come, and then lines that go, but for those that `gone` says have gone already; those that `anew` says
-    /// went though they are wanted come again.
-    fn lines(
-        &mut self,
-        way: &[&str],
-        old: &Context,
-        new: &Context,
-        gone: impl Fn(&str) -> bool,
-        anew: impl Fn(&str) -> bool,
-        part: Part,
-    ) {
+    /// Lines that go, the last one first, and then lines that come.
+    fn lines(&mut self, way: &[&str], old: &Context, new: &Context, lost: Lost<'_>, part: Part) {
         let head = &new.head;
         let before: HashSet<&str> = old.lines.iter().map(String::as_str).collect();
         let about: HashSet<String> = new.lines.iter().map(|line| words::about(head, line)).collect();
         if part != Part::New {
             for line in old.lines.iter().rev() {
-                if !about.contains(&words::about(head, line)) && !gone(line) {
+                if !about.contains(&words::about(head, line)) && !lost(line) {
                     self.say(way, &words::undo(head, line));
                 }
             }
         }
         if part != Part::Gone {
-            for line in new.lines.iter().filter(|line| !before.contains(line.as_str()) || anew(line)) {
+            for line in new.lines.iter().filter(|line| !before.contains(line.as_str()) || lost(line)) {
                 self.say(way, line);
             }
         }
@@ -462,60 +449,30 @@ impl Script {
         if old.head.is_empty() {
             self.say(&way, "");
         }
-        let before: HashMap<&str, &Context> = old.inner.iter().map(|c| (c.head.as_str(), c)).collect();
-        let after: HashMap<&str, &Context> = new.inner.iter().map(|c| (c.head.as_str(), c)).collect();
-        // What goes.
+        let (before, after) = (by_head(old), by_head(new));
+        // What goes: a family's lines one by one, it itself can't.
         for inner in old.inner.iter().rev() {
-            let empty = Context { head: inner.head.clone(), ..Context::default() };
-            let new = after.get(inner.head.as_str()).copied().unwrap_or(&empty);
-            self.family(&way, inner, new, is_lost, Part::Gone);
+            let new = after.get(inner.head.as_str()).map_or_else(|| inner.emptied(), |new| (*new).clone());
+            self.change(&way, inner, &new, &is_lost, Part::Gone);
         }
-        self.lines(&way, old, new, is_lost, |_| false, Part::Gone);
-        // Members before their groups, each with all that is said of it.
+        self.lines(&way, old, new, &is_lost, Part::Gone);
+        // Members before their groups, each with all that is said of it; or with its group, if that goes, too.
         let mut going: Vec<(&str, &Peer)> =
             peers_old.iter().filter(|(peer, _)| lost(peer)).map(|(peer, kind)| (*peer, kind)).collect();
         going.sort_by_key(|(peer, kind)| (**kind == Peer::Group, *peer));
-        let going_groups: HashSet<&str> =
-            going.iter().filter(|(_, kind)| **kind == Peer::Group).map(|(peer, _)| *peer).collect();
-        for (peer, kind) in going {
-            let group = if *kind == Peer::Group { " peer-group" } else { "" };
-            let with_its_group = matches!(kind, Peer::Member(group) if going_groups.contains(group.as_str()));
+        for (peer, kind) in &going {
+            let group = if **kind == Peer::Group { " peer-group" } else { "" };
+            let with_its_group =
+                matches!(kind, Peer::Member(group) if going.contains(&(group.as_str(), &Peer::Group)));
             if !with_its_group {
                 self.say(&way, &format!("no neighbor {peer}{group}"));
             }
         }
         // What comes.
-        self.lines(&way, old, new, |_| true, is_lost, Part::New);
-        let empty = Context::default();
+        self.lines(&way, old, new, &is_lost, Part::New);
         for inner in &new.inner {
-            let old = before.get(inner.head.as_str()).copied().unwrap_or(&empty);
-            self.family(&way, old, inner, is_lost, Part::New);
-        }
-    }
-
-    fn family(
-        &mut self,
-        way: &[&str],
-        old: &Context,
-        new: &Context,
-        is_lost: impl Fn(&str) -> bool + Copy,
-        part: Part,
-    ) {
-        let way = [way, &[new.head.as_str()]].concat();
-        self.lines(&way, old, new, is_lost, is_lost, part);
-        let before: HashMap<&str, &Context> = old.inner.iter().map(|c| (c.head.as_str(), c)).collect();
-        let after: HashSet<&str> = new.inner.iter().map(|c| c.head.as_str()).collect();
-        if part == Part::Gone {
-            for inner in old.inner.iter().filter(|c| !after.contains(c.head.as_str())) {
-                self.say(&way, &format!("no {}", inner.head));
-            }
-        }
-        let empty = Context::default();
-        for inner in &new.inner {
-            match before.get(inner.head.as_str()) {
-                None if part == Part::Gone => {}
-                old => self.family(&way, old.copied().unwrap_or(&empty), inner, is_lost, part),
-            }
+            let old = before.get(inner.head.as_str()).copied().unwrap_or(&NOTHING);
+            self.change(&way, old, inner, &is_lost, Part::New);
         }
     }
 }

@@ -118,9 +118,9 @@ impl Context {
         way.iter().fold(self, |context, place| &mut context.inner[*place])
     }
 
-    /// Whether there is nothing in it.
-    pub fn is_empty(&self) -> bool {
-        self.lines.is_empty() && self.inner.is_empty()
+    /// The same with nothing in it.
+    pub fn emptied(&self) -> Self {
+        Self { head: self.head.clone(), ..Self::default() }
     }
 }
 
@@ -143,7 +143,7 @@ mod tests {
         assert_eq!(router.inner[0].lines, ["network 10.0.0.0/8", "network 10.0.0.0/8", "network 11.0.0.0/8"]);
         assert_eq!(router.inner[1].inner[0].lines, ["rd 1:1"]);
         assert_eq!(tree.inner[2].inner[0].lines, ["passive-mode"]);
-        assert!(tree.inner[2].inner[1].is_empty());
+        assert_eq!(tree.inner[2].inner[1], tree.inner[2].inner[1].emptied());
         assert_eq!(
             Context::parse(" neighbor 10.0.0.1 remote-as 1\n"),
             Err("neighbor 10.0.0.1 remote-as 1".into())

@@ -102,7 +102,7 @@ pub(super) fn names(config: &Config) -> Names<'_> {
         neighbors,
         passthrough: overlay.passthrough.as_ref().map(|_| PASSTHROUGH_TAG),
         profiles,
-        raw: overlay.raw.iter().map(|lines| lines.lines().collect()).collect(),
+        raw: overlay.raw.iter().map(|raw| raw.text.lines().collect()).collect(),
     }
 }
 
