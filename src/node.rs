@@ -131,7 +131,7 @@ impl Node {
             said: BTreeSet::new(),
         };
         node.configure(&resolved)?;
-        let outcome = node.kernel.reconcile(&resolved.desired, None, Level::Info).map_err(line)?;
+        let outcome = node.kernel.reconcile(&resolved.desired, Level::Info).map_err(line)?;
         if outcome.done.is_empty() {
             log::info!("devices: nothing to change");
         }
@@ -208,7 +208,7 @@ impl Node {
         for note in &resolved.notes {
             log::warn!("{note}");
         }
-        match self.kernel.reconcile(&self.desired, None, Level::Info) {
+        match self.kernel.amend(&self.desired, None, Level::Info) {
             Ok(outcome) => {
                 for sentence in &outcome.refused {
                     log::error!("{sentence}");
@@ -324,7 +324,7 @@ impl Node {
             }
         }
         let seen = (desired == self.desired).then_some(now);
-        let done = match self.kernel.reconcile(&desired, seen, Level::Warn) {
+        let done = match self.kernel.amend(&desired, seen, Level::Warn) {
             Ok(outcome) => {
                 said.extend(outcome.refused);
                 outcome.done

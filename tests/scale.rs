@@ -214,18 +214,18 @@ fn main() {
         let wanted = desired(&whole, &mut kernel);
         let ops = plan(&wanted, kernel.observe(Some(&wanted)).unwrap()).ops;
         let script = commands(&ops);
-        let (ours, outcome) = cost(false, || kernel.reconcile(&wanted, None, Level::Debug).unwrap());
+        let (ours, outcome) = cost(false, || kernel.reconcile(&wanted, Level::Debug).unwrap());
         assert!(outcome.refused.is_empty(), "{}", outcome.refused[0]);
-        let (noop, outcome) = cost(false, || kernel.reconcile(&wanted, None, Level::Debug).unwrap());
+        let (noop, outcome) = cost(false, || kernel.amend(&wanted, None, Level::Debug).unwrap());
         assert!(outcome.done.is_empty(), "{}", outcome.done[0]);
-        // One more of each, and away again.
+        // One more of each, and away again, as in a node that runs: it looks again when the kernel has told of it.
         let more = config(0..n.max(2) + 2);
         let more = desired(&more, &mut kernel);
         let ops = plan(&more, kernel.observe(Some(&more)).unwrap()).ops;
         let adding = commands(&ops);
-        let (add, _) = cost(false, || kernel.reconcile(&more, None, Level::Debug).unwrap());
+        let (add, _) = cost(false, || kernel.amend(&more, None, Level::Debug).unwrap());
         let removing = commands(&plan(&wanted, kernel.observe(Some(&wanted)).unwrap()).ops);
-        let (remove, _) = cost(false, || kernel.reconcile(&wanted, None, Level::Debug).unwrap());
+        let (remove, _) = cost(false, || kernel.amend(&wanted, None, Level::Debug).unwrap());
         let memory = peak_mib();
         let (add_ip, ()) = cost(true, || by_batch(&adding));
         let (remove_ip, ()) = cost(true, || by_batch(&removing));

@@ -248,7 +248,7 @@ impl Kernel {
     /// # Errors
     /// See [`Self::reconcile`].
     pub fn dismantle(&mut self) -> Result<(), Error> {
-        let outcome = self.reconcile(&Desired::default(), None, Level::Info)?;
+        let outcome = self.reconcile(&Desired::default(), Level::Info)?;
         outcome.refused.iter().for_each(|sentence| log::error!("{sentence}"));
         Ok(())
     }
@@ -311,22 +311,40 @@ impl Kernel {
         Ok(Namespaces { host, router })
     }
 
-    /// Brings the kernel to `desired` and checks that it stays. Every change is logged at `level`. `seen` is its state,
-    /// if that has been read just now with what `desired` names.
+    /// Brings the kernel to `desired` and checks that it stays. Every change is logged at `level`.
     ///
     /// # Errors
     /// The first change that was refused and without which nothing works, or what is in the way of all.
-    pub fn reconcile(
+    pub fn reconcile(&mut self, desired: &Desired, level: Level) -> Result<Outcome, Error> {
+        self.bring(desired, None, level, ROUNDS)
+    }
+
+    /// The same without the check, for who looks again when the kernel has told of the changes. `seen` is its state, if that
+    /// has been read just now with what `desired` names.
+    ///
+    /// # Errors
+    /// As of [`Self::reconcile`].
+    pub fn amend(
+        &mut self,
+        desired: &Desired,
+        seen: Option<Namespaces>,
+        level: Level,
+    ) -> Result<Outcome, Error> {
+        self.bring(desired, seen, level, 1)
+    }
+
+    fn bring(
         &mut self,
         desired: &Desired,
         mut seen: Option<Namespaces>,
         level: Level,
+        rounds: usize,
     ) -> Result<Outcome, Error> {
         let parts = parts(desired);
         let part = |op: &Op| op.link().and_then(|(s, n)| parts.get(&(s, n))).copied().unwrap_or_default();
         let mut outcome = Outcome::default();
         let mut refused = Refused::default();
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds {
             let now = seen.take().map_or_else(|| self.observe(Some(desired)), Ok)?;
             let Plan { mut ops, conflicts } = plan(desired, now);
             let (all, some): (Vec<_>, Vec<_>) = conflicts.into_iter().partition(|(p, _)| *p == Part::Base);
@@ -370,6 +388,9 @@ impl Kernel {
                     }
                 }
             }
+        }
+        if rounds == 1 {
+            return Ok(outcome);
         }
         let left = plan(desired, self.observe(Some(desired))?).ops;
         match left.into_iter().find(|op| !refused.hold(op)) {
