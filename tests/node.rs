@@ -360,6 +360,17 @@ fn a_broken_template_leaves_the_last_configuration_in_force() {
     node.wait_log("the last configuration that was accepted stays in force", SOON);
     node.wait_log(DAEMONS_ANSWER, SOON);
     assert_eq!(std::fs::read_to_string("/run/frr/frr.conf").unwrap(), config);
+    // A better one is taken in without a restart.
+    let better = include_str!("../templates/frr.conf.j2")
+        .replace(" bgp bestpath", " bgp listen limit 77\n bgp bestpath");
+    std::fs::write("/run/own.j2", better).unwrap();
+    wait_until("the new template", SOON, || {
+        let from = node.log().len();
+        node.signal(Signal::HUP);
+        node.wait_log_after(from, "in force", SOON).contains("is in force")
+    });
+    assert!(vty("node", "bgpd", "show running-config").unwrap().contains("bgp listen limit 77"));
+    assert!(!node.log_text().contains("is gone"));
 }
 
 #[test]

@@ -18,6 +18,9 @@ const WAIT: Duration = Duration::from_secs(30);
 /// The first FRR in which a VRF with a VNI can go.
 const VRFS_GO: Version = Version(10, 6);
 
+/// What there is to say when there is nothing to do.
+const SAME: &str = "the configuration file says what is in force";
+
 /// Where a change stops.
 const KEPT: &str = "the configuration in force stays";
 
@@ -25,12 +28,13 @@ impl Supervisor<'_> {
     /// Reads the file if it may be another, and goes on with what changes because of it.
     pub(super) fn follow_file(&mut self, events: &mut VecDeque<Event>, now: Instant) {
         if self.signals.take_reload() {
-            self.read_file(now);
+            // A template may be another, too.
+            self.read_file(true, now);
         }
         if let Some(watch) = &mut self.watch {
             watch.drain(now);
             if watch.take_due(now) {
-                self.read_file(now);
+                self.read_file(false, now);
             }
         }
         if let Some(change) = self.change.take_if(|change| change.task.is_over()) {
@@ -48,15 +52,15 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Takes in what the file says: all of it, or nothing.
-    fn read_file(&mut self, now: Instant) {
+    /// Takes in what the file says: all of it, or nothing. `again`: even if it says the same.
+    fn read_file(&mut self, again: bool, now: Instant) {
         let (config, problems) = self.base.with_file();
         let mut problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         let config = config.map_err(|problem| problems.push(problem.to_string())).ok();
         match config.filter(|_| problems.is_empty()) {
-            Some(config) if config == self.node.config && self.change.is_none() => {
+            Some(config) if config == self.node.config && self.change.is_none() && !again => {
                 self.wanted = None;
-                log::info!("the configuration file says what is in force");
+                log::info!("{SAME}");
             }
             Some(config) => self.wanted = Some((config, now + WAIT)),
             None => {
@@ -72,7 +76,11 @@ impl Supervisor<'_> {
     fn change_to(&mut self, config: Config, events: &mut VecDeque<Event>) -> Result<(), Vec<String>> {
         let candidate = self.node.prepare(config)?;
         if candidate.text == self.text {
-            self.adopt(candidate, 0);
+            if candidate.config == self.node.config {
+                log::info!("{SAME}");
+            } else {
+                self.adopt(candidate, 0);
+            }
             return Ok(());
         }
         files::propose(&candidate.text).map_err(line)?;
