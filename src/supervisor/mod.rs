@@ -306,6 +306,7 @@ impl<'a> Supervisor<'a> {
             }
             Action::Load(which) => {
                 self.load_well = true;
+                which.iter().for_each(|&i| self.drift.forget(self.daemons[i].name, Instant::now()));
                 self.load_queue = if which.len() == self.daemons.len() {
                     [None].into()
                 } else {
