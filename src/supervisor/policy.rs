@@ -455,7 +455,7 @@ impl Policy {
         self.states.iter().enumerate().filter_map(missing).collect()
     }
 
-    /// A daemon waits for those before it, but not for one that keeps dying.
+    /// A daemon waits for those before it, but not for one that keeps dying unless it goes with that one.
     fn may_start(&self, i: usize) -> bool {
         let daemon = self.states[i].daemon;
         let lives = |s: &State| !matches!(s.phase, Phase::Down { .. });
@@ -468,7 +468,7 @@ impl Policy {
                 // One that is being ended is as good as gone.
                 Phase::Ready => !s.expected && (s.configured || !daemon.after_configuration),
                 Phase::Starting { .. } | Phase::Aborting { .. } => false,
-                Phase::Down { .. } => s.failures > 1,
+                Phase::Down { .. } => s.failures > 1 && !daemon.foundations().any(|f| f == *name),
             })
         })
     }
@@ -551,6 +551,33 @@ mod tests {
             assert_eq!(policy.step(Event::Exited(first), now), [Action::Kill(second)]);
             assert_eq!(policy.step(Event::Exited(second), now), [Action::Start(zebra)]);
             assert_eq!(policy.step(Event::Answered(zebra), now), [Action::Load(vec![zebra])]);
+            assert_eq!(policy.step(Event::Loaded(true), now), [Action::Start(bgpd)]);
+            policy.step(Event::Answered(bgpd), now);
+        }
+    }
+
+    /// However often zebra dies, the bgpd of a VTEP does not start before it: zebra would wait for that bgpd's end.
+    #[test]
+    fn the_bgpd_of_a_vtep_waits_for_a_zebra_that_keeps_dying() {
+        let mut now = Instant::now();
+        let daemons = Version(10, 7).daemons(false, true);
+        let (zebra, bgpd) = (ZEBRA, BGPD - 1);
+        let mut policy = policy(&daemons, &[daemons[bgpd]], now);
+        policy.step(Event::Tick, now);
+        policy.step(Event::Answered(MGMTD), now);
+        policy.step(Event::Answered(zebra), now);
+        policy.step(Event::Answered(2), now);
+        policy.step(Event::Loaded(true), now);
+        policy.step(Event::Answered(bgpd), now);
+        for _ in 0..3 {
+            policy.step(Event::Exited(zebra), now);
+            let actions = policy.step(Event::Exited(bgpd), now);
+            assert!(!actions.contains(&Action::Start(bgpd)), "{actions:?}");
+            if !actions.contains(&Action::Start(zebra)) {
+                now = policy.next_deadline().unwrap();
+                assert_eq!(policy.step(Event::Tick, now), [Action::Start(zebra)]);
+            }
+            policy.step(Event::Answered(zebra), now);
             assert_eq!(policy.step(Event::Loaded(true), now), [Action::Start(bgpd)]);
             policy.step(Event::Answered(bgpd), now);
         }
