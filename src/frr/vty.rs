@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::daemons::RUN_DIR;
 
 /// The question that watchfrr asks, too: a daemon whose event loop runs answers at once.
 pub const PING: &str = "echo PING";
@@ -20,6 +22,11 @@ const LONGEST_ANSWER: usize = 64 << 20;
 
 /// Status byte of a command that was carried out (`CMD_SUCCESS`, `lib/command.h`).
 const SUCCESS: u8 = 0;
+
+/// Where a daemon of ours listens.
+pub fn socket(daemon: &str) -> PathBuf {
+    Path::new(RUN_DIR).join(daemon).with_extension("vty")
+}
 
 /// Commands to one daemon, one at a time, and what it says. Never blocks.
 #[derive(Debug)]

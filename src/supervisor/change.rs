@@ -5,13 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::frr::daemons::RUN_DIR;
 use crate::frr::delta::{Command, Step};
-use crate::frr::vty::{Answer, Session};
+use crate::frr::vty::{Answer, Session, socket};
 use crate::frr::without_password;
 use crate::node::Candidate;
 
@@ -188,7 +186,7 @@ fn tidy(late: &[Step]) {
 }
 
 fn session(daemon: &str) -> io::Result<Session> {
-    Session::begin(&Path::new(RUN_DIR).join(daemon).with_extension("vty"), PATIENCE)
+    Session::begin(&socket(daemon), PATIENCE)
 }
 
 /// A daemon that takes commands; in tests not a real one.

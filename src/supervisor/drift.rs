@@ -1,12 +1,10 @@
 //! What daemons run with, held against what they ran with when it was ours: someone may have typed into a vtysh.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::frr::daemons::RUN_DIR;
 use crate::frr::delta::{self, Step};
-use crate::frr::vty::Talk;
+use crate::frr::vty::{Talk, socket};
 use crate::frr::{Daemon, Version};
 
 /// Between two looks, and more for what takes a daemon long to print: some 5 ms for 100 kB.
@@ -78,8 +76,7 @@ impl Drift {
             self.at = now + EVERY;
             let asked = daemons.iter().map(|daemon| daemon.name).filter(|name| ASKED.contains(name));
             let begin = |name: &'static str| {
-                let socket = Path::new(RUN_DIR).join(name).with_extension("vty");
-                Some((name, Talk::begin(&socket, ["enable", "show running-config"]).ok()?))
+                Some((name, Talk::begin(&socket(name), ["enable", "show running-config"]).ok()?))
             };
             self.asking = asked.filter_map(begin).collect();
         }

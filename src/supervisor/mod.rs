@@ -17,7 +17,7 @@ mod watch;
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ use rustix::process::{WaitOptions, wait};
 use crate::config::{Config, OnStop};
 use crate::frr::daemons::{BIN_DIR, RUN_DIR};
 use crate::frr::held::Place;
-use crate::frr::vty::{Answer, PING, Talk};
+use crate::frr::vty::{Answer, PING, Talk, socket};
 use crate::frr::{Daemon, bfd, files, solicit};
 use crate::kernel::Dialling;
 use crate::model::{FilePath, IfName};
@@ -197,7 +197,7 @@ impl<'a> Supervisor<'a> {
             refused: None,
             hold: Hold::new(
                 place(&node.config),
-                Path::new(RUN_DIR).join("bgpd.vty"),
+                socket("bgpd"),
                 Duration::from_secs(node.config.metallb.hold_s.into()),
                 files::recall(files::SERVICES),
                 now,
@@ -346,7 +346,7 @@ impl<'a> Supervisor<'a> {
     fn ask(&mut self, i: usize) {
         let daemon = self.daemons[i];
         let peers = self.rounds.is_multiple_of(PEERS_ROUNDS);
-        let talk = Talk::begin(&socket(daemon), questions(daemon, &self.hold, peers)).ok();
+        let talk = Talk::begin(&socket(daemon.name), questions(daemon, &self.hold, peers)).ok();
         self.asked.push((i, talk));
     }
 
@@ -392,7 +392,7 @@ impl<'a> Supervisor<'a> {
         if !commands.is_empty() && self.giving_peers.is_none() {
             log::debug!("bfdd: {}", commands.join("; "));
             self.giving_peers =
-                self.running("bfdd").and_then(|i| Talk::begin(&socket(self.daemons[i]), commands).ok());
+                self.running("bfdd").and_then(|i| Talk::begin(&socket(self.daemons[i].name), commands).ok());
         }
     }
 
@@ -696,7 +696,7 @@ impl<'a> Supervisor<'a> {
                     config.drain_s
                 );
                 self.farewell =
-                    Some(Farewell::begin(socket(self.daemons[i]), &self.text, drain, Instant::now()));
+                    Some(Farewell::begin(socket(self.daemons[i].name), &self.text, drain, Instant::now()));
             }
             _ => {
                 log::info!("stopping: the peers keep our routes and the kernel its own");
@@ -903,7 +903,7 @@ impl Waiting {
         now: Instant,
     ) -> Option<Vec<Answer>> {
         if self.talk.is_none() && self.ask_at <= now {
-            self.talk = Talk::begin(&socket(daemons[self.daemon]), questions()).ok();
+            self.talk = Talk::begin(&socket(daemons[self.daemon].name), questions()).ok();
             self.ask_at = now + every;
         }
         match self.talk.as_mut().map(Talk::receive) {
@@ -948,8 +948,4 @@ fn watch_file(path: &FilePath) -> Option<Watch> {
 fn place(config: &Config) -> Place {
     let metallb = &config.metallb;
     Place { asn: config.asn, vrf_asn: metallb.asn, vrf: metallb.vrf.clone() }
-}
-
-fn socket(daemon: &Daemon) -> PathBuf {
-    Path::new(RUN_DIR).join(daemon.name).with_extension("vty")
 }
