@@ -299,23 +299,20 @@ impl Policy {
     fn take_along(&mut self, i: usize, now: Instant, actions: &mut Vec<Action>) {
         let daemon = self.states[i].daemon;
         let pause = if daemon.holds_sessions { PEERS_NOTICE } else { Duration::ZERO };
-        for (j, state) in self.states.iter_mut().enumerate() {
+        for j in 0..self.states.len() {
+            let state = &mut self.states[j];
             if !daemon.takes_along.contains(&state.daemon.name) {
                 continue;
             }
             state.held_until = now + pause;
-            match &mut state.phase {
-                Phase::Down { not_before } => *not_before = (*not_before).max(state.held_until),
-                _ if state.expected => {}
-                _ => {
-                    state.expected = true;
-                    actions.push(Action::Kill(j));
-                }
+            if let Phase::Down { not_before } = &mut state.phase {
+                *not_before = (*not_before).max(state.held_until);
             }
+            self.end(j, actions);
         }
     }
 
-    /// Ends a daemon that runs, which will be no failure of it.
+    /// Ends a daemon that runs and is not being ended, which will be no failure of it.
     fn end(&mut self, i: usize, actions: &mut Vec<Action>) {
         let state = &mut self.states[i];
         if !matches!(state.phase, Phase::Down { .. }) && !state.expected {
@@ -333,16 +330,13 @@ impl Policy {
     fn renew(&mut self, actions: &mut Vec<Action>) {
         self.complete = None;
         self.load_attempts = 0;
-        for (i, state) in self.states.iter_mut().enumerate() {
+        for i in 0..self.states.len() {
+            let state = &mut self.states[i];
             state.given_up = false;
-            match state.phase {
-                Phase::Down { .. } => {}
-                _ if !state.reads_file => state.configured = false,
-                _ if !state.expected => {
-                    state.expected = true;
-                    actions.push(Action::Kill(i));
-                }
-                _ => {}
+            if state.reads_file {
+                self.end(i, actions);
+            } else {
+                state.configured = false;
             }
         }
     }
