@@ -47,3 +47,11 @@ pub fn start(level: LogLevel, format: LogFormat) {
     // A second start could only come from a test, and the first one holds.
     let _ = builder.try_init();
 }
+
+/// Says what is wrong with the configuration. A problem's source line and the caret below it are for `check`: here a record
+/// is one line.
+pub fn problems(problems: &[String]) {
+    for problem in problems {
+        log::error!("{}", problem.lines().next().unwrap_or_default());
+    }
+}

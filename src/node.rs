@@ -135,10 +135,7 @@ impl Node {
         if outcome.done.is_empty() {
             log::info!("devices: nothing to change");
         }
-        for sentence in &outcome.refused {
-            log::error!("{sentence}");
-        }
-        node.said.extend(outcome.refused);
+        node.tell(outcome.refused);
         // One that was found has this token already.
         if let (Some(Origin::Created | Origin::Repaired), Some(token)) = (origin, token) {
             node.kernel.set_token(token).map_err(line)?;
@@ -185,9 +182,7 @@ impl Node {
         let now = self.kernel.observe(Some(&self.desired)).map_err(line)?;
         let found = match find(&By::all(&config), &now) {
             Search::Complete(found) => found,
-            Search::Missing(those, _, seen) => {
-                return Err(vec![format!("{}; seen: {seen}", missing(&those))]);
-            }
+            Search::Missing(those, _, seen) => return Err(vec![missing(&those, &seen)]),
             Search::Wrong(problems) => return Err(problems),
         };
         let resolved = resolve(&config, &now, &found)?;
@@ -210,10 +205,7 @@ impl Node {
         }
         match self.kernel.amend(&self.desired, None, Level::Info) {
             Ok(outcome) => {
-                for sentence in &outcome.refused {
-                    log::error!("{sentence}");
-                }
-                self.said.extend(outcome.refused);
+                self.tell(outcome.refused);
                 outcome.done.len()
             }
             Err(e) => {
@@ -221,6 +213,14 @@ impl Node {
                 0
             }
         }
+    }
+
+    /// Says what the kernel has refused, once.
+    fn tell(&mut self, refused: Vec<String>) {
+        for sentence in &refused {
+            log::error!("{sentence}");
+        }
+        self.said.extend(refused);
     }
 
     /// Asks for the workloads that have been silent.
@@ -380,7 +380,7 @@ fn wait_for_fabric(
                 return Ok(Some((now, found)));
             }
             Search::Wrong(problems) => return Err(problems),
-            Search::Missing(those, _, seen) => format!("{}; seen: {seen}", missing(&those)),
+            Search::Missing(those, _, seen) => missing(&those, &seen),
         };
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {

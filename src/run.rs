@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::frr::files;
 use crate::limits;
+use crate::logging;
 use crate::node::{Node, line};
 use crate::supervisor::{End, Signals, Supervisor};
 
@@ -14,10 +15,7 @@ use crate::supervisor::{End, Signals, Supervisor};
 pub fn run(base: &Config, mut config: Config, problems: &[String]) -> Result<(), Vec<String>> {
     limits::raise();
     limits::drop_capabilities();
-    for problem in problems {
-        // The source line and the caret below it are for `check`: here a record is one line.
-        log::error!("{}", problem.lines().next().unwrap_or_default());
-    }
+    logging::problems(problems);
     let mut signals = Signals::catch().map_err(line)?;
     let version = files::version().map_err(line)?;
     log::info!("FRR {version}, namespace {}", config.namespace);

@@ -48,13 +48,13 @@ impl By {
     }
 }
 
-/// What there is none of, for the log.
-pub fn missing(all: &[By]) -> String {
+/// What there is none of, and what there is instead, for the log.
+pub fn missing(all: &[By], seen: &str) -> String {
     let words = all.iter().map(|by| match by {
         By::Mac(mac) => format!("{}: no interface has {mac}", by.setting()),
         By::Name(name) => format!("{}: no interface is called {name}", by.setting()),
     });
-    words.collect::<Vec<_>>().join("; ")
+    format!("{}; seen: {seen}", words.collect::<Vec<_>>().join("; "))
 }
 
 impl fmt::Display for By {

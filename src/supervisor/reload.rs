@@ -10,6 +10,7 @@ use super::{End, Supervisor};
 use crate::config::Config;
 use crate::frr::delta::{Delta, Step, delta};
 use crate::frr::{Version, files};
+use crate::logging;
 use crate::node::{Candidate, line};
 
 /// How long a change waits for daemons that don't run with their configuration, which it may be the remedy for.
@@ -64,9 +65,7 @@ impl Supervisor<'_> {
             }
             Some(config) => self.wanted = Some((config, now + WAIT)),
             None => {
-                for problem in &problems {
-                    log::error!("{}", problem.lines().next().unwrap_or_default());
-                }
+                logging::problems(&problems);
                 log::error!("the configuration file is not taken: {KEPT}");
             }
         }
