@@ -92,20 +92,21 @@ pub struct Change {
 }
 
 impl Change {
-    /// Begins it: `steps` lead to the candidate, `late` is for when the kernel has followed, and `back` leads back.
+    /// Begins it: `steps` lead to the candidate, `late` is for when the kernel has followed, and `back` works out what leads
+    /// back, should one be refused.
     ///
     /// # Errors
     /// No thread can be had.
     pub fn begin(
         candidate: Candidate,
         steps: Vec<Step>,
-        back: Vec<Step>,
+        back: impl FnOnce() -> Vec<Step> + Send + 'static,
         late: Vec<Step>,
     ) -> io::Result<Self> {
         let commands = steps.iter().map(|step| step.commands.len()).sum();
         let vrfs: Vec<String> = late.iter().flat_map(|step| &step.commands).filter_map(vrf).collect();
         let task = Task::begin(move || {
-            carry_out(&steps, &back, session)?;
+            carry_out(&steps, back, session)?;
             // zebra does not get over a VRF that goes while it has work to do on its routes (seen with 10.3: it crashes).
             if let Err(e) = session("zebra").and_then(|mut zebra| await_emptiness(&mut zebra, &vrfs)) {
                 log::warn!("zebra: {e}: it may still have routes of a VRF that goes");
@@ -116,9 +117,9 @@ impl Change {
     }
 }
 
-impl Task<Result<(), Refused>> {
+impl<E: From<String>> Task<Result<(), E>> {
     /// What came of it.
-    pub fn result(self) -> Result<(), Refused> {
+    pub fn result(self) -> Result<(), E> {
         self.thread
             .join()
             .unwrap_or_else(|_| Err("the thread that made the change is gone".to_owned().into()))
@@ -151,8 +152,8 @@ fn await_emptiness(zebra: &mut impl Ask, vrfs: &[String]) -> io::Result<()> {
 ///
 /// # Errors
 /// No thread can be had.
-pub fn begin_to_enforce(step: Step) -> io::Result<Task<Result<(), Refused>>> {
-    Task::begin(move || carry_out(&[step], &[], session))
+pub fn begin_to_enforce(step: Step) -> io::Result<Task<Result<(), String>>> {
+    Task::begin(move || speak(&step, session).map_err(|(_, reason)| reason))
 }
 
 /// Has FRR forget what is left of VRFs, now that the kernel has none of them. `None`: there is nothing to do, or no thread.
@@ -202,7 +203,7 @@ impl Ask for Session {
 
 fn carry_out<S: Ask>(
     steps: &[Step],
-    back: &[Step],
+    back: impl FnOnce() -> Vec<Step>,
     connect: impl Fn(&'static str) -> io::Result<S>,
 ) -> Result<(), Refused> {
     // What is taken away and given back may stand elsewhere.
@@ -217,14 +218,10 @@ fn carry_out<S: Ask>(
         let lines = running(daemon).map_err(|e| Refused::before(format!("{daemon}: {e}")))?;
         before.insert(daemon, lines);
     }
-    let one = |step: &Step| {
-        let mut session = connect(step.daemon).map_err(|e| (String::new(), e.to_string()))?;
-        send(&mut session, step)
-    };
-    let refused = steps.iter().find_map(|step| Some((step.daemon, one(step).err()?)));
-    let Some((daemon, (command, said))) = refused else { return Ok(()) };
+    let refused = steps.iter().find_map(|step| speak(step, &connect).err());
+    let Some((command, reason)) = refused else { return Ok(()) };
     // Some of it may not have been done, and can't be undone: what counts is what they run with in the end.
-    for step in back {
+    for step in back() {
         if let Ok(mut session) = connect(step.daemon) {
             let gone = |command: &Command| session.ask(&command.text).is_err();
             let _ = step.commands.iter().any(gone);
@@ -233,8 +230,19 @@ fn carry_out<S: Ask>(
     let differs =
         |(daemon, lines): &(&'static str, Vec<String>)| running(daemon).map_or(true, |now| now != *lines);
     let unclean = before.into_iter().filter(differs).map(|(daemon, _)| daemon).collect();
-    let reason = format!("{daemon}: {:?}: {said}", without_password(&command));
     Err(Refused { reason, command, unclean })
+}
+
+/// Sends a step to its daemon: if a command is refused, that one, and a sentence.
+fn speak<S: Ask>(
+    step: &Step,
+    connect: impl Fn(&'static str) -> io::Result<S>,
+) -> Result<(), (String, String)> {
+    let connected = connect(step.daemon).map_err(|e| (String::new(), e.to_string()));
+    connected.and_then(|mut session| send(&mut session, step)).map_err(|(command, said)| {
+        let reason = format!("{}: {:?}: {said}", step.daemon, without_password(&command));
+        (command, reason)
+    })
 }
 
 /// Sends the commands, until one is refused: that one, and why.
@@ -285,8 +293,8 @@ mod tests {
     fn run(answer: fn(&str) -> io::Result<(bool, String)>) -> (Result<(), Refused>, Vec<String>) {
         let said = Said::default();
         let steps = [step("zebra", &["set x"]), step("bgpd", &["neighbor 10.0.0.1 password secret", "b"])];
-        let back = [step("bgpd", &["no a"])];
-        let result = carry_out(&steps, &back, |_| Ok(Fake { said: Rc::clone(&said), answer }));
+        let back = || vec![step("bgpd", &["no a"])];
+        let result = carry_out(&steps, back, |_| Ok(Fake { said: Rc::clone(&said), answer }));
         (result, said.take())
     }
 

@@ -35,7 +35,7 @@ use crate::kernel::Dialling;
 use crate::model::{FilePath, IfName};
 use crate::node::{Check, NAMELESS, Node};
 
-use change::{Change, Refused, Task};
+use change::{Change, Task};
 use drift::Drift;
 use farewell::Farewell;
 use fuse::Fuse;
@@ -145,7 +145,7 @@ pub struct Supervisor<'a> {
     change: Option<Change>,
     tidying: Option<Task<()>>,
     drift: Drift,
-    enforcing: Option<Task<Result<(), Refused>>>,
+    enforcing: Option<Task<Result<(), String>>>,
     farewell: Option<Farewell>,
     end: Option<End>,
     finished: bool,
@@ -592,11 +592,7 @@ impl<'a> Supervisor<'a> {
         let silent = self.silent.iter().map(|(_, at)| *at);
         let file = self.watch.as_ref().and_then(Watch::due).filter(|_| self.end.is_none());
         let drift = Some(self.drift.deadline()).filter(|_| self.end.is_none() && self.policy.is_complete());
-        let wanted = self
-            .wanted
-            .as_ref()
-            .filter(|_| self.change.is_none() && self.tidying.is_none())
-            .map(|(_, until)| *until);
+        let wanted = self.wanted.as_ref().filter(|_| !self.is_changing()).map(|(_, until)| *until);
         let farewell = farewell
             .into_iter()
             .chain(self.hold.deadline())

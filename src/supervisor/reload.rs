@@ -43,14 +43,18 @@ impl Supervisor<'_> {
         }
         self.tidying.take_if(|task| task.is_over());
         let ready = |until: &Instant| self.policy.is_complete() || *until <= now;
-        if self.change.is_none()
-            && self.tidying.is_none()
+        if !self.is_changing()
             && let Some((config, _)) = self.wanted.take_if(|(_, until)| ready(until))
             && let Err(problems) = self.change_to(config, events)
         {
             problems.iter().for_each(|problem| log::error!("{problem}"));
             log::error!("the configuration is not changed: {KEPT}");
         }
+    }
+
+    /// Whether a change is under way, or not all of it is tidied up.
+    pub(super) fn is_changing(&self) -> bool {
+        self.change.is_some() || self.tidying.is_some()
     }
 
     /// Takes in what the file says: all of it, or nothing. `again`: even if it says the same.
@@ -101,7 +105,8 @@ impl Supervisor<'_> {
             Delta::Commands(steps, late) => {
                 let checked = files::check_commands(&text(&steps));
                 checked.map_err(|e| line(format!("{e}{}", origin(&candidate.config, &e.to_string()))))?;
-                let back = match delta(&candidate.text, &self.text, self.node.version) {
+                let (from, to, version) = (candidate.text.clone(), self.text.clone(), self.node.version);
+                let back = move || match delta(&from, &to, version) {
                     Delta::Commands(back, forget) => [back, forget].concat(),
                     Delta::Restart(..) | Delta::Wrong(_) => vec![],
                 };
@@ -160,11 +165,11 @@ impl Supervisor<'_> {
     /// Looks whether daemons still run with what is ours.
     pub(super) fn watch_for_drift(&mut self, now: Instant) {
         if let Some(task) = self.enforcing.take_if(|task| task.is_over())
-            && let Err(refused) = task.result()
+            && let Err(reason) = task.result()
         {
-            log::error!("it can't be put right: {}", refused.reason);
+            log::error!("it can't be put right: {reason}");
         }
-        let busy = self.change.is_some() || self.tidying.is_some() || self.enforcing.is_some();
+        let busy = self.is_changing() || self.enforcing.is_some();
         let holds = self.hold.deadline().is_some() || self.released.is_some() || self.farewell.is_some();
         let quiet = self.policy.is_complete() && self.load.is_none() && !busy && !holds;
         for news in self.drift.step(quiet, &self.daemons, now) {
