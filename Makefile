@@ -6,6 +6,8 @@
 # make matrix  whatever dies, in either namespace: packets sent and lost [REPEAT=n] [NETNS=perouter|host] [CELL=words]
 # make chaos   random kills and freezes under traffic [KILLS=n] [SECONDS=n] [SEED=n] [NETNS=host] [BFD=off] [DELETIONS=n]
 # make bench   beside others: start-up and recovery (watchfrr), the devices of many VNIs (ip -batch), changes (frr-reload.py) [VNIS=n,…] [VRFS=n,…]
+# make page    the status page in a browser: screenshots and checks, below _out/page
+# make alerts  the alert rules and the metrics, by promtool
 # make extension        the Talos extension from Debian's packages, below _out/ [SUITE=forky]
 # make extension-check  whether it is what Talos and its tools take, and whether it runs as they run it
 # make frr              the extension by bldr: needs Docker and registries [REGISTRY= USERNAME= TAG= PUSH= PLATFORM=]
@@ -27,6 +29,10 @@ SUITE   := $(or $(if $(filter 8.4,$(FRR)),bookworm),$(if $(filter 10.3,$(FRR)),t
 # What is built is the same wherever it is built.
 CARGO_HOME ?= $(HOME)/.cargo
 export RUSTFLAGS := -C target-feature=+crt-static --remap-path-prefix=$(CURDIR)=. --remap-path-prefix=$(CARGO_HOME)=/cargo $(RUSTFLAGS)
+# What is the same is there once, and relocations are packed: by lld, which is rustc's own on x86-64 from 1.90 on.
+ifneq (,$(findstring x86_64,$(TARGET)))
+RUSTFLAGS += -C link-arg=-Wl,--icf=all -C link-arg=-Wl,--pack-dyn-relocs=relr
+endif
 CARGO   := cargo
 ARGS    := --locked --target $(TARGET)
 BIN     := $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release/frr-supervisor
@@ -45,7 +51,7 @@ TAG      ?= $(shell git describe --tag --always --dirty)
 PLATFORM ?= linux/amd64,linux/arm64
 PUSH     ?= false
 
-.PHONY: build test lint unit kernel lab lab-nat lab-plain $(SUITES:%=lab-%) evpn $(SUITES:%=evpn-%) delta $(SUITES:%=delta-%) size demo matrix chaos bench extension extension-check frr deny clean
+.PHONY: build test lint unit kernel lab lab-nat lab-plain $(SUITES:%=lab-%) evpn $(SUITES:%=evpn-%) delta $(SUITES:%=delta-%) size demo matrix chaos bench page alerts extension extension-check frr deny clean
 
 build:
 	$(CARGO) build $(ARGS) --release
@@ -76,7 +82,7 @@ size: build
 # FRR 8.4 tears BFD down with bgpd, so it is not asked to lose nothing; and as the speaker's zebra in the host's namespace it misses
 # addresses of the veth pair now and then.
 FIRST_ONLY = bad_configurations nics_are_found nic_that_carries stale_namespace something_foreign log_can_be_json \
-              another_namespace a_broken_template an_instance_that lost_when_daemons_die killed_at_any fight_is_not rebuild_token altered deleted_namespace nic_that_returns
+              every_fault clients_of_any the_command_and the_metrics another_namespace a_broken_template an_instance_that lost_when_daemons_die killed_at_any fight_is_not rebuild_token altered deleted_namespace nic_that_returns
 LONG       = does_not_concern typed_into withdraw_takes services_stay nothing_is_held lost_in_the_hosts we_die dies_alone a_leaf_may
 NOT_8.4    = does_not_concern typed_into no_packet host_mode another_namespace ipv4_over dead_daemon services_stay nothing_is_held
 without    = connmark kernel_without_vrf $(if $(filter $(1),$(firstword $(SUITES))),,$(FIRST_ONLY)) \
@@ -98,7 +104,7 @@ $(SUITES:%=delta-%): delta-%:
 	LAB_TIMEOUT=7200 LAB_PAIRS=$(PAIRS) LAB_SEED=$(or $(SEED),1) tests/lab/run --kernel any --suite $* $$program --nocapture
 
 # EVPN's own graceful restart is FRR's from 10.6 on, and so are IPv6 VTEPs. EVERY=1: what takes minutes, too.
-vnis = between_two takes_the $(if $(filter-out bookworm,$(1)),the_file_changes) $(if $(filter forky,$(1)),come_and_go what_is_refused no_packet $(if $(EVERY),over_ipv6 silent)) $(if $(EVERY),$(if $(filter bookworm,$(1)),,moves))
+vnis = between_two takes_the $(if $(filter-out bookworm,$(1)),the_file_changes of_every_sort) $(if $(filter forky,$(1)),come_and_go what_is_refused no_packet found_out $(if $(EVERY),over_ipv6 silent)) $(if $(EVERY),$(if $(filter bookworm,$(1)),,moves))
 
 evpn: $(SUITES:%=evpn-%)
 $(SUITES:%=evpn-%): evpn-%: build
@@ -126,9 +132,29 @@ chaos:
 bench:
 	tests/lab/setup uml
 	@$(MAKE) build
+	$(CARGO) test $(ARGS) --lib each_vni -- --ignored --nocapture
 	@set -e; program="$(call program,--test bench)"; test -n "$$program"; LAB_TIMEOUT=1800 $(LAB) --suite $(SUITE) $$program
 	@set -e; program="$(call program,--release --test scale)"; test -n "$$program"; LAB_TIMEOUT=1800 LAB_VNIS="$(VNIS)" $(LAB) --suite $(SUITE) $$program
+	@set -e; program="$(call program,--test weight)"; test -n "$$program"; LAB_MEM=4096 LAB_TIMEOUT=1800 $(LAB) --suite $(SUITE) $$program
 	@set -e; program="$(call program,--release --test change)"; test -n "$$program"; LAB_TIMEOUT=1800 LAB_VRFS="$(VRFS)" $(LAB) --kernel any --suite $(SUITE) $$program
+
+# Sample statuses, as the program itself renders them.
+page:
+	tests/lab/setup page
+	rm -rf _out/page && mkdir -p _out/page
+	PAGE_OUT=$(abspath _out/page) $(CARGO) test $(ARGS) --lib pages_of_samples
+	tests/page/check.py _out/page
+
+# The metrics of a node in the lab, and the rules.
+alerts:
+	tests/lab/setup uml promtool
+	@$(MAKE) build
+	promtool check rules docs/monitoring/alerts.yaml
+	promtool test rules docs/monitoring/alerts.test.yaml
+	@set -e; program="$(call program,--test node)"; test -n "$$program"; mkdir -p _out; \
+	$(LAB) --suite $(SUITE) $$program --nocapture --exact the_metrics_are_well_formed | tee _out/metrics.log | sed -n 's/^metrics: //p' >_out/metrics.txt; \
+	grep -q '^frr_supervisor_info' _out/metrics.txt || { cat _out/metrics.log; exit 1; }; \
+	promtool check metrics <_out/metrics.txt
 
 # SUITE of the command line, and not the one that FRR chooses.
 EXTENSION_SUITE := $(if $(filter file,$(origin SUITE)),forky,$(SUITE))

@@ -19,4 +19,5 @@ pub mod model;
 pub mod node;
 pub mod resolve;
 pub mod run;
+pub mod status;
 pub mod supervisor;

@@ -6,23 +6,31 @@ use std::process::ExitCode;
 use frr_supervisor::config::{self, Config, file};
 use frr_supervisor::frr::{self, Inputs, Version, files};
 use frr_supervisor::model::{FilePath, IfName, Value as _};
-use frr_supervisor::{logging, run};
+use frr_supervisor::{logging, run, status};
 use lexopt::Arg::{Long, Short, Value};
 
 const USAGE: &str = "\
-Usage: frr-supervisor [run | check | render | schema] [--help] [--version]
+Usage: frr-supervisor [run | check | render | schema | status [--json] [--watch]] [--help] [--version]
 
   run     set the node up and run the FRR daemons (default)
   check   read the configuration and say what is wrong with it
   render  print the frr.conf that the configuration leads to, with the fabric interfaces
           called fabric0, fabric1 … since their real names are known on the node only
   schema  print the JSON Schema of the file that CONFIG_FILE names
+  status  show how the node is; it exits with 0 if it is healthy, with 1 if something is wrong and
+          with 3 if it is cut off or not running. --json prints /run/frr/status.json, --watch goes on
 
 The configuration is read from environment variables; an empty one counts as unset:
 
 ";
 
 enum Command {
+    /// Something with the configuration.
+    With(Use),
+    Status(status::Command),
+}
+
+enum Use {
     Run,
     Check,
     Render,
@@ -30,7 +38,8 @@ enum Command {
 
 fn main() -> ExitCode {
     match command() {
-        Ok(Some(command)) => execute(&command),
+        Ok(Some(Command::Status(options))) => status::command(options),
+        Ok(Some(Command::With(what))) => execute(&what),
         Ok(None) => ExitCode::SUCCESS,
         Err(e) => {
             complain(format_args!("{e}; --help shows what is"));
@@ -53,11 +62,22 @@ fn command() -> Result<Option<Command>, lexopt::Error> {
                 print(concat!("frr-supervisor ", env!("CARGO_PKG_VERSION"), "\n"));
                 return Ok(None);
             }
+            Long(word @ ("json" | "watch")) => {
+                let Some(Command::Status(options)) = &mut command else {
+                    return Err(format!("--{word} goes with status").into());
+                };
+                if word == "json" {
+                    options.json = true;
+                } else {
+                    options.watch = true;
+                }
+            }
             Value(word) if command.is_none() => {
                 command = Some(match word.to_str() {
-                    Some("run") => Command::Run,
-                    Some("check") => Command::Check,
-                    Some("render") => Command::Render,
+                    Some("run") => Command::With(Use::Run),
+                    Some("check") => Command::With(Use::Check),
+                    Some("render") => Command::With(Use::Render),
+                    Some("status") => Command::Status(status::Command::default()),
                     Some("schema") => {
                         print(&file::schema());
                         return Ok(None);
@@ -68,17 +88,17 @@ fn command() -> Result<Option<Command>, lexopt::Error> {
             other => return Err(other.unexpected()),
         }
     }
-    Ok(Some(command.unwrap_or(Command::Run)))
+    Ok(Some(command.unwrap_or(Command::With(Use::Run))))
 }
 
-fn execute(command: &Command) -> ExitCode {
+fn execute(what: &Use) -> ExitCode {
     let base = match config::from_vars(std::env::vars_os()) {
         Ok(base) => base,
         Err(problems) => {
             for problem in &problems {
                 complain(problem);
             }
-            if matches!(command, Command::Check) {
+            if matches!(what, Use::Check) {
                 alone().iter().for_each(complain);
             }
             return ExitCode::FAILURE;
@@ -94,16 +114,16 @@ fn execute(command: &Command) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let result = match command {
-        Command::Run => {
+    let result = match what {
+        Use::Run => {
             logging::start(config.log_level, config.log_format);
             run::run(&base, config, &problems)
         }
-        Command::Check => {
+        Use::Check => {
             let problems = [render(&config).err().unwrap_or_default(), problems].concat();
             none(problems).map(|()| print("configuration: no problem found\n"))
         }
-        Command::Render => render(&config).and_then(|text| {
+        Use::Render => render(&config).and_then(|text| {
             print(&text);
             none(problems)
         }),
@@ -112,7 +132,7 @@ fn execute(command: &Command) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(problems) => {
             for problem in &problems {
-                if matches!(command, Command::Run) {
+                if matches!(what, Use::Run) {
                     log::error!("{problem}");
                 } else {
                     complain(problem);

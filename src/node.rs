@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::Level;
@@ -11,9 +12,10 @@ use rustix::io::Errno;
 use crate::config::Config;
 use crate::frr::{self, Daemon, Inputs, Version, files};
 use crate::kernel::netns::{Held, Origin};
-use crate::kernel::{Kernel, Monitor, Netns, Op, plan};
+use crate::kernel::{Kernel, Monitor, Netns, Op, Outcome, plan};
 use crate::model::{Desired, IfName, Namespaces};
 use crate::resolve::{By, Found, Resolved, Search, find, missing, resolve};
+use crate::status::{self, Board, Phase, Repaired};
 use crate::supervisor::Signals;
 
 /// The kernel's side of the node, and the configuration that FRR runs with.
@@ -34,13 +36,23 @@ pub struct Node {
     looked_at: usize,
     /// What was said last about what can't be put right, so that it is said once.
     said: BTreeSet<String>,
+    /// How often something of each link was put right.
+    repaired: Repaired,
+    /// Where it is all shown.
+    board: Arc<Board>,
 }
 
 /// How long a deleted namespace goes without its name, in which it works as ever, before it is held again.
 pub const NAMELESS: Duration = Duration::from_millis(500);
 
+/// How the sentence about a NIC begins that was there.
+const GONE: &str = "the fabric interface ";
+
+/// The longest that is waited without a sign of life.
+const TURN: Duration = Duration::from_secs(3);
+
 /// Kernel parameters that are looked at together: all of a node without many VNIs, and a small part of a core's time.
-const SYSCTLS_AT_ONCE: usize = 100;
+const SYSCTLS_AT_ONCE: usize = 30;
 
 /// Another configuration, and what it leads to.
 #[derive(Debug)]
@@ -78,6 +90,7 @@ impl Node {
         config: Config,
         version: Version,
         signals: &mut Signals,
+        board: &Arc<Board>,
     ) -> Result<Option<Self>, Vec<String>> {
         let daemons = version.daemons(true, false);
         let (mut kernel, mut origin) = Kernel::open(&config.namespace).map_err(line)?;
@@ -108,7 +121,7 @@ impl Node {
         kernel
             .fetch_home(&config.namespace, |link| By::all(&config).iter().any(|by| by.fits(link)))
             .map_err(line)?;
-        let Some((now, found)) = wait_for_fabric(&config, &mut kernel, signals)? else {
+        let Some((now, found)) = wait_for_fabric(&config, &mut kernel, signals, board)? else {
             log::info!("stopped while waiting for the fabric interfaces");
             return Ok(None);
         };
@@ -116,7 +129,6 @@ impl Node {
         for note in &resolved.notes {
             log::warn!("{note}");
         }
-        files::prepare().map_err(line)?;
         // From here on nothing that changes goes unnoticed.
         let monitor = Monitor::everything(&kernel).map_err(line)?;
         let mut node = Self {
@@ -129,18 +141,24 @@ impl Node {
             nameless_since: None,
             looked_at: 0,
             said: BTreeSet::new(),
+            repaired: status::repaired(&board.read().devices),
+            board: Arc::clone(board),
         };
         node.configure(&resolved)?;
+        let begin = Instant::now();
         let outcome = node.kernel.reconcile(&resolved.desired, Level::Info).map_err(line)?;
         if outcome.done.is_empty() {
             log::info!("devices: nothing to change");
         }
-        node.tell(outcome.refused);
+        node.planned(outcome.done.len(), begin);
         // One that was found has this token already.
         if let (Some(Origin::Created | Origin::Repaired), Some(token)) = (origin, token) {
             node.kernel.set_token(token).map_err(line)?;
         }
         node.desired = resolved.desired;
+        node.tell(outcome);
+        let inode = node.kernel.router_ns().inode().unwrap_or(0);
+        board.tell(|local| local.namespace.inode = inode);
         files::end_leftovers(&daemons).map_err(line)?;
         Ok(Some(node))
     }
@@ -203,10 +221,13 @@ impl Node {
         for note in &resolved.notes {
             log::warn!("{note}");
         }
+        let begin = Instant::now();
         match self.kernel.amend(&self.desired, None, Level::Info) {
             Ok(outcome) => {
-                self.tell(outcome.refused);
-                outcome.done.len()
+                let changes = outcome.done.len();
+                self.planned(changes, begin);
+                self.tell(outcome);
+                changes
             }
             Err(e) => {
                 log::error!("{e}");
@@ -215,12 +236,36 @@ impl Node {
         }
     }
 
-    /// Says what the kernel has refused, once.
-    fn tell(&mut self, refused: Vec<String>) {
-        for sentence in &refused {
+    /// Says what the kernel has refused, once, and shows what there is.
+    fn tell(&mut self, outcome: Outcome) {
+        for sentence in &outcome.refused {
             log::error!("{sentence}");
         }
-        self.said.extend(refused);
+        self.show(&outcome);
+        self.said.extend(outcome.refused);
+        self.show_broken();
+    }
+
+    /// Shows the devices as they are after a change.
+    fn show(&self, outcome: &Outcome) {
+        let devices = status::devices(&self.desired, &outcome.refused, &outcome.links, &self.repaired);
+        self.board.tell(|local| local.devices = Arc::new(devices));
+    }
+
+    /// Shows what can't be put right. Missing NICs are shown as such.
+    fn show_broken(&self) {
+        let broken = self.said.iter().filter(|sentence| !sentence.starts_with(GONE)).cloned().collect();
+        self.board.tell(|local| local.broken = broken);
+    }
+
+    /// Shows what a plan took.
+    fn planned(&self, operations: usize, begin: Instant) {
+        if operations > 0 {
+            self.board.tell(|local| {
+                local.counts.plan_operations = operations as u64;
+                local.counts.plan_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+            });
+        }
     }
 
     /// Asks for the workloads that have been silent.
@@ -281,7 +326,10 @@ impl Node {
         for sentence in said.difference(&self.said) {
             log::error!("{sentence}");
         }
-        self.said = said;
+        if said != self.said {
+            self.said = said;
+            self.show_broken();
+        }
         check
     }
 
@@ -293,21 +341,22 @@ impl Node {
                 return Check::Failed;
             }
         };
-        let (found, complete) = match find(&By::all(&self.config), &now) {
-            Search::Complete(found) => (found, true),
+        let (found, gone) = match find(&By::all(&self.config), &now) {
+            Search::Complete(found) => (found, vec![]),
             Search::Missing(those, found, _) => {
-                let those: Vec<String> = those.iter().map(ToString::to_string).collect();
+                let words: Vec<String> = those.iter().map(ToString::to_string).collect();
                 said.insert(format!(
-                    "the fabric interface {} is gone: traffic has only the other ones until it is back",
-                    those.join(", ")
+                    "{GONE}{} is gone: traffic has only the other ones until it is back",
+                    words.join(", ")
                 ));
-                (found, false)
+                (found, those)
             }
             Search::Wrong(problems) => {
                 said.extend(problems);
                 return Check::Failed;
             }
         };
+        let complete = gone.is_empty();
         let mut resolved = match resolve(&self.config, &now, &found) {
             Ok(resolved) => resolved,
             Err(problems) => {
@@ -315,6 +364,8 @@ impl Node {
                 return Check::Failed;
             }
         };
+        let interfaces = status::interfaces(&found, &gone, &now);
+        self.board.tell(|local| local.interfaces = interfaces);
         let mut desired = std::mem::take(&mut resolved.desired);
         if !complete {
             // The first NIC sets the pair's MTU, and may be the one that is missing.
@@ -324,17 +375,29 @@ impl Node {
             }
         }
         let seen = (desired == self.desired).then_some(now);
-        let done = match self.kernel.amend(&desired, seen, Level::Warn) {
+        let begin = Instant::now();
+        let outcome = match self.kernel.amend(&desired, seen, Level::Warn) {
             Ok(outcome) => {
-                said.extend(outcome.refused);
-                outcome.done
+                said.extend(outcome.refused.iter().cloned());
+                outcome
             }
             Err(e) => {
                 said.insert(e.to_string());
                 return Check::Failed;
             }
         };
+        let other = self.desired != desired;
         self.desired = desired;
+        self.planned(outcome.done.len(), begin);
+        let links: BTreeSet<_> = outcome.done.iter().filter_map(Op::link).collect();
+        for (side, name) in links {
+            *self.repaired.entry((side, name.to_owned())).or_default() += 1;
+        }
+        let refused: BTreeSet<&String> = outcome.refused.iter().collect();
+        if other || !outcome.done.is_empty() || refused != self.said.iter().collect() {
+            self.show(&outcome);
+        }
+        let done = outcome.done;
         if complete && resolved.ports != self.ports {
             if let Err(problems) = self.configure(&resolved) {
                 said.extend(problems);
@@ -365,6 +428,7 @@ fn wait_for_fabric(
     config: &Config,
     kernel: &mut Kernel,
     signals: &mut Signals,
+    board: &Board,
 ) -> Result<Option<(Namespaces, Vec<Found>)>, Vec<String>> {
     let monitor = Monitor::links(kernel).map_err(line)?;
     let timeout = Duration::from_secs(config.fabric_timeout_s.into());
@@ -377,11 +441,24 @@ fn wait_for_fabric(
                 for nic in &found {
                     log::info!("fabric interface {} is {} ({})", nic.by, nic.name, nic.side);
                 }
+                let interfaces = status::interfaces(&found, &[], &now);
+                board.tell(|local| {
+                    local.enter(Phase::Starting);
+                    local.interfaces = interfaces;
+                });
                 return Ok(Some((now, found)));
             }
             Search::Wrong(problems) => return Err(problems),
-            Search::Missing(those, _, seen) => missing(&those, &seen),
+            Search::Missing(those, found, seen) => {
+                let interfaces = status::interfaces(&found, &those, &now);
+                board.tell(|local| {
+                    local.enter(Phase::Waiting);
+                    local.interfaces = interfaces;
+                });
+                missing(&those, &seen)
+            }
         };
+        board.turn();
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(vec![format!("{sentence}; gave up after {} s (FE_TIMEOUT)", timeout.as_secs())]);
@@ -392,7 +469,7 @@ fn wait_for_fabric(
         }
         let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
         fds.extend(monitor.fds());
-        match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
+        match poll(&mut fds, Timespec::try_from(left.min(TURN)).ok().as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(e) => return Err(line(io::Error::from(e))),
         }

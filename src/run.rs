@@ -1,11 +1,20 @@
 //! `frr-supervisor run`: from nothing to a running router, and back after its namespace was taken away.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use crate::config::Config;
-use crate::frr::files;
+use crate::frr::{Version, files};
 use crate::limits;
 use crate::logging;
 use crate::node::{Node, line};
-use crate::supervisor::{End, Signals, Supervisor};
+use crate::status::{self, Board, Phase, Time};
+use crate::supervisor::{End, Signals, Supervisor, describe};
+
+/// Between two attempts to set the node up.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Sets the node up, then runs the daemons until a signal asks for the end. `base` is what the environment alone says; what
 /// was left out of the configuration file because of `problems` is said first.
@@ -18,18 +27,77 @@ pub fn run(base: &Config, mut config: Config, problems: &[String]) -> Result<(),
     logging::problems(problems);
     let mut signals = Signals::catch().map_err(line)?;
     let version = files::version().map_err(line)?;
+    let (board, bell) = Board::new().map_err(line)?;
+    board.tell(|local| {
+        describe(local, &config, version);
+        local.configuration.left_out = logging::first_lines(problems).map(Into::into).collect();
+    });
+    files::prepare().map_err(line)?;
+    status::start(Arc::clone(&board), bell, config.status_listen).map_err(line)?;
     log::info!("FRR {version}, namespace {}", config.namespace);
     loop {
-        let Some(mut node) = Node::set_up(config, version, &mut signals)? else { return Ok(()) };
-        let end = Supervisor::new(base, &mut node, &mut signals).and_then(Supervisor::run).map_err(line)?;
+        let Some(mut node) = set_up(&config, version, &mut signals, &board)? else { return Ok(()) };
+        let supervisor = Supervisor::new(base, &mut node, &mut signals, &board);
+        let end = supervisor.and_then(Supervisor::run).map_err(line)?;
         match end {
-            End::Stopped => return Ok(()),
+            End::Stopped => {
+                board.finish();
+                return Ok(());
+            }
             End::Reconfigured(other) => config = *other,
             End::NamespaceGone(how) => {
                 config = node.config.clone();
                 log::warn!("namespace {} {how}: building it anew", config.namespace);
+                board.tell(|local| {
+                    local.enter(Phase::Starting);
+                    local.namespace.rebuilt += 1;
+                    local.namespace.last_rebuild = Some((Time::now(), format!("it {how}")));
+                });
                 node.dismantle()?;
             }
+        }
+    }
+}
+
+/// Sets the node up, and tries again for a while if it can't be: what is missing, a kernel module for example, may come.
+/// `None`: a signal asked for the end.
+fn set_up(
+    config: &Config,
+    version: Version,
+    signals: &mut Signals,
+    board: &Arc<Board>,
+) -> Result<Option<Node>, Vec<String>> {
+    let until = Instant::now() + Duration::from_secs(config.setup_timeout_s.into());
+    let mut said = vec![];
+    loop {
+        let problems = match Node::set_up(config.clone(), version, signals, board) {
+            Ok(node) => return Ok(node),
+            Err(problems) => problems,
+        };
+        board.tell(|local| {
+            local.enter(Phase::Failed);
+            local.failure.clone_from(&problems);
+        });
+        let again = Instant::now() + AGAIN;
+        if again > until {
+            return Err(problems);
+        }
+        if problems != said {
+            problems.iter().for_each(|problem| log::error!("{problem}"));
+            log::warn!("the node is not set up; it is tried again every {} s", AGAIN.as_secs());
+            said = problems;
+        }
+        loop {
+            if signals.take_stop() {
+                return Ok(None);
+            }
+            board.turn();
+            let left = again.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            // An interrupted wait is a shorter one.
+            let _ = poll(&mut [PollFd::new(signals, PollFlags::IN)], Timespec::try_from(left).ok().as_ref());
         }
     }
 }

@@ -8,10 +8,7 @@ use std::fmt::Write as _;
 use std::process::Command;
 use std::time::Instant;
 
-use frr_supervisor::config::{Config, file, from_vars};
 use frr_supervisor::frr::delta::{Delta, delta};
-use frr_supervisor::frr::{Inputs, render};
-use frr_supervisor::model::{IfName, Value as _};
 use lab::*;
 
 /// VRFs with a VNI and two sessions with the host each; `more` of each AS number's others.
@@ -22,18 +19,6 @@ fn yaml(vrfs: std::ops::Range<u32>, host_asn: u32) -> String {
         writeln!(text, "- {{vrf: v{vni}, vni: {vni}, hostSession: {{asn: 64514, hostASN: {host_asn}, localCIDR: {{ipv4: 10.{a}.{b}.0/24, ipv6: '2001:db8:{n:x}::/64'}}}}}}").unwrap();
     }
     text
-}
-
-/// The file → the text, as the program does it.
-fn text(yaml: &str) -> String {
-    let env = [("NODE_IP", "203.0.113.130"), ("ASN_LOCAL", "65001"), ("FE_MACS", "02:fa:b0:00:01:01")];
-    let mut config: Config = from_vars(env.iter().map(|(k, v)| ((*k).into(), (*v).into()))).unwrap();
-    let (overlay, problems) = file::load(&[("vnis.yaml".into(), yaml.into())], &config);
-    assert!(problems.is_empty(), "{}", problems[0]);
-    config.add(overlay).unwrap();
-    let ports = [IfName::parse("eth1").unwrap()];
-    let inputs = Inputs { config: &config, ports: &ports, node_ip_is_local: false, version: version() };
-    render(&inputs, None).unwrap()
 }
 
 struct Ours {
@@ -54,9 +39,9 @@ impl Ours {
     }
 }
 
-fn ours(old: &str, new: &str) -> Ours {
+fn ours(live: &Alone, old: &str, new: &str) -> Ours {
     let start = Instant::now();
-    let new = text(new);
+    let new = text_of(new);
     let render = start.elapsed().as_secs_f64();
     let start = Instant::now();
     let Delta::Commands(steps, late) = delta(old, &new, version()) else { panic!("a restart") };
@@ -71,11 +56,8 @@ fn ours(old: &str, new: &str) -> Ours {
     let check = start.elapsed().as_secs_f64();
     let start = Instant::now();
     for step in steps.iter().chain(&late) {
-        let commands: Vec<&str> =
-            ["configure terminal"].into_iter().chain(step.commands.iter().map(|c| c.text.as_str())).collect();
-        let answers = converse("live", step.daemon, &commands).unwrap();
-        for (command, (status, words)) in step.commands.iter().zip(&answers[1..]) {
-            assert!(*status == 0 || command.optional, "{}: {words}", command.text);
+        for (command, status, words) in live.tell(step) {
+            assert!(status == 0 || command.optional, "{}: {words}", command.text);
         }
     }
     Ours { render, compare, check, send: start.elapsed().as_secs_f64(), commands: commands.len() }
@@ -83,7 +65,7 @@ fn ours(old: &str, new: &str) -> Ours {
 
 /// As OpenPERouter and frr-k8s do it: `--test`, and then `--reload`.
 fn frr_reload(new: &str) -> f64 {
-    std::fs::write("/tmp/reload.conf", text(new)).unwrap();
+    std::fs::write("/tmp/reload.conf", text_of(new)).unwrap();
     let start = Instant::now();
     for what in ["--test", "--reload"] {
         let output = Command::new("python3")
@@ -108,15 +90,15 @@ fn main() {
     );
     for n in counts.split(',').map(|n| n.parse::<u32>().unwrap()) {
         let (base, one_more, other) = (yaml(0..n, 64515), yaml(0..n + 1, 64515), yaml(0..n, 64516));
-        let start = text(&base);
+        let start = text_of(&base);
         let mut lines = vec![];
         let live = Alone::start("live", &start);
         let mut before = start.clone();
         for (what, next) in
             [("none", &base), ("one added", &one_more), ("one removed", &base), ("all other", &other)]
         {
-            lines.push((what, ours(&before, next)));
-            before = text(next);
+            lines.push((what, ours(&live, &before, next)));
+            before = text_of(next);
         }
         drop(live);
         let live = Alone::start("live", &start);

@@ -10,26 +10,6 @@ use std::time::{Duration, Instant};
 
 use lab::*;
 
-/// xorshift64 (Marsaglia 2003): the same course for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-
-    fn of<T: Copy>(&mut self, list: &[T]) -> T {
-        list[usize::try_from(self.below(list.len() as u64)).unwrap_or(0)]
-    }
-
-    fn pause(&mut self, most_ms: u64) {
-        thread::sleep(Duration::from_millis(self.below(most_ms)));
-    }
-}
-
 /// Those that are not there are not found.
 const DAEMONS: [&str; 5] = ["bgpd", "zebra", "bfdd", "staticd", "mgmtd"];
 
@@ -42,7 +22,7 @@ fn main() {
     let limit = Duration::from_secs(number("LAB_SECONDS", 86400));
     let seed = number("LAB_SEED", 1);
     let ns = if setting("LAB_NETNS").as_deref() == Some("host") { "host" } else { "perouter" };
-    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut random = Random::new(seed);
 
     let bfd = setting("LAB_BFD").as_deref() != Some("off");
     let lab = Lab::new(Options {

@@ -7,36 +7,13 @@ mod lab;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use frr_supervisor::config::{Config, file, from_vars};
+use frr_supervisor::frr::Version;
 use frr_supervisor::frr::delta::{Delta, delta};
-use frr_supervisor::frr::{Inputs, Version, render};
-use frr_supervisor::model::{IfName, Value as _};
 use lab::*;
 
-/// Marsaglia's xorshift32.
-struct Dice(u32);
-
-impl Dice {
-    fn below(&mut self, n: u32) -> u32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 17;
-        self.0 ^= self.0 << 5;
-        (self.0 >> 8) % n
-    }
-    fn once_in(&mut self, n: u32) -> bool {
-        self.below(n) == 0
-    }
-    fn place(&mut self, length: usize) -> usize {
-        self.below(u32::try_from(length).unwrap()) as usize
-    }
-    fn of<'a>(&mut self, all: &[&'a str]) -> &'a str {
-        all[self.place(all.len())]
-    }
-}
-
 /// A file of everything that the file can have, from few enough names that two of them have much in common.
-fn yaml(dice: &mut Dice) -> String {
-    let bfd = |dice: &mut Dice| match dice.below(4) {
+fn yaml(dice: &mut Random) -> String {
+    let bfd = |dice: &mut Random| match dice.below(4) {
         0 => ", bfd: {}".to_owned(),
         1 => {
             let (rx, mult) = (300 + 100 * dice.below(3), 3 + dice.below(2));
@@ -106,7 +83,7 @@ fn yaml(dice: &mut Dice) -> String {
     text += "l2vnis:\n";
     for n in 0..3 {
         if !vrfs.is_empty() && dice.once_in(2) {
-            let vrf = vrfs[dice.place(vrfs.len())];
+            let vrf = dice.of(&vrfs);
             let domain = format!("{{type: L3VNI, l3vni: {{name: {vrf}}}}}");
             writeln!(
                 text,
@@ -164,27 +141,11 @@ fn yaml(dice: &mut Dice) -> String {
     text
 }
 
-fn config(yaml: &str) -> Config {
-    let env = [("NODE_IP", "203.0.113.130"), ("ASN_LOCAL", "65001"), ("FE_MACS", "02:fa:b0:00:01:01")];
-    let mut config = from_vars(env.iter().map(|(k, v)| ((*k).into(), (*v).into()))).unwrap();
-    let (overlay, problems) = file::load(&[("random.yaml".into(), yaml.into())], &config);
-    assert!(problems.is_empty(), "{}\n{yaml}", problems[0]);
-    config.add(overlay).unwrap();
-    config
-}
-
-fn text_of(yaml: &str) -> String {
-    let config = config(yaml);
-    let ports = ["eth1", "eth2"].map(|name| IfName::parse(name).unwrap());
-    let inputs = Inputs { config: &config, ports: &ports, node_ip_is_local: false, version: version() };
-    render(&inputs, None).unwrap()
-}
-
 #[test]
 fn what_commands_lead_to_is_what_a_start_leads_to() {
     let pairs: u32 = std::env::var("LAB_PAIRS").map_or(60, |n| n.parse().unwrap());
-    let seed: u32 = std::env::var("LAB_SEED").map_or(1, |n| n.parse().unwrap());
-    let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9) | 1);
+    let seed: u64 = std::env::var("LAB_SEED").map_or(1, |n| n.parse().unwrap());
+    let mut dice = Random::new(seed);
     let mut before = text_of(&yaml(&mut dice));
     let mut live = Alone::start("live", &before);
     let (mut sent, mut restarts, mut refused, mut wrong, mut slowest) = (0, 0, 0, 0, Duration::ZERO);
@@ -205,15 +166,10 @@ fn what_commands_lead_to_is_what_a_start_leads_to() {
         let begin = Instant::now();
         let mut said = String::new();
         for step in &steps {
-            let commands: Vec<&str> = ["configure terminal"]
-                .into_iter()
-                .chain(step.commands.iter().map(|c| c.text.as_str()))
-                .collect();
             sent += step.commands.len();
-            let answers = converse("live", step.daemon, &commands).unwrap();
-            for (command, (status, words)) in step.commands.iter().zip(&answers[1..]) {
+            for (command, status, words) in live.tell(step) {
                 let line = format!("{} {status} {} {}", step.daemon, command.text, words.trim());
-                if *status != 0 && !command.optional {
+                if status != 0 && !command.optional {
                     refused += 1;
                     println!("pair {pair}: {line}");
                 }
@@ -226,10 +182,10 @@ fn what_commands_lead_to_is_what_a_start_leads_to() {
         if has != wants {
             wrong += 1;
             for ((daemon, has), (_, wants)) in has.iter().zip(&wants) {
-                for line in has.iter().filter(|line| !wants.contains(line)) {
+                for line in has.difference(wants) {
                     println!("pair {pair}: {daemon}: too much: {line}");
                 }
-                for line in wants.iter().filter(|line| !has.contains(line)) {
+                for line in wants.difference(has) {
                     println!("pair {pair}: {daemon}: missing: {line}");
                 }
             }

@@ -158,12 +158,15 @@ fn what_is_refused_changes_nothing() {
     assert_eq!((ages(), daemons_of(&lab)), (sessions, pids));
     // A disk without room for a second configuration.
     let used = exec("", &["sh", "-c", "df -k --output=used /run | tail -1"]);
-    exec("", &["mount", "-o", &format!("remount,size={}k", used.trim()), "/run"]);
+    // A little more than what is used, which changes all the time, and that filled.
+    let size = used.trim().parse::<u32>().unwrap() + 256;
+    exec("", &["mount", "-o", &format!("remount,size={size}k"), "/run"]);
+    exec("", &["sh", "-c", "cat /dev/zero >/run/fill 2>/dev/null || true"]);
     let from = lab.nodes[0].log().len();
     put(0, &more);
     let said = lab.nodes[0].wait_log_after(from, "the configuration in force stays", SOON);
     assert!(said.contains("No space left"), "{said}");
-    exec("", &["mount", "-o", "remount,size=50%", "/run"]);
+    exec("", &["sh", "-c", "rm /run/fill && mount -o remount,size=50% /run"]);
     assert_eq!((stored(), running()), (kept.clone(), before.clone()));
     put(0, &base);
     // A daemon whose vty hangs.

@@ -18,6 +18,7 @@ include!("drift.rs");
 include!("hold.rs");
 include!("many.rs");
 include!("peers.rs");
+include!("seen.rs");
 
 /// From each client to each address, all at once.
 fn every_ping_is_answered(addresses: &[&str], count: u32) {
@@ -410,13 +411,21 @@ fn a_kernel_without_vrf_is_told_the_remedy() {
     std::fs::write("/proc/sys/kernel/modprobe", "/bin/false").unwrap();
     let mut node = start(&lab, &[]);
     let status = node.wait_end(SOON);
-    std::fs::write("/proc/sys/kernel/modprobe", modprobe.trim()).unwrap();
     assert!(!status.success());
     let line = node.wait_log("create VRF metallb, table 88: ", SOON).1;
     assert!(
         line.contains("KernelModuleConfig, name: vrf") && line.contains("modules: [{name: vrf}]"),
         "{line}"
     );
+    // One that waits for it shows the same meanwhile, and goes on when it is there.
+    let node = start(&lab, &[("SETUP_TIMEOUT", "60")]);
+    let (after, problem) = await_problem(&node, "setup-failed", 0);
+    println!("setup-failed: named after {} ms", after.as_millis());
+    assert!(problem["what"].as_str().unwrap().contains("KernelModuleConfig"), "{problem}");
+    assert_eq!((status_of("health"), status_of("phase")), ("down".into(), "failed".into()));
+    std::fs::write("/proc/sys/kernel/modprobe", modprobe.trim()).unwrap();
+    await_end(&node, &problem);
+    node.wait_log(DAEMONS_ANSWER, SOON);
 }
 
 /// The tests below need nf_tables, which user-mode Linux has not.

@@ -187,6 +187,7 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
     let asn = r.take("ASN_LOCAL", raw.asn_local);
     let fabric_macs = r.optional("FE_MACS", raw.fe_macs);
     let fabric_timeout = r.take("FE_TIMEOUT", raw.fe_timeout);
+    let setup_timeout = r.take("SETUP_TIMEOUT", raw.setup_timeout);
     let fabric_password = r.optional("FABRIC_PASSWORD", raw.fabric_password);
     let namespace = r.take("NETNS", raw.netns);
     let rebuild_token = r.optional("REBUILD_TOKEN", raw.rebuild_token);
@@ -229,6 +230,7 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
         r.take("FE_MACS", Field::<Vec<MacAddr>>::Missing);
     }
     let node_index = r.take("NODE_INDEX", raw.node_index);
+    let status_listen = r.take("STATUS_LISTEN", raw.status_listen);
     let log_level = r.take("LOG_LEVEL", raw.log_level);
     let log_format = r.take("LOG_FORMAT", raw.log_format);
 
@@ -339,6 +341,8 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
         template: template?,
         file: file?,
         node_index: node_index?.get(),
+        setup_timeout_s: setup_timeout?.get(),
+        status_listen: status_listen?,
         log_level: log_level?,
         log_format: log_format?,
         overlay: Overlay::default(),

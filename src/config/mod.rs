@@ -6,7 +6,7 @@ mod help;
 mod settings;
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -39,6 +39,8 @@ pub struct Config {
     pub fabric_macs: Vec<MacAddr>,
     /// How long to wait for the fabric NICs, in seconds.
     pub fabric_timeout_s: u32,
+    /// How long to try to set the node up, in seconds.
+    pub setup_timeout_s: u32,
     /// TCP-MD5 password of the fabric sessions.
     pub fabric_password: Option<Password>,
     /// The namespace that FRR runs in.
@@ -73,6 +75,8 @@ pub struct Config {
     pub file: Option<FilePath>,
     /// The node's number, from which the file's per-node addresses are computed.
     pub node_index: u32,
+    /// Where the status is shown by HTTP.
+    pub status_listen: Option<SocketAddr>,
     /// Least severe message to log.
     pub log_level: LogLevel,
     /// Form of the log.

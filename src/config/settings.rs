@@ -1,6 +1,7 @@
 //! The one table of everything that an operator may set. It drives parsing, `--help` and the README.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -86,6 +87,8 @@ settings! {
         "MAC addresses of the fabric NICs. The permanent address counts first.";
     "FE_TIMEOUT" fe_timeout: Ranged<1, 3600> = Text("120"),
         "Seconds to wait for the fabric NICs to appear before giving up.";
+    "SETUP_TIMEOUT" setup_timeout: Ranged<0, 3600> = Text("60"),
+        "Seconds for which a node that can't be set up, say for want of a kernel module, is tried again every 5 s before the program gives up.";
     "FABRIC_PASSWORD" fabric_password: Password = Unset("no password"),
         "TCP-MD5 password of the sessions with the leaf switches.";
     "NETNS" netns: NamespaceName = Text("perouter"),
@@ -162,6 +165,8 @@ settings! {
         "Put right what someone else changes of the daemons' configuration (by vtysh); it is named in the log in any case.";
     "NODE_INDEX" node_index: Ranged<0, 16777215> = Text("0"),
         "The node's number, from which per-node addresses are computed.";
+    "STATUS_LISTEN" status_listen: Option<SocketAddr> = Text("127.0.0.1:9080"),
+        "Where the status is shown by HTTP, in the host's namespace: a page, `/metrics`, `/readyz` …; nothing in it is secret, and no one is asked who he is.";
     "LOG_LEVEL" log_level: LogLevel = Text("info"),
         "Least severe message to log.";
     "LOG_FORMAT" log_format: LogFormat = Text("text"),

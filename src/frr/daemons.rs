@@ -33,13 +33,15 @@ pub struct Daemon {
     pub holds_sessions: bool,
     /// Whether those before it must also have their configuration when it is started.
     pub after_configuration: bool,
+    /// Whether others come to it for their configuration, and what is loaded into it meanwhile may get lost.
+    pub has_backends: bool,
     /// The first FRR version that has it.
     since: Version,
 }
 
 /// All of them, in the order in which they are started.
 pub const DAEMONS: &[Daemon] = &[
-    Daemon { since: Version(9, 0), ..daemon("mgmtd", &[]) },
+    Daemon { since: Version(9, 0), has_backends: true, ..daemon("mgmtd", &[]) },
     Daemon { takes_along: &["bgpd"], holds_routes: true, ..daemon("zebra", &["mgmtd"]) },
     daemon("staticd", &["mgmtd", "zebra"]),
     Daemon { takes_along: &["bgpd"], holds_sessions: true, ..daemon("bfdd", &["mgmtd", "zebra"]) },
@@ -65,6 +67,7 @@ const fn daemon(name: &'static str, after: &'static [&'static str]) -> Daemon {
         holds_routes: false,
         holds_sessions: false,
         after_configuration: false,
+        has_backends: false,
         since: Version(0, 0),
     }
 }

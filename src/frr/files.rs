@@ -8,7 +8,6 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::unistd::{Group, User};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -121,12 +120,19 @@ fn running(name: &str) -> Option<Pid> {
 }
 
 fn owner() -> io::Result<(u32, u32)> {
-    let user = User::from_name("frr")?;
-    let group = Group::from_name("frr")?;
-    match (user, group) {
-        (Some(user), Some(group)) => Ok((user.uid.as_raw(), group.gid.as_raw())),
+    let [passwd, group] = ["/etc/passwd", "/etc/group"].map(fs::read_to_string);
+    match (number_of("frr", &passwd?), number_of("frr", &group?)) {
+        (Some(user), Some(group)) => Ok((user, group)),
         _ => Err(io::Error::other("there is no user and group \"frr\", which FRR's daemons run as")),
     }
+}
+
+/// The number of a user or group in `/etc/passwd` or `/etc/group` (passwd(5), group(5)): the image has no other source of
+/// them, and the C library's would bring a linker along.
+fn number_of(name: &str, file: &str) -> Option<u32> {
+    let mut lines = file.lines().filter_map(|line| line.split_once(':'));
+    let (_, rest) = lines.find(|(first, _)| *first == name)?;
+    rest.split(':').nth(1)?.parse().ok()
 }
 
 /// The operator's own template, if there is one.
@@ -310,7 +316,10 @@ pub fn sweep(name: &str, pid: Pid) {
 }
 
 /// Writes a file beside its place, readable by FRR alone since it may hold passwords, and renames it there.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
+///
+/// # Errors
+/// It can't be written.
+pub fn replace(path: &Path, text: &str) -> io::Result<()> {
     let explain = |e: io::Error| io::Error::new(e.kind(), format!("cannot write {}: {e}", path.display()));
     let temporary = path.with_extension("tmp");
     let write = || {
@@ -322,4 +331,20 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
         fs::rename(&temporary, path)
     };
     write().map_err(explain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_and_groups_have_numbers() {
+        let passwd =
+            "root:x:0:0:root:/root:/bin/sh\nfrrvty:x:92:\nfrr:x:101:102:FRR,,,:/nonexistent:/sbin/nologin\n";
+        assert_eq!(number_of("frr", passwd), Some(101));
+        assert_eq!(number_of("frrvty", passwd), Some(92));
+        for none in ["", "frr", "frr:x", "frr:x:", "frr:x:a:1", "nofrr:x:1:1"] {
+            assert_eq!(number_of("frr", none), None, "{none:?}");
+        }
+    }
 }

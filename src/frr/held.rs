@@ -150,10 +150,16 @@ impl Attributes {
     }
 }
 
-/// The versions of the tables, or nothing if they can't be told.
+/// The versions of the tables, and how many prefixes came from each peer, used or not; nothing if they can't be told.
 pub fn versions(answer: &str) -> Option<Vec<u64>> {
     let value: Value = serde_json::from_str(answer).ok()?;
-    value.as_object()?.values().map(|family| family.get("tableVersion")?.as_u64()).collect()
+    let mut numbers = Vec::new();
+    for family in value.as_object()?.values() {
+        numbers.push(family.get("tableVersion")?.as_u64()?);
+        let peers = family.get("peers").and_then(Value::as_object).into_iter().flatten();
+        numbers.extend(peers.filter_map(|(_, peer)| peer.get("pfxRcd")?.as_u64()));
+    }
+    Some(numbers)
 }
 
 /// The services that a speaker announces, as `show bgp … detail json` has them: the best path of each prefix.

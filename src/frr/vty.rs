@@ -20,6 +20,9 @@ pub const CONFIGURE: [&str; 2] = ["enable", "configure terminal"];
 /// Answers longer than this are none that we asked for.
 const LONGEST_ANSWER: usize = 64 << 20;
 
+/// Read at once: a configuration with many VNIs takes more time to read than to compare.
+const CHUNK: usize = 32 << 10;
+
 /// Status byte of a command that was carried out (`CMD_SUCCESS`, `lib/command.h`).
 const SUCCESS: u8 = 0;
 
@@ -28,13 +31,24 @@ pub fn socket(daemon: &str) -> PathBuf {
     Path::new(RUN_DIR).join(daemon).with_extension("vty")
 }
 
-/// Commands to one daemon, one at a time, and what it says. Never blocks.
+/// Commands to one daemon, and what it says. Never blocks.
 #[derive(Debug)]
 pub struct Talk {
     stream: UnixStream,
+    /// Those that are not sent yet.
     questions: VecDeque<String>,
-    buffer: Vec<u8>,
+    /// Answers that are still to come.
+    open: usize,
+    heard: Heard,
     answers: Vec<Answer>,
+}
+
+/// What has come of answers that are not whole yet.
+#[derive(Debug, Default)]
+struct Heard {
+    buffer: Vec<u8>,
+    /// There is no NUL before here.
+    searched: usize,
 }
 
 /// What a daemon said to a command.
@@ -53,7 +67,7 @@ impl AsRef<str> for Answer {
 }
 
 impl Talk {
-    /// Connects to the socket at `path` and sends the first command.
+    /// Connects to the socket at `path` and sends the first command; each of the others when the one before is answered.
     ///
     /// # Errors
     /// The daemon does not listen (yet).
@@ -62,14 +76,26 @@ impl Talk {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-        let questions = questions.into_iter().map(Into::into).collect();
-        let stream = UnixStream::from(socket);
-        let mut talk = Self { stream, questions, buffer: vec![], answers: vec![] };
+        let questions: VecDeque<String> = questions.into_iter().map(Into::into).collect();
+        let (stream, open) = (UnixStream::from(socket), questions.len());
+        let mut talk = Self { stream, questions, open, heard: Heard::default(), answers: vec![] };
         talk.ask()?;
         Ok(talk)
     }
 
-    /// Sends the next command. FRR may drop what is sent before it has answered the last one.
+    /// The same with commands that show something, which are sent at once. Of others FRR may drop those that it gets before it
+    /// has answered the last one (`vtysh_read`, `lib/vty.c`).
+    ///
+    /// # Errors
+    /// The daemon does not listen (yet).
+    pub fn show(path: &Path, questions: impl IntoIterator<Item = impl Into<String>>) -> io::Result<Self> {
+        let mut talk = Self::begin(path, questions)?;
+        while !talk.questions.is_empty() {
+            talk.ask()?;
+        }
+        Ok(talk)
+    }
+
     fn ask(&mut self) -> io::Result<()> {
         let Some(mut question) = self.questions.pop_front() else { return Ok(()) };
         question.push('\0');
@@ -86,19 +112,19 @@ impl Talk {
     /// # Errors
     /// The connection was closed, or the answer is not one.
     pub fn receive(&mut self) -> io::Result<Option<Vec<Answer>>> {
-        let mut chunk = [0; 4096];
+        let mut chunk = [0; CHUNK];
         loop {
             match self.stream.read(&mut chunk) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => self.buffer.extend_from_slice(&chunk[..n]),
+                Ok(n) => self.heard.buffer.extend_from_slice(&chunk[..n]),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e),
             }
-            if let Some(answer) = whole(&self.buffer)? {
+            while let Some(answer) = self.heard.take()? {
                 self.answers.push(answer);
-                self.buffer.clear();
-                if self.questions.is_empty() {
+                self.open = self.open.saturating_sub(1);
+                if self.open == 0 {
                     return Ok(Some(std::mem::take(&mut self.answers)));
                 }
                 self.ask()?;
@@ -137,29 +163,39 @@ impl Session {
     /// The connection was closed, or there was no answer in time.
     pub fn ask(&mut self, command: &str) -> io::Result<Answer> {
         self.0.write_all(&[command.as_bytes(), &[0]].concat())?;
-        let (mut buffer, mut chunk) = (Vec::new(), [0; 4096]);
+        let (mut heard, mut chunk) = (Heard::default(), [0; CHUNK]);
         loop {
             match self.0.read(&mut chunk) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => buffer.extend_from_slice(&chunk[..n]),
+                Ok(n) => heard.buffer.extend_from_slice(&chunk[..n]),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(io::ErrorKind::TimedOut.into()),
                 Err(e) => return Err(e),
             }
-            if let Some(answer) = whole(&buffer)? {
+            if let Some(answer) = heard.take()? {
                 return Ok(answer);
             }
         }
     }
 }
 
-/// The answer, if all of it is there.
-fn whole(buffer: &[u8]) -> io::Result<Option<Answer>> {
-    if buffer.len() > LONGEST_ANSWER {
-        return Err(io::ErrorKind::InvalidData.into());
+impl Heard {
+    /// The first answer, if all of it is there.
+    fn take(&mut self) -> io::Result<Option<Answer>> {
+        if self.buffer.len() > LONGEST_ANSWER {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let nul = self.buffer[self.searched..].iter().position(|byte| *byte == 0);
+        self.searched += nul.unwrap_or(self.buffer.len() - self.searched);
+        let Some([0, 0, 0, status]) = self.buffer.get(self.searched..self.searched + 4) else {
+            return Ok(None);
+        };
+        let well = *status == SUCCESS;
+        let text = String::from_utf8_lossy(&self.buffer[..self.searched]).into_owned();
+        self.buffer.drain(..self.searched + 4);
+        self.searched = 0;
+        Ok(Some(Answer { well, text }))
     }
-    let [text @ .., 0, 0, 0, status] = buffer else { return Ok(None) };
-    Ok(Some(Answer { well: *status == SUCCESS, text: String::from_utf8_lossy(text).into_owned() }))
 }
 
 impl AsFd for Talk {
@@ -195,5 +231,24 @@ mod tests {
         assert_eq!(talk.receive().unwrap(), Some(vec![answer(true, "PING\n"), answer(false, "")]));
         drop(daemon);
         assert!(talk.receive().is_err());
+    }
+
+    #[test]
+    fn answers_may_come_together() {
+        let path = std::env::temp_dir().join(format!("vty-show-{}", std::process::id()));
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut talk = Talk::show(&path, ["enable", "show version", PING]).unwrap();
+        let (mut daemon, _) = listener.accept().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let mut questions = [0; 30];
+        daemon.read_exact(&mut questions).unwrap();
+        assert_eq!(&questions, b"enable\0show version\0echo PING\0");
+        daemon.write_all(b"\0\0\0\0FRR\n\0\0").unwrap();
+        assert_eq!(talk.receive().unwrap(), None);
+        assert!(talk.is_heard());
+        daemon.write_all(b"\0\0PING\n\0\0\0\x01").unwrap();
+        let answer = |well, text: &str| Answer { well, text: text.into() };
+        let all = vec![answer(true, ""), answer(true, "FRR\n"), answer(false, "PING\n")];
+        assert_eq!(talk.receive().unwrap(), Some(all));
     }
 }

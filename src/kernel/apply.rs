@@ -53,6 +53,8 @@ pub struct Outcome {
     pub done: Vec<Op>,
     /// Sentences about changes that the kernel refused and that leave the rest working.
     pub refused: Vec<String>,
+    /// The links that they are about, each with its sentence.
+    pub links: Vec<(Side, String, String)>,
 }
 
 /// Why the kernel is not as it should be, in a sentence.
@@ -261,7 +263,7 @@ impl Kernel {
         for (side, place) in [(Side::Host, Some(&self.host)), (Side::Router, self.router.as_ref())] {
             let Some(place) = place else { continue };
             let here = || wanted.iter().filter(|s| self.router.is_none() || s.side == side);
-            let now = place.ns.within(|| Ok(observe::sysctls(here().map(|s| s.path.as_str()))))?;
+            let now = place.ns.visit(|| observe::sysctls(here().map(|s| s.path.as_str())))?;
             if here().any(|s| matches!(now.get(&s.path), Some(Some(value)) if value != s.value)) {
                 return Ok(true);
             }
@@ -382,7 +384,11 @@ impl Kernel {
                         Err(refusal) => {
                             let (part, remedy) = (part(op), remedy(op, &refusal));
                             let of = if part == Part::Base { String::new() } else { format!("{part}: ") };
-                            outcome.refused.push(format!("{of}{op}: {refusal}{remedy}; going on without it"));
+                            let sentence = format!("{of}{op}: {refusal}{remedy}; going on without it");
+                            if let Some((side, name)) = op.link() {
+                                outcome.links.push((side, name.to_owned(), sentence.clone()));
+                            }
+                            outcome.refused.push(sentence);
                             refused.add(op);
                         }
                     }

@@ -13,7 +13,7 @@ mod op;
 mod plan;
 mod shadow;
 
-pub use apply::{Error, Kernel};
+pub use apply::{Error, Kernel, Outcome};
 pub use dial::Dialling;
 pub use message::joined;
 pub use monitor::Monitor;

@@ -140,6 +140,14 @@ impl Netns {
         &self.file
     }
 
+    /// The number that tells it from others, as `stat -L` shows it.
+    ///
+    /// # Errors
+    /// The open file can't be examined.
+    pub fn inode(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.ino())
+    }
+
     /// Runs `work` in this namespace, on a thread of its own, so that no error leaves the caller in the wrong one.
     /// What `work` opens or starts there stays there.
     ///
@@ -147,12 +155,32 @@ impl Netns {
     /// The namespace can't be entered, or what `work` returns.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
         on_a_thread(|| {
-            setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|e| {
-                let e = io::Error::from(e);
-                let hint = if e.kind() == io::ErrorKind::PermissionDenied { " (root is needed)" } else { "" };
-                io::Error::new(e.kind(), format!("cannot enter the network namespace: {e}{hint}"))
-            })?;
+            self.enter()?;
             work()
+        })
+    }
+
+    /// Runs `look`, which opens nothing that stays, in this namespace on the calling thread: for what is looked at so often that
+    /// threads would cost more than the looks.
+    ///
+    /// # Errors
+    /// The namespace can't be entered.
+    ///
+    /// # Panics
+    /// The caller's own can't be entered again, and so nothing that it does would be right.
+    pub fn visit<T>(&self, look: impl FnOnce() -> T) -> io::Result<T> {
+        let own = Self::current()?;
+        self.enter()?;
+        let found = look();
+        own.enter().expect("a namespace that is open can be entered by who has entered another");
+        Ok(found)
+    }
+
+    fn enter(&self) -> io::Result<()> {
+        setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|e| {
+            let e = io::Error::from(e);
+            let hint = if e.kind() == io::ErrorKind::PermissionDenied { " (root is needed)" } else { "" };
+            io::Error::new(e.kind(), format!("cannot enter the network namespace: {e}{hint}"))
         })
     }
 }

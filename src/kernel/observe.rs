@@ -1,8 +1,8 @@
 //! What the kernel has, read by netlink and from `/proc/sys`.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -67,8 +67,14 @@ impl Conf {
 
 /// Reads kernel parameters in the calling thread's namespace; one that does not exist is `None`.
 pub fn sysctls<'a>(paths: impl Iterator<Item = &'a str>) -> BTreeMap<String, Option<String>> {
-    let read = |path: &str| fs::read_to_string(format!("/proc/sys/{path}")).ok();
-    paths.map(|path| (path.to_owned(), read(path).map(|text| text.trim().to_owned()))).collect()
+    paths.map(|path| (path.to_owned(), sysctl(path))).collect()
+}
+
+/// There may be thousands, so it is read in one go: what we set is a number.
+fn sysctl(path: &str) -> Option<String> {
+    let mut value = [0; 64];
+    let length = File::open(format!("/proc/sys/{path}")).ok()?.read(&mut value).ok()?;
+    Some(String::from_utf8_lossy(&value[..length]).trim().to_owned())
 }
 
 /// Compares our nftables table with what it should be.
@@ -127,6 +133,7 @@ struct Relation {
 fn link(message: LinkMessage) -> (Link, Relation, Conf) {
     let mut link = Link::new(message.header.index, "", LinkKind::Device);
     link.up = message.header.flags.contains(LinkFlags::Up);
+    link.carrier = message.header.flags.contains(LinkFlags::LowerUp);
     let mut relation = Relation { of: link.index, ..Relation::default() };
     let mut conf = Conf::default();
     let mut lower = None;

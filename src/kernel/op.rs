@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::model::{
-    Address, BridgePort, IfName, Link, LinkKind, MacAddr, Marks, Namespaces, NsState, OWNER_GROUP,
+    Address, BridgePort, IfName, Link, LinkKind, LinkSpec, MacAddr, Marks, Namespaces, NsState, OWNER_GROUP,
     ReturnPath, Role, Route, Rule, Side, SpecKind, Sysctl, Tunnel, Vxlan,
 };
 
@@ -164,6 +164,22 @@ impl SpecKind {
             Self::Vxlan(t) => format!("VXLAN {name}, id {} local {} port {}", t.vni, t.local, t.port),
             Self::Macvlan(parent) => format!("macvlan {name} on {parent} (host)"),
         }
+    }
+}
+
+impl fmt::Display for LinkSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.kind.words(&self.name))?;
+        if let Some(master) = &self.master {
+            write!(f, ", port of {master}")?;
+        }
+        if let Some(mtu) = self.mtu {
+            write!(f, ", mtu {mtu}")?;
+        }
+        if let Some(mac) = self.mac {
+            write!(f, ", address {mac}")?;
+        }
+        self.addresses.iter().try_for_each(|net| write!(f, ", {net}"))
     }
 }
 

@@ -172,6 +172,8 @@ pub struct Link {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
+    /// Whether something is heard at its other end.
+    pub carrier: bool,
     /// Name of the bridge, bond or VRF that it is a port of.
     pub master: Option<String>,
     /// Name of the link that it stands on, as a VLAN does.
@@ -295,6 +297,7 @@ impl Link {
             permanent_mac: None,
             mtu: 0,
             up: false,
+            carrier: false,
             master: None,
             parent: None,
             addr_gen_none: false,

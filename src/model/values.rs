@@ -2,7 +2,7 @@
 //! netlink or `frr.conf`.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -47,6 +47,13 @@ impl Value for Asn {
             Ok(n) => Ok(Self(n)),
             Err(_) => Err(Invalid::new("not an AS number")),
         }
+    }
+}
+
+impl Asn {
+    /// The number.
+    pub fn get(self) -> u32 {
+        self.0
     }
 }
 
@@ -481,6 +488,19 @@ impl Value for bool {
             "true" | "yes" | "on" | "1" => Ok(true),
             "false" | "no" | "off" | "0" => Ok(false),
             _ => Err(Invalid::new("not a boolean")),
+        }
+    }
+}
+
+impl Value for SocketAddr {
+    fn allowed() -> String {
+        "an address and a port such as 127.0.0.1:9080 or [::]:9080, or `none`".into()
+    }
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        match text.parse::<Self>() {
+            Ok(at) if at.port() == 0 => Err(Invalid::new("port 0 is none")),
+            Ok(at) => Ok(at),
+            Err(_) => Err(Invalid::new("not an address and a port")),
         }
     }
 }

@@ -11,6 +11,9 @@ use crate::frr::{Daemon, Version};
 const EVERY: Duration = Duration::from_secs(10);
 const MORE_PER_BYTE: Duration = Duration::from_micros(50);
 
+/// Answers are looked for when something else wakes us, such as those of a round, and else so often.
+const COLLECT: Duration = Duration::from_millis(150);
+
 /// From a change of ours until what a daemon runs with is taken for ours.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -34,12 +37,20 @@ pub struct Drift {
     asking: Vec<(&'static str, Talk)>,
     said: BTreeMap<&'static str, Vec<String>>,
     at: Instant,
+    collect_at: Instant,
 }
 
 impl Drift {
     /// Nothing is known yet.
     pub fn new(version: Version, now: Instant) -> Self {
-        Self { version, ours: BTreeMap::new(), asking: vec![], said: BTreeMap::new(), at: now + SETTLE }
+        Self {
+            version,
+            ours: BTreeMap::new(),
+            asking: vec![],
+            said: BTreeMap::new(),
+            at: now + SETTLE,
+            collect_at: now,
+        }
     }
 
     /// The daemon has another configuration of ours now, or is another process.
@@ -55,14 +66,9 @@ impl Drift {
         ASKED.into_iter().for_each(|daemon| self.forget(daemon, now));
     }
 
-    /// What to poll.
-    pub fn talks(&self) -> impl Iterator<Item = &Talk> {
-        self.asking.iter().map(|(_, talk)| talk)
-    }
-
-    /// When to look next.
-    pub fn deadline(&self) -> Instant {
-        self.at
+    /// When to go on. A look begins when a round of questions wakes us anyway.
+    pub fn deadline(&self) -> Option<Instant> {
+        (!self.asking.is_empty()).then_some(self.collect_at)
     }
 
     /// Goes on with it. While all is not `quiet`, what daemons run with is not ours alone.
@@ -72,11 +78,12 @@ impl Drift {
             self.at = self.at.max(now + SETTLE);
             return vec![];
         }
+        self.collect_at = now + COLLECT;
         if self.at <= now {
             self.at = now + EVERY;
             let asked = daemons.iter().map(|daemon| daemon.name).filter(|name| ASKED.contains(name));
             let begin = |name: &'static str| {
-                Some((name, Talk::begin(&socket(name), ["enable", "show running-config"]).ok()?))
+                Some((name, Talk::show(&socket(name), ["enable", "show running-config"]).ok()?))
             };
             self.asking = asked.filter_map(begin).collect();
         }

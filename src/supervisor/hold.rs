@@ -25,6 +25,8 @@ pub struct Hold {
     known: Services,
     /// The tables' versions that `known` is of.
     versions: Option<Vec<u64>>,
+    /// The same, whether or not anything was learnt of it.
+    seen: Option<Vec<u64>>,
     learning: Option<Talk>,
     held: Services,
     until: Instant,
@@ -54,6 +56,7 @@ impl Hold {
             limit,
             known,
             versions: None,
+            seen: None,
             learning: None,
             held: Services::new(),
             until: now,
@@ -69,18 +72,28 @@ impl Hold {
         &self.known
     }
 
+    /// What is held.
+    pub fn held(&self) -> impl Iterator<Item = &IpNet> {
+        self.held.keys()
+    }
+
     /// What to ask bgpd in each round; any answer shows that it lives.
     pub fn question(&self) -> String {
         self.place.version_question()
     }
 
     /// Takes the answer to that in.
-    pub fn heard(&mut self, answer: &Answer) {
+    pub fn heard(&mut self, answer: &Answer) -> bool {
         let versions = held::versions(&answer.text);
+        let new = versions.is_some() && versions != self.seen;
+        if new {
+            self.seen.clone_from(&versions);
+        }
         if versions.is_some() && versions != self.versions && self.held.is_empty() {
             self.versions = versions;
             self.learning = Talk::begin(&self.socket, self.place.questions()).ok();
         }
+        new
     }
 
     /// bgpd is gone while the kernel has routes to `prefixes` in the VRF: the services among them are to be held.

@@ -11,6 +11,7 @@ mod policy;
 mod process;
 mod reload;
 mod repairs;
+mod show;
 mod signals;
 mod watch;
 
@@ -19,6 +20,7 @@ use std::io;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -28,12 +30,14 @@ use rustix::process::{WaitOptions, wait};
 
 use crate::config::{Config, OnStop};
 use crate::frr::daemons::{BIN_DIR, RUN_DIR};
+use crate::frr::delta::Step;
 use crate::frr::held::Place;
 use crate::frr::vty::{Answer, PING, Talk, socket};
 use crate::frr::{Daemon, bfd, files, solicit};
 use crate::kernel::Dialling;
 use crate::model::{FilePath, IfName};
 use crate::node::{Check, NAMELESS, Node};
+use crate::status::{Board, Phase, Probe, Time};
 
 use change::{Change, Task};
 use drift::Drift;
@@ -43,11 +47,17 @@ use hold::{Hold, News};
 use policy::{Action, Event, PEERS_NOTICE, Policy, Terms};
 use process::Child;
 use repairs::{Found, Repairs};
+use show::Record;
+pub use show::describe;
 pub use signals::Signals;
 use watch::Watch;
 
 /// How often a starting daemon is asked whether it answers: it takes some 50 ms, and only then is asked at all.
 const ASK_EVERY: Duration = Duration::from_millis(5);
+
+/// From the questions of a round until all answers are looked for at once: a wake-up for each of them would cost more than
+/// they do.
+const COLLECT: Duration = Duration::from_millis(100);
 
 /// How often bfdd and bgpd are asked about their sessions while they may be new.
 const FRESH_EVERY: Duration = Duration::from_millis(200);
@@ -94,6 +104,10 @@ pub struct Supervisor<'a> {
     base: &'a Config,
     node: &'a mut Node,
     signals: &'a mut Signals,
+    /// Where it is all shown.
+    board: Arc<Board>,
+    records: Vec<Record>,
+    probe: Option<Probe>,
     daemons: Vec<&'static Daemon>,
     /// frr.conf, and what of it daemons read by themselves.
     text: String,
@@ -102,11 +116,12 @@ pub struct Supervisor<'a> {
     children: Vec<Option<Child>>,
     /// Daemons whose first answer we wait for.
     starting: Vec<Waiting>,
-    /// Daemons that were asked whether they still answer. Nobody waits for these answers: they are looked at whenever
-    /// something else wakes us.
+    /// Daemons that were asked whether they still answer, `None` where that failed.
     asked: Vec<(usize, Option<Talk>)>,
     /// Those that have answered the first of several questions, and so live.
     answering: Vec<(usize, Talk)>,
+    /// When the answers of these are looked for, and again after which pause.
+    collect: Option<(Instant, Duration)>,
     /// Those that are asked more often while sessions may be new, and until when.
     fresh: Option<(Vec<Waiting>, Instant)>,
     rounds: u32,
@@ -126,6 +141,8 @@ pub struct Supervisor<'a> {
     /// Services that are not held any more, and when to look at what is in reserve for them.
     released: Option<(Instant, BTreeSet<IpNet>)>,
     repairs: Repairs,
+    /// Something undoes them.
+    fighting: bool,
     /// zebra goes with the bgpd of a VTEP.
     fuse: Option<Fuse>,
     /// When silent workloads are asked for, if there can be any.
@@ -146,6 +163,8 @@ pub struct Supervisor<'a> {
     tidying: Option<Task<()>>,
     drift: Drift,
     enforcing: Option<Task<Result<(), String>>>,
+    /// What is to be put right after that.
+    to_enforce: VecDeque<Step>,
     farewell: Option<Farewell>,
     end: Option<End>,
     finished: bool,
@@ -163,7 +182,12 @@ impl<'a> Supervisor<'a> {
     ///
     /// # Errors
     /// The configuration in force can't be read.
-    pub fn new(base: &'a Config, node: &'a mut Node, signals: &'a mut Signals) -> io::Result<Self> {
+    pub fn new(
+        base: &'a Config,
+        node: &'a mut Node,
+        signals: &'a mut Signals,
+        board: &Arc<Board>,
+    ) -> io::Result<Self> {
         let now = Instant::now();
         let daemons = node.daemons(&node.config);
         let (text, parts) = files::parts(node.version)?;
@@ -181,12 +205,21 @@ impl<'a> Supervisor<'a> {
         Ok(Self {
             policy: Policy::new(terms, now),
             children: daemons.iter().map(|_| None).collect(),
+            records: daemons.iter().map(|daemon| Record::of(daemon.name, board)).collect(),
+            probe: node
+                .kernel
+                .router_ns()
+                .within(Probe::open)
+                .inspect_err(|e| log::warn!("a second zebra or a wrong password can't be told: {e}"))
+                .ok(),
+            board: Arc::clone(board),
             daemons,
             text,
             parts,
             starting: vec![],
             asked: vec![],
             answering: vec![],
+            collect: None,
             fresh: None,
             rounds: 0,
             solicit_at: now,
@@ -204,6 +237,7 @@ impl<'a> Supervisor<'a> {
             ),
             released: None,
             repairs: Repairs::default(),
+            fighting: false,
             fuse: None,
             workloads_at: node.config.overlay.has_gateways().then_some(now),
             reserve_until: None,
@@ -218,6 +252,7 @@ impl<'a> Supervisor<'a> {
             tidying: None,
             drift: Drift::new(node.version, now),
             enforcing: None,
+            to_enforce: VecDeque::new(),
             farewell: None,
             end: None,
             finished: false,
@@ -233,6 +268,8 @@ impl<'a> Supervisor<'a> {
     /// The loop itself can't go on.
     pub fn run(mut self) -> io::Result<End> {
         let mut events = VecDeque::from([Event::Tick]);
+        self.show_configuration();
+        self.board.tell(|local| local.enter(Phase::Running));
         // What an earlier instance left needs cover while the new daemons settle; copies that it left itself may
         // be all that there is of some routes.
         self.hold_services();
@@ -245,6 +282,7 @@ impl<'a> Supervisor<'a> {
                     self.act(action, &mut events);
                 }
             }
+            self.show_daemons(Instant::now());
             if self.finished {
                 self.unhush(Instant::now() + ANSWER);
                 return Ok(self.end.take().unwrap_or(End::Stopped));
@@ -271,6 +309,7 @@ impl<'a> Supervisor<'a> {
                     Ok(child) => {
                         log::info!("{} started, pid {}", child.name, child.pid);
                         self.children[i] = Some(child);
+                        self.records[i].started(&self.board);
                         self.starting.push(Waiting { daemon: i, talk: None, ask_at: Instant::now() });
                     }
                     Err(e) => {
@@ -284,6 +323,8 @@ impl<'a> Supervisor<'a> {
                 if self.node.sysctls_have_changed() {
                     self.repairs.changed(Instant::now());
                 }
+                self.probe();
+                events.extend(self.load.as_mut().map(|load| Event::Loading { rests: load.rests() }));
                 // A connection that was refused is tried again, and is no answer meanwhile.
                 let refused = self.asked.iter().filter(|(_, talk)| talk.is_none()).map(|(i, _)| *i);
                 let refused: Vec<usize> = refused.collect();
@@ -318,10 +359,16 @@ impl<'a> Supervisor<'a> {
                 log::error!("vtysh: loading the configuration hangs, ending it");
                 self.end_load();
             }
-            Action::Complete => log::info!("all daemons answer and have their configuration"),
-            Action::Incomplete => log::error!(
-                "all daemons answer, but not all of the configuration could be loaded: see vtysh's words above"
-            ),
+            Action::Complete => {
+                log::info!("all daemons answer and have their configuration");
+                self.board.tell(|local| local.incomplete = false);
+            }
+            Action::Incomplete => {
+                log::error!(
+                    "all daemons answer, but not all of the configuration could be loaded: see vtysh's words above"
+                );
+                self.board.tell(|local| local.incomplete = true);
+            }
             Action::Keep => match files::keep() {
                 Ok(()) => log::debug!("this configuration has held, and is kept"),
                 Err(e) => log::warn!("the configuration can't be kept: {e}"),
@@ -329,10 +376,13 @@ impl<'a> Supervisor<'a> {
             Action::FallBack(i) => {
                 let name = self.daemons[i].name;
                 match files::fall_back() {
-                    Ok(()) => log::error!(
-                        "{name} keeps dying under this configuration: back to the last one that held (the other is \
-                         /run/frr/frr.conf.bad)"
-                    ),
+                    Ok(()) => {
+                        log::error!(
+                            "{name} keeps dying under this configuration: back to the last one that held (the other is \
+                             /run/frr/frr.conf.bad)"
+                        );
+                        self.board.tell(|local| local.configuration.fell_back = true);
+                    }
                     Err(e) => {
                         log::error!("{name} keeps dying, and the last good configuration can't be used: {e}")
                     }
@@ -346,8 +396,9 @@ impl<'a> Supervisor<'a> {
     fn ask(&mut self, i: usize) {
         let daemon = self.daemons[i];
         let peers = self.rounds.is_multiple_of(PEERS_ROUNDS);
-        let talk = Talk::begin(&socket(daemon.name), questions(daemon, &self.hold, peers)).ok();
+        let talk = Talk::show(&socket(daemon.name), questions(daemon, &self.hold, peers)).ok();
         self.asked.push((i, talk));
+        self.collect = Some((Instant::now() + COLLECT, COLLECT));
     }
 
     /// Takes in what a daemon said to our questions.
@@ -355,8 +406,8 @@ impl<'a> Supervisor<'a> {
         match self.daemons[i].name {
             "bfdd" => self.hear_of_sessions(answers),
             "bgpd" => {
-                if let Some(versions) = answers.first() {
-                    self.hold.heard(versions);
+                if answers.first().is_some_and(|versions| self.hold.heard(versions)) {
+                    self.board.tell(|local| local.news += 1);
                 }
                 if let Some(peers) = answers.get(1) {
                     let peers = serde_json::from_str(&peers.text).unwrap_or_default();
@@ -403,7 +454,10 @@ impl<'a> Supervisor<'a> {
 
     fn read_parts(&mut self) {
         match files::parts(self.node.version) {
-            Ok((text, parts)) => (self.text, self.parts) = (text, parts),
+            Ok((text, parts)) => {
+                (self.text, self.parts) = (text, parts);
+                self.show_configuration();
+            }
             Err(e) => log::error!("{e}"),
         }
     }
@@ -498,6 +552,7 @@ impl<'a> Supervisor<'a> {
                         config.metallb.hold_s
                     );
                 }
+                self.show_held();
             }
             Err(e) => log::warn!("the services can't be read, none stays announced: {e}"),
         }
@@ -510,6 +565,7 @@ impl<'a> Supervisor<'a> {
         match self.hold.step(text.filter(|_| bgpd.is_some() && !starting), now) {
             None => {}
             Some(News::Learnt) => {
+                self.board.tell(|local| local.news += 1);
                 if let Err(e) = files::write_down(files::SERVICES, self.hold.known()) {
                     log::warn!("{e}: after a crash of ours no service stays announced");
                 }
@@ -527,6 +583,7 @@ impl<'a> Supervisor<'a> {
                 }
                 let mut all = self.released.take().map(|(_, before)| before).unwrap_or_default();
                 all.extend(prefixes);
+                self.show_held();
                 self.released = Some((now + RELEASED, all));
             }
         }
@@ -583,15 +640,24 @@ impl<'a> Supervisor<'a> {
     /// When there is something to do although nothing happens.
     fn next_deadline(&self) -> Option<Instant> {
         let waiting = self.starting.iter().chain(self.fresh.iter().flat_map(|(waiting, _)| waiting));
+        let silent_daemon = self.policy.silent_at(Instant::now());
         let asks = waiting.filter(|w| w.talk.is_none()).map(|w| w.ask_at);
         let bow_out = self.bow_out.as_ref().map(|(at, _)| *at);
         let repairs = self.repairs.due().filter(|_| self.end.is_none());
-        let others = [self.policy.next_deadline(), self.reserve_until, repairs, bow_out, self.workloads_at];
+        let others = [
+            silent_daemon,
+            self.policy.next_deadline(),
+            self.reserve_until,
+            repairs,
+            bow_out,
+            self.workloads_at,
+            self.collect.map(|(at, _)| at),
+        ];
         let farewell = self.farewell.as_ref().map(Farewell::deadline);
         let released = self.released.as_ref().map(|(at, _)| *at);
         let silent = self.silent.iter().map(|(_, at)| *at);
         let file = self.watch.as_ref().and_then(Watch::due).filter(|_| self.end.is_none());
-        let drift = Some(self.drift.deadline()).filter(|_| self.end.is_none() && self.policy.is_complete());
+        let drift = self.drift.deadline().filter(|_| self.end.is_none() && self.policy.is_complete());
         let wanted = self.wanted.as_ref().filter(|_| !self.is_changing()).map(|(_, until)| *until);
         let farewell = farewell
             .into_iter()
@@ -619,12 +685,8 @@ impl<'a> Supervisor<'a> {
             let outputs = children.filter_map(|child| child.output.as_ref());
             fds.extend(outputs.map(|output| PollFd::new(output, PollFlags::IN)));
             let waiting = self.starting.iter().chain(self.fresh.iter().flat_map(|(waiting, _)| waiting));
-            let talks = waiting
-                .filter_map(|w| w.talk.as_ref())
-                .chain(&self.giving_peers)
-                .chain(self.hold.talks())
-                .chain(self.answering.iter().map(|(_, talk)| talk))
-                .chain(self.drift.talks());
+            let talks =
+                waiting.filter_map(|w| w.talk.as_ref()).chain(&self.giving_peers).chain(self.hold.talks());
             fds.extend(
                 talks
                     .chain(self.farewell.iter().filter_map(Farewell::talk))
@@ -640,8 +702,14 @@ impl<'a> Supervisor<'a> {
         for child in self.children.iter_mut().chain([&mut self.load]).flatten() {
             child.read();
         }
-        if self.children.iter_mut().flatten().any(Child::take_sessions_changed) {
+        // Every one of them, so that none is taken in later.
+        let mut changed = false;
+        for child in self.children.iter_mut().flatten() {
+            changed |= child.take_sessions_changed();
+        }
+        if changed {
             self.refresh(now);
+            self.show_news();
         }
         if self.signals.take_stop() && self.end.is_none() {
             self.stop(events);
@@ -681,6 +749,7 @@ impl<'a> Supervisor<'a> {
 
     fn stop(&mut self, events: &mut VecDeque<Event>) {
         self.end = Some(End::Stopped);
+        self.show_stop();
         self.end_load();
         let config = &self.node.config;
         let word = files::on_stop().unwrap_or(config.on_stop);
@@ -725,7 +794,18 @@ impl<'a> Supervisor<'a> {
                 Found::Nothing
             }
         };
-        if let Some(wait) = self.repairs.looked(found, Instant::now()) {
+        let fight = self.repairs.looked(found, Instant::now());
+        if found == Found::Repaired || fight.is_some() != self.fighting {
+            self.fighting = fight.is_some();
+            self.board.tell(|local| {
+                local.fight = fight.is_some();
+                if found == Found::Repaired {
+                    local.counts.repairs += 1;
+                    local.counts.last_repair = Some(Time::now());
+                }
+            });
+        }
+        if let Some(wait) = fight {
             log::error!(
                 "too many repairs: another program undoes them (see what was put right above); the next look is in {} s",
                 wait.as_secs()
@@ -759,6 +839,7 @@ impl<'a> Supervisor<'a> {
                         self.cover(self.running("zebra").is_none());
                     }
                     child.finish();
+                    self.records[i].ended(&child, status);
                     self.drift.forget(self.daemons[i].name, Instant::now());
                     self.starting.retain(|w| w.daemon != i);
                     self.asked.retain(|(daemon, _)| *daemon != i);
@@ -785,6 +866,9 @@ impl<'a> Supervisor<'a> {
                     child.finish();
                     if !status.success() {
                         log::error!("vtysh: loading the configuration failed: {status}{}", child.epitaph());
+                        self.load_well = false;
+                    } else if child.is_undone() {
+                        log::warn!("vtysh: another change came between: the configuration is loaded again");
                         self.load_well = false;
                     }
                 }
@@ -827,6 +911,7 @@ impl<'a> Supervisor<'a> {
         }
         if !answered.is_empty() {
             self.refresh(now);
+            self.show_news();
         }
         events.extend(answered.into_iter().map(Event::Answered));
         let mut heard = Vec::new();
@@ -847,30 +932,10 @@ impl<'a> Supervisor<'a> {
                 self.fresh = None;
             }
         }
-        for (i, talk) in std::mem::take(&mut self.asked) {
-            let Some(mut talk) = talk else {
-                self.asked.push((i, None));
-                continue;
-            };
-            match talk.receive() {
-                Ok(Some(answers)) => heard.push((i, answers)),
-                Ok(None) if talk.is_heard() => {
-                    events.push_back(Event::Answered(i));
-                    self.answering.push((i, talk));
-                }
-                // The policy knows how long to wait for an answer that does not come.
-                Ok(None) => self.asked.push((i, Some(talk))),
-                Err(_) => self.asked.push((i, None)),
-            }
+        if self.collect.is_some_and(|(at, _)| at <= now) {
+            self.collect(events, &mut heard, now);
         }
         events.extend(heard.iter().map(|(i, _)| Event::Answered(*i)));
-        for (i, mut talk) in std::mem::take(&mut self.answering) {
-            match talk.receive() {
-                Ok(Some(answers)) => heard.push((i, answers)),
-                Ok(None) => self.answering.push((i, talk)),
-                Err(_) => {}
-            }
-        }
         for (i, answers) in heard {
             self.learn(i, &answers);
         }
@@ -887,6 +952,35 @@ impl<'a> Supervisor<'a> {
             Some(Err(_)) => self.giving_peers = None,
         }
     }
+
+    /// Takes in what the daemons that were asked in a round have answered.
+    fn collect(&mut self, events: &mut VecDeque<Event>, heard: &mut Vec<(usize, Vec<Answer>)>, now: Instant) {
+        for (i, talk) in std::mem::take(&mut self.asked) {
+            let Some(mut talk) = talk else {
+                self.asked.push((i, None));
+                continue;
+            };
+            match talk.receive() {
+                Ok(Some(answers)) => heard.push((i, answers)),
+                Ok(None) if talk.is_heard() => {
+                    events.push_back(Event::Answered(i));
+                    self.answering.push((i, talk));
+                }
+                // The policy knows how long to wait for an answer that does not come.
+                Ok(None) => self.asked.push((i, Some(talk))),
+                Err(_) => self.asked.push((i, None)),
+            }
+        }
+        for (i, mut talk) in std::mem::take(&mut self.answering) {
+            match talk.receive() {
+                Ok(Some(answers)) => heard.push((i, answers)),
+                Ok(None) => self.answering.push((i, talk)),
+                Err(_) => {}
+            }
+        }
+        let open = self.asked.iter().any(|(_, talk)| talk.is_some()) || !self.answering.is_empty();
+        self.collect = self.collect.filter(|_| open).map(|(_, pause)| (now + pause, pause.saturating_mul(2)));
+    }
 }
 
 impl Waiting {
@@ -899,7 +993,7 @@ impl Waiting {
         now: Instant,
     ) -> Option<Vec<Answer>> {
         if self.talk.is_none() && self.ask_at <= now {
-            self.talk = Talk::begin(&socket(daemons[self.daemon].name), questions()).ok();
+            self.talk = Talk::show(&socket(daemons[self.daemon].name), questions()).ok();
             self.ask_at = now + every;
         }
         match self.talk.as_mut().map(Talk::receive) {

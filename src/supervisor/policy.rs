@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::frr::Daemon;
+use crate::status::Life;
 
 /// Delay before the second restart in a row; it doubles from there. The first one is not delayed.
 const FIRST_DELAY: Duration = Duration::from_millis(200);
@@ -14,12 +15,21 @@ const RECOVERED: Duration = Duration::from_secs(60);
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// Delay before a configuration that could not be loaded is loaded again.
 const RELOAD_DELAY: Duration = Duration::from_secs(1);
+/// From the first answer of a new mgmtd until zebra and staticd have found it (they try every 250 ms, and have their
+/// configuration 50 ms later: `MSG_CONN_DEFAULT_CONN_RETRY_MSEC`, `lib/mgmt_msg.c`). What is loaded before may get lost, and its
+/// transaction never end (seen with 10.3).
+const BACKENDS: Duration = Duration::from_millis(700);
 /// A load that takes longer hangs: a thousand VRFs take FRR 8.4 half a minute.
 const LOAD_LIMIT: Duration = Duration::from_secs(120);
+/// And so does one that is seen at rest so many times in a row while every daemon answers: mgmtd waits for an answer that it
+/// will not get (10.3 does so after one of some 20 deaths).
+const LOAD_RESTS: u32 = 2;
 /// Attempts to load the configuration before it is left as it is.
 const LOAD_ATTEMPTS: u32 = 5;
 /// How often all daemons are asked whether they still answer.
 const ROUND: Duration = Duration::from_secs(3);
+/// One that owes an answer for so long is called silent.
+const SILENT: Duration = Duration::from_secs(1);
 /// A daemon that hangs has so long to write down where, before it is killed.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// From the death of a daemon that held sessions with peers until those that it took along are started: by then the
@@ -39,6 +49,11 @@ pub enum Event {
     Exited(usize),
     /// The load that was asked for is over; whether it went well.
     Loaded(bool),
+    /// The load that was asked for goes on; whether nothing of it was done since the last look.
+    Loading {
+        /// So it is.
+        rests: bool,
+    },
     /// Another configuration is in force; whether there is an older one that held.
     Reconfigured {
         /// There is one.
@@ -121,6 +136,12 @@ struct State {
     asked: Option<Instant>,
 }
 
+impl State {
+    fn is_silent(&self, now: Instant) -> bool {
+        self.asked.is_some_and(|at| at + SILENT <= now)
+    }
+}
+
 /// The state of all daemons.
 #[derive(Debug)]
 pub struct Policy {
@@ -128,6 +149,8 @@ pub struct Policy {
     /// Daemons that are being loaded, and when each was started: what is loaded into one is lost with it.
     loading: Vec<(usize, Instant)>,
     load_began: Instant,
+    /// How many times in a row it was seen at rest.
+    load_rests: u32,
     load_attempts: u32,
     load_not_before: Instant,
     /// Since when every daemon runs with its configuration.
@@ -180,6 +203,7 @@ impl Policy {
             states: terms.daemons.iter().map(state).collect(),
             loading: vec![],
             load_began: now,
+            load_rests: 0,
             load_attempts: 0,
             load_not_before: now,
             complete: None,
@@ -210,10 +234,19 @@ impl Policy {
                 if matches!(state.phase, Phase::Starting { .. }) {
                     state.phase = Phase::Ready;
                     state.configured = state.reads_file;
+                    let waits = state.daemon.has_backends;
+                    if waits && self.states.iter().enumerate().any(|(j, s)| j != i && s.phase == Phase::Ready)
+                    {
+                        self.load_not_before = self.load_not_before.max(now + BACKENDS);
+                    }
                 }
             }
             Event::Exited(i) => self.exited(i, now, &mut actions),
             Event::Loaded(well) => self.loaded(well, now),
+            Event::Loading { rests } => {
+                let rests = rests && !self.states.iter().any(|s| s.is_silent(now));
+                self.load_rests = if rests { self.load_rests + 1 } else { 0 };
+            }
             Event::Reconfigured { may_fall_back } => {
                 (self.unproven, self.may_fall_back) = (true, may_fall_back);
                 self.renew(&mut actions);
@@ -231,6 +264,27 @@ impl Policy {
             self.drive(now, &mut actions);
         }
         actions
+    }
+
+    /// What a daemon is doing, and how often it has died in a row.
+    pub fn life(&self, i: usize, now: Instant) -> (Life, u32) {
+        let state = &self.states[i];
+        let life = match state.phase {
+            Phase::Down { .. } => Life::Down,
+            Phase::Starting { .. } => Life::Starting,
+            Phase::Aborting { .. } => Life::Silent,
+            Phase::Ready if state.expected => Life::Ending,
+            Phase::Ready if state.is_silent(now) => Life::Silent,
+            Phase::Ready if state.configured => Life::Running,
+            Phase::Ready => Life::Loading,
+        };
+        let recovered = life == Life::Running && now >= state.started + RECOVERED;
+        (life, if recovered { 0 } else { state.failures })
+    }
+
+    /// When a daemon that owes an answer since `now` or before is to be called silent.
+    pub fn silent_at(&self, now: Instant) -> Option<Instant> {
+        self.states.iter().filter_map(|s| s.asked).map(|at| at + SILENT).filter(|at| *at > now).min()
     }
 
     /// When to step with [`Event::Tick`] although nothing else happened.
@@ -389,15 +443,23 @@ impl Policy {
             }
         }
         if !self.loading.is_empty() {
-            if self.load_began + LOAD_LIMIT <= now {
-                self.load_began = now;
+            if self.load_began + LOAD_LIMIT <= now || self.load_rests >= LOAD_RESTS {
+                (self.load_began, self.load_rests) = (now, 0);
                 actions.push(Action::AbortLoad);
+                // Its transaction may be what does not end.
+                let stuck = (0..self.states.len()).find(|&i| {
+                    self.states[i].daemon.has_backends
+                        && self.loading.iter().any(|(loading, _)| *loading == i)
+                });
+                if let Some(i) = stuck {
+                    self.end(i, actions);
+                }
             }
         } else if self.may_load() {
             if self.load_not_before <= now {
                 let which = self.unconfigured();
                 self.loading = which.iter().map(|&i| (i, self.states[i].started)).collect();
-                self.load_began = now;
+                (self.load_began, self.load_rests) = (now, 0);
                 actions.push(Action::Load(which));
             }
         } else if self.complete.is_none() && self.states.iter().all(|s| s.configured) {
@@ -514,6 +576,17 @@ mod tests {
         assert_eq!(policy.step(Event::Exited(BGPD), now), [Action::Start(BGPD)]);
         assert_eq!(policy.step(Event::Answered(BGPD), now), [Action::Load(vec![BGPD])]);
         assert_eq!(policy.step(Event::Loaded(true), now), [Action::Complete]);
+    }
+
+    /// What is loaded into a new mgmtd while zebra and staticd come back to it may get lost.
+    #[test]
+    fn a_new_mgmtd_is_loaded_when_the_others_have_found_it() {
+        let now = Instant::now();
+        let mut policy = up(now);
+        assert_eq!(policy.step(Event::Exited(MGMTD), now), [Action::Start(MGMTD)]);
+        assert_eq!(policy.step(Event::Answered(MGMTD), now), []);
+        assert_eq!(policy.next_deadline(), Some(now + BACKENDS));
+        assert_eq!(policy.step(Event::Tick, now + BACKENDS), [Action::Load(vec![MGMTD])]);
     }
 
     #[test]
@@ -669,6 +742,27 @@ mod tests {
         assert_eq!(policy.step(Event::Tick, late), [Action::AbortLoad]);
         policy.step(Event::Stop, late);
         assert_eq!(policy.next_deadline(), None);
+    }
+
+    /// mgmtd of 10.3 answers, and its transaction does not end.
+    #[test]
+    fn a_load_that_rests_while_all_answer_is_ended_with_mgmtd() {
+        let now = Instant::now();
+        let mut policy = up(now);
+        policy.step(Event::Exited(MGMTD), now);
+        policy.step(Event::Answered(MGMTD), now);
+        let now = policy.next_deadline().unwrap();
+        assert_eq!(policy.step(Event::Tick, now), [Action::Load(vec![MGMTD])]);
+        let rests = Event::Loading { rests: true };
+        assert_eq!(policy.step(rests, now), []);
+        assert_eq!(policy.step(Event::Loading { rests: false }, now), []);
+        assert_eq!(policy.step(rests, now), []);
+        // zebra is at work.
+        policy.states[ZEBRA].asked = Some(now - SILENT);
+        assert_eq!(policy.step(rests, now), []);
+        policy.step(Event::Answered(ZEBRA), now);
+        assert_eq!(policy.step(rests, now), []);
+        assert_eq!(policy.step(rests, now), [Action::AbortLoad, Action::Kill(MGMTD)]);
     }
 
     #[test]

@@ -15,6 +15,20 @@ use super::output::{self, Lines};
 /// Of the line that bgpd prints then (`bgp log-neighbor-changes`, `bgpd/bgp_fsm.c`).
 const SESSION_CHANGED: &str = "%ADJCHANGE: neighbor ";
 
+/// Of the line that bgpd prints when it gets or sends one (`bgp_notify_print`, `bgpd/bgp_debug.c`).
+const NOTIFICATION: &str = "%NOTIFICATION: ";
+
+/// Of what vtysh prints, and goes on as if all were well, when mgmtd has taken in a backend between two of its commands: what
+/// was to be added there is not (`VTY_CHECK_XPATH`, `lib/vty.h`; seen with 10.3 in one of 60 deaths of mgmtd).
+const UNDONE: &str = "Current configuration object was deleted by another process";
+
+/// Of what vtysh prints ten times a second while someone else has mgmtd's configuration locked (`vtysh_read_config`,
+/// `vtysh/vtysh_config.c`): a transaction that does not end, too.
+const LOCKED_OUT: &str = "running datastore locked by another session";
+
+/// Who uses no more clock ticks from one round to the next waits for someone.
+const RESTING_TICKS: u64 = 3;
+
 /// A child that was started and not yet reaped.
 #[derive(Debug)]
 pub struct Child {
@@ -27,7 +41,18 @@ pub struct Child {
     last: String,
     /// We ended it ourselves.
     killed: bool,
+    /// Clock ticks that it had used when it was looked at last.
+    ticks_before: Option<u64>,
+    heard: Heard,
+}
+
+/// What it has said of others than itself, and no one has taken in yet.
+#[derive(Debug, Default)]
+struct Heard {
     sessions_changed: bool,
+    notifications: Vec<String>,
+    undone: bool,
+    locked_out: bool,
 }
 
 impl Child {
@@ -40,6 +65,8 @@ impl Child {
     pub fn with_input(name: &'static str, mut command: Command, input: Stdio) -> io::Result<Self> {
         let (read, write): (OwnedFd, OwnedFd) = pipe_with(PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&read, true)?;
+        // What systemd is told is ours to say.
+        command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC");
         command.stdin(input).stdout(write.try_clone()?).stderr(write).process_group(0);
         let child = command.spawn()?;
         Ok(Self {
@@ -49,7 +76,8 @@ impl Child {
             lines: Lines::default(),
             last: String::new(),
             killed: false,
-            sessions_changed: false,
+            ticks_before: None,
+            heard: Heard::default(),
         })
     }
 
@@ -64,7 +92,7 @@ impl Child {
                     let (name, last) = (self.name, &mut self.last);
                     self.lines.push(&buffer[..n], |line| {
                         say(name, line, last);
-                        self.sessions_changed |= last.contains(SESSION_CHANGED);
+                        self.heard.take(last);
                     });
                 }
                 Err(_) => return,
@@ -74,7 +102,42 @@ impl Child {
 
     /// Whether it has named a session that came up or went down since this was asked last.
     pub fn take_sessions_changed(&mut self) -> bool {
-        std::mem::take(&mut self.sessions_changed)
+        std::mem::take(&mut self.heard.sessions_changed)
+    }
+
+    /// The notifications that it has named since this was asked last.
+    pub fn take_notifications(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.heard.notifications)
+    }
+
+    /// Whether it has said that what it does was undone meanwhile.
+    pub fn is_undone(&self) -> bool {
+        self.heard.undone
+    }
+
+    /// Whether it has only waited for others since this was asked last.
+    pub fn rests(&mut self) -> bool {
+        let now = self.ticks();
+        let used = now.zip(std::mem::replace(&mut self.ticks_before, now)).map(|(now, before)| now - before);
+        std::mem::take(&mut self.heard.locked_out) || used.is_some_and(|ticks| ticks <= RESTING_TICKS)
+    }
+
+    /// The processor time that it has used: `utime` and `stime` (proc_pid_stat(5)).
+    fn ticks(&self) -> Option<u64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid.as_raw_nonzero())).ok()?;
+        // The name, which ends with a bracket, is the second field.
+        let mut fields = stat.rsplit(')').next()?.split_whitespace().skip(11);
+        Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+    }
+
+    /// The last thing it said.
+    pub fn last_words(&self) -> &str {
+        &self.last
+    }
+
+    /// Whether we ended it.
+    pub fn was_killed(&self) -> bool {
+        self.killed
     }
 
     /// Ends it at once. It can only be gone already, and then its death is about to be seen.
@@ -92,7 +155,10 @@ impl Child {
     pub fn finish(&mut self) {
         self.read();
         let (name, last) = (self.name, &mut self.last);
-        self.lines.flush(|line| say(name, line, last));
+        self.lines.flush(|line| {
+            say(name, line, last);
+            self.heard.take(last);
+        });
     }
 
     /// How the line about its end goes on.
@@ -103,6 +169,18 @@ impl Child {
     /// How much its end is worth to be known.
     pub fn level(&self) -> Level {
         if self.killed { Level::Info } else { Level::Warn }
+    }
+}
+
+impl Heard {
+    fn take(&mut self, line: &str) {
+        self.sessions_changed |= line.contains(SESSION_CHANGED);
+        self.undone |= line.contains(UNDONE);
+        self.locked_out |= line.contains(LOCKED_OUT);
+        if line.contains(NOTIFICATION) {
+            self.sessions_changed = true;
+            self.notifications.push(line.to_owned());
+        }
     }
 }
 

@@ -47,6 +47,7 @@ impl Supervisor<'_> {
             && let Some((config, _)) = self.wanted.take_if(|(_, until)| ready(until))
             && let Err(problems) = self.change_to(config, events)
         {
+            self.show_rejection(&problems);
             problems.iter().for_each(|problem| log::error!("{problem}"));
             log::error!("the configuration is not changed: {KEPT}");
         }
@@ -65,10 +66,12 @@ impl Supervisor<'_> {
         match config.filter(|_| problems.is_empty()) {
             Some(config) if config == self.node.config && self.change.is_none() && !again => {
                 self.wanted = None;
+                self.show_rejection(&[]);
                 log::info!("{SAME}");
             }
             Some(config) => self.wanted = Some((config, now + WAIT)),
             None => {
+                self.show_rejection(&problems);
                 logging::problems(&problems);
                 log::error!("the configuration file is not taken: {KEPT}");
             }
@@ -80,6 +83,7 @@ impl Supervisor<'_> {
         let candidate = self.node.prepare(config)?;
         if candidate.text == self.text {
             if candidate.config == self.node.config {
+                self.show_rejection(&[]);
                 log::info!("{SAME}");
             } else {
                 self.adopt(candidate, 0);
@@ -111,6 +115,7 @@ impl Supervisor<'_> {
                     Delta::Restart(..) | Delta::Wrong(_) => vec![],
                 };
                 self.change = Some(Change::begin(candidate, steps, back, late).map_err(line)?);
+                self.board.tell(|local| local.counts.changing = true);
             }
             Delta::Wrong(reason) => return Err(vec![reason]),
             Delta::Restart(which, reason) => {
@@ -140,6 +145,7 @@ impl Supervisor<'_> {
     fn changed(&mut self, change: Change, events: &mut VecDeque<Event>) {
         let Change { candidate, commands, late, task } = change;
         let result = task.result();
+        self.board.tell(|local| local.counts.changing = false);
         // It is written already, and only renamed.
         let result = result.and_then(|()| files::accept().map_err(|e| e.to_string().into()));
         match result {
@@ -152,6 +158,8 @@ impl Supervisor<'_> {
             Err(refused) => {
                 let source = origin(&candidate.config, &refused.command);
                 log::error!("{}{source}: taken back, {KEPT}", refused.reason);
+                self.show_rejection(&[format!("{}{source}", refused.reason)]);
+                self.board.tell(|local| local.counts.rollbacks += 1);
                 for (i, daemon) in self.daemons.iter().enumerate() {
                     if refused.unclean.contains(daemon.name) && self.children[i].is_some() {
                         log::warn!("{} does not run with what it had before: it starts anew", daemon.name);
@@ -174,19 +182,33 @@ impl Supervisor<'_> {
         let quiet = self.policy.is_complete() && self.load.is_none() && !busy && !holds;
         for news in self.drift.step(quiet, &self.daemons, now) {
             match news {
-                News::Right(daemon) => log::info!("{daemon} runs with our configuration again"),
+                News::Right(daemon) => {
+                    log::info!("{daemon} runs with our configuration again");
+                    self.board.tell(|local| {
+                        local.drift.remove(daemon);
+                    });
+                }
                 News::Drift(daemon, lines, step) => {
                     let enforce = self.node.config.enforce;
+                    self.board.tell(|local| {
+                        local.drift.insert(daemon.into(), lines.clone());
+                    });
                     let then = if enforce { "putting it right" } else { "left so, see ENFORCE_CONFIG" };
                     log::warn!(
                         "{daemon}'s configuration was changed by someone else: {}; {then}",
                         lines.join("; ")
                     );
-                    if enforce && self.enforcing.is_none() {
-                        self.enforcing = begin_to_enforce(step).inspect_err(|e| log::error!("{e}")).ok();
+                    if enforce {
+                        self.to_enforce.push_back(step);
                     }
                 }
             }
+        }
+        if self.enforcing.is_none()
+            && !self.is_changing()
+            && let Some(step) = self.to_enforce.pop_front()
+        {
+            self.enforcing = begin_to_enforce(step).inspect_err(|e| log::error!("{e}")).ok();
         }
     }
 
@@ -194,6 +216,15 @@ impl Supervisor<'_> {
         let begin = Instant::now();
         let changes = self.node.adopt(candidate);
         self.drift.forget_all(begin);
+        self.to_enforce.clear();
+        self.show_rejection(&[]);
+        self.show_configuration();
+        self.board.tell(|local| {
+            local.drift.clear();
+            local.configuration.left_out.clear();
+            local.counts.changes += 1;
+            local.counts.change_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        });
         self.workloads_at = self.node.config.overlay.has_gateways().then_some(begin);
         log::info!(
             "the configuration file is in force: {commands} commands to FRR, {changes} changes in the kernel ({} ms)",

@@ -1,14 +1,17 @@
 //! FRR's daemons by themselves, started as ours are, without a network to route for.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use frr_supervisor::frr::delta::Context;
-use frr_supervisor::frr::{Version, split};
+use frr_supervisor::config::{file, from_vars};
+use frr_supervisor::frr::delta::{self, Context, Step};
+use frr_supervisor::frr::{Inputs, Version, render, split};
+use frr_supervisor::model::{IfName, Value as _};
 
-use super::sh::{exec, must, vty, wait_until};
+use super::sh::{converse, exec, must, vty, wait_until};
 
 /// The FRR of this suite.
 pub fn version() -> Version {
@@ -17,6 +20,19 @@ pub fn version() -> Version {
         "trixie" => Version(10, 3),
         _ => Version(10, 7),
     }
+}
+
+/// The file → the text, as the program does it.
+pub fn text_of(yaml: &str) -> String {
+    let env = [("NODE_IP", "203.0.113.130"), ("ASN_LOCAL", "65001"), ("FE_MACS", "02:fa:b0:00:01:01")];
+    let config = from_vars(env.iter().map(|(k, v)| ((*k).into(), (*v).into())));
+    let mut config = config.expect("the lab's own");
+    let (overlay, problems) = file::load(&[("lab.yaml".into(), yaml.into())], &config);
+    assert!(problems.is_empty(), "{}\n{yaml}", problems[0]);
+    config.add(overlay).expect("the lab's own");
+    let ports = ["eth1", "eth2"].map(|name| IfName::parse(name).expect("the lab's own"));
+    let inputs = Inputs { config: &config, ports: &ports, node_ip_is_local: false, version: version() };
+    render(&inputs, None).expect("the lab's own")
 }
 
 /// Daemons that have been started with a configuration.
@@ -68,19 +84,24 @@ impl Alone {
         all
     }
 
+    /// Sends a step to its daemon, whatever that answers: each command with its status and words.
+    pub fn tell<'s>(&self, step: &'s Step) -> Vec<(&'s delta::Command, u8, String)> {
+        let texts = step.commands.iter().map(|command| command.text.as_str());
+        let all: Vec<&str> = ["configure terminal"].into_iter().chain(texts).collect();
+        let answers = converse(self.name, step.daemon, &all).expect("the daemon answers").into_iter().skip(1);
+        step.commands.iter().zip(answers).map(|(command, (status, words))| (command, status, words)).collect()
+    }
+
     /// What they run with, in an order of its own.
-    pub fn running(&self) -> Vec<(&'static str, Vec<String>)> {
+    pub fn running(&self) -> Vec<(&'static str, BTreeSet<String>)> {
         let one = |(daemon, _): &(&'static str, Child)| {
             let text = must(daemon, vty(self.name, daemon, "show running-config"));
-            let mut lines = vec![];
-            flatten("", &Context::parse(&text).expect("the lab's own"), &mut lines);
+            let mut lines = Context::parse(&text).expect("the lab's own").flat();
             lines.retain(|line| {
                 !["Building", "Current", "frr version", "log file"].iter().any(|w| line.starts_with(w))
             });
             // FRR 8.4 gives it lists, which are nothing to it.
-            lines.retain(|line| *daemon != "bfdd" || line.starts_with("bfd / "));
-            lines.sort();
-            lines.dedup();
+            lines.retain(|line| *daemon != "bfdd" || line.starts_with("bfd: "));
             (*daemon, lines)
         };
         self.children.iter().map(one).collect()
@@ -94,10 +115,4 @@ impl Drop for Alone {
             child.wait().expect("the lab's own");
         }
     }
-}
-
-fn flatten(way: &str, context: &Context, lines: &mut Vec<String>) {
-    let way = if context.head.is_empty() { way.to_owned() } else { format!("{way}{} / ", context.head) };
-    lines.extend(context.lines.iter().map(|line| format!("{way}{line}")));
-    context.inner.iter().for_each(|inner| flatten(&way, inner, lines));
 }

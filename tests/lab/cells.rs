@@ -124,8 +124,19 @@ impl Cost {
                 cost.flows.push(format!("{name}: {loss}"));
             }
         }
+        if cost.lost > 0 {
+            cost.flows
+                .push(format!("full queues of the processor have dropped {} since the boot", queue_drops()));
+        }
         cost
     }
+}
+
+/// Packets that found `net.core.netdev_max_backlog` others waiting, as bursts after a standstill of the machine may.
+fn queue_drops() -> u64 {
+    let stat = must("softnet_stat", std::fs::read_to_string("/proc/net/softnet_stat"));
+    let dropped = |line: &str| u64::from_str_radix(line.split(' ').nth(1)?, 16).ok();
+    stat.lines().filter_map(dropped).sum()
 }
 
 /// A node that is killed again and again.

@@ -14,8 +14,10 @@
 mod alone;
 mod cells;
 mod evpn;
+mod faces;
 mod node;
 mod other;
+mod random;
 mod router;
 mod sh;
 mod supervisor;
@@ -34,8 +36,10 @@ use rustix::process::{Pid, Signal, kill_process};
 pub use alone::*;
 pub use cells::*;
 pub use evpn::*;
+pub use faces::*;
 pub use node::*;
 pub use other::{Kind, Other};
+pub use random::Random;
 pub use router::{Router, Speaker, frr_is_8};
 pub use sh::*;
 pub use supervisor::{Line, Supervisor, program};
@@ -239,7 +243,12 @@ impl Lab {
 
     /// The variables that every configuration of the node needs.
     pub fn node_env() -> Vec<(&'static str, &'static str)> {
-        vec![("NODE_IP", NODE_IP), ("ASN_LOCAL", "65001"), ("FE_MACS", "02:fa:b0:00:01:01,02:fa:b0:00:02:01")]
+        vec![
+            ("NODE_IP", NODE_IP),
+            ("ASN_LOCAL", "65001"),
+            ("FE_MACS", "02:fa:b0:00:01:01,02:fa:b0:00:02:01"),
+            ("SETUP_TIMEOUT", "0"),
+        ]
     }
 
     /// Starts the program under test (`run`) in the host namespace, with these variables and no others.

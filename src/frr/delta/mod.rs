@@ -7,7 +7,7 @@ mod tree;
 mod words;
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use super::Version;
 use super::files::without_password;
@@ -115,19 +115,11 @@ pub fn drift(
         Some(tree)
     };
     let (running, ours) = (read(&running)?, read(&ours)?);
-    let (mut here, mut wanted) = (BTreeSet::new(), BTreeSet::new());
-    flatten("", &running, &mut here);
-    flatten("", &ours, &mut wanted);
+    let (here, wanted) = (running.flat(), ours.flat());
     let said = |sign: &str, line: &String| format!("{sign} {}", without_password(line));
     let more = here.difference(&wanted).map(|line| said("+", line));
     let lines = more.chain(wanted.difference(&here).map(|line| said("-", line))).collect();
     Some((lines, commands(daemon, &running, &ours, Part::All, version).unwrap_or_default()))
-}
-
-fn flatten(way: &str, context: &Context, lines: &mut BTreeSet<String>) {
-    let way = if context.head.is_empty() { way.to_owned() } else { format!("{way}{}: ", context.head) };
-    lines.extend(context.lines.iter().map(|line| format!("{way}{line}")));
-    context.inner.iter().for_each(|inner| flatten(&way, inner, lines));
 }
 
 /// What remains of a configuration when a daemon has read all of it: of lines about the same the last.

@@ -1,6 +1,6 @@
 //! The text of a configuration → its contexts: each a head, lines, and contexts in it. Pure.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// A context, or the whole text, whose head is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -116,6 +116,19 @@ impl Context {
 
     fn at_mut(&mut self, way: &[usize]) -> &mut Self {
         way.iter().fold(self, |context, place| &mut context.inner[*place])
+    }
+
+    /// Every line, after the heads of the contexts that it is in.
+    pub fn flat(&self) -> BTreeSet<String> {
+        let mut lines = BTreeSet::new();
+        self.flatten("", &mut lines);
+        lines
+    }
+
+    fn flatten(&self, way: &str, lines: &mut BTreeSet<String>) {
+        let way = if self.head.is_empty() { way.to_owned() } else { format!("{way}{}: ", self.head) };
+        lines.extend(self.lines.iter().map(|line| format!("{way}{line}")));
+        self.inner.iter().for_each(|inner| inner.flatten(&way, lines));
     }
 
     /// The same with nothing in it.

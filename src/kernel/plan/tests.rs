@@ -17,7 +17,7 @@ fn plan(desired: &Desired, now: &Namespaces) -> Plan {
     super::plan(desired, now.clone())
 }
 
-fn config(extra: &[(&str, &str)]) -> Config {
+pub(super) fn config(extra: &[(&str, &str)]) -> Config {
     let base =
         [("NODE_IP", "10.0.0.1"), ("ASN_LOCAL", "65001"), ("FE_MACS", "02:00:00:00:00:01,02:00:00:00:00:02")];
     from_vars(base.iter().chain(extra).map(|(k, v)| ((*k).into(), (*v).into()))).unwrap()
@@ -76,7 +76,7 @@ fn device(index: u32, name: &str, mac: Option<&str>) -> Link {
 }
 
 /// A node that has its two NICs and nothing of ours.
-fn fresh(isolated: bool) -> Namespaces {
+pub(super) fn fresh(isolated: bool) -> Namespaces {
     let host = NsState {
         links: [device(1, "lo", None), device(2, "eth1", Some(MACS[0])), device(3, "eth2", Some(MACS[1]))]
             .into_iter()
@@ -87,12 +87,12 @@ fn fresh(isolated: bool) -> Namespaces {
     Namespaces { host, router: isolated.then_some(router) }
 }
 
-fn desired(config: &Config, now: &Namespaces) -> Option<Desired> {
+pub(super) fn desired(config: &Config, now: &Namespaces) -> Option<Desired> {
     let Search::Complete(found) = find(&By::all(config), now) else { return None };
     resolve(config, now, &found).ok().map(|resolved| resolved.desired)
 }
 
-fn carry_out(ops: &[Op], mut now: Namespaces) -> Namespaces {
+pub(super) fn carry_out(ops: &[Op], mut now: Namespaces) -> Namespaces {
     ops.iter().for_each(|op| op.foresee(&mut now));
     now
 }

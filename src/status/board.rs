@@ -1,0 +1,292 @@
+//! What the main loop tells of itself, for the thread that shows it.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::probe::Findings;
+use super::{Configuration, Counts, Daemon, Device, Interface, Namespace, Phase, Time};
+
+/// The main loop turns at least every 3 s to ask the daemons; one that has not for so long does not work.
+const ALIVE: Duration = Duration::from_secs(15);
+
+/// How long the end is waited for until it is written, and how often that is looked at.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// A configuration that was not taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
+pub struct Rejected {
+    /// When.
+    pub at: Time,
+    /// Why, a sentence each.
+    pub reasons: Vec<String>,
+}
+
+/// A BGP notification, as bgpd's log tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notification {
+    /// When.
+    pub at: Time,
+    /// Whether the neighbor sent it.
+    pub received: bool,
+    /// Error code and subcode (RFC 4271 §4.5).
+    pub code: (u8, u8),
+    /// What FRR calls it.
+    pub words: String,
+}
+
+impl Notification {
+    /// The neighbor and what it or we said, of `%NOTIFICATION: received from neighbor eth1 2/2 (OPEN Message Error/Bad Peer
+    /// AS) 2 bytes fd e9` (`bgp_notify_print`, `bgpd/bgp_debug.c`).
+    pub fn parse(line: &str) -> Option<(String, Self)> {
+        let (_, rest) = line.split_once("%NOTIFICATION: ")?;
+        let (direction, rest) = rest.split_once(" neighbor ")?;
+        let mut words = rest.splitn(3, ' ');
+        let (peer, code, rest) = (words.next()?, words.next()?, words.next()?);
+        let (code, subcode) = code.split_once('/')?;
+        let code = (code.parse().ok()?, subcode.parse().ok()?);
+        let words = rest.strip_prefix('(')?.split_once(')')?.0.to_owned();
+        // FRR 10 says which of two connections it was.
+        let peer = peer.split('(').next().unwrap_or(peer).to_owned();
+        Some((peer, Self { at: Time::now(), received: direction.starts_with("received"), code, words }))
+    }
+}
+
+/// What the main loop knows.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Local {
+    /// What we are doing.
+    pub phase: Phase,
+    /// Since when.
+    pub phase_since: Time,
+    /// Why the node can't be set up, a sentence each.
+    pub failure: Vec<String>,
+    /// FRR's version.
+    pub frr: String,
+    /// What the operator asked for, as far as it is shown.
+    pub node_ip: String,
+    /// `ASN_LOCAL`.
+    pub asn: u32,
+    /// The VRF of MetalLB's speaker, and its addresses.
+    pub metallb: (String, Vec<String>),
+    /// Whether IPv4 services have a next hop.
+    pub metallb_v4: bool,
+    /// How long services stay announced for a speaker that is away, in seconds.
+    pub hold_s: u32,
+    /// Whether there are VNIs.
+    pub is_vtep: bool,
+    /// Whether BFD runs.
+    pub bfd: bool,
+    /// Seconds for which a daemon may be silent.
+    pub liveness_s: u32,
+    /// As of [`super::Status`].
+    pub configuration: Configuration,
+    /// Likewise.
+    pub namespace: Namespace,
+    /// Likewise.
+    pub interfaces: Vec<Interface>,
+    /// Likewise.
+    pub devices: Arc<Vec<Device>>,
+    /// Likewise.
+    pub daemons: Vec<Daemon>,
+    /// Likewise.
+    pub counts: Counts,
+    /// What can't be put right, a sentence each.
+    pub broken: Vec<String>,
+    /// Repairs wait until then, since something undoes them.
+    pub fight: bool,
+    /// Lines that someone else has changed, by daemon.
+    pub drift: BTreeMap<String, Vec<String>>,
+    /// Not all of the configuration could be loaded.
+    pub incomplete: bool,
+    /// Services that are held.
+    pub held: Vec<String>,
+    /// The last notification of each neighbor.
+    pub notifications: BTreeMap<String, Notification>,
+    /// What the namespace's own counters say.
+    pub findings: Findings,
+    /// How often the sessions or what they bring may have changed.
+    pub news: u64,
+}
+
+impl Local {
+    /// Goes over into another phase.
+    pub fn enter(&mut self, phase: Phase) {
+        if self.phase != phase || self.phase_since == Time::default() {
+            (self.phase, self.phase_since) = (phase, Time::now());
+        }
+        if phase != Phase::Failed {
+            self.failure.clear();
+        }
+    }
+}
+
+/// Where both threads meet.
+#[derive(Debug)]
+pub struct Board {
+    local: Mutex<Local>,
+    wake: UnixStream,
+    woken: AtomicBool,
+    /// What there is at the end has been written.
+    last: AtomicBool,
+    turned: Mutex<Instant>,
+    /// When this program was started.
+    pub since: Time,
+}
+
+/// The other end of the board's bell.
+#[derive(Debug)]
+pub struct Bell(UnixStream);
+
+impl Board {
+    /// An empty one, and what rings when it has changed.
+    ///
+    /// # Errors
+    /// There are no sockets left.
+    pub fn new() -> io::Result<(Arc<Self>, Bell)> {
+        let (wake, bell) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        bell.set_nonblocking(true)?;
+        let since = Time::now();
+        let local = Local { phase_since: since, ..Local::default() };
+        let (local, turned) = (Mutex::new(local), Mutex::new(Instant::now()));
+        Ok((
+            Arc::new(Self {
+                local,
+                wake,
+                woken: AtomicBool::new(false),
+                last: AtomicBool::new(false),
+                turned,
+                since,
+            }),
+            Bell(bell),
+        ))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Local> {
+        self.local.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells of a change.
+    pub fn tell(&self, change: impl FnOnce(&mut Local)) {
+        change(&mut self.lock());
+        self.ring();
+    }
+
+    /// Tells of the daemons, if anything is new about them.
+    pub fn tell_daemons(&self, daemons: Vec<Daemon>) {
+        let mut local = self.lock();
+        if local.daemons != daemons {
+            local.daemons = daemons;
+            drop(local);
+            self.ring();
+        }
+    }
+
+    /// Tells of the namespace's counters, if anything is new about them.
+    pub fn tell_findings(&self, findings: Findings) {
+        let mut local = self.lock();
+        if local.findings != findings {
+            local.findings = findings;
+            drop(local);
+            self.ring();
+        }
+    }
+
+    fn ring(&self) {
+        if !self.woken.swap(true, Ordering::AcqRel) {
+            // A full pipe has been rung already.
+            let _ = (&self.wake).write(&[0]);
+        }
+    }
+
+    /// A copy of it all.
+    pub fn read(&self) -> Local {
+        self.lock().clone()
+    }
+
+    /// Has the end written, which is shown from then on; it is not waited for long.
+    pub fn finish(&self) {
+        self.tell(|local| local.enter(Phase::Stopping));
+        for _ in 0..LAST_WORDS.as_millis() / LOOK_EVERY.as_millis() {
+            if self.last.load(Ordering::Acquire) {
+                return;
+            }
+            thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// It is written.
+    pub(super) fn finished(&self) {
+        self.last.store(true, Ordering::Release);
+    }
+
+    /// The main loop has come round.
+    pub fn turn(&self) {
+        *self.turned.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Whether the main loop has come round lately.
+    pub fn is_alive(&self) -> bool {
+        self.turned.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < ALIVE
+    }
+}
+
+impl Bell {
+    /// Makes it ring again at the next change.
+    pub(super) fn quiet(&self, board: &Board) {
+        let mut rest = [0; 16];
+        while matches!((&self.0).read(&mut rest), Ok(1..)) {}
+        board.woken.store(false, Ordering::Release);
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notifications_of_either_direction_and_any_version() {
+        let line = "[HZN6M-XRM1G] %NOTIFICATION: received from neighbor eth1 2/2 (OPEN Message Error/Bad Peer AS) 2 bytes fd e9";
+        let (peer, said) = Notification::parse(line).unwrap();
+        assert_eq!((peer.as_str(), said.received, said.code), ("eth1", true, (2, 2)));
+        assert_eq!(said.words, "OPEN Message Error/Bad Peer AS");
+        let line = "%NOTIFICATION: sent to neighbor fe80::1(Outgoing) 6/7 (Cease/Connection Collision Resolution) 0 bytes";
+        let (peer, said) = Notification::parse(line).unwrap();
+        assert_eq!((peer.as_str(), said.received, said.code), ("fe80::1", false, (6, 7)));
+        for line in ["", "%NOTIFICATION: ", "%NOTIFICATION: sent to neighbor x 6 (y)", "a neighbor b 1/2 (c)"]
+        {
+            assert_eq!(Notification::parse(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_bell_rings_once_for_many_changes() {
+        let (board, bell) = Board::new().unwrap();
+        for _ in 0..100 {
+            board.tell(|local| local.news += 1);
+        }
+        let mut bytes = [0; 200];
+        assert_eq!((&bell.0).read(&mut bytes).unwrap(), 1);
+        bell.quiet(&board);
+        board.tell_daemons(vec![]);
+        assert!((&bell.0).read(&mut bytes).is_err(), "nothing is new");
+        board.tell(|_| {});
+        assert_eq!((&bell.0).read(&mut bytes).unwrap(), 1);
+    }
+}

@@ -1,0 +1,548 @@
+//! From what is known to what is wrong: each fault with what it means for traffic and what to do. Pure.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::fabric::{Fabric, UNKNOWN};
+use super::{BgpSession, Daemon, Health, Life, Local, Notification, Phase, Problem, Role, Time};
+
+/// What passes by itself in so short a time is none: a session while bgpd restarts, a link while a NIC is moved.
+const PASSING: Duration = Duration::from_secs(2);
+
+/// A new bgpd takes so long to have its sessions, or a little more on a loaded machine.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// A neighbor with another password dials at least this often: FRR's longest connect time is 120 s.
+const DIALS: Duration = Duration::from_secs(150);
+
+/// bgpd tells since when a session is down in seconds.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Deaths in a row from which on a daemon is said to keep dying.
+const LOOP: u32 = 3;
+
+/// BGP's error codes for an OPEN that is refused (RFC 4271 §4.5).
+const OPEN_ERROR: u8 = 2;
+const BAD_PEER_AS: (u8, u8) = (OPEN_ERROR, 2);
+
+/// A fault as it is seen at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Fault {
+    code: &'static str,
+    subject: String,
+    what: String,
+    traffic: String,
+    remedy: String,
+    /// How long it has to last.
+    grace: Duration,
+}
+
+/// The codes, worst first. They are in the README, and in the alert rules.
+pub const CODES: [&str; 18] = [
+    "setup-failed",
+    "interface-missing",
+    "daemon-crash-loop",
+    "daemon-down",
+    "daemon-hung",
+    "second-zebra",
+    "link-down",
+    "wrong-as",
+    "wrong-password",
+    "session-down",
+    "bfd-down",
+    "metallb-down",
+    "next-hop-inaccessible",
+    "device-broken",
+    "repairs-undone",
+    "configuration-rejected",
+    "configuration-incomplete",
+    "configuration-drift",
+];
+
+/// What has become of a problem.
+#[derive(Debug, PartialEq, Eq)]
+pub enum News {
+    /// It has come up.
+    Raised(Problem),
+    /// It is over, after so long.
+    Over(Problem, Duration),
+}
+
+/// The problems that there are, and what it takes to know.
+#[derive(Debug, Default)]
+pub struct Problems {
+    known: BTreeMap<(usize, String), Known>,
+    md5: [u64; 3],
+    /// When packets were last dropped for each of these reasons.
+    md5_at: [Option<Time>; 3],
+}
+
+#[derive(Debug)]
+struct Known {
+    first: Time,
+    raised: bool,
+    problem: Problem,
+}
+
+impl Problems {
+    /// Takes in how things are now. What is new, and when to look again if nothing else happens.
+    pub fn step(&mut self, local: &Local, fabric: &Fabric, now: Time) -> (Vec<News>, Option<Duration>) {
+        for (i, count) in local.findings.md5.into_iter().enumerate() {
+            if count > self.md5[i] {
+                self.md5_at[i] = Some(now);
+            }
+            // It is another namespace when there are fewer.
+            self.md5[i] = count;
+        }
+        let (mut news, mut again) = (vec![], None);
+        let mut before = std::mem::take(&mut self.known);
+        for fault in faults(local, fabric, self.md5_at, now) {
+            let place = CODES.iter().position(|code| *code == fault.code).unwrap_or(CODES.len());
+            let key = (place, fault.subject.clone());
+            if self.known.contains_key(&key) {
+                continue;
+            }
+            let (first, was) = before.remove(&key).map_or((now, false), |known| (known.first, known.raised));
+            let problem = Problem {
+                code: fault.code.into(),
+                subject: fault.subject,
+                what: fault.what,
+                traffic: fault.traffic,
+                remedy: fault.remedy,
+                since: first,
+            };
+            let left = fault.grace.saturating_sub(first.ago(now));
+            let raised = was || left.is_zero();
+            if raised && !was {
+                news.push(News::Raised(problem.clone()));
+            } else if !raised {
+                again = Some(again.map_or(left, |before: Duration| before.min(left)));
+            }
+            self.known.insert(key, Known { first, raised, problem });
+        }
+        let over = before.into_values().filter(|known| known.raised);
+        news.extend(over.map(|known| News::Over(known.problem, known.first.ago(now))));
+        (news, again)
+    }
+
+    /// Those that there are, worst first.
+    pub fn list(&self) -> Vec<Problem> {
+        self.known.values().filter(|known| known.raised).map(|known| known.problem.clone()).collect()
+    }
+}
+
+/// How it is on the whole. While bgpd is being restarted no session is up, and traffic flows: it takes a problem to be down.
+pub fn health(local: &Local, fabric: &Fabric, problems: &[Problem]) -> Health {
+    let mut leaves = fabric.bgp.iter().filter(|s| s.role == Role::Fabric).peekable();
+    let known = leaves.peek().is_some();
+    let reached = leaves.any(BgpSession::is_up);
+    let cuts_off = |p: &Problem| {
+        ["interface-missing", "link-down", "wrong-as", "wrong-password", "session-down"]
+            .contains(&p.code.as_str())
+            || p.subject == "bgpd"
+    };
+    if local.phase != Phase::Running || !known || (!reached && problems.iter().any(cuts_off)) {
+        Health::Down
+    } else if problems.is_empty() {
+        Health::Healthy
+    } else {
+        Health::Degraded
+    }
+}
+
+/// Everything that is not as it should be.
+fn faults(local: &Local, fabric: &Fabric, md5: [Option<Time>; 3], now: Time) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    setup(local, &mut faults);
+    if local.phase == Phase::Running {
+        faults.extend(local.daemons.iter().filter_map(|daemon| dying(daemon, local)));
+        sessions(local, fabric, md5, now, &mut faults);
+        services(local, fabric, &mut faults);
+        kernel(local, &mut faults);
+    }
+    configuration(local, &mut faults);
+    faults
+}
+
+const NO_ROUTER: &str = "the node has no connection to the fabric through FRR";
+
+fn setup(local: &Local, faults: &mut Vec<Fault>) {
+    for sentence in &local.failure {
+        faults.push(Fault {
+            code: "setup-failed",
+            subject: sentence.clone(),
+            what: format!("the node can't be set up: {sentence}"),
+            traffic: NO_ROUTER.into(),
+            remedy: "put right what the sentence names; it is tried again by itself".into(),
+            ..Fault::default()
+        });
+    }
+    for missing in local.interfaces.iter().filter(|interface| !interface.present) {
+        let others = local.interfaces.iter().any(|other| other.present) && local.phase == Phase::Running;
+        faults.push(Fault {
+            code: "interface-missing",
+            subject: missing.by.clone(),
+            what: format!("the fabric interface {} is missing", missing.by),
+            traffic: if others { "traffic has only the other links to the fabric" } else { NO_ROUTER }.into(),
+            remedy: "compare FE_MACS with the MAC addresses that the node has (talosctl get links), look for the NIC's \
+                     driver in talosctl dmesg; it is taken in when it appears"
+                .into(),
+            ..Fault::default()
+        });
+    }
+}
+
+fn dying(daemon: &Daemon, local: &Local) -> Option<Fault> {
+    let name = &daemon.name;
+    let forwarding =
+        "what the kernel has goes on being forwarded; changes in the fabric are not seen until it is back";
+    let exit = daemon.last_exit.as_ref().map_or_else(String::new, |exit| match (exit.signal, exit.code) {
+        (Some(signal), _) => format!(", last by signal {signal}"),
+        (_, Some(code)) => format!(", last with exit code {code}"),
+        _ => String::new(),
+    });
+    let fault = Fault { subject: name.clone(), traffic: forwarding.into(), ..Fault::default() };
+    Some(match daemon.state {
+        _ if daemon.deaths >= LOOP => Fault {
+            code: "daemon-crash-loop",
+            what: format!("{name} keeps dying{exit}"),
+            remedy: format!(
+                "look at its lines in the log, and in /var/tmp/frr/{name}.crashed; undo the last change of the configuration, \
+                 or take another version of FRR"
+            ),
+            ..fault
+        },
+        Life::Silent => Fault {
+            code: "daemon-hung",
+            what: format!("{name} does not answer"),
+            remedy: format!(
+                "it is ended and started again after {} s (LIVENESS_TIMEOUT); if that is often, look for what keeps it busy or \
+                 the node without memory or CPU",
+                local.liveness_s
+            ),
+            ..fault
+        },
+        Life::Down | Life::Starting | Life::Loading | Life::Ending => Fault {
+            code: "daemon-down",
+            what: format!("{name} is {}{exit}", daemon.state.word()),
+            remedy: "it is started by itself; its lines in the log say what keeps it".into(),
+            grace: if daemon.state == Life::Down { PASSING } else { SETTLE },
+            ..fault
+        },
+        Life::Running => return None,
+    })
+}
+
+fn sessions(local: &Local, fabric: &Fabric, md5: [Option<Time>; 3], now: Time, faults: &mut Vec<Fault>) {
+    let Some(bgpd) =
+        local.daemons.iter().find(|daemon| daemon.name == "bgpd" && daemon.state == Life::Running)
+    else {
+        return;
+    };
+    let settling = SETTLE.saturating_sub(bgpd.since.ago(now)).max(PASSING);
+    for session in fabric.bgp.iter().filter(|s| !s.is_up() && s.state != UNKNOWN) {
+        let link =
+            local.interfaces.iter().find(|interface| interface.present && interface.name == session.peer);
+        let base = Fault { subject: session.peer.clone(), grace: settling, ..Fault::default() };
+        // What was before it went down, or long ago, was something else.
+        let now_so = |at: Time| at.ago(now) < DIALS && at.ago(session.since) <= SECOND;
+        let signed = md5.map(|at| at.is_some_and(now_so));
+        let said = local
+            .notifications
+            .get(&session.peer)
+            .filter(|said| said.code.0 == OPEN_ERROR && now_so(said.at));
+        faults.push(match session.role {
+            Role::Metallb => metallb(session, local, said, signed, base),
+            _ if link.is_some_and(|link| !link.carrier) => Fault {
+                code: "link-down",
+                what: format!("{} has no link: nothing is heard at its other end", session.peer),
+                traffic: traffic(session, fabric),
+                remedy: "look at the cable, the transceiver and the switch port".into(),
+                grace: PASSING,
+                ..base
+            },
+            _ => down(session, fabric, said, signed, base),
+        });
+    }
+    if local.bfd {
+        let bfdd = local.daemons.iter().any(|daemon| daemon.name == "bfdd" && daemon.state == Life::Running);
+        let up = |peer: &str, interface: &str| {
+            fabric
+                .bgp
+                .iter()
+                .any(|s| s.is_up() && (s.address == peer || s.peer == interface || s.peer == peer))
+        };
+        // Where BGP is down it has been said already.
+        let down = fabric.bfd.iter().filter(|s| bfdd && s.state == "down" && up(&s.peer, &s.interface));
+        faults.extend(down.map(|s| {
+            Fault {
+                code: "bfd-down",
+                subject: if s.interface.is_empty() { s.peer.clone() } else { s.interface.clone() },
+                what: format!("BFD with {} on {} is down, BGP is up", s.peer, s.interface),
+                traffic: "none is lost now; a dead link is found by the hold time alone".into(),
+                remedy:
+                    "switch BFD on at the leaf with the same timers (BFD_…), or off here (ENABLE_BFD=false)"
+                        .into(),
+                grace: SETTLE,
+            }
+        }));
+    }
+}
+
+/// What a session with a leaf that is down means.
+fn traffic(session: &BgpSession, fabric: &Fabric) -> String {
+    let mut others = fabric.bgp.iter().filter(|s| s.role == session.role && s.is_up());
+    match session.role {
+        Role::Fabric if others.next().is_some() => "traffic has only the other links to the fabric",
+        Role::Fabric => "nothing outside the node reaches its services, and they nothing outside",
+        _ => "what this neighbor announces is not reached",
+    }
+    .into()
+}
+
+fn down(
+    session: &BgpSession,
+    fabric: &Fabric,
+    said: Option<&Notification>,
+    signed: [bool; 3],
+    base: Fault,
+) -> Fault {
+    let peer = &session.peer;
+    let last = if session.last_reset.is_empty() {
+        String::new()
+    } else {
+        format!(", last reset: {}", session.last_reset)
+    };
+    let fault = Fault { traffic: traffic(session, fabric), ..base };
+    match said {
+        Some(said) if said.code == BAD_PEER_AS => Fault {
+            code: "wrong-as",
+            what: if said.received {
+                format!("the neighbor on {peer} refuses our AS number {}: it expects another one", session.local_as)
+            } else {
+                format!("the neighbor on {peer} has another AS number than the one it shall have")
+            },
+            remedy: format!(
+                "set the remote-as of this node at the neighbor to {}, or ASN_LOCAL to what it expects",
+                session.local_as
+            ),
+            grace: Duration::ZERO,
+            ..fault
+        },
+        _ if signed.contains(&true) => password(session, signed, "FABRIC_PASSWORD", fault),
+        Some(said) => Fault {
+            code: "session-down",
+            what: format!(
+                "BGP with {peer} does not come up: {} {}",
+                if said.received { "the neighbor says" } else { "we say" },
+                said.words
+            ),
+            remedy: "compare both ends' configuration: AS numbers, address families, router-ids".into(),
+            grace: PASSING,
+            ..fault
+        },
+        None => Fault {
+            code: "session-down",
+            what: format!("BGP with {peer} is down ({}{last})", session.state),
+            remedy: "look whether the neighbor runs and has a session for this node: an unnumbered one on that port, with \
+                     router advertisements on"
+                .into(),
+            ..fault
+        },
+    }
+}
+
+fn password(session: &BgpSession, [missing, unexpected, _]: [bool; 3], variable: &str, base: Fault) -> Fault {
+    let peer = &session.peer;
+    Fault {
+        code: "wrong-password",
+        what: if unexpected {
+            format!(
+                "BGP with {peer} is down: packets come with a TCP-MD5 signature, and {variable} is not set"
+            )
+        } else if missing {
+            format!(
+                "BGP with {peer} is down: packets come without a TCP-MD5 signature, and {variable} is set"
+            )
+        } else {
+            format!(
+                "BGP with {peer} is down: packets come with a TCP-MD5 signature of another password than {variable}"
+            )
+        },
+        remedy: format!("give both ends the same password; here it is {variable}"),
+        grace: Duration::ZERO,
+        ..base
+    }
+}
+
+fn metallb(
+    session: &BgpSession,
+    local: &Local,
+    said: Option<&Notification>,
+    signed: [bool; 3],
+    base: Fault,
+) -> Fault {
+    let held = local.held.len();
+    let traffic = if held > 0 {
+        format!(
+            "{held} services stay announced for {} s at most (METALLB_HOLD_TIME), then they are not reached",
+            local.hold_s
+        )
+    } else {
+        "MetalLB's services are not announced, and not reached from the fabric".into()
+    };
+    let fault = Fault { code: "metallb-down", traffic, ..base };
+    match said {
+        Some(said) => Fault {
+            what: format!(
+                "MetalLB's speaker ({}) is refused: {}",
+                session.peer,
+                if said.code == BAD_PEER_AS { "the AS numbers do not fit" } else { &said.words }
+            ),
+            remedy: format!(
+                "the BGPPeer needs myASN {} (ASN_METALLB_SPEAKER) and peerASN {} (ASN_VRF_METALLB)",
+                session.remote_as, session.local_as
+            ),
+            grace: PASSING,
+            ..fault
+        },
+        None if signed.contains(&true) => {
+            Fault { code: "metallb-down", ..password(session, signed, "METALLB_PASSWORD", fault) }
+        }
+        None => Fault {
+            what: format!("MetalLB's speaker ({}) does not connect", session.peer),
+            remedy: format!(
+                "look whether the speaker runs on this node (kubectl -n metallb-system get pods -o wide) and has a BGPPeer with \
+                 peerAddress {}",
+                local.metallb.1.join(" or ")
+            ),
+            ..fault
+        },
+    }
+}
+
+fn services(local: &Local, fabric: &Fabric, faults: &mut Vec<Fault>) {
+    let mut by_hop: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for service in fabric.services.iter().filter(|service| !service.valid) {
+        by_hop.entry(&service.next_hop).or_default().push(&service.prefix);
+    }
+    for (next_hop, prefixes) in by_hop {
+        let v4 = next_hop.contains('.') && !local.metallb_v4;
+        let remedy = if v4 {
+            "the veth pair has no IPv4 (PEER_IPV4_FRR=none): set PEER_IPV4_FRR and PEER_IPV4_METALLB, or give the BGPPeer's \
+             session extended next hops"
+        } else {
+            "MetalLB's speaker names a next hop that is not on the veth pair: it has to peer from the address that \
+             PEER_IP_METALLB or PEER_IPV4_METALLB gives the host's end"
+        };
+        faults.push(Fault {
+            code: "next-hop-inaccessible",
+            subject: next_hop.to_owned(),
+            what: format!(
+                "{} of MetalLB's services have the next hop {next_hop}, which can't be reached: {}",
+                prefixes.len(),
+                few(&prefixes)
+            ),
+            traffic: "they are not announced to the fabric, and not reached from it".into(),
+            remedy: remedy.into(),
+            grace: PASSING,
+        });
+    }
+}
+
+/// The first few, and how many more.
+fn few(list: &[&str]) -> String {
+    const SHOWN: usize = 5;
+    let more = list.len().saturating_sub(SHOWN);
+    let text = list[..list.len() - more].join(", ");
+    if more == 0 { text } else { format!("{text} and {more} more") }
+}
+
+fn kernel(local: &Local, faults: &mut Vec<Fault>) {
+    if local.findings.zebras > 1 {
+        faults.push(Fault {
+            code: "second-zebra",
+            subject: local.namespace.name.clone(),
+            what: format!("{} zebras work in namespace {}, one of them not ours", local.findings.zebras, local.namespace.name),
+            traffic: "each removes the routes of the other: packets may be lost at any time".into(),
+            remedy: "end the other one: look for pods with FRR and hostNetwork (frr-k8s, MetalLB's FRR mode, OpenPERouter), and \
+                     peer with it from MetalLB's native mode instead"
+                .into(),
+            grace: PASSING,
+        });
+    }
+    for sentence in &local.broken {
+        faults.push(Fault {
+            code: "device-broken",
+            subject: sentence.clone(),
+            what: sentence.clone(),
+            traffic: "what needs this device or address does not work; all else does".into(),
+            remedy: "put right what the sentence names; it is tried again every 5 s".into(),
+            grace: PASSING,
+        });
+    }
+    if local.fight {
+        faults.push(Fault {
+            code: "repairs-undone",
+            subject: "kernel".into(),
+            what: "another program undoes what is put right in the kernel, again and again".into(),
+            traffic: "what it takes away is missing for seconds at a time".into(),
+            remedy: "the events name what was put right last: find who else manages it (a CNI, another agent) and keep it off".into(),
+            ..Fault::default()
+        });
+    }
+}
+
+fn configuration(local: &Local, faults: &mut Vec<Fault>) {
+    let configuration = &local.configuration;
+    if let Some(rejected) = &configuration.rejected {
+        faults.push(Fault {
+            code: "configuration-rejected",
+            subject: "file".into(),
+            what: format!("the last configuration was not taken: {}", rejected.reasons.join("; ")),
+            traffic: "the one before stays in force, and nothing is lost".into(),
+            remedy: "correct the file (frr-supervisor check says what is wrong with it); it is read as soon as it changes".into(),
+            ..Fault::default()
+        });
+    }
+    if configuration.fell_back {
+        faults.push(Fault {
+            code: "configuration-rejected",
+            subject: "fallback".into(),
+            what: "daemons kept dying under the last configuration: the one before is in force again".into(),
+            traffic: "that of the older configuration is forwarded".into(),
+            remedy: "compare /run/frr/frr.conf.bad with /run/frr/frr.conf".into(),
+            ..Fault::default()
+        });
+    }
+    if local.incomplete || !configuration.left_out.is_empty() {
+        let what = match configuration.left_out.len() {
+            0 => "not all of frr.conf could be loaded".into(),
+            _ => {
+                format!("parts of the configuration file are left out: {}", configuration.left_out.join("; "))
+            }
+        };
+        faults.push(Fault {
+            code: "configuration-incomplete",
+            subject: "file".into(),
+            what,
+            traffic: "what these parts describe does not work; all else does".into(),
+            remedy: "correct what is named; frr-supervisor check says the same beforehand".into(),
+            ..Fault::default()
+        });
+    }
+    for (daemon, lines) in &local.drift {
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        faults.push(Fault {
+            code: "configuration-drift",
+            subject: daemon.clone(),
+            what: format!("someone else has changed what {daemon} runs with: {}", few(&lines)),
+            traffic: "as these lines say".into(),
+            remedy: "undo it by vtysh, or set ENFORCE_CONFIG=true; what shall stay belongs in the configuration file".into(),
+            ..Fault::default()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

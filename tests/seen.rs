@@ -1,0 +1,311 @@
+// How the node shows what is wrong with it.
+
+/// What is wrong in the file of another node is not in this one's.
+const CONFIG: &str = "/tmp/seen.yaml";
+
+fn put_config(text: &str) {
+    std::fs::write("/tmp/.seen.new", text).unwrap();
+    std::fs::rename("/tmp/.seen.new", CONFIG).unwrap();
+}
+
+/// Every fault is named with its remedy in the file, on the page, in the metrics and in the log, and is gone when it is over.
+#[test]
+fn every_fault_is_seen_everywhere_and_clears() {
+    put_config("rawFRRConfigs: []\n");
+    let speaker = Speaker { password: Some("s3cr3t-words".into()), ..Speaker::default() };
+    let mut lab = Lab::new(Options { speaker: Some(speaker), ..Options::default() });
+    let node = up(&lab, &[("CONFIG_FILE", CONFIG), ("METALLB_PASSWORD", "s3cr3t-words")]);
+    wait_until("a healthy node", SOON, || status()["health"] == "healthy");
+    assert_eq!(get("/readyz").unwrap(), (200, "ready\n".into()));
+    assert_eq!(get("/healthz").unwrap(), (200, "ok\n".into()));
+    let seen = |code: &str, from: usize| {
+        let (after, problem) = await_problem(&node, code, from);
+        println!("{code}: named after {} ms: {}", after.as_millis(), problem["what"]);
+        problem
+    };
+    let over = |problem: &Value| {
+        let after = await_end(&node, problem);
+        println!("{}: over after {} ms", problem["code"], after.as_millis());
+    };
+    let from = || node.log().len();
+
+    // A leaf is down.
+    let at = from();
+    ip("leaf2", "link set node down");
+    let problem = seen("link-down", at);
+    let (code, body) = get("/readyz").unwrap();
+    assert!(code == 503 && body.contains("BGP with eth2 in VRF default is "), "{code} {body}");
+    assert_eq!(status()["health"], "degraded");
+    ip("leaf2", "link set node up");
+    over(&problem);
+
+    // Another AS number at the leaf.
+    let at = from();
+    vtysh("leaf1", "conf t\nrouter bgp 65101\nneighbor node remote-as 65009\nend\nclear bgp *");
+    let problem = seen("wrong-as", at);
+    vtysh("leaf1", "conf t\nrouter bgp 65101\nneighbor node remote-as external\nend\nclear bgp *");
+    over(&problem);
+
+    // A password at the leaf.
+    let at = from();
+    vtysh("leaf2", "conf t\nrouter bgp 65102\nneighbor node password wrong\nend\nclear bgp *");
+    let problem = seen("wrong-password", at);
+    assert!(problem["what"].as_str().unwrap().contains("FABRIC_PASSWORD is not set"), "{problem}");
+    vtysh("leaf2", "conf t\nrouter bgp 65102\nno neighbor node password\nend\nclear bgp *");
+    over(&problem);
+
+    // A NIC is gone.
+    let at = from();
+    exec("leaf1", &["ip", "link", "del", "node"]);
+    let problem = seen("interface-missing", at);
+    ip_batch(
+        "leaf1",
+        &format!(
+            "link add node address {} type veth peer name eth1 address {} netns host\nlink set node up\n",
+            LEAF_MACS[0], MACS[0]
+        ),
+    );
+    over(&problem);
+    // FRR 10.3 at the leaf may go on dialling from where its port was.
+    vtysh("leaf1", "clear bgp *");
+    settle();
+
+    // A next hop that is not reached.
+    let at = from();
+    let map = "route-map fda1:b2c3:d4e5:1::-out permit 1";
+    vtysh("speaker", &format!("conf t\n{map}\nset ip next-hop 10.99.0.9\nend\nclear bgp * soft out"));
+    let problem = seen("next-hop-inaccessible", at);
+    assert_eq!(problem["subject"], "10.99.0.9");
+    vtysh("speaker", &format!("conf t\n{map}\nno set ip next-hop 10.99.0.9\nend\nclear bgp * soft out"));
+    over(&problem);
+
+    // MetalLB does not connect.
+    let at = from();
+    let speaker = lab.options.speaker.clone().unwrap();
+    lab.speaker.as_mut().unwrap().kill("bgpd");
+    let problem = seen("metallb-down", at);
+    lab.speaker.as_mut().unwrap().restart("bgpd", &speaker.config());
+    over(&problem);
+
+    // A daemon hangs.
+    let at = from();
+    signal_daemons(&lab, "perouter", &["staticd"], Signal::STOP);
+    let problem = seen("daemon-hung", at);
+    over(&problem);
+
+    // One that keeps dying.
+    let at = from();
+    for _ in 0..4 {
+        signal_daemons(&lab, "perouter", &["staticd"], Signal::KILL);
+        thread::sleep(Duration::from_millis(100));
+        wait_until("staticd", SOON, || daemons(&lab, "perouter").iter().any(|(name, _)| name == "staticd"));
+    }
+    let crashing = seen("daemon-crash-loop", at);
+
+    // The veth pair is deleted: put right at once, counted and told of.
+    let repairs = |text: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix("frr_supervisor_repairs_total "));
+        line.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0)
+    };
+    let before = repairs(&get("/metrics").unwrap().1);
+    let events = || status()["events"].as_array().cloned().unwrap_or_default();
+    ip("host", "link del metallb-frr");
+    wait_until("the repair in the metrics", SOON, || repairs(&get("/metrics").unwrap().1) > before);
+    wait_until("the repair among the events", SOON, || {
+        events().iter().any(|event| event["text"].as_str().is_some_and(|text| text.starts_with("put right in")))
+    });
+    wait_until("the device's own count", SOON, || {
+        let all = status();
+        let devices = all["devices"].as_array().cloned().unwrap_or_default();
+        devices.iter().any(|d| d["name"] == "frr-metallb" && d["repaired"].as_u64() > Some(0) && d["ok"] == true)
+    });
+    assert!(get("/").unwrap().1.contains("put right in"));
+
+    // Another FRR in the namespace.
+    let at = from();
+    let mut other = Router::new("other", "perouter", &[("zebra", "-P 0 -r")]);
+    Router::start_all(&mut [(&mut other, String::new())]);
+    let problem = seen("second-zebra", at);
+    drop(other);
+    over(&problem);
+
+    // A configuration that is not taken.
+    let at = from();
+    put_config("l3vnis:\n  - vni: 99999999\n");
+    let problem = seen("configuration-rejected", at);
+    assert!(problem["what"].as_str().unwrap().contains("seen.yaml:2"), "{problem}");
+    put_config("rawFRRConfigs: []\n");
+    over(&problem);
+
+    over(&crashing);
+    wait_until("a healthy node", SOON, || status()["health"] == "healthy");
+    assert_eq!(get("/readyz").unwrap(), (200, "ready\n".into()));
+    for path in ["/", "/metrics", "/status.json", "/status.txt"] {
+        assert!(!get(path).unwrap().1.contains("s3cr3t"), "{path}");
+    }
+}
+
+/// How long each of these daemons is away: from its death until the line about its successor's start.
+fn away(lab: &Lab, node: &Supervisor, names: &[&str]) -> Vec<Duration> {
+    names
+        .iter()
+        .map(|name| {
+            let (from, died) = (node.log().len(), node.started.elapsed());
+            signal_daemons(lab, "perouter", &[name], Signal::KILL);
+            let text = format!("{name} started, pid");
+            node.wait_log_after(from, &text, SOON);
+            let log = node.log();
+            let (at, _) = log[from..].iter().find(|(_, line)| line.contains(&text)).unwrap();
+            let away = at.saturating_sub(died);
+            node.wait_log_after(from, DAEMONS_ANSWER, SOON);
+            away
+        })
+        .collect()
+}
+
+/// Clients of all bad sorts, until they are told to stop. How many connections they had.
+fn flood(stop: &std::sync::atomic::AtomicBool) -> u64 {
+    use std::io::{Read as _, Write as _};
+    use std::sync::atomic::Ordering::Relaxed;
+    let mut connections = 0;
+    let mut open = Vec::new();
+    while !stop.load(Relaxed) {
+        let Ok(mut stream) = in_ns("host", || std::net::TcpStream::connect(LISTEN)) else { continue };
+        connections += 1;
+        let _ = stream.set_read_timeout(Some(Duration::from_millis(200)));
+        let words: &[u8] = match connections % 6 {
+            0 => b"GET / HTTP/1.1\r\n\r\n",
+            1 => b"GET /metrics HTTP/1.1\r\n\r\n",
+            2 => b"POST / HTTP/1.1\r\nContent-Length: 1000000000\r\n\r\n",
+            3 => b"\x16\x03\x01\x00\xff\xff\x00\n\n\n",
+            // Never ends.
+            4 => b"GET /status.json HTTP/1.1\r\nA: ",
+            _ => &[b'a'; 20_000],
+        };
+        let _ = stream.write_all(words);
+        match connections % 3 {
+            // Reads, as one does.
+            0 => {
+                let _ = stream.read_to_end(&mut Vec::new());
+            }
+            // Stays, and does not read.
+            1 => open.push(stream),
+            _ => {}
+        }
+        if open.len() > 100 {
+            open.clear();
+        }
+    }
+    connections
+}
+
+#[test]
+fn clients_of_any_sort_do_not_disturb() {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    const DAEMONS: [&str; 3] = ["staticd", "mgmtd", "bgpd"];
+    let lab = Lab::new(Options::default());
+    let quiet = {
+        let node = up(&lab, &[]);
+        away(&lab, &node, &DAEMONS)
+    };
+    let node = up(&lab, &[]);
+    let stop = AtomicBool::new(false);
+    let (busy, connections) = thread::scope(|scope| {
+        let clients: Vec<_> = (0..3).map(|_| scope.spawn(|| flood(&stop))).collect();
+        thread::sleep(Duration::from_secs(1));
+        let busy = away(&lab, &node, &DAEMONS);
+        thread::sleep(Duration::from_secs(3));
+        stop.store(true, Relaxed);
+        (busy, clients.into_iter().map(|client| client.join().unwrap()).sum::<u64>())
+    });
+    println!("away without clients {quiet:?}; with {connections} connections {busy:?}");
+    // On one processor the clients take their share of it; what must not be is that anything waits for them.
+    assert!(busy.iter().all(|away| *away < Duration::from_secs(1)), "{busy:?}");
+    assert!(connections > 100, "{connections}");
+    // And it answers at once again.
+    wait_until("an answer", Duration::from_secs(5), || get("/healthz").is_ok_and(|(code, _)| code == 200));
+    let (code, head, body) = request("HEAD / HTTP/1.1\r\n\r\n").unwrap();
+    assert!(code == 200 && body.is_empty() && head.contains("Content-Security-Policy: default-src 'none'"), "{head}");
+    assert_eq!(request("DELETE / HTTP/1.1\r\n\r\n").unwrap().0, 405);
+    assert_eq!(get("/etc/passwd").unwrap().0, 404);
+    settle();
+}
+
+/// What `frr-supervisor status` says and exits with, and what systemd is told.
+#[test]
+fn the_command_and_systemd_say_the_same() {
+    let command = |args: &[&str]| {
+        let output = in_ns("host", || Command::new(program()).arg("status").args(args).output()).unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    let lab = Lab::new(Options::default());
+    let (code, text) = command(&[]);
+    assert!(code == 3 && text.contains("does not run"), "{code} {text}");
+    let path = "/tmp/notify.sock";
+    let _ = std::fs::remove_file(path);
+    let systemd = std::os::unix::net::UnixDatagram::bind(path).unwrap();
+    let all = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+    let heard = std::sync::Arc::clone(&all);
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(n) = systemd.recv(&mut buffer) {
+            *heard.lock().unwrap() += &format!("{}\n", String::from_utf8_lossy(&buffer[..n]));
+        }
+    });
+    let said = || std::mem::take(&mut *all.lock().unwrap());
+    let mut node = up(&lab, &[("NOTIFY_SOCKET", path), ("WATCHDOG_USEC", "2000000")]);
+    let (code, text) = wait_until("a healthy node with its services", SOON, || {
+        let (code, text) = command(&[]);
+        (code == 0 && text.contains(SERVICE6)).then_some((code, text))
+    });
+    assert_eq!(code, 0, "{text}");
+    for (name, state) in [("healthy", "running since"), ("bgpd", "running"), ("eth1", "Established"), (SERVICE4, "announced")] {
+        let line = text.lines().find(|line| line.starts_with(name) && line.contains(state));
+        assert!(line.is_some(), "{name} {state} in\n{text}");
+    }
+    assert_eq!(serde_json::from_str::<Value>(&command(&["--json"]).1).unwrap()["schema"], 1);
+    assert_eq!(text.lines().skip(1).collect::<Vec<_>>().len(), get("/status.txt").unwrap().1.lines().skip(1).count());
+    let words = said();
+    assert!(words.contains("READY=1") && words.contains("STATUS=healthy: 3 of 3 BGP sessions up"), "{words}");
+    thread::sleep(Duration::from_secs(3));
+    let words = said();
+    assert!(words.contains("WATCHDOG=1"), "{words}");
+
+    // The daemons have not got the socket.
+    let pid = daemons(&lab, "perouter").into_iter().find(|(name, _)| name == "bgpd").unwrap().1;
+    assert!(!std::fs::read_to_string(format!("/proc/{pid}/environ")).unwrap().contains("NOTIFY_SOCKET"));
+
+    ip("leaf1", "link set node down");
+    wait_until("a degraded node", SOON, || command(&[]).0 == 1);
+    assert!(command(&[]).1.contains("eth1 has no link"));
+    ip("leaf2", "link set node down");
+    wait_until("a node that is cut off", SOON, || command(&[]).0 == 3);
+    node.terminate();
+    let words = said();
+    assert!(words.contains("STATUS=down: ") && words.contains("STOPPING=1"), "{words}");
+    let (code, text) = command(&[]);
+    assert!(code == 3 && text.contains("does not run; it was stopping when it ended"), "{code} {text}");
+}
+
+/// Its output is what `make alerts` gives to promtool.
+#[test]
+fn the_metrics_are_well_formed() {
+    let lab = Lab::new(Options::default());
+    let _node = up(&lab, &[]);
+    wait_until("a healthy node", SOON, || status_of("health") == "healthy");
+    wait_until("the services", SOON, || {
+        get("/metrics").unwrap().1.contains("frr_supervisor_services{state=\"announced\"} 2\n")
+    });
+    let (_, head, text) = request("GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+    assert!(head.contains("Content-Type: text/plain; version=0.0.4"), "{head}");
+    for line in text.lines() {
+        println!("metrics: {line}");
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        assert!(line.starts_with('#') || (!name.is_empty() && value.parse::<f64>().is_ok()), "{line}");
+    }
+    for name in ["frrk8s_bgp_session_up", "metallb_bgp_session_up"] {
+        assert!(text.contains(&format!("{name}{{peer=\"eth1\",vrf=\"default\"}} 1\n")), "{name}");
+        assert!(text.contains(&format!("{name}{{peer=\"fda1:b2c3:d4e5:1::1\",vrf=\"metallb\"}} 1\n")), "{name}");
+    }
+    assert!(text.contains("frr_supervisor_services{state=\"announced\"} 2\n"));
+}
