@@ -254,3 +254,4 @@ l2vnis:
 }
 
 include!("live.rs");
+include!("sessions.rs");

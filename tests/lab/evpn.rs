@@ -70,7 +70,7 @@ impl Evpn {
         let mut leaf = Router::new("leaf1", "leaf1", &daemons);
         let mut speakers: Vec<_> = [("speaker", "host"), ("speaker2", "host2")]
             .iter()
-            .map(|(name, ns)| Router::new(name, ns, &[("zebra", "-P 0"), ("bgpd", "-P 0")]))
+            .map(|(name, ns)| Router::new(name, ns, &[("zebra", "-P 0"), ("bgpd", "-P 0"), ("bfdd", "-P 0")]))
             .collect();
         let mut routers = vec![(&mut leaf, leaf_config(v6))];
         routers.extend(speakers.iter_mut().enumerate().map(|(i, router)| (router, speaker_config(i))));

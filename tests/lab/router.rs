@@ -277,7 +277,7 @@ impl Speaker {
     }
 
     /// As MetalLB's FRR mode writes it for a single peer (its golden files).
-    pub(super) fn config(&self) -> String {
+    pub fn config(&self) -> String {
         let p = &self.peer;
         let mut neighbor = format!("  neighbor {p} remote-as {}\n  neighbor {p} port 179\n", self.peer_asn);
         neighbor += &format!("  neighbor {p} timers {} {}\n", self.timers.0, self.timers.1);
