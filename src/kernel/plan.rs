@@ -434,4 +434,6 @@ fn becomes(is: &Vxlan, tunnel: &Tunnel) -> bool {
 }
 
 #[cfg(test)]
+mod growth;
+#[cfg(test)]
 mod tests;
