@@ -31,6 +31,8 @@ fn main() {
         ..Options::default()
     });
     let mut node = Runner::new(&lab, &[("NETNS", ns), ("ENABLE_BFD", if bfd { "true" } else { "false" })]);
+    // It would keep a namespace that is to vanish.
+    let routes = RouteLog::start(&[ns, "leaf1", "leaf2"][usize::from(deletions > 0)..]);
     settle();
     let flows = flows();
     let begin = Instant::now();
@@ -88,6 +90,7 @@ fn main() {
         println!("{}", lab.leaves[0].log_text());
         println!("{}", node.node.as_ref().map(Supervisor::log_text).unwrap_or_default());
     }
+    print!("{}", routes.explain(&cost, &node));
     for flow in &cost.flows {
         println!("{flow}");
     }

@@ -23,11 +23,13 @@ fn main() {
                 Options { leaf_extra: setting("LAB_LEAF", "").replace(';', "\n"), ..Options::default() };
             let lab = Lab::new(options);
             let mut node = Runner::new(&lab, &[("NETNS", ns)]);
+            let routes = RouteLog::start(&[ns, "leaf1", "leaf2"]);
             for cell in KILLS.iter().chain(&OTHERS).filter(|cell| cell.to_string().contains(&words)) {
                 let cost = node.run(cell);
                 println!("{round} {ns:8} {cell:24} {cost}");
                 total += &cost;
                 if cost.lost > 0 {
+                    println!("{}", routes.explain(&cost, &node));
                     if std::env::var_os("LAB_LEAF").is_some() {
                         println!("{}", lab.leaves[1].log_text());
                     }

@@ -1,12 +1,16 @@
 //! What dies, under traffic, and what that costs: one cell of the matrix at a time.
 
 use std::fmt;
+use std::fs::File;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::traffic::clock;
 use super::*;
 
 /// Packets a second in each flow.
@@ -90,11 +94,13 @@ pub struct Cost {
     pub gap: Duration,
     /// The flows that lost something.
     pub flows: Vec<String>,
+    /// When the first and the last packet that was lost was due.
+    pub lost_at: Option<(SystemTime, SystemTime)>,
 }
 
 impl fmt::Display for Cost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sent, received, lost, gap, flows } = self;
+        let Self { sent, received, lost, gap, flows, .. } = self;
         write!(f, "sent {sent}, received {received}, lost {lost}, longest gap {} ms", gap.as_millis())?;
         flows.iter().try_for_each(|flow| write!(f, "; {flow}"))
     }
@@ -122,6 +128,9 @@ impl Cost {
             cost.gap = cost.gap.max(loss.gap);
             if loss.lost > 0 {
                 cost.flows.push(format!("{name}: {loss}"));
+                let (from, to) = cost.lost_at.unzip();
+                cost.lost_at =
+                    loss.lost_at.map(|at| (from.unwrap_or(at.0).min(at.0), to.unwrap_or(at.1).max(at.1)));
             }
         }
         if cost.lost > 0 {
@@ -137,6 +146,63 @@ fn queue_drops() -> u64 {
     let stat = must("softnet_stat", std::fs::read_to_string("/proc/net/softnet_stat"));
     let dropped = |line: &str| u64::from_str_radix(line.split(' ').nth(1)?, 16).ok();
     stat.lines().filter_map(dropped).sum()
+}
+
+/// What `ip monitor` says of the routes and neighbours of some namespaces, for the time around a loss. It keeps a namespace
+/// alive.
+pub struct RouteLog(Vec<(String, PathBuf, Child)>);
+
+impl RouteLog {
+    pub fn start(namespaces: &[&str]) -> Self {
+        let one = |ns: &&str| {
+            let path = PathBuf::from(format!("/tmp/routes-of-{ns}"));
+            let file = must("route log", File::create(&path));
+            let mut command = Command::new("ip");
+            command.args(["-ts", "-d", "monitor", "route", "nexthop", "neigh", "link", "rule"]);
+            let child = must("ip monitor", in_ns(ns, || command.stdin(Stdio::null()).stdout(file).spawn()));
+            ((*ns).to_owned(), path, child)
+        };
+        Self(namespaces.iter().map(one).collect())
+    }
+
+    /// From a second before the first lost packet was due to one after the last one was, a few hundred lines of each at most; our own log, too.
+    pub fn explain(&self, cost: &Cost, node: &Runner) -> String {
+        let Some((from, to)) = cost.lost_at else { return String::new() };
+        let (from, to) = (clock(from - Duration::from_secs(1)), clock(to + Duration::from_secs(1)));
+        let mut text = format!("--- our log from {from} to {to}\n");
+        // "2026-11-22T02:36:59.318Z …"
+        let ours = node.node.as_ref().map(Supervisor::log).unwrap_or_default();
+        let then =
+            |line: &&String| line.get(11..23).is_some_and(|at| (from.as_str()..=to.as_str()).contains(&at));
+        ours.iter()
+            .map(|(_, line)| line)
+            .filter(then)
+            .take(400)
+            .for_each(|line| text += &format!("{line}\n"));
+        for (ns, path, _) in &self.0 {
+            text += &format!("--- routes of {ns} from {from} to {to}\n");
+            let log = std::fs::read_to_string(path).unwrap_or_default();
+            // "[2026-11-22T02:36:59.318000] …", and lines that go on.
+            let at = |line: &str| line.strip_prefix('[')?.get(11..23).map(str::to_owned);
+            let mut inside = false;
+            let lines = log.lines().filter(|line| {
+                inside = at(line).map_or(inside, |at| from <= at && at <= to);
+                inside
+            });
+            lines.take(400).for_each(|line| text += &format!("{line}\n"));
+        }
+        text
+    }
+}
+
+impl Drop for RouteLog {
+    fn drop(&mut self) {
+        for (_, path, child) in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 /// A node that is killed again and again.

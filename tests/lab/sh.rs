@@ -284,6 +284,21 @@ pub fn state() -> String {
     text
 }
 
+/// A number of the status of a process or thread, whose directory is `path` (proc_pid_status(5)); memory in KiB.
+pub fn number_of(path: &str, name: &str) -> f64 {
+    let text = must(path, std::fs::read_to_string(format!("{path}/status")));
+    let of_name = |line: &str| line.strip_prefix(name)?.strip_prefix(':').map(str::to_owned);
+    let line = must(name, text.lines().find_map(of_name).ok_or("no such line"));
+    must(&line, line.trim().trim_end_matches(" kB").parse())
+}
+
+/// For how many seconds it has had a processor.
+pub fn ran_for(path: &str) -> f64 {
+    let text = must(path, std::fs::read_to_string(format!("{path}/schedstat")));
+    let nanoseconds: f64 = must(&text, text.split(' ').next().unwrap_or_default().parse());
+    nanoseconds / 1e9
+}
+
 /// Sends `count` pings, `interval_ms` apart: how many were sent and answered. (0, 0) when there is no route at all.
 #[track_caller]
 pub fn ping(ns: &str, dst: &str, count: u32, interval_ms: u32) -> (u32, u32) {
