@@ -68,17 +68,12 @@ fn recovery(daemon: &str) -> [f64; 3] {
 fn idle(pid: u32) -> [f64; 2] {
     // Sessions are asked about more often for 10 s after they have changed, and the speaker takes its time.
     std::thread::sleep(Duration::from_secs(60));
-    let count = || {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
-        let schedstat = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
-        let ran_ns = schedstat.split(' ').next().unwrap();
-        (line.trim().parse::<f64>().unwrap(), ran_ns.parse::<f64>().unwrap())
-    };
+    let path = format!("/proc/{pid}");
+    let count = || (number_of(&path, "voluntary_ctxt_switches"), ran_for(&path));
     let (before, start) = (count(), Instant::now());
     std::thread::sleep(Duration::from_secs(30));
     let (after, seconds) = (count(), start.elapsed().as_secs_f64());
-    [(after.0 - before.0) / seconds, (after.1 - before.1) / 1e7 / seconds]
+    [(after.0 - before.0) / seconds, 100.0 * (after.1 - before.1) / seconds]
 }
 
 /// The process of that name in the node's namespace.

@@ -70,9 +70,7 @@ fn cost<T>(children: bool, work: impl FnOnce() -> T) -> (Cost, T) {
 
 /// The largest amount of memory that this process has had, in MiB.
 fn peak_mib() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
+    number_of("/proc/self", "VmHWM") / 1024.0
 }
 
 /// The `ip` command for changes that go into one message. Kernel parameters are not `ip`'s to set.

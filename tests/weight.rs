@@ -31,25 +31,14 @@ fn file(vnis: u32, sessions: u32) -> String {
     format!("underlay: {{tunnelEndpoint: {{cidrs: [100.65.0.0/24]}}}}\n{l3}{l2}")
 }
 
-/// A number of `/proc`'s status of a process or thread.
-fn number_of(path: &str, name: &str) -> f64 {
-    let status = std::fs::read_to_string(format!("{path}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0");
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 /// Resident memory in MiB, and the CPU time of each thread in seconds and how often it has slept, by its name.
 fn usage(pid: u32) -> (f64, Vec<(String, f64, f64)>) {
-    let rss = number_of(&format!("/proc/{pid}"), "VmRSS:") / 1024.0;
+    let rss = number_of(&format!("/proc/{pid}"), "VmRSS") / 1024.0;
     let mut threads = vec![];
     for task in names(format!("/proc/{pid}/task")) {
         let path = format!("/proc/{pid}/task/{task}");
         let name = std::fs::read_to_string(format!("{path}/comm")).unwrap_or_default();
-        // Nanoseconds on a processor come first.
-        let times = std::fs::read_to_string(format!("{path}/schedstat")).unwrap_or_default();
-        let time: f64 = times.split(' ').next().unwrap().parse().unwrap_or(f64::NAN);
-        let slept = number_of(&path, "voluntary_ctxt_switches:");
-        threads.push((name.trim().to_owned(), time / 1e9, slept));
+        threads.push((name.trim().to_owned(), ran_for(&path), number_of(&path, "voluntary_ctxt_switches")));
     }
     (rss, threads)
 }
