@@ -181,20 +181,13 @@ fn a_nic_that_returns_is_taken_in_again() {
     let lab = Lab::new(Options::default());
     let node = up(&lab, &[]);
     let before = shape("perouter");
-    // As when its driver is loaded anew: gone, and back in the host's namespace.
-    exec("leaf1", &["ip", "link", "del", "node"]);
+    Lab::unload_nic();
     node.wait_log("is gone: traffic has only the other ones", SOON);
     // FRR has its part to do, and puts other routes into the kernel anew meanwhile.
     wait_until("the end of the session", SOON, || session("node", "default", "eth1") != "Established");
     thread::sleep(Duration::from_secs(1));
     pings(&["client2"], &SERVICES, 20);
-    ip_batch(
-        "leaf1",
-        &format!(
-            "link add node address {} type veth peer name eth1 address {} netns host\nlink set node up\n",
-            LEAF_MACS[0], MACS[0]
-        ),
-    );
+    Lab::reload_nic();
     wait_until("the NIC to be taken in", SOON, || shape("perouter") == before);
     settle();
     every_ping_is_answered(&SERVICES, 20);

@@ -56,18 +56,10 @@ fn every_fault_is_seen_everywhere_and_clears() {
 
     // A NIC is gone.
     let at = from();
-    exec("leaf1", &["ip", "link", "del", "node"]);
+    Lab::unload_nic();
     let problem = seen("interface-missing", at);
-    ip_batch(
-        "leaf1",
-        &format!(
-            "link add node address {} type veth peer name eth1 address {} netns host\nlink set node up\n",
-            LEAF_MACS[0], MACS[0]
-        ),
-    );
+    Lab::reload_nic();
     over(&problem);
-    // FRR 10.3 at the leaf may go on dialling from where its port was.
-    vtysh("leaf1", "clear bgp *");
     settle();
 
     // A next hop that is not reached.

@@ -147,6 +147,18 @@ impl Lab {
         lab
     }
 
+    /// The first NIC vanishes from the node's namespace, as when its driver is unloaded; the leaf's port has no link then.
+    pub fn unload_nic() {
+        ip("", "netns add attic");
+        ip("perouter", "link set eth1 netns attic");
+    }
+
+    /// It is back in the host's namespace, as its driver makes it.
+    pub fn reload_nic() {
+        ip_batch("attic", "link set eth1 alias \"\" group 0\nlink set eth1 netns host\n");
+        ip("", "netns del attic");
+    }
+
     fn build_links(&self) {
         let Options { mtu, mgmt, pod, interleaf, .. } = self.options;
         let mut spaces = vec!["leaf1", "leaf2", "client1", "client2", "host"];
