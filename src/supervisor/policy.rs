@@ -22,7 +22,7 @@ const BACKENDS: Duration = Duration::from_millis(700);
 /// A load that takes longer hangs: a thousand VRFs take FRR 8.4 half a minute.
 const LOAD_LIMIT: Duration = Duration::from_secs(120);
 /// And so does one that is seen at rest so many times in a row while every daemon answers: mgmtd waits for an answer that it
-/// will not get (10.3 does so after one of some 20 deaths).
+/// will not get (10.3 does so after one death of 50 or so, where the processors are busy).
 const LOAD_RESTS: u32 = 2;
 /// Attempts to load the configuration before it is left as it is.
 const LOAD_ATTEMPTS: u32 = 5;

@@ -189,3 +189,39 @@ fn say(name: &str, line: &str, last: &mut String) {
     log::log!(target: name, level, "{message}");
     message.clone_into(last);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Duration;
+
+    use rustix::process::{WaitOptions, waitpid};
+
+    use super::*;
+
+    fn run(script: &str) -> Child {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        Child::spawn("sh", command).unwrap()
+    }
+
+    #[test]
+    fn who_waits_is_told_from_who_works() {
+        let mut children = [
+            run("exec sleep 600"),
+            run("while :; do :; done"),
+            run(&format!("echo '{LOCKED_OUT}'; while :; do :; done")),
+        ];
+        // The first look has nothing to compare with.
+        children.iter_mut().for_each(|child| assert!(!child.rests()));
+        while children[1..].iter().any(|c| c.ticks() <= c.ticks_before.map(|ticks| ticks + RESTING_TICKS)) {
+            thread::sleep(Duration::from_millis(10));
+        }
+        children[2].read();
+        assert_eq!(children.each_mut().map(Child::rests), [true, false, true]);
+        for mut child in children {
+            child.kill();
+            waitpid(Some(child.pid), WaitOptions::empty()).unwrap();
+        }
+    }
+}
