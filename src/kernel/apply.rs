@@ -150,7 +150,7 @@ impl Place {
         let mut state = observe::observe(&mut self.nl, here())?;
         self.indexes.clear();
         let rest = here().filter(|path| !state.sysctls.contains_key(*path));
-        let rest = self.ns.within(|| Ok(observe::sysctls(rest)))?;
+        let rest = self.ns.visit(|| observe::sysctls(rest))?;
         state.sysctls.extend(rest);
         Ok(state)
     }
