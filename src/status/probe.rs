@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 
+use super::Time;
+
 /// Groups that zebra alone listens to together on one routing socket: links, addresses, and the settings of IPv4, IPv6 and
 /// MPLS (`netlink_socket` for the dataplane's incoming socket, `zebra/kernel_netlink.c`; seen so in 8.4, 10.3 and 10.7).
 const ZEBRAS: u32 = group(1) | group(5) | group(9) | group(24) | group(25) | group(29);
@@ -16,8 +18,28 @@ const fn group(number: u32) -> u32 {
 pub struct Findings {
     /// How many zebras work in it.
     pub zebras: usize,
-    /// Packets that were dropped since their TCP-MD5 signature was missing, was not expected, or was wrong.
-    pub md5: [u64; 3],
+    /// Since when, at the earliest, packets were last dropped since their TCP-MD5 signature was missing, was not expected, or
+    /// was wrong.
+    pub md5: [Option<Time>; 3],
+}
+
+/// What the counters of such packets were at the last look, and since when they may have grown.
+#[derive(Debug, Default)]
+struct Dropped {
+    counts: [u64; 3],
+    looked: Time,
+    since: [Option<Time>; 3],
+}
+
+impl Dropped {
+    fn take_in(&mut self, counts: [u64; 3], now: Time) {
+        for (i, count) in counts.into_iter().enumerate() {
+            if count > self.counts[i] {
+                self.since[i] = Some(self.looked);
+            }
+        }
+        (self.counts, self.looked) = (counts, now);
+    }
 }
 
 /// The namespace's own tables. An open one stays that namespace's.
@@ -25,6 +47,7 @@ pub struct Findings {
 pub struct Probe {
     netlink: File,
     netstat: File,
+    dropped: Dropped,
 }
 
 impl Probe {
@@ -34,7 +57,10 @@ impl Probe {
     /// `/proc` can't be read.
     pub fn open() -> io::Result<Self> {
         let open = |name: &str| File::open(format!("/proc/thread-self/net/{name}"));
-        Ok(Self { netlink: open("netlink")?, netstat: open("netstat")? })
+        let (netlink, mut netstat) = (open("netlink")?, open("netstat")?);
+        let counts = md5(&whole(&mut netstat)?);
+        let dropped = Dropped { counts, looked: Time::now(), ..Dropped::default() };
+        Ok(Self { netlink, netstat, dropped })
     }
 
     /// Looks at them.
@@ -42,7 +68,8 @@ impl Probe {
     /// # Errors
     /// They can't be read.
     pub fn look(&mut self) -> io::Result<Findings> {
-        Ok(Findings { zebras: zebras(&whole(&mut self.netlink)?), md5: md5(&whole(&mut self.netstat)?) })
+        self.dropped.take_in(md5(&whole(&mut self.netstat)?), Time::now());
+        Ok(Findings { zebras: zebras(&whole(&mut self.netlink)?), md5: self.dropped.since })
     }
 }
 
@@ -95,5 +122,16 @@ mod tests {
         assert_eq!(md5(text), [2, 3, 4]);
         assert_eq!(md5("TcpExt: A\nTcpExt: 1\n"), [0; 3]);
         assert_eq!(md5(""), [0; 3]);
+    }
+
+    #[test]
+    fn what_was_dropped_may_have_been_since_the_look_before() {
+        let at = Time::from_secs;
+        let mut dropped = Dropped { counts: [7, 0, 0], looked: at(100), ..Dropped::default() };
+        dropped.take_in([7, 0, 0], at(103));
+        assert_eq!(dropped.since, [None; 3]);
+        dropped.take_in([7, 1, 0], at(106));
+        dropped.take_in([7, 1, 0], at(109));
+        assert_eq!(dropped.since, [None, Some(at(103)), None]);
     }
 }

@@ -72,9 +72,6 @@ pub enum News {
 #[derive(Debug, Default)]
 pub struct Problems {
     known: BTreeMap<(usize, String), Known>,
-    md5: [u64; 3],
-    /// When packets were last dropped for each of these reasons.
-    md5_at: [Option<Time>; 3],
 }
 
 #[derive(Debug)]
@@ -87,16 +84,9 @@ struct Known {
 impl Problems {
     /// Takes in how things are now. What is new, and when to look again if nothing else happens.
     pub fn step(&mut self, local: &Local, fabric: &Fabric, now: Time) -> (Vec<News>, Option<Duration>) {
-        for (i, count) in local.findings.md5.into_iter().enumerate() {
-            if count > self.md5[i] {
-                self.md5_at[i] = Some(now);
-            }
-            // It is another namespace when there are fewer.
-            self.md5[i] = count;
-        }
         let (mut news, mut again) = (vec![], None);
         let mut before = std::mem::take(&mut self.known);
-        for fault in faults(local, fabric, self.md5_at, now) {
+        for fault in faults(local, fabric, now) {
             let place = CODES.iter().position(|code| *code == fault.code).unwrap_or(CODES.len());
             let key = (place, fault.subject.clone());
             if self.known.contains_key(&key) {
@@ -151,12 +141,12 @@ pub fn health(local: &Local, fabric: &Fabric, problems: &[Problem]) -> Health {
 }
 
 /// Everything that is not as it should be.
-fn faults(local: &Local, fabric: &Fabric, md5: [Option<Time>; 3], now: Time) -> Vec<Fault> {
+fn faults(local: &Local, fabric: &Fabric, now: Time) -> Vec<Fault> {
     let mut faults = Vec::new();
     setup(local, &mut faults);
     if local.phase == Phase::Running {
         faults.extend(local.daemons.iter().filter_map(|daemon| dying(daemon, local)));
-        sessions(local, fabric, md5, now, &mut faults);
+        sessions(local, fabric, now, &mut faults);
         services(local, fabric, &mut faults);
         kernel(local, &mut faults);
     }
@@ -233,7 +223,7 @@ fn dying(daemon: &Daemon, local: &Local) -> Option<Fault> {
     })
 }
 
-fn sessions(local: &Local, fabric: &Fabric, md5: [Option<Time>; 3], now: Time, faults: &mut Vec<Fault>) {
+fn sessions(local: &Local, fabric: &Fabric, now: Time, faults: &mut Vec<Fault>) {
     let Some(bgpd) =
         local.daemons.iter().find(|daemon| daemon.name == "bgpd" && daemon.state == Life::Running)
     else {
@@ -246,7 +236,7 @@ fn sessions(local: &Local, fabric: &Fabric, md5: [Option<Time>; 3], now: Time, f
         let base = Fault { subject: session.peer.clone(), grace: settling, ..Fault::default() };
         // What was before it went down, or long ago, was something else.
         let now_so = |at: Time| at.ago(now) < DIALS && at.ago(session.since) <= SECOND;
-        let signed = md5.map(|at| at.is_some_and(now_so));
+        let signed = local.findings.md5.map(|at| at.is_some_and(now_so));
         let said = local
             .notifications
             .get(&session.peer)

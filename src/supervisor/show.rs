@@ -151,6 +151,8 @@ impl Supervisor<'_> {
 
     /// Has the sessions asked for, and shows what bgpd's log has said of them.
     pub(super) fn show_news(&mut self) {
+        // What is dropped from now on may be why.
+        self.probe();
         let lines: Vec<String> =
             self.children.iter_mut().flatten().flat_map(Child::take_notifications).collect();
         self.board.tell(|local| {

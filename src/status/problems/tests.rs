@@ -161,7 +161,7 @@ fn a_password_is_told_by_what_is_dropped() {
     (fabric.bgp[0].state, fabric.bgp[0].since) = ("Connect".into(), at(100));
     let mut problems = Problems::default();
     problems.step(&local, &fabric, at(100));
-    local.findings.md5 = [0, 1, 0];
+    local.findings.md5 = [None, Some(at(101)), None];
     problems.step(&local, &fabric, at(101));
     problems.step(&local, &fabric, at(104));
     assert_eq!(problems.list()[0].code, "wrong-password");
