@@ -190,6 +190,11 @@ fn a_nic_that_returns_is_taken_in_again() {
     Lab::reload_nic();
     wait_until("the NIC to be taken in", SOON, || shape("perouter") == before);
     settle();
+    // The leaf's BFD may still have the session of before, and end BGP once more when it finds it gone.
+    wait_until("an end to that", SOON, || {
+        let answered = |client| SERVICES.iter().all(|service| ping(client, service, 20, 10) == (20, 20));
+        answered("client1") && answered("client2")
+    });
     every_ping_is_answered(&SERVICES, 20);
 }
 
