@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 
 use crate::frr::held::{self, Place, Services};
-use crate::frr::vty::{Answer, Talk};
+use crate::frr::vty::{Answer, CONFIGURE, Talk};
 
 /// How often bgpd is asked whether the speaker is back.
 const ASK_EVERY: Duration = Duration::from_millis(500);
@@ -29,6 +29,8 @@ pub struct Hold {
     seen: Option<Vec<u64>>,
     learning: Option<Talk>,
     held: Services,
+    /// Held no more, while a bgpd may still have it.
+    leaving: Services,
     until: Instant,
     asking: Option<Talk>,
     ask_at: Instant,
@@ -59,6 +61,7 @@ impl Hold {
             seen: None,
             learning: None,
             held: Services::new(),
+            leaving: Services::new(),
             until: now,
             asking: None,
             ask_at: now,
@@ -102,6 +105,7 @@ impl Hold {
         (self.learning, self.asking, self.releasing, self.release_at) = (None, None, None, None);
         self.versions = None;
         self.held.clear();
+        self.leaving.clear();
         if !self.limit.is_zero() {
             let there = self.known.iter().filter(|(prefix, _)| prefixes.contains(prefix));
             self.held.extend(there.map(|(prefix, attributes)| (*prefix, attributes.clone())));
@@ -118,7 +122,7 @@ impl Hold {
     /// When there is something to do although nothing happens.
     pub fn deadline(&self) -> Option<Instant> {
         if self.held.is_empty() {
-            return None;
+            return (!self.leaving.is_empty() && self.releasing.is_none()).then_some(self.ask_at);
         }
         let ask = self.asking.is_none().then_some(self.ask_at);
         [self.release_at.or(ask), Some(self.until)].into_iter().flatten().min()
@@ -131,8 +135,17 @@ impl Hold {
 
     /// Goes on with it; `text` is bgpd's configuration, if bgpd runs with it.
     pub fn step(&mut self, text: Option<&str>, now: Instant) -> Option<News> {
-        if self.releasing.as_mut().is_some_and(|talk| !matches!(talk.receive(), Ok(None))) {
-            self.releasing = None;
+        match self.releasing.as_mut().map(Talk::receive) {
+            None | Some(Ok(None)) => {}
+            Some(answers) => {
+                self.releasing = None;
+                // Someone else may just be configuring it; what it never had is nothing to it.
+                let heard =
+                    |answers: &[Answer]| answers.iter().take(CONFIGURE.len()).all(|answer| answer.well);
+                if answers.is_ok_and(|answers| answers.is_some_and(|answers| heard(&answers))) {
+                    self.leaving.clear();
+                }
+            }
         }
         match self.learning.as_mut().map(Talk::receive) {
             Some(Ok(Some(answers))) => {
@@ -147,16 +160,21 @@ impl Hold {
             Some(Err(_)) => (self.learning, self.versions) = (None, None),
             Some(Ok(None)) | None => {}
         }
-        if self.held.is_empty() {
+        if self.held.is_empty() && self.leaving.is_empty() {
             return None;
         }
         let Some(text) = text else {
-            // No bgpd to ask: the next one begins with what is still held then.
+            // No bgpd to ask. The next one begins with what is still held then, or has begun with it.
             self.ask_at = self.ask_at.max(now + ASK_EVERY);
             self.release_at = None;
-            let over = now >= self.until;
-            return over.then(|| News::Released(std::mem::take(&mut self.held).into_keys().collect(), false));
+            return (!self.held.is_empty() && now >= self.until).then(|| self.let_go(false));
         };
+        if self.held.is_empty() {
+            if self.releasing.is_none() && self.ask_at <= now {
+                self.release(text, now);
+            }
+            return None;
+        }
         match self.asking.as_mut().map(Talk::receive) {
             Some(Ok(None)) => {}
             Some(Ok(Some(answers))) => {
@@ -177,15 +195,28 @@ impl Hold {
         if !back && now < self.until {
             return None;
         }
-        let held = std::mem::take(&mut self.held);
+        let news = self.let_go(back);
+        self.release(text, now);
+        Some(news)
+    }
+
+    fn let_go(&mut self, back: bool) -> News {
         self.release_at = None;
-        self.releasing = Talk::begin(&self.socket, self.place.removal(&held, text)).ok();
-        Some(News::Released(held.into_keys().collect(), back))
+        self.leaving = std::mem::take(&mut self.held);
+        News::Released(self.leaving.keys().copied().collect(), back)
+    }
+
+    fn release(&mut self, text: &str, now: Instant) {
+        self.releasing = Talk::begin(&self.socket, self.place.removal(&self.leaving, text)).ok();
+        self.ask_at = now + ASK_EVERY;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::os::unix::net::UnixListener;
+
     use super::*;
     use crate::model::{Asn, Value as _, VrfName};
 
@@ -237,11 +268,43 @@ mod tests {
             assert!(hold.deadline().unwrap() > at, "a past deadline would make the loop spin");
         }
         assert_eq!(hold.step(None, now + limit), Some(News::Released(vec![prefix], false)));
-        assert_eq!((hold.deadline(), hold.configuration()), (None, String::new()));
+        assert_eq!(hold.configuration(), "");
+        assert!(hold.deadline().unwrap() > now + limit, "a bgpd that was started before may have it");
         // One that does not answer at all is given up in time, too.
         hold.bgpd_is_gone(&[prefix].into(), at);
         assert_eq!(hold.step(Some(""), at + limit / 2), None);
         assert!(hold.deadline().unwrap() > at + limit / 2);
         assert_eq!(hold.step(Some(""), at + limit), Some(News::Released(vec![prefix], false)));
+    }
+
+    #[test]
+    fn what_a_late_bgpd_has_of_it_is_taken_out() {
+        let now = Instant::now();
+        let limit = Duration::from_secs(10);
+        let mut hold = hold(limit, now);
+        hold.socket = std::env::temp_dir().join(format!("hold-{}", std::process::id()));
+        hold.bgpd_is_gone(&["198.51.100.2/32".parse().unwrap()].into(), now);
+        let mut at = now + limit;
+        assert!(matches!(hold.step(None, at), Some(News::Released(..))));
+        // It does not listen; another one configures it; it hears.
+        at += ASK_EVERY;
+        assert_eq!(hold.step(Some(""), at), None);
+        let listener = UnixListener::bind(&hold.socket).unwrap();
+        for configured in [b"\0\0\0\x01", b"\0\0\0\0"] {
+            assert!(hold.deadline().is_some());
+            at += ASK_EVERY;
+            assert_eq!(hold.step(Some(""), at), None);
+            let (bgpd, _) = listener.accept().unwrap();
+            let mut commands = BufReader::new(&bgpd).split(0).map_while(Result::ok);
+            let mut said = vec![];
+            while hold.releasing.is_some() {
+                said.push(String::from_utf8(commands.next().unwrap()).unwrap());
+                (&bgpd).write_all(configured).unwrap();
+                assert_eq!(hold.step(Some(""), at), None);
+            }
+            assert!(said.iter().any(|command| command == "no network 198.51.100.2/32"), "{said:?}");
+        }
+        std::fs::remove_file(&hold.socket).unwrap();
+        assert_eq!(hold.deadline(), None);
     }
 }
