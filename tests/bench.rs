@@ -4,13 +4,17 @@
 
 mod lab;
 
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::*;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 const LIMIT: Duration = Duration::from_secs(120);
 const DAEMONS: [&str; 2] = ["bgpd", "zebra"];
@@ -25,9 +29,13 @@ fn until_established(start: Instant) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-/// Seconds from the death of a daemon until its successor is exec'd, has answered, and until the leaves have their
-/// sessions again.
-fn recovery(daemon: &str) -> [f64; 3] {
+/// What [`recovery`] measures.
+const STEPS: [&str; 4] =
+    ["its end, the kernel's part", "successor exec'd", "it answers", "sessions Established"];
+
+/// Seconds from SIGKILL to a daemon until the kernel has ended it, its successor is exec'd, has answered, and until the
+/// leaves have their sessions again.
+fn recovery(daemon: &str) -> [f64; 4] {
     // Established at the moment, and how often it has been.
     let sessions = || {
         ["leaf1", "leaf2"].map(|leaf| {
@@ -41,37 +49,68 @@ fn recovery(daemon: &str) -> [f64; 3] {
     wait_until("the sessions before the death", LIMIT, || sessions().iter().all(|(up, _)| *up));
     let before = sessions();
     let victim = wait_until("the daemon", LIMIT, || pid_of(daemon));
-    // To look for the successor's process would keep a small machine from starting it.
+    let pid = Pid::from_raw(victim.cast_signed()).unwrap();
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    // To look for the successor's process would keep a small machine from starting it, and the successor's first work would
+    // keep us from seeing it.
     let opened = inotify::init(inotify::CreateFlags::empty()).unwrap();
     inotify::add_watch(&opened, format!("/usr/lib/frr/{daemon}"), inotify::WatchFlags::OPEN).unwrap();
-    kill_process(Pid::from_raw(victim.cast_signed()).unwrap(), Signal::KILL).unwrap();
+    let (ready, watches) = channel();
+    let watcher = thread::spawn(move || {
+        go_first();
+        ready.send(()).unwrap();
+        [await_readable(&pidfd), await_readable(&opened)]
+    });
+    watches.recv().unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
     let start = Instant::now();
-    let limit = Timespec::try_from(LIMIT).unwrap();
-    assert_eq!(
-        poll(&mut [PollFd::new(&opened, PollFlags::IN)], Some(&limit)).unwrap(),
-        1,
-        "no {daemon} any more"
-    );
-    let exec = start.elapsed();
+    let [end, exec] = watcher.join().unwrap().map(|at| at - start);
     while vty("node", daemon, "echo PING").is_err() {
         assert!(start.elapsed() < LIMIT, "{daemon} does not answer");
-        std::thread::sleep(Duration::from_millis(1));
+        thread::sleep(Duration::from_millis(1));
     }
     let ready = start.elapsed();
     wait_until("the sessions again", LIMIT, || {
         sessions().iter().zip(before).all(|((up, count), (_, before))| *up && *count > before)
     });
-    [exec, ready, start.elapsed()].map(|time| time.as_secs_f64())
+    [end, exec, ready, start.elapsed()].map(|time| time.as_secs_f64())
+}
+
+/// When something can be read there.
+fn await_readable(fd: &impl AsFd) -> Instant {
+    let limit = Timespec::try_from(LIMIT).unwrap();
+    assert_eq!(
+        poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&limit)).unwrap(),
+        1,
+        "nothing within {LIMIT:?}"
+    );
+    Instant::now()
+}
+
+/// Seconds that it takes this kernel to start a daemon at all.
+fn bare_exec() -> f64 {
+    let mut command = Command::new("/usr/lib/frr/bgpd");
+    command
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0);
+    let start = Instant::now();
+    let mut child = command.spawn().unwrap();
+    let took = start.elapsed().as_secs_f64();
+    child.wait().unwrap();
+    took
 }
 
 /// What a process does when nothing happens: times a second that it wakes up, and how much of a CPU it takes, in percent.
 fn idle(pid: u32) -> [f64; 2] {
     // Sessions are asked about more often for 10 s after they have changed, and the speaker takes its time.
-    std::thread::sleep(Duration::from_secs(60));
+    thread::sleep(Duration::from_secs(60));
     let path = format!("/proc/{pid}");
     let count = || (number_of(&path, "voluntary_ctxt_switches"), ran_for(&path));
     let (before, start) = (count(), Instant::now());
-    std::thread::sleep(Duration::from_secs(30));
+    thread::sleep(Duration::from_secs(30));
     let (after, seconds) = (count(), start.elapsed().as_secs_f64());
     [(after.0 - before.0) / seconds, 100.0 * (after.1 - before.1) / seconds]
 }
@@ -83,7 +122,7 @@ fn pid_of(name: &str) -> Option<u32> {
 
 /// Seconds until all sessions are up, for each of [`DAEMONS`] what [`recovery`] says, and then, in the first run, what
 /// [`idle`] does.
-type Run = (f64, [[f64; 3]; 2], Option<[f64; 2]>);
+type Run = (f64, [[f64; 4]; 2], Option<[f64; 2]>);
 
 fn ours(first: bool) -> Run {
     let lab = Lab::new(Options::default());
@@ -132,10 +171,15 @@ fn main() {
     };
     line("start to all sessions Established".into(), &|run| run.0);
     for (i, daemon) in DAEMONS.iter().enumerate() {
-        for (j, what) in ["successor exec'd", "it answers", "sessions Established"].into_iter().enumerate() {
+        for (j, what) in STEPS.into_iter().enumerate() {
             line(format!("{daemon} killed to {what}"), &|run| run.1[i][j]);
         }
     }
+    println!(
+        "{:44} {:14.3}",
+        "to exec a daemon at all, on this kernel",
+        median((0..21).map(|_| bare_exec()).collect())
+    );
     for (i, what) in ["idle: wake-ups a second", "idle: percent of a CPU"].into_iter().enumerate() {
         if let (Some(us), Some(them)) = (us[0].2, them[0].2) {
             println!("{what:44} {:14.3} {:11.3} {:8.1}", us[i], them[i], them[i] / us[i]);

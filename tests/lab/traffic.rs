@@ -17,7 +17,7 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, MultiHeaders, recvmmsg, se
 use nix::sys::time::TimeSpec;
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 
-use super::sh::{in_ns, must, try_exec};
+use super::sh::{go_first, in_ns, must};
 
 /// What became of a flow. `gap` is the longest time without a packet, and `gap_at` when it began (since the start); `lost_at`
 /// is when the first and the last of those that were lost were due.
@@ -124,8 +124,7 @@ static COURSES: LazyLock<Sender<Course>> = LazyLock::new(|| {
         // On one processor others come between the parts of a call, and a packet that has its route by then is dropped if that
         // route is deleted (`dst_dev_put`, net/core/dst.c): a fault of a crowded machine, and none where packets come from
         // elsewhere.
-        let me = rustix::thread::gettid().as_raw_nonzero().to_string();
-        let _ = try_exec("", &["chrt", "--fifo", "--pid", "50", &me]);
+        go_first();
         let mut courses: Vec<Course> = vec![];
         for turn in 0u32.. {
             if courses.is_empty() {
