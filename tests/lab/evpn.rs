@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::sh::{exec, ip, ip_batch, must, wait_until};
+use super::steady::watch_the_machine;
 use super::supervisor::{Supervisor, program};
 use super::{CLIENT4, CLIENT6, LEAF_ASN, LEAF_ID, Router, forward, host_of, names, sweep};
 
@@ -63,6 +64,7 @@ impl Evpn {
     }
 
     pub fn with(v6: bool, file: &str, extra: &[(&str, &str)]) -> Self {
+        watch_the_machine();
         sweep();
         let run_before = names("/run");
         build_links(v6);
@@ -272,7 +274,7 @@ router bgp {asn}
  no bgp default ipv4-unicast
  bgp graceful-restart
  bgp graceful-restart preserve-fw-state
- timers bgp 3 9
+ timers bgp 30 90
 {peers} address-family ipv4 unicast
 {activate}  network {id}/32
  exit-address-family
@@ -294,7 +296,7 @@ fn speaker_config(i: usize) -> String {
  no bgp ebgp-requires-policy
  bgp graceful-restart
  bgp graceful-restart preserve-fw-state
- timers bgp 3 9
+ timers bgp 30 90
  neighbor 192.169.10.1 remote-as 64514
  neighbor 192.169.10.1 timers connect 1
  neighbor 2001:db8:a::1 remote-as 64514

@@ -20,6 +20,7 @@ mod other;
 mod random;
 mod router;
 mod sh;
+mod steady;
 mod supervisor;
 mod traffic;
 mod watch;
@@ -119,6 +120,7 @@ impl Lab {
             std::env::var_os("LAB_KERNEL").is_some(),
             "a lab needs a kernel of its own: see tests/lab/run"
         );
+        steady::watch_the_machine();
         sweep(); // after a test that was killed
         let leaf_daemons = |bfd: bool| {
             let mut daemons = vec![("zebra", "-P 0 -s 90000000"), ("staticd", "-P 0"), ("bgpd", "-P 0")];
