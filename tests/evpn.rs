@@ -49,7 +49,7 @@ fn every_way_is_open(count: u32) {
 
 #[test]
 fn packets_take_every_way_between_two_nodes() {
-    let lab = Evpn::new(false);
+    let lab = Evpn::with(false, &vnis(false), &[("LIVENESS_TIMEOUT", "30")]);
     every_way_is_open(1000);
     // FRR dies of a VXLAN that it sees too soon (FRR issue 22851).
     for node in &lab.nodes {

@@ -16,14 +16,23 @@ fn put(i: usize, text: &str) {
     std::fs::rename(format!("/tmp/.vnis{i}.new"), format!("/tmp/vnis{i}.yaml")).unwrap();
 }
 
+/// Two nodes with sessions that no standstill of the machine ends. bgpd acts upon BFD where that is faster than its hold time,
+/// hence so slow a BFD.
+fn steady(extra: &[(&str, &str)]) -> Evpn {
+    let timers = [("BGP_KEEPALIVE_TIME", "30"), ("BGP_HOLD_TIME", "90"), ("BFD_DETECT_MULTIPLIER", "50")];
+    Evpn::with(false, &vnis(false), &[&timers, extra].concat())
+}
+
 /// When each of the leaf's and the host's sessions came up.
 fn ages() -> Vec<(String, String)> {
     let mut ages = vec![];
     for (router, peers) in [("leaf1", &["node", "node2"]), ("speaker", &["192.169.10.1", "2001:db8:a::1"])] {
         for peer in peers {
-            let all = show(router, "bgpd", &format!("show bgp neighbors {peer} json"));
-            assert_eq!(all[peer]["bgpState"], "Established", "{router} {peer}");
-            let number = |name: &str| all[peer][name].to_string();
+            let session = wait_until(&format!("{router}'s session with {peer}"), SOON, || {
+                let all = show(router, "bgpd", &format!("show bgp neighbors {peer} json"));
+                (all[peer]["bgpState"] == "Established").then(|| all[peer].clone())
+            });
+            let number = |name: &str| session[name].to_string();
             ages.push((
                 format!("{router} {peer}"),
                 number("connectionsEstablished") + " " + &number("connectionsDropped"),
@@ -35,7 +44,7 @@ fn ages() -> Vec<(String, String)> {
 
 #[test]
 fn the_file_changes_while_all_goes_on() {
-    let lab = Evpn::new(false);
+    let lab = steady(&[("LIVENESS_TIMEOUT", "30")]);
     every_way_is_open(10);
     let more = vnis(false).replace("l2vnis:\n", MORE.trim_start());
     let (few, many) = (vnis(false), more);
@@ -100,7 +109,7 @@ fn daemons_of(lab: &Evpn) -> Vec<String> {
 
 #[test]
 fn what_is_refused_changes_nothing() {
-    let lab = Evpn::new(false);
+    let lab = steady(&[]);
     every_way_is_open(10);
     let running =
         || ["mgmtd", "bgpd", "bfdd"].map(|d| vty("node", d, "show running-config").unwrap_or_default());
@@ -184,7 +193,8 @@ fn what_is_refused_changes_nothing() {
     let bgpd = bgpd();
     kill_process(bgpd, Signal::STOP).unwrap();
     put(0, &more);
-    thread::sleep(Duration::from_secs(2));
+    wait_until("the change to begin", SOON, || status()["counts"]["changing"] == true);
+    thread::sleep(Duration::from_secs(1));
     kill_process(bgpd, Signal::KILL).unwrap();
     let said = lab.nodes[0].wait_log_after(from, "the configuration in force stays", SOON);
     assert!(said.contains("bgpd: "), "{said}");

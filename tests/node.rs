@@ -73,7 +73,8 @@ fn perouter_and_a_second_start() {
     let flows = flows();
     let (status, seconds) = node.terminate();
     assert!(status.success(), "{status}");
-    assert!(seconds < 8.0, "{seconds} s");
+    println!("ended {seconds:.1} s after SIGTERM");
+    assert!(seconds < 30.0, "{seconds} s");
     assert_eq!(Lab::processes("perouter"), []);
     assert_eq!(difference(&here, &snapshot("perouter")), "");
     every_ping_is_answered(&SERVICES, 20);
@@ -310,9 +311,9 @@ fn nics_are_found_by_their_address() {
     let late = "02:00:00:00:00:42";
     let macs = format!("{},{late}", MACS[0]);
     let node = start(&lab, &[("NETNS", "host"), ("FE_MACS", &macs)]);
-    node.wait_log("waiting for 120 s", SOON);
+    node.wait_log("; waiting for ", SOON);
     ip("host", &format!("link add late address {late} type veth peer name other"));
-    node.wait_log(&format!("{late} is late"), Duration::from_secs(5));
+    node.wait_log(&format!("{late} is late"), SOON);
     node.wait_log(&format!("{} is eth1", MACS[0]), SOON);
 }
 
@@ -323,12 +324,14 @@ fn another_namespace_takes_everything_over() {
     up(&lab, &[]).terminate();
     assert!(ip("perouter", "addr show eth1").contains("192.0.2.77/32"));
     let mut node = up(&lab, &[("NETNS", "host")]);
+    flap(&["leaf1", "leaf2"]);
     every_ping_is_answered(&SERVICES, 20);
     let eth1 = ip("host", "-d addr show eth1");
     assert!(eth1.contains("192.0.2.77/32") && !eth1.contains("frr-supervisor"), "{eth1}");
     assert!(!ip("host", "route show table all").contains("proto 200"));
     node.terminate();
     let _node = up(&lab, &[]);
+    flap(&["leaf1", "leaf2"]);
     every_ping_is_answered(&SERVICES, 20);
 }
 
@@ -356,7 +359,7 @@ fn a_broken_template_leaves_the_last_configuration_in_force() {
     assert!(said.contains("FRR_TEMPLATE=/run/none.j2: No such file"), "{said}");
     start(&lab, &[]).wait_log(DAEMONS_ANSWER, SOON);
     let config = std::fs::read_to_string("/run/frr/frr.conf").unwrap();
-    let node = start(&lab, &[("FRR_TEMPLATE", "/run/own.j2")]);
+    let node = start(&lab, &[("FRR_TEMPLATE", "/run/own.j2"), ("LIVENESS_TIMEOUT", "30")]);
     node.wait_log("the last configuration that was accepted stays in force", SOON);
     node.wait_log(DAEMONS_ANSWER, SOON);
     assert_eq!(std::fs::read_to_string("/run/frr/frr.conf").unwrap(), config);

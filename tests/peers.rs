@@ -47,7 +47,7 @@ fn another_leaf(kind: Kind) {
     assert_eq!(lost, Vec::<String>::new());
 
     node.terminate();
-    let mut node = comes_up(&[("ON_STOP", "withdraw")]);
+    let mut node = comes_up(&[("ON_STOP", "withdraw"), ("DRAIN_TIME", "5")]);
     let begin = std::time::Instant::now();
     node.signal(Signal::TERM);
     // RFC 8326's community, as each of them writes it.
@@ -59,7 +59,8 @@ fn another_leaf(kind: Kind) {
     let told = begin.elapsed();
     node.terminate();
     let gone = || !services.iter().any(|service| leaf.has(service));
-    wait_until("the routes to go", Duration::from_secs(2), gone);
+    // Long before the restart time and BFD would end them.
+    wait_until("the routes to go", Duration::from_secs(10), gone);
     println!("{kind:?}, withdraw: told after {told:?}, gone after {:?}", begin.elapsed());
 }
 

@@ -15,8 +15,9 @@ fn every_fault_is_seen_everywhere_and_clears() {
     let speaker = Speaker { password: Some("s3cr3t-words".into()), ..Speaker::default() };
     let mut lab = Lab::new(Options { speaker: Some(speaker), ..Options::default() });
     let node = up(&lab, &[("CONFIG_FILE", CONFIG), ("METALLB_PASSWORD", "s3cr3t-words")]);
-    wait_until("a healthy node", SOON, || status()["health"] == "healthy");
-    assert_eq!(get("/readyz").unwrap(), (200, "ready\n".into()));
+    let ready = || get("/readyz").is_ok_and(|answer| answer == (200, "ready\n".into()));
+    let healthy = || status()["health"] == "healthy" && ready();
+    wait_until("a healthy node", SOON, healthy);
     assert_eq!(get("/healthz").unwrap(), (200, "ok\n".into()));
     let seen = |code: &str, from: usize| {
         let (after, problem) = await_problem(&node, code, from);
@@ -102,7 +103,7 @@ fn every_fault_is_seen_everywhere_and_clears() {
     let before = repairs(&get("/metrics").unwrap().1);
     let events = || status()["events"].as_array().cloned().unwrap_or_default();
     ip("host", "link del metallb-frr");
-    wait_until("the repair in the metrics", SOON, || repairs(&get("/metrics").unwrap().1) > before);
+    wait_until("the repair in the metrics", SOON, || get("/metrics").is_ok_and(|(_, text)| repairs(&text) > before));
     wait_until("the repair among the events", SOON, || {
         events().iter().any(|event| event["text"].as_str().is_some_and(|text| text.starts_with("put right in")))
     });
@@ -130,8 +131,7 @@ fn every_fault_is_seen_everywhere_and_clears() {
     over(&problem);
 
     over(&crashing);
-    wait_until("a healthy node", SOON, || status()["health"] == "healthy");
-    assert_eq!(get("/readyz").unwrap(), (200, "ready\n".into()));
+    wait_until("a healthy node", SOON, healthy);
     for path in ["/", "/metrics", "/status.json", "/status.txt"] {
         assert!(!get(path).unwrap().1.contains("s3cr3t"), "{path}");
     }
@@ -205,14 +205,18 @@ fn clients_of_any_sort_do_not_disturb() {
     let (busy, connections) = thread::scope(|scope| {
         let clients: Vec<_> = (0..3).map(|_| scope.spawn(|| flood(&stop))).collect();
         thread::sleep(Duration::from_secs(1));
-        let busy = away(&lab, &node, &DAEMONS);
+        let busy = [(); 3].map(|()| away(&lab, &node, &DAEMONS));
         thread::sleep(Duration::from_secs(3));
         stop.store(true, Relaxed);
         (busy, clients.into_iter().map(|client| client.join().unwrap()).sum::<u64>())
     });
     println!("away without clients {quiet:?}; with {connections} connections {busy:?}");
-    // On one processor the clients take their share of it; what must not be is that anything waits for them.
-    assert!(busy.iter().all(|away| *away < Duration::from_secs(1)), "{busy:?}");
+    // On one processor the clients take their share of it; what must not be is that anything waits for them, which would
+    // take their 3 s each time.
+    for (i, name) in DAEMONS.iter().enumerate() {
+        let least = busy.iter().map(|times| times[i]).min();
+        assert!(least < Some(Duration::from_millis(2500)), "{name}: {busy:?}");
+    }
     assert!(connections > 100, "{connections}");
     // And it answers at once again.
     wait_until("an answer", Duration::from_secs(5), || get("/healthz").is_ok_and(|(code, _)| code == 200));
@@ -244,37 +248,48 @@ fn the_command_and_systemd_say_the_same() {
             *heard.lock().unwrap() += &format!("{}\n", String::from_utf8_lossy(&buffer[..n]));
         }
     });
-    let said = || std::mem::take(&mut *all.lock().unwrap());
+    let is_said = |words: &[&str], limit: Duration| {
+        let mut said = String::new();
+        wait_until(&format!("systemd to be told {words:?}"), limit, || {
+            said += &std::mem::take(&mut *all.lock().unwrap());
+            words.iter().all(|word| said.contains(word))
+        });
+    };
     let mut node = up(&lab, &[("NOTIFY_SOCKET", path), ("WATCHDOG_USEC", "2000000")]);
-    let (code, text) = wait_until("a healthy node with its services", SOON, || {
+    let lines = [
+        ("healthy", "running since"),
+        ("bgpd", "running"),
+        ("eth1", "Established"),
+        (SERVICE4, "announced"),
+        (SERVICE6, "announced"),
+    ];
+    wait_until("a healthy node with its services", SOON, || {
         let (code, text) = command(&[]);
-        (code == 0 && text.contains(SERVICE6)).then_some((code, text))
+        let is_there = |(name, state): &(&str, &str)| {
+            text.lines().any(|line| line.starts_with(name) && line.contains(state))
+        };
+        code == 0 && lines.iter().all(is_there)
     });
-    assert_eq!(code, 0, "{text}");
-    for (name, state) in [("healthy", "running since"), ("bgpd", "running"), ("eth1", "Established"), (SERVICE4, "announced")] {
-        let line = text.lines().find(|line| line.starts_with(name) && line.contains(state));
-        assert!(line.is_some(), "{name} {state} in\n{text}");
-    }
     assert_eq!(serde_json::from_str::<Value>(&command(&["--json"]).1).unwrap()["schema"], 1);
-    assert_eq!(text.lines().skip(1).collect::<Vec<_>>().len(), get("/status.txt").unwrap().1.lines().skip(1).count());
-    let words = said();
-    assert!(words.contains("READY=1") && words.contains("STATUS=healthy: 3 of 3 BGP sessions up"), "{words}");
-    thread::sleep(Duration::from_secs(3));
-    let words = said();
-    assert!(words.contains("WATCHDOG=1"), "{words}");
+    wait_until("as many lines over HTTP", SOON, || {
+        get("/status.txt").is_ok_and(|(_, text)| text.lines().count() == command(&[]).1.lines().count())
+    });
+    is_said(&["READY=1", "STATUS=healthy: 3 of 3 BGP sessions up"], SOON);
+    is_said(&["WATCHDOG=1"], Duration::from_secs(5));
 
     // The daemons have not got the socket.
     let pid = daemons(&lab, "perouter").into_iter().find(|(name, _)| name == "bgpd").unwrap().1;
     assert!(!std::fs::read_to_string(format!("/proc/{pid}/environ")).unwrap().contains("NOTIFY_SOCKET"));
 
     ip("leaf1", "link set node down");
-    wait_until("a degraded node", SOON, || command(&[]).0 == 1);
-    assert!(command(&[]).1.contains("eth1 has no link"));
+    wait_until("a degraded node", SOON, || {
+        let (code, text) = command(&[]);
+        code == 1 && text.contains("eth1 has no link")
+    });
     ip("leaf2", "link set node down");
     wait_until("a node that is cut off", SOON, || command(&[]).0 == 3);
     node.terminate();
-    let words = said();
-    assert!(words.contains("STATUS=down: ") && words.contains("STOPPING=1"), "{words}");
+    is_said(&["STATUS=down: ", "STOPPING=1"], SOON);
     let (code, text) = command(&[]);
     assert!(code == 3 && text.contains("does not run; it was stopping when it ended"), "{code} {text}");
 }
@@ -285,19 +300,19 @@ fn the_metrics_are_well_formed() {
     let lab = Lab::new(Options::default());
     let _node = up(&lab, &[]);
     wait_until("a healthy node", SOON, || status_of("health") == "healthy");
-    wait_until("the services", SOON, || {
-        get("/metrics").unwrap().1.contains("frr_supervisor_services{state=\"announced\"} 2\n")
+    let mut wanted = vec!["frr_supervisor_services{state=\"announced\"} 2\n".to_owned()];
+    for name in ["frrk8s_bgp_session_up", "metallb_bgp_session_up"] {
+        wanted.push(format!("{name}{{peer=\"eth1\",vrf=\"default\"}} 1\n"));
+        wanted.push(format!("{name}{{peer=\"fda1:b2c3:d4e5:1::1\",vrf=\"metallb\"}} 1\n"));
+    }
+    let (head, text) = wait_until("the services and the sessions", SOON, || {
+        let (_, head, text) = request("GET /metrics HTTP/1.1\r\n\r\n").ok()?;
+        wanted.iter().all(|line| text.contains(line)).then_some((head, text))
     });
-    let (_, head, text) = request("GET /metrics HTTP/1.1\r\n\r\n").unwrap();
     assert!(head.contains("Content-Type: text/plain; version=0.0.4"), "{head}");
     for line in text.lines() {
         println!("metrics: {line}");
         let (name, value) = line.rsplit_once(' ').unwrap();
         assert!(line.starts_with('#') || (!name.is_empty() && value.parse::<f64>().is_ok()), "{line}");
     }
-    for name in ["frrk8s_bgp_session_up", "metallb_bgp_session_up"] {
-        assert!(text.contains(&format!("{name}{{peer=\"eth1\",vrf=\"default\"}} 1\n")), "{name}");
-        assert!(text.contains(&format!("{name}{{peer=\"fda1:b2c3:d4e5:1::1\",vrf=\"metallb\"}} 1\n")), "{name}");
-    }
-    assert!(text.contains("frr_supervisor_services{state=\"announced\"} 2\n"));
 }

@@ -73,6 +73,17 @@ pub fn both_leaves_have(prefix: &str) {
     }
 }
 
+/// So short a flap of a link as when a NIC is reset or moved may be none to a leaf's zebra, though its kernel has dropped the
+/// routes over it (seen with 10.3). This one has it look.
+pub fn flap(leaves: &[&str]) {
+    for state in ["down", "up"] {
+        leaves.iter().for_each(|leaf| drop(ip(leaf, &format!("link set node {state}"))));
+        thread::sleep(Duration::from_secs(1));
+    }
+    both_leaves_have(&format!("{SERVICE4}/32"));
+    settle();
+}
+
 /// Sends a signal to those of the node's daemons that are named, or to all of them.
 pub fn signal_daemons(lab: &Lab, ns: &str, names: &[&str], signal: Signal) {
     for (name, pid) in daemons(lab, ns) {

@@ -226,18 +226,27 @@ impl<T> Ready for Option<T> {
     }
 }
 
+/// What a turn of [`wait_until`] counts for at most: when the machine stands still, so does what is waited for.
+const TURN: Duration = Duration::from_millis(500);
+
 /// Asks again and again until there is an answer; panics with the state of the lab when `limit` is over.
 #[track_caller]
 pub fn wait_until<R: Ready>(what: &str, limit: Duration, mut ask: impl FnMut() -> R) -> R::Value {
-    let start = Instant::now();
+    let (start, mut waited) = (Instant::now(), Duration::ZERO);
+    // An emulated processor takes ten times as long.
+    let limit =
+        if std::env::var("LAB_KERNEL").is_ok_and(|kernel| kernel == "qemu") { 5 * limit } else { limit };
     loop {
+        let (turn, last) = (Instant::now(), waited > limit);
         if let Some(value) = ask().ready() {
             return value;
         }
-        if start.elapsed() > limit {
+        if last {
             panic!("waited {:.1} s in vain for {what}\n{}", start.elapsed().as_secs_f64(), state());
         }
-        thread::sleep(Duration::from_millis(50));
+        // Most of the time is for what is waited for: there is one processor.
+        thread::sleep((3 * turn.elapsed()).clamp(Duration::from_millis(50), TURN));
+        waited += turn.elapsed().min(TURN);
     }
 }
 
