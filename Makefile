@@ -1,7 +1,8 @@
 # make build   the static binary
 # make test    everything: lint, unit and property tests, and the node on real FRR (needs root; installs what is missing)
 # make demo    the main job at work, step by step (needs root)
-# make evpn    VNIs between two nodes on real FRR, with what is too long for test [EVERY=1]
+# make lab     a node on real FRR, with what is too long for test [EVERY=1]
+# make evpn    VNIs between two nodes on real FRR, the same [EVERY=1]
 # make delta   any change of a running configuration against a start with the new one, on real daemons [PAIRS=n] [SEED=n]
 # make matrix  whatever dies, in either namespace: packets sent and lost [REPEAT=n] [NETNS=perouter|host] [CELL=words]
 # make chaos   random kills and freezes under traffic [KILLS=n] [SECONDS=n] [SEED=n] [NETNS=host] [BFD=off] [DELETIONS=n]
@@ -37,6 +38,7 @@ CARGO   := cargo
 ARGS    := --locked --target $(TARGET)
 BIN     := $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release/frr-supervisor
 LAB     := LAB_SUPERVISOR=$(abspath $(BIN)) tests/lab/run
+STEADY  := LAB_SUPERVISOR=$(abspath $(BIN)) tests/lab/steadily
 
 # The executable of some tests: made with all that cargo has to say, then asked for its path.
 tests = $(CARGO) test $(ARGS) --features lab,extension --no-run $(1)
@@ -51,7 +53,7 @@ TAG      ?= $(shell git describe --tag --always --dirty)
 PLATFORM ?= linux/amd64,linux/arm64
 PUSH     ?= false
 
-.PHONY: build test lint unit kernel lab lab-nat lab-plain $(SUITES:%=lab-%) evpn $(SUITES:%=evpn-%) delta $(SUITES:%=delta-%) size demo matrix chaos bench page alerts extension extension-check frr deny clean
+.PHONY: build test checks trees lint unit kernel lab lab-nat lab-plain $(SUITES:%=lab-%) evpn $(SUITES:%=evpn-%) delta $(SUITES:%=delta-%) size demo matrix chaos bench page alerts extension extension-check frr deny clean
 
 build:
 	$(CARGO) build $(ARGS) --release
@@ -59,8 +61,18 @@ build:
 
 test:
 	tests/lab/setup uml qemu extension
-	@$(MAKE) lint unit size
+	@$(MAKE) -j2 -Otarget trees checks
 	@$(MAKE) -j2 -Otarget lab evpn delta kernel extension-check TALOS=namespace_of_its_own
+
+# What takes time before anything runs in it.
+trees:
+	@set -e; for suite in $(SUITES); do tests/lab/tree $$suite; done; for kernel in uml qemu; do tests/lab/kernel $$kernel; done
+
+checks:
+	@$(MAKE) lint
+	@$(MAKE) unit
+	@$(MAKE) size
+	@$(call tests,$(patsubst %,--test %,node evpn delta extension talos))
 
 lint:
 	$(CARGO) fmt --check
@@ -72,30 +84,34 @@ unit:
 # The unit tests that need a kernel with nf_tables.
 kernel:
 	@set -e; program="$(call program,--lib)"; test -n "$$program"; \
-	LAB_TIMEOUT=900 $(LAB) --kernel qemu $$program --ignored --test-threads=1
+	LAB_TIMEOUT=1800 $(LAB) --kernel qemu $$program --ignored --test-threads=1 nft::
 
 # 4 MB, as for the image; a node's initramfs lives in memory.
 size: build
 	@test $$(stat -c %s $(BIN)) -le 4000000 || { echo "$(BIN) is larger than 4 MB"; exit 1; }
 
-# What FRR's version has little or no part in is tested with the first suite only, what takes long with the second, where there is one.
+# What FRR's version has little or no part in is tested with one suite only, the first or (where there is one) the second, and what
+# takes long and has a brother that is tested, not at all but with EVERY=1.
 # FRR 8.4 tears BFD down with bgpd, so it is not asked to lose nothing; and as the speaker's zebra in the host's namespace it misses
 # addresses of the veth pair now and then.
-FIRST_ONLY = bad_configurations nics_are_found nic_that_carries stale_namespace something_foreign log_can_be_json \
+FIRST_ONLY  = bad_configurations nics_are_found nic_that_carries stale_namespace something_foreign log_can_be_json \
               every_fault clients_of_any the_command_and the_metrics another_namespace a_broken_template an_instance_that lost_when_daemons_die killed_at_any fight_is_not rebuild_token altered deleted_namespace nic_that_returns
-LONG       = does_not_concern typed_into withdraw_takes services_stay nothing_is_held lost_in_the_hosts we_die dies_alone a_leaf_may
-NOT_8.4    = does_not_concern typed_into no_packet host_mode another_namespace ipv4_over dead_daemon services_stay nothing_is_held
-without    = connmark kernel_without_vrf $(if $(filter $(1),$(firstword $(SUITES))),,$(FIRST_ONLY)) \
-              $(if $(filter $(1),$(or $(word 2,$(SUITES)),$(1))),,$(LONG)) $(if $(filter $(1),bookworm),$(NOT_8.4))
+SECOND_ONLY = does_not_concern typed_into withdraw_takes services_stay nothing_is_held lost_in_the_hosts we_die dies_alone a_leaf_may host_mode ipv4_over
+EVERY_ONLY  = a_leaf_may_be_gobgp altered_in_the_hosts
+NOT_8.4     = does_not_concern typed_into no_packet host_mode another_namespace ipv4_over dead_daemon services_stay nothing_is_held
+without     = connmark kernel_without_vrf $(if $(EVERY),,$(EVERY_ONLY) \
+              $(if $(filter $(1),$(firstword $(SUITES))),,$(FIRST_ONLY)) $(if $(filter $(1),$(or $(word 2,$(SUITES)),$(1))),,$(SECOND_ONLY))) \
+              $(if $(filter $(1),bookworm),$(NOT_8.4))
 
 lab: $(SUITES:%=lab-%) lab-nat lab-plain
 $(SUITES:%=lab-%): lab-%: build
 	@set -e; program="$(call program,--test node)"; test -n "$$program"; \
-	LAB_TIMEOUT=900 $(LAB) --suite $* $$program --test-threads=1 $(patsubst %,--skip %,$(call without,$*))
+	LAB_TIMEOUT=2700 $(STEADY) --suite $* $$program --test-threads=1 $(patsubst %,--skip %,$(call without,$*))
 lab-nat: build
-	@set -e; program="$(call program,--test node)"; test -n "$$program"; LAB_TIMEOUT=1200 $(LAB) --kernel qemu $$program --test-threads=1 connmark
+	@set -e; program="$(call program,--test node)"; test -n "$$program"; \
+	LAB_TIMEOUT=1800 $(STEADY) --kernel qemu $$program --test-threads=1 connmark$(if $(EVERY),,::with_the_service_translated)
 lab-plain: build
-	@set -e; program="$(call program,--test node)"; test -n "$$program"; LAB_WITHOUT=vrf $(LAB) --kernel uml $$program kernel_without_vrf
+	@set -e; program="$(call program,--test node)"; test -n "$$program"; LAB_WITHOUT=vrf $(STEADY) --kernel uml $$program kernel_without_vrf
 
 # What changes of a running configuration lead to, on daemons by themselves: [PAIRS=n] [SEED=n]
 delta: $(SUITES:%=delta-%)
@@ -109,7 +125,7 @@ vnis = between_two takes_the $(if $(filter-out bookworm,$(1)),the_file_changes o
 evpn: $(SUITES:%=evpn-%)
 $(SUITES:%=evpn-%): evpn-%: build
 	@set -e; program="$(call program,--test evpn)"; test -n "$$program"; \
-	LAB_TIMEOUT=900 $(LAB) --suite $* $$program --test-threads=1 $(call vnis,$*)
+	LAB_TIMEOUT=1800 $(STEADY) --suite $* $$program --test-threads=1 $(call vnis,$*)
 
 demo:
 	tests/lab/setup uml
@@ -171,7 +187,7 @@ extension-check: extension
 	rm -rf $(EXTENSION).again
 	@set -e; program="$(call program,--test extension)"; test -n "$$program"; EXTENSION=$(EXTENSION) $$program
 	@set -e; program="$(call program,--test talos)"; test -n "$$program"; \
-	EXTENSION=$(EXTENSION) LAB_PASS=EXTENSION $(LAB) --suite forky $$program --test-threads=1 $(TALOS)
+	EXTENSION=$(EXTENSION) LAB_PASS=EXTENSION $(STEADY) --suite forky $$program --test-threads=1 $(TALOS)
 
 frr:
 	docker buildx build --file=Pkgfile --target=frr --platform=$(PLATFORM) --progress=auto \
