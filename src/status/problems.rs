@@ -229,7 +229,7 @@ fn sessions(local: &Local, fabric: &Fabric, now: Time, faults: &mut Vec<Fault>) 
     else {
         return;
     };
-    let settling = SETTLE.saturating_sub(bgpd.since.ago(now)).max(PASSING);
+    let settling = if bgpd.since.ago(now) < SETTLE { SETTLE } else { PASSING };
     for session in fabric.bgp.iter().filter(|s| !s.is_up() && s.state != UNKNOWN) {
         let link =
             local.interfaces.iter().find(|interface| interface.present && interface.name == session.peer);

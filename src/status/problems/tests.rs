@@ -211,7 +211,7 @@ fn a_new_bgpd_has_time_to_find_its_peers() {
     fabric.bgp.iter_mut().for_each(|s| s.state = "Active".into());
     let mut problems = Problems::default();
     problems.step(&local, &fabric, at(101));
-    problems.step(&local, &fabric, at(105));
+    problems.step(&local, &fabric, at(109));
     assert_eq!(problems.list(), []);
     problems.step(&local, &fabric, at(110));
     assert_eq!(problems.list().len(), 3);
