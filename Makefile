@@ -29,10 +29,13 @@ SUITE   := $(or $(if $(filter 8.4,$(FRR)),bookworm),$(if $(filter 10.3,$(FRR)),t
 # Static, so that it runs in a tree of any age. With --target the flag stays away from build scripts.
 # What is built is the same wherever it is built.
 CARGO_HOME ?= $(HOME)/.cargo
+# A make that another make started has them already; with any twice, all would be built anew.
+ifeq (,$(findstring crt-static,$(RUSTFLAGS)))
 export RUSTFLAGS := -C target-feature=+crt-static --remap-path-prefix=$(CURDIR)=. --remap-path-prefix=$(CARGO_HOME)=/cargo $(RUSTFLAGS)
 # What is the same is there once, and relocations are packed: by lld, which is rustc's own on x86-64 from 1.90 on.
 ifneq (,$(findstring x86_64,$(TARGET)))
 RUSTFLAGS += -C link-arg=-Wl,--icf=all -C link-arg=-Wl,--pack-dyn-relocs=relr
+endif
 endif
 CARGO   := cargo
 ARGS    := --locked --target $(TARGET)
