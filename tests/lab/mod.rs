@@ -43,6 +43,7 @@ pub use other::{Kind, Other};
 pub use random::Random;
 pub use router::{Router, Speaker, frr_is_8};
 pub use sh::*;
+pub use steady::stood_still;
 pub use supervisor::{Line, Supervisor, program};
 pub use traffic::{Flow, Loss};
 pub use watch::{LinkEvent, LinkMonitor, difference, link_monitor, snapshot};

@@ -37,11 +37,15 @@ pub fn watch_the_machine() {
             usual(info);
             // What stands still just now is known when it goes on.
             thread::sleep(2 * TURN);
-            let worst = Duration::from_millis(WORST.load(Relaxed));
-            if worst >= STILL {
-                eprintln!("the machine stood still for {worst:?}");
+            if let Some(time) = stood_still() {
+                eprintln!("the machine stood still for {time:?}");
             }
         }));
     });
     WORST.store(0, Relaxed);
+}
+
+/// For how long, if it did since the test began or this was asked.
+pub fn stood_still() -> Option<Duration> {
+    Some(Duration::from_millis(WORST.swap(0, Relaxed))).filter(|time| *time >= STILL)
 }
