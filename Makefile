@@ -64,7 +64,7 @@ build:
 
 test:
 	tests/lab/setup uml qemu extension
-	@$(MAKE) -j2 -Otarget trees checks
+	@$(MAKE) -j3 -Otarget trees size checks
 	@$(MAKE) -j2 -Otarget lab evpn delta kernel extension-check TALOS=namespace_of_its_own
 
 # What takes time before anything runs in it.
@@ -74,7 +74,6 @@ trees:
 checks:
 	@$(MAKE) lint
 	@$(MAKE) unit
-	@$(MAKE) size
 	@$(call tests,$(patsubst %,--test %,node evpn delta extension talos))
 
 lint:
@@ -87,7 +86,7 @@ unit:
 # The unit tests that need a kernel with nf_tables.
 kernel:
 	@set -e; program="$(call program,--lib)"; test -n "$$program"; \
-	LAB_TIMEOUT=1800 $(LAB) --kernel qemu $$program --ignored --test-threads=1 nft::
+	LAB_TIMEOUT=1800 $(LAB) --kernel nft $$program --ignored --test-threads=1 nft::
 
 # 4 MB, as for the image; a node's initramfs lives in memory.
 size: build
@@ -98,10 +97,10 @@ size: build
 # FRR 8.4 tears BFD down with bgpd, so it is not asked to lose nothing; and as the speaker's zebra in the host's namespace it misses
 # addresses of the veth pair now and then.
 FIRST_ONLY  = bad_configurations nics_are_found nic_that_carries stale_namespace something_foreign log_can_be_json \
-              every_fault clients_of_any the_command_and the_metrics another_namespace a_broken_template an_instance_that lost_when_daemons_die killed_at_any fight_is_not rebuild_token altered deleted_namespace nic_that_returns
+              every_fault clients_of_any the_command_and the_metrics another_namespace a_broken_template an_instance_that lost_when_daemons_die killed_at_any fight_is_not rebuild_token altered deleted_namespace nic_that_returns dead_daemon
 SECOND_ONLY = does_not_concern typed_into withdraw_takes services_stay nothing_is_held lost_in_the_hosts we_die dies_alone a_leaf_may host_mode ipv4_over
 EVERY_ONLY  = a_leaf_may_be_gobgp altered_in_the_hosts
-NOT_8.4     = does_not_concern typed_into no_packet host_mode another_namespace ipv4_over dead_daemon services_stay nothing_is_held
+NOT_8.4     = does_not_concern typed_into no_packet host_mode another_namespace ipv4_over services_stay nothing_is_held
 without     = connmark kernel_without_vrf $(if $(EVERY),,$(EVERY_ONLY) \
               $(if $(filter $(1),$(firstword $(SUITES))),,$(FIRST_ONLY)) $(if $(filter $(1),$(or $(word 2,$(SUITES)),$(1))),,$(SECOND_ONLY))) \
               $(if $(filter $(1),bookworm),$(NOT_8.4))

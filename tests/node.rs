@@ -438,7 +438,7 @@ mod connmark {
         let mgmt = options.mgmt;
         let lab = Lab::new(options);
         let _node = up(&lab, &[("RETURN_PATH", "connmark")]);
-        every_ping_is_answered(&SERVICES, 1000);
+        every_ping_is_answered(&SERVICES, 200);
         if mgmt {
             assert_eq!(lab.mgmt_lost(), 0);
             assert_eq!(ping("host", MGMT_IP, 5, 10).1, 5);
