@@ -119,7 +119,7 @@ impl Netlink {
         request.serialize(&mut bytes);
         self.socket.send(&bytes, 0)?;
 
-        let mut disturbed = false;
+        let (mut disturbed, mut slimmed) = (false, Vec::new());
         loop {
             self.received.clear();
             if self.socket.recv(&mut self.received, libc::MSG_TRUNC)? > self.received.len() {
@@ -132,7 +132,8 @@ impl Netlink {
                     return Err(io::Error::other("malformed netlink message").into());
                 }
                 let kind = u16::from_ne_bytes([rest[4], rest[5]]);
-                let packet = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&rest[..length]);
+                slim(&rest[..length], &mut slimmed);
+                let packet = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&slimmed);
                 rest = &rest[length.next_multiple_of(4).min(rest.len())..];
                 let packet = match packet {
                     Ok(packet) => packet,
@@ -177,6 +178,34 @@ const EINTR: i32 = 4;
 /// The attribute of an error that holds a sentence (`NLMSGERR_ATTR_MSG`, `linux/netlink.h`).
 const ATTR_MSG: u16 = 1;
 
+/// Header of a link (`struct nlmsghdr` and `struct ifinfomsg`).
+const LINK_HEADER: usize = HEADER + 16;
+/// A link (`RTM_NEWLINK`, `linux/rtnetlink.h`).
+const NEW_LINK: u16 = 16;
+/// What [`super::observe`] reads of a link, by `linux/if_link.h`: `IFLA_ADDRESS`, `_IFNAME`, `_MTU`, `_LINK`, `_MASTER`,
+/// `_LINKINFO`, `_IFALIAS`, `_AF_SPEC`, `_GROUP`, `_LINK_NETNSID`, `_PERM_ADDRESS`.
+const OF_A_LINK: [u16; 11] = [1, 3, 4, 5, 10, 18, 20, 26, 27, 37, 54];
+/// What is not a flag in an attribute's type (`NLA_TYPE_MASK`, `linux/netlink.h`).
+const NLA_TYPE: u16 = 0x3fff;
+
+/// Copies a message, a link without the dozens of attributes that no one looks at: with thousands of links, to make objects
+/// of them takes most of the time.
+fn slim(message: &[u8], to: &mut Vec<u8>) {
+    to.clear();
+    let is_link = message[4..6] == NEW_LINK.to_ne_bytes() && message.len() >= LINK_HEADER;
+    let (header, mut rest) = message.split_at(if is_link { LINK_HEADER } else { message.len() });
+    to.extend_from_slice(header);
+    while let [l0, l1, t0, t1, ..] = *rest {
+        let length = usize::from(u16::from_ne_bytes([l0, l1])).next_multiple_of(4).clamp(4, rest.len());
+        if OF_A_LINK.contains(&(u16::from_ne_bytes([t0, t1]) & NLA_TYPE)) {
+            to.extend_from_slice(&rest[..length]);
+        }
+        rest = &rest[length..];
+    }
+    let length = u32::try_from(to.len()).unwrap_or(u32::MAX);
+    to[..4].copy_from_slice(&length.to_ne_bytes());
+}
+
 /// With capped acknowledgements the attributes follow the request's header.
 fn refusal(e: &ErrorMessage) -> Refusal {
     let mut words = None;
@@ -193,4 +222,49 @@ fn refusal(e: &ErrorMessage) -> Refusal {
         rest = &rest[length.next_multiple_of(4).min(rest.len())..];
     }
     Refusal { error: e.to_io(), words }
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn of_a_link_only_what_is_looked_at_is_read() {
+        let wanted = [
+            LinkAttribute::IfName("eth1".into()),
+            LinkAttribute::Mtu(1500),
+            LinkAttribute::Group(4242),
+            LinkAttribute::IfAlias("odd".into()),
+        ];
+        let mut link = LinkMessage::default();
+        link.header.index = 7;
+        link.attributes = vec![LinkAttribute::TxQueueLen(1000), LinkAttribute::Qdisc("noqueue".into())];
+        link.attributes.splice(1..1, wanted.clone());
+        let mut packet = NetlinkMessage::from(RouteNetlinkMessage::NewLink(link.clone()));
+        packet.finalize();
+        let mut bytes = vec![0; packet.buffer_len()];
+        packet.serialize(&mut bytes);
+        let mut slimmed = vec![];
+        slim(&bytes, &mut slimmed);
+        link.attributes = wanted.into();
+        let read = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&slimmed).unwrap();
+        assert_eq!(read.payload, NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)));
+        // What is not a link stays as it is.
+        bytes[4..6].copy_from_slice(&20u16.to_ne_bytes());
+        slim(&bytes, &mut slimmed);
+        assert_eq!(slimmed, bytes);
+    }
+
+    proptest! {
+        #[test]
+        fn no_message_is_too_odd_to_be_copied(mut bytes in prop::collection::vec(any::<u8>(), HEADER..200)) {
+            bytes[4..6].copy_from_slice(&NEW_LINK.to_ne_bytes());
+            let mut slimmed = vec![];
+            slim(&bytes, &mut slimmed);
+            prop_assert!(slimmed.len() <= bytes.len());
+        }
+    }
 }
