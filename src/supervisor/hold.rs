@@ -80,6 +80,11 @@ impl Hold {
         self.held.keys()
     }
 
+    /// Whether bgpd may have lines that are not in its file.
+    pub fn is_under_way(&self) -> bool {
+        !self.held.is_empty() || !self.leaving.is_empty()
+    }
+
     /// What to ask bgpd in each round; any answer shows that it lives.
     pub fn question(&self) -> String {
         self.place.version_question()
@@ -297,6 +302,7 @@ mod tests {
             let (bgpd, _) = listener.accept().unwrap();
             let mut commands = BufReader::new(&bgpd).split(0).map_while(Result::ok);
             let mut said = vec![];
+            assert!(hold.is_under_way() && hold.deadline().is_none(), "its answers come first");
             while hold.releasing.is_some() {
                 said.push(String::from_utf8(commands.next().unwrap()).unwrap());
                 (&bgpd).write_all(configured).unwrap();
@@ -305,6 +311,6 @@ mod tests {
             assert!(said.iter().any(|command| command == "no network 198.51.100.2/32"), "{said:?}");
         }
         std::fs::remove_file(&hold.socket).unwrap();
-        assert_eq!(hold.deadline(), None);
+        assert_eq!((hold.deadline(), hold.is_under_way()), (None, false));
     }
 }

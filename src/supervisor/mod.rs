@@ -295,7 +295,7 @@ impl<'a> Supervisor<'a> {
     fn window(&self) -> Duration {
         let config = &self.node.config;
         // What is held must be reached.
-        let hold = if self.hold.deadline().is_some() { config.metallb.hold_s + 5 } else { 0 };
+        let hold = if self.hold.is_under_way() { config.metallb.hold_s + 5 } else { 0 };
         Duration::from_secs(config.timers.restart_s.max(hold).into())
     }
 
