@@ -142,15 +142,12 @@ impl Hold {
     pub fn step(&mut self, text: Option<&str>, now: Instant) -> Option<News> {
         match self.releasing.as_mut().map(Talk::receive) {
             None | Some(Ok(None)) => {}
-            Some(answers) => {
+            // Someone else may just be configuring it; what it never had is nothing to it.
+            Some(Ok(Some(answers))) if answers.iter().take(CONFIGURE.len()).all(|answer| answer.well) => {
                 self.releasing = None;
-                // Someone else may just be configuring it; what it never had is nothing to it.
-                let heard =
-                    |answers: &[Answer]| answers.iter().take(CONFIGURE.len()).all(|answer| answer.well);
-                if answers.is_ok_and(|answers| answers.is_some_and(|answers| heard(&answers))) {
-                    self.leaving.clear();
-                }
+                self.leaving.clear();
             }
+            Some(_) => self.releasing = None,
         }
         match self.learning.as_mut().map(Talk::receive) {
             Some(Ok(Some(answers))) => {
