@@ -101,6 +101,21 @@ fn the_file_changes_while_all_goes_on() {
     assert!(!log.contains("is gone") && !log.contains("taken back") && !log.contains("start anew"), "{log}");
 }
 
+/// Long enough for a round of questions in between: mgmtd of 10.3 forgets what is not committed when any connection ends.
+#[test]
+fn our_own_questions_disturb_no_change() {
+    let lab = steady(&[]);
+    let maps: String = (1..=100).map(|n| format!("    route-map many permit {n}\n     set metric {n}\n")).collect();
+    let many = format!("{}rawFRRConfigs:\n- rawConfig: |\n{maps}", vnis(false));
+    let from = lab.nodes[0].log().len();
+    put(0, &many);
+    lab.nodes[0].wait_log_after(from, "is in force", SOON);
+    let running = vty("node", "mgmtd", "show running-config").unwrap();
+    let is_there = |n: &u32| running.contains(&format!("route-map many permit {n}\n set metric {n}\n"));
+    let lost: Vec<u32> = (1..=100).filter(|n| !is_there(n)).collect();
+    assert!(lost.is_empty(), "{lost:?}: {running}");
+}
+
 fn daemons_of(lab: &Evpn) -> Vec<String> {
     ["zebra", "bgpd", "mgmtd", "staticd", "bfdd"]
         .map(|d| std::fs::read_to_string(lab.run(0, &format!("{d}.pid"))).unwrap_or_default())

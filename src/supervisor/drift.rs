@@ -35,6 +35,8 @@ pub struct Drift {
     version: Version,
     ours: BTreeMap<&'static str, String>,
     asking: Vec<(&'static str, Talk)>,
+    /// Questions without a purpose. They end when no one configures anything: see `Supervisor::part`.
+    over: Vec<(&'static str, Talk)>,
     said: BTreeMap<&'static str, Vec<String>>,
     at: Instant,
     collect_at: Instant,
@@ -47,6 +49,7 @@ impl Drift {
             version,
             ours: BTreeMap::new(),
             asking: vec![],
+            over: vec![],
             said: BTreeMap::new(),
             at: now + SETTLE,
             collect_at: now,
@@ -57,7 +60,7 @@ impl Drift {
     pub fn forget(&mut self, daemon: &str, now: Instant) {
         self.ours.remove(daemon);
         self.said.remove(daemon);
-        self.asking.retain(|(asked, _)| *asked != daemon);
+        self.over.extend(self.asking.extract_if(.., |(asked, _)| *asked == daemon));
         self.at = self.at.min(now + SETTLE);
     }
 
@@ -74,10 +77,11 @@ impl Drift {
     /// Goes on with it. While all is not `quiet`, what daemons run with is not ours alone.
     pub fn step(&mut self, quiet: bool, daemons: &[&'static Daemon], now: Instant) -> Vec<News> {
         if !quiet {
-            self.asking.clear();
+            self.over.append(&mut self.asking);
             self.at = self.at.max(now + SETTLE);
             return vec![];
         }
+        self.over.clear();
         self.collect_at = now + COLLECT;
         if self.at <= now {
             self.at = now + EVERY;

@@ -161,6 +161,8 @@ pub struct Supervisor<'a> {
     wanted: Option<(Config, Instant)>,
     change: Option<Change>,
     tidying: Option<Task<()>>,
+    /// Talks that are over, and end when no one configures anything: see [`Self::part`].
+    over: Vec<Talk>,
     drift: Drift,
     enforcing: Option<Task<Result<(), String>>>,
     /// What is to be put right after that.
@@ -250,6 +252,7 @@ impl<'a> Supervisor<'a> {
             wanted: None,
             change: None,
             tidying: None,
+            over: vec![],
             drift: Drift::new(node.version, now),
             enforcing: None,
             to_enforce: VecDeque::new(),
@@ -743,6 +746,9 @@ impl<'a> Supervisor<'a> {
             self.workloads_at = Some(now + WORKLOADS_EVERY);
         }
         self.unhush(now);
+        if !self.is_configuring() {
+            self.over.clear();
+        }
         events.push_back(Event::Tick);
         Ok(())
     }
@@ -953,6 +959,18 @@ impl<'a> Supervisor<'a> {
         }
     }
 
+    /// Ends a talk, but not while someone configures a daemon: at the end of any connection mgmtd of FRR 10.3 forgets what is
+    /// not committed yet (`mgmt_fe_session_cfg_txn_cleanup`, `mgmtd/mgmt_fe_adapter.c`; no longer in 10.4).
+    fn part(&mut self, talk: Talk) {
+        if self.is_configuring() {
+            self.over.push(talk);
+        }
+    }
+
+    fn is_configuring(&self) -> bool {
+        self.load.is_some() || self.is_changing() || self.enforcing.is_some()
+    }
+
     /// Takes in what the daemons that were asked in a round have answered.
     fn collect(&mut self, events: &mut VecDeque<Event>, heard: &mut Vec<(usize, Vec<Answer>)>, now: Instant) {
         for (i, talk) in std::mem::take(&mut self.asked) {
@@ -961,7 +979,10 @@ impl<'a> Supervisor<'a> {
                 continue;
             };
             match talk.receive() {
-                Ok(Some(answers)) => heard.push((i, answers)),
+                Ok(Some(answers)) => {
+                    heard.push((i, answers));
+                    self.part(talk);
+                }
                 Ok(None) if talk.is_heard() => {
                     events.push_back(Event::Answered(i));
                     self.answering.push((i, talk));
@@ -973,7 +994,10 @@ impl<'a> Supervisor<'a> {
         }
         for (i, mut talk) in std::mem::take(&mut self.answering) {
             match talk.receive() {
-                Ok(Some(answers)) => heard.push((i, answers)),
+                Ok(Some(answers)) => {
+                    heard.push((i, answers));
+                    self.part(talk);
+                }
                 Ok(None) => self.answering.push((i, talk)),
                 Err(_) => {}
             }

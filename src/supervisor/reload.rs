@@ -177,9 +177,8 @@ impl Supervisor<'_> {
         {
             log::error!("it can't be put right: {reason}");
         }
-        let busy = self.is_changing() || self.enforcing.is_some();
         let holds = self.hold.is_under_way() || self.released.is_some() || self.farewell.is_some();
-        let quiet = self.policy.is_complete() && self.load.is_none() && !busy && !holds;
+        let quiet = self.policy.is_complete() && !self.is_configuring() && !holds;
         for news in self.drift.step(quiet, &self.daemons, now) {
             match news {
                 News::Right(daemon) => {
