@@ -37,6 +37,10 @@ ifneq (,$(findstring x86_64,$(TARGET)))
 RUSTFLAGS += -C link-arg=-Wl,--icf=all -C link-arg=-Wl,--pack-dyn-relocs=relr
 endif
 endif
+# Tests do unwind.
+ifneq (,$(findstring x86_64,$(TARGET)))
+RELEASE := -C link-arg=-Wl,-T,$(CURDIR)/no-unwinding.ld -C link-arg=-Wl,--no-eh-frame-hdr
+endif
 CARGO   := cargo
 ARGS    := --locked --target $(TARGET)
 BIN     := $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release/frr-supervisor
@@ -59,7 +63,7 @@ PUSH     ?= false
 .PHONY: build test checks trees lint unit kernel lab lab-nat lab-plain $(SUITES:%=lab-%) evpn $(SUITES:%=evpn-%) delta $(SUITES:%=delta-%) size demo matrix chaos bench page alerts extension extension-check frr deny clean
 
 build:
-	$(CARGO) build $(ARGS) --release
+	$(CARGO) rustc $(ARGS) --release --bin frr-supervisor -- $(RELEASE)
 	@ls -l $(BIN)
 
 test:

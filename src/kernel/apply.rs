@@ -4,6 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd as _;
+use std::panic::resume_unwind;
+use std::thread;
 
 use log::Level;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -304,12 +306,20 @@ impl Kernel {
     /// The kernel refused.
     pub fn observe(&mut self, desired: Option<&Desired>) -> Result<Namespaces, Error> {
         let wanted = desired.map_or(&[][..], |d| &d.sysctls);
-        let mut host = self.host.observe(Side::Host, self.router.is_none(), wanted)?;
-        if let Ok(socket) = &self.nft {
+        let Self { host, router, nft } = self;
+        let alone = router.is_none();
+        // With thousands of links each side takes a while.
+        let (router, host) = thread::scope(|scope| {
+            let beside =
+                router.as_mut().map(|place| scope.spawn(|| place.observe(Side::Router, false, wanted)));
+            let host = host.observe(Side::Host, alone, wanted);
+            let router = beside.map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            (router, host)
+        });
+        let (mut host, router) = (host?, router.transpose()?);
+        if let Ok(socket) = nft {
             host.marks = observe::marks(socket, desired.and_then(|d| d.marks.as_ref()))?;
         }
-        let router =
-            self.router.as_mut().map(|place| place.observe(Side::Router, false, wanted)).transpose()?;
         Ok(Namespaces { host, router })
     }
 
