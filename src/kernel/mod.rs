@@ -1,6 +1,7 @@
 //! The kernel: what it has (`observe`), what to change (`plan`, pure), and changing it (`apply`).
 
 mod apply;
+mod attributes;
 mod dial;
 mod message;
 mod monitor;

@@ -1,6 +1,7 @@
 //! What the table must say, as chains, rules and expressions, and the requests that make it so.
 
 use super::wire::*;
+use crate::kernel::attributes::attributes;
 use crate::model::ReturnPath;
 
 use super::{OWNER, TABLE};
@@ -65,10 +66,10 @@ pub(super) struct Rule {
 
 impl Rule {
     pub(super) fn parse(bytes: &[u8]) -> Self {
-        let list = attrs(find(bytes, 4).unwrap_or_default());
+        let list = attributes(find(bytes, 4).unwrap_or_default());
         let expr = |(_, e): (u16, &[u8])| Expr {
             name: text(e, 1),
-            attrs: attrs(find(e, 2).unwrap_or_default()).map(|(k, v)| (k, v.to_vec())).collect(),
+            attrs: attributes(find(e, 2).unwrap_or_default()).map(|(k, v)| (k, v.to_vec())).collect(),
         };
         Self { chain: text(bytes, 2), exprs: list.map(expr).collect() }
     }

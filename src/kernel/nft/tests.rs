@@ -1,5 +1,6 @@
 //! Pure tests: no root, no kernel.
 
+use crate::kernel::attributes::attributes;
 use crate::model::{IfName, Value as _};
 
 use super::*;
@@ -89,8 +90,9 @@ fn bits_of_others_stay() {
     for mark in [1, MARK, 0x8000_0000, 0x00c0_1000] {
         for rule in program(&want("v", mark)).1 {
             let set = rule.exprs.iter().rev().find(|e| e.name == "bitwise").unwrap();
-            let word =
-                |n: usize| u32::from_ne_bytes(attrs(&set.attrs[n].1).next().unwrap().1.try_into().unwrap());
+            let word = |n: usize| {
+                u32::from_ne_bytes(attributes(&set.attrs[n].1).next().unwrap().1.try_into().unwrap())
+            };
             for old in [0, u32::MAX, 0x4000, 0xabcd_0123, mark] {
                 assert_eq!(old & word(3) ^ word(4), old | mark);
             }

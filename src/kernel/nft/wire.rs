@@ -1,5 +1,7 @@
 //! Bytes in, bytes out: attributes, requests, batches, answers.
 
+use crate::kernel::attributes::{attributes, put};
+
 pub(super) const NFPROTO_INET: u8 = 1;
 pub(super) const NEWTABLE: u16 = 0; // enum nf_tables_msg_types
 pub(super) const GETTABLE: u16 = 1;
@@ -25,11 +27,7 @@ pub(super) struct Attrs(pub(super) Vec<u8>);
 
 impl Attrs {
     pub(super) fn put(mut self, kind: u16, value: &[u8]) -> Self {
-        let len = u16::try_from(4 + value.len()).unwrap_or(u16::MAX); // ours are all below 1 KiB
-        self.0.extend(len.to_ne_bytes());
-        self.0.extend(kind.to_ne_bytes());
-        self.0.extend(value);
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        put(&mut self.0, kind, value);
         self
     }
 
@@ -42,19 +40,8 @@ impl Attrs {
     }
 }
 
-/// The attributes in `bytes`, up to the first malformed one.
-pub(super) fn attrs(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let &[l0, l1, k0, k1, ..] = bytes else { return None };
-        let len = usize::from(u16::from_ne_bytes([l0, l1]));
-        let value = bytes.get(4..len)?;
-        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
-        Some((u16::from_ne_bytes([k0, k1]) & 0x3fff, value)) // without NLA_F_NESTED, NLA_F_NET_BYTEORDER
-    })
-}
-
 pub(super) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    attrs(bytes).find(|a| a.0 == kind).map(|a| a.1)
+    attributes(bytes).find(|a| a.0 == kind).map(|a| a.1)
 }
 
 pub(super) fn int(bytes: &[u8], kind: u16) -> Option<u32> {
