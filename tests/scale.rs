@@ -214,8 +214,14 @@ fn main() {
         let script = commands(&ops);
         let (ours, outcome) = cost(false, || kernel.reconcile(&wanted, Level::Debug).unwrap());
         assert!(outcome.refused.is_empty(), "{}", outcome.refused[0]);
-        let (noop, outcome) = cost(false, || kernel.amend(&wanted, None, Level::Debug).unwrap());
-        assert!(outcome.done.is_empty(), "{}", outcome.done[0]);
+        let look = |_| {
+            let (cost, outcome) = cost(false, || kernel.amend(&wanted, None, Level::Debug).unwrap());
+            assert!(outcome.done.is_empty(), "{}", outcome.done[0]);
+            cost
+        };
+        let mut looks: Vec<Cost> = (0..9).map(look).collect();
+        looks.sort_by(|a, b| a.wall.total_cmp(&b.wall));
+        let noop = looks[4];
         // One more of each, and away again, as in a node that runs: it looks again when the kernel has told of it.
         let more = config(0..n.max(2) + 2);
         let more = desired(&more, &mut kernel);
