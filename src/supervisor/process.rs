@@ -18,8 +18,8 @@ const SESSION_CHANGED: &str = "%ADJCHANGE: neighbor ";
 /// Of the line that bgpd prints when it gets or sends one (`bgp_notify_print`, `bgpd/bgp_debug.c`).
 const NOTIFICATION: &str = "%NOTIFICATION: ";
 
-/// Of what vtysh prints, and goes on as if all were well, when mgmtd has taken in a backend between two of its commands: what
-/// was to be added there is not (`VTY_CHECK_XPATH`, `lib/vty.h`; seen with 10.3 in one of 60 deaths of mgmtd).
+/// Of what vtysh prints, and goes on as if all were well, when a connection to mgmtd of FRR 10.3 has ended between two of its
+/// commands: what was to be added there is not (`VTY_CHECK_XPATH`, `lib/vty.h`). None of ours does: `Supervisor::part`.
 const UNDONE: &str = "Current configuration object was deleted by another process";
 
 /// Of what vtysh prints ten times a second while someone else has mgmtd's configuration locked (`vtysh_read_config`,

@@ -41,7 +41,7 @@ pub use faces::*;
 pub use node::*;
 pub use other::{Kind, Other};
 pub use random::Random;
-pub use router::{Router, Speaker, frr_is_8};
+pub use router::{Router, Speaker, daemon, frr_is_8};
 pub use sh::*;
 pub use steady::stood_still;
 pub use supervisor::{Line, Supervisor, program};

@@ -98,5 +98,5 @@ pub fn signal_daemons(lab: &Lab, ns: &str, names: &[&str], signal: Signal) {
 pub fn daemons(lab: &Lab, ns: &str) -> BTreeSet<(String, u32)> {
     let speaker = |name: &str| lab.speaker.as_ref().and_then(|s| s.pid(name));
     let all = Lab::processes(ns).into_iter().map(|(pid, name)| (name, pid));
-    all.filter(|(name, pid)| name != "frr-supervisor" && speaker(name) != Some(*pid)).collect()
+    all.filter(|(name, pid)| daemon(name).exists() && speaker(name) != Some(*pid)).collect()
 }

@@ -8,11 +8,14 @@ use std::time::Duration;
 use super::sh::{exec, frr_dir, in_ns, must, names, try_vtysh, wait_until};
 use super::*;
 
-const DAEMONS: &str = "/usr/lib/frr";
+/// Where the program of a daemon is.
+pub fn daemon(name: &str) -> PathBuf {
+    Path::new("/usr/lib/frr").join(name)
+}
 
 /// Whether the lab's FRR is 8.x: mgmtd came with 9.0.
 pub fn frr_is_8() -> bool {
-    !Path::new(DAEMONS).join("mgmtd").exists()
+    !daemon("mgmtd").exists()
 }
 
 /// One FRR, under its own name in /run/frr (`-N`).
@@ -81,7 +84,7 @@ impl Router {
             .find(|(name, _)| name == daemon)
             .map(|(_, flags)| flags.clone())
             .unwrap_or_default();
-        let mut command = Command::new(Path::new(DAEMONS).join(daemon));
+        let mut command = Command::new(self::daemon(daemon));
         command.args(["-N", &self.name, "--log", "stdout"]).args(flags).stdin(Stdio::null());
         let log = must("log", File::options().create(true).append(true).open(self.log(daemon)));
         command.stdout(must("log", log.try_clone())).stderr(log);
