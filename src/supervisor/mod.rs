@@ -968,7 +968,7 @@ impl<'a> Supervisor<'a> {
     }
 
     fn is_configuring(&self) -> bool {
-        self.load.is_some() || self.is_changing() || self.enforcing.is_some()
+        self.load.is_some() || self.is_changing()
     }
 
     /// Takes in what the daemons that were asked in a round have answered.

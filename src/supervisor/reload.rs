@@ -42,6 +42,11 @@ impl Supervisor<'_> {
             self.changed(change, events);
         }
         self.tidying.take_if(|task| task.is_over());
+        if let Some(task) = self.enforcing.take_if(|task| task.is_over())
+            && let Err(reason) = task.result()
+        {
+            log::error!("it can't be put right: {reason}");
+        }
         let ready = |until: &Instant| self.policy.is_complete() || *until <= now;
         if !self.is_changing()
             && let Some((config, _)) = self.wanted.take_if(|(_, until)| ready(until))
@@ -53,9 +58,9 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Whether a change is under way, or not all of it is tidied up.
+    /// Whether commands of ours are on their way to daemons.
     pub(super) fn is_changing(&self) -> bool {
-        self.change.is_some() || self.tidying.is_some()
+        self.change.is_some() || self.tidying.is_some() || self.enforcing.is_some()
     }
 
     /// Takes in what the file says: all of it, or nothing. `again`: even if it says the same.
@@ -172,11 +177,6 @@ impl Supervisor<'_> {
 
     /// Looks whether daemons still run with what is ours.
     pub(super) fn watch_for_drift(&mut self, now: Instant) {
-        if let Some(task) = self.enforcing.take_if(|task| task.is_over())
-            && let Err(reason) = task.result()
-        {
-            log::error!("it can't be put right: {reason}");
-        }
         let holds = self.hold.is_under_way() || self.released.is_some() || self.farewell.is_some();
         let quiet = self.policy.is_complete() && !self.is_configuring() && !holds;
         for news in self.drift.step(quiet, &self.daemons, now) {
@@ -203,8 +203,7 @@ impl Supervisor<'_> {
                 }
             }
         }
-        if self.enforcing.is_none()
-            && !self.is_changing()
+        if !self.is_configuring()
             && let Some(step) = self.to_enforce.pop_front()
         {
             self.enforcing = begin_to_enforce(step).inspect_err(|e| log::error!("{e}")).ok();
