@@ -24,6 +24,9 @@ use super::netns::{Held, Netns, Origin};
 use super::op::Setting;
 use super::{Op, Plan, nft, observe, plan};
 
+/// From so many links of ours on, both namespaces are read at once: few are read before a thread is there, and its memory stays.
+const MANY: usize = 200;
+
 /// How often a plan is made anew when what was done did not give what was wanted.
 const ROUNDS: usize = 3;
 
@@ -308,15 +311,17 @@ impl Kernel {
         let wanted = desired.map_or(&[][..], |d| &d.sysctls);
         let Self { host, router, nft } = self;
         let alone = router.is_none();
-        // With thousands of links each side takes a while.
-        let (router, host) = thread::scope(|scope| {
-            let beside =
-                router.as_mut().map(|place| scope.spawn(|| place.observe(Side::Router, false, wanted)));
-            let host = host.observe(Side::Host, alone, wanted);
-            let router = beside.map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
-            (router, host)
-        });
-        let (mut host, router) = (host?, router.transpose()?);
+        let mut look = || router.as_mut().map(|place| place.observe(Side::Router, false, wanted)).transpose();
+        let (host, router) = if desired.is_some_and(|d| d.links.len() >= MANY) {
+            thread::scope(|scope| {
+                let beside = scope.spawn(look);
+                let host = host.observe(Side::Host, alone, wanted);
+                (host, beside.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            })
+        } else {
+            (host.observe(Side::Host, alone, wanted), look())
+        };
+        let (mut host, router) = (host?, router?);
         if let Ok(socket) = nft {
             host.marks = observe::marks(socket, desired.and_then(|d| d.marks.as_ref()))?;
         }
