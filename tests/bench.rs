@@ -54,7 +54,7 @@ fn recovery(daemon: &str) -> [f64; 4] {
     // To look for the successor's process would keep a small machine from starting it, and the successor's first work would
     // keep us from seeing it.
     let opened = inotify::init(inotify::CreateFlags::empty()).unwrap();
-    inotify::add_watch(&opened, format!("/usr/lib/frr/{daemon}"), inotify::WatchFlags::OPEN).unwrap();
+    inotify::add_watch(&opened, lab::daemon(daemon), inotify::WatchFlags::OPEN).unwrap();
     let (ready, watches) = channel();
     let watcher = thread::spawn(move || {
         go_first();
@@ -90,7 +90,7 @@ fn await_readable(fd: &impl AsFd) -> Instant {
 
 /// Seconds that it takes this kernel to start a daemon at all.
 fn bare_exec() -> f64 {
-    let mut command = Command::new("/usr/lib/frr/bgpd");
+    let mut command = Command::new(lab::daemon("bgpd"));
     command
         .arg("--version")
         .stdin(Stdio::null())

@@ -312,7 +312,7 @@ impl Kernel {
         let Self { host, router, nft } = self;
         let alone = router.is_none();
         let mut look = || router.as_mut().map(|place| place.observe(Side::Router, false, wanted)).transpose();
-        let (host, router) = if desired.is_some_and(|d| d.links.len() >= MANY) {
+        let (host, router) = if !alone && desired.is_some_and(|d| d.links.len() >= MANY) {
             thread::scope(|scope| {
                 let beside = scope.spawn(look);
                 let host = host.observe(Side::Host, alone, wanted);

@@ -200,6 +200,8 @@ fn slim<'a>(message: &'a [u8], to: &'a mut Vec<u8>) -> &'a [u8] {
     for (kind, value) in attributes(rest).filter(|(kind, _)| OF_A_LINK.contains(kind)) {
         put(to, kind, value);
     }
+    // The last one may come without its padding.
+    to.truncate(message.len());
     let length = u32::try_from(to.len()).unwrap_or(u32::MAX);
     to[..4].copy_from_slice(&length.to_ne_bytes());
     to
@@ -250,8 +252,7 @@ mod tests {
         fn no_message_is_too_odd_to_be_copied(mut bytes in prop::collection::vec(any::<u8>(), HEADER..200)) {
             bytes[4..6].copy_from_slice(&NEW_LINK.to_ne_bytes());
             let mut slimmed = vec![];
-            // The last one may come without its padding.
-            prop_assert!(slim(&bytes, &mut slimmed).len() <= bytes.len().next_multiple_of(4));
+            prop_assert!(slim(&bytes, &mut slimmed).len() <= bytes.len());
         }
     }
 }

@@ -35,7 +35,7 @@ pub struct Drift {
     version: Version,
     ours: BTreeMap<&'static str, String>,
     asking: Vec<(&'static str, Talk)>,
-    /// Questions without a purpose. They end when no one configures anything: see `Supervisor::part`.
+    /// Questions without a purpose. They end when no one configures anything: see `Supervisor::over`.
     over: Vec<(&'static str, Talk)>,
     said: BTreeMap<&'static str, Vec<String>>,
     at: Instant,

@@ -161,7 +161,8 @@ pub struct Supervisor<'a> {
     wanted: Option<(Config, Instant)>,
     change: Option<Change>,
     tidying: Option<Task<()>>,
-    /// Talks that are over, and end when no one configures anything: see [`Self::part`].
+    /// Talks that are over, and end when no one configures anything: at the end of any connection mgmtd of FRR 10.3 forgets
+    /// what is not committed yet (`mgmt_fe_session_cfg_txn_cleanup`, `mgmtd/mgmt_fe_adapter.c`; no longer in 10.4).
     over: Vec<Talk>,
     drift: Drift,
     enforcing: Option<Task<Result<(), String>>>,
@@ -959,18 +960,6 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Ends a talk, but not while someone configures a daemon: at the end of any connection mgmtd of FRR 10.3 forgets what is
-    /// not committed yet (`mgmt_fe_session_cfg_txn_cleanup`, `mgmtd/mgmt_fe_adapter.c`; no longer in 10.4).
-    fn part(&mut self, talk: Talk) {
-        if self.is_configuring() {
-            self.over.push(talk);
-        }
-    }
-
-    fn is_configuring(&self) -> bool {
-        self.load.is_some() || self.is_changing()
-    }
-
     /// Takes in what the daemons that were asked in a round have answered.
     fn collect(&mut self, events: &mut VecDeque<Event>, heard: &mut Vec<(usize, Vec<Answer>)>, now: Instant) {
         for (i, talk) in std::mem::take(&mut self.asked) {
@@ -981,7 +970,7 @@ impl<'a> Supervisor<'a> {
             match talk.receive() {
                 Ok(Some(answers)) => {
                     heard.push((i, answers));
-                    self.part(talk);
+                    self.over.push(talk);
                 }
                 Ok(None) if talk.is_heard() => {
                     events.push_back(Event::Answered(i));
@@ -996,7 +985,7 @@ impl<'a> Supervisor<'a> {
             match talk.receive() {
                 Ok(Some(answers)) => {
                     heard.push((i, answers));
-                    self.part(talk);
+                    self.over.push(talk);
                 }
                 Ok(None) => self.answering.push((i, talk)),
                 Err(_) => {}

@@ -19,7 +19,7 @@ const SESSION_CHANGED: &str = "%ADJCHANGE: neighbor ";
 const NOTIFICATION: &str = "%NOTIFICATION: ";
 
 /// Of what vtysh prints, and goes on as if all were well, when a connection to mgmtd of FRR 10.3 has ended between two of its
-/// commands: what was to be added there is not (`VTY_CHECK_XPATH`, `lib/vty.h`). None of ours does: `Supervisor::part`.
+/// commands: what was to be added there is not (`VTY_CHECK_XPATH`, `lib/vty.h`). None of ours does: `Supervisor::over`.
 const UNDONE: &str = "Current configuration object was deleted by another process";
 
 /// Of what vtysh prints ten times a second while someone else has mgmtd's configuration locked (`vtysh_read_config`,

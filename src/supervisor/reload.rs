@@ -63,6 +63,11 @@ impl Supervisor<'_> {
         self.change.is_some() || self.tidying.is_some() || self.enforcing.is_some()
     }
 
+    /// The same, or vtysh loads what a daemon is to have.
+    pub(super) fn is_configuring(&self) -> bool {
+        self.load.is_some() || self.is_changing()
+    }
+
     /// Takes in what the file says: all of it, or nothing. `again`: even if it says the same.
     fn read_file(&mut self, again: bool, now: Instant) {
         let (config, problems) = self.base.with_file();

@@ -57,7 +57,7 @@ impl Alone {
         let names: &[&'static str] =
             if old { &["zebra", "staticd", "bgpd", "bfdd"] } else { &["mgmtd", "bgpd", "bfdd"] };
         for &daemon in names {
-            let mut command = Command::new(Path::new("/usr/lib/frr").join(daemon));
+            let mut command = Command::new(super::daemon(daemon));
             command.args(["-N", name, "-P", "0", "--log", &format!("file:/tmp/{name}-{daemon}.log")]);
             if daemon == "bgpd" {
                 command.args(["-p", "0"]);
