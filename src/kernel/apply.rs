@@ -1,5 +1,6 @@
 //! Carrying changes out: each [`Op`] is one netlink message (or one file below `/proc/sys`).
 
+use std::cell::LazyCell;
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
@@ -357,7 +358,7 @@ impl Kernel {
         level: Level,
         rounds: usize,
     ) -> Result<Outcome, Error> {
-        let parts = parts(desired);
+        let parts = LazyCell::new(|| parts(desired));
         let part = |op: &Op| op.link().and_then(|(s, n)| parts.get(&(s, n))).copied().unwrap_or_default();
         let mut outcome = Outcome::default();
         let mut refused = Refused::default();

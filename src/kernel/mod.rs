@@ -3,6 +3,7 @@
 mod apply;
 mod attributes;
 mod dial;
+mod link;
 mod message;
 mod monitor;
 mod neighbours;

@@ -4,12 +4,12 @@ use std::fmt;
 use std::io;
 
 use netlink_packet_core::{
-    ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use super::attributes::{attributes, put};
+use super::attributes::attributes;
 
 /// What the kernel answered to a request that it refused.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ impl Netlink {
     /// The kernel refused; `ENODEV` if a link is not there.
     pub fn get(&mut self, message: RouteNetlinkMessage) -> Result<Option<RouteNetlinkMessage>, Refusal> {
         let mut answer = None;
-        self.exchange(message, NLM_F_REQUEST | NLM_F_ACK, &mut |object| answer = Some(object))?;
+        self.exchange(message, NLM_F_REQUEST | NLM_F_ACK, &mut |message| answer = object(message))?;
         Ok(answer)
     }
 
@@ -95,9 +95,29 @@ impl Netlink {
         message: RouteNetlinkMessage,
         take: impl Fn(RouteNetlinkMessage) -> Option<T>,
     ) -> Result<Vec<T>, Refusal> {
+        self.each(message, |message| take(object(message)?))
+    }
+
+    /// The same, but `take` has the bytes of each object, without the netlink header.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn dump_raw<T>(
+        &mut self,
+        message: RouteNetlinkMessage,
+        take: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, Refusal> {
+        self.each(message, |message| take(&message[HEADER..]))
+    }
+
+    fn each<T>(
+        &mut self,
+        message: RouteNetlinkMessage,
+        take: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, Refusal> {
         for _ in 0..5 {
             let mut taken = Vec::new();
-            let mut keep = |object| taken.extend(take(object));
+            let mut keep = |message: &[u8]| taken.extend(take(message));
             match self.exchange(message.clone(), NLM_F_REQUEST | NLM_F_DUMP, &mut keep) {
                 Err(e) if e.error.raw_os_error() == Some(EINTR) => {}
                 result => return result.map(|()| taken),
@@ -110,7 +130,7 @@ impl Netlink {
         &mut self,
         message: RouteNetlinkMessage,
         flags: u16,
-        take: &mut dyn FnMut(RouteNetlinkMessage),
+        take: &mut dyn FnMut(&[u8]),
     ) -> Result<(), Refusal> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut request = NetlinkMessage::from(message);
@@ -121,7 +141,7 @@ impl Netlink {
         request.serialize(&mut bytes);
         self.socket.send(&bytes, 0)?;
 
-        let (mut disturbed, mut slimmed) = (false, Vec::new());
+        let mut disturbed = false;
         loop {
             self.received.clear();
             if self.socket.recv(&mut self.received, libc::MSG_TRUNC)? > self.received.len() {
@@ -133,25 +153,19 @@ impl Netlink {
                 if length < HEADER || length > rest.len() {
                     return Err(io::Error::other("malformed netlink message").into());
                 }
-                let kind = u16::from_ne_bytes([rest[4], rest[5]]);
-                let message = slim(&rest[..length], &mut slimmed);
-                let packet = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message);
+                let message = &rest[..length];
                 rest = &rest[length.next_multiple_of(4).min(rest.len())..];
-                let packet = match packet {
-                    Ok(packet) => packet,
-                    // One exotic object that the crate can't read must not hide the others.
-                    Err(e) if kind >= FIRST_OBJECT => {
-                        log::debug!("netlink message of type {kind} left out: {e}");
-                        continue;
-                    }
-                    Err(e) => return Err(io::Error::other(e.to_string()).into()),
-                };
-                if packet.header.sequence_number != self.sequence {
+                let header = NetlinkBuffer::new(message);
+                if header.sequence_number() != self.sequence {
                     continue;
                 }
-                disturbed |= packet.header.flags & NLM_F_DUMP_INTR != 0;
-                match packet.payload {
-                    NetlinkPayload::InnerMessage(object) => take(object),
+                disturbed |= header.flags() & NLM_F_DUMP_INTR != 0;
+                if header.message_type() >= FIRST_OBJECT {
+                    take(message);
+                    continue;
+                }
+                let packet = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message);
+                match packet.map_err(|e| io::Error::other(e.to_string()))?.payload {
                     NetlinkPayload::Error(e) if e.code.is_some() => return Err(refusal(&e)),
                     NetlinkPayload::Done(done) if done.code < 0 => {
                         return Err(io::Error::from_raw_os_error(-done.code).into());
@@ -180,31 +194,19 @@ const EINTR: i32 = 4;
 /// The attribute of an error that holds a sentence (`NLMSGERR_ATTR_MSG`, `linux/netlink.h`).
 const ATTR_MSG: u16 = 1;
 
-/// Header of a link (`struct nlmsghdr` and `struct ifinfomsg`).
-const LINK_HEADER: usize = HEADER + 16;
-/// A link (`RTM_NEWLINK`, `linux/rtnetlink.h`).
-const NEW_LINK: u16 = 16;
-/// What [`super::observe`] reads of a link, by `linux/if_link.h`: `IFLA_ADDRESS`, `_IFNAME`, `_MTU`, `_LINK`, `_MASTER`,
-/// `_LINKINFO`, `_IFALIAS`, `_AF_SPEC`, `_GROUP`, `_LINK_NETNSID`, `_PERM_ADDRESS`.
-const OF_A_LINK: [u16; 11] = [1, 3, 4, 5, 10, 18, 20, 26, 27, 37, 54];
-
-/// A message, of a link one without the dozens of attributes that no one looks at, made in `to`: with thousands of links, to
-/// make objects of them takes most of the time.
-fn slim<'a>(message: &'a [u8], to: &'a mut Vec<u8>) -> &'a [u8] {
-    if message[4..6] != NEW_LINK.to_ne_bytes() || message.len() < LINK_HEADER {
-        return message;
+/// What the message describes. One exotic object that the crate can't read must not hide the others.
+fn object(message: &[u8]) -> Option<RouteNetlinkMessage> {
+    match NetlinkMessage::deserialize(message) {
+        Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(object), .. }) => Some(object),
+        Ok(_) => None,
+        Err(e) => {
+            log::debug!(
+                "netlink message of type {} left out: {e}",
+                NetlinkBuffer::new(message).message_type()
+            );
+            None
+        }
     }
-    let (header, rest) = message.split_at(LINK_HEADER);
-    to.clear();
-    to.extend_from_slice(header);
-    for (kind, value) in attributes(rest).filter(|(kind, _)| OF_A_LINK.contains(kind)) {
-        put(to, kind, value);
-    }
-    // The last one may come without its padding.
-    to.truncate(message.len());
-    let length = u32::try_from(to.len()).unwrap_or(u32::MAX);
-    to[..4].copy_from_slice(&length.to_ne_bytes());
-    to
 }
 
 /// With capped acknowledgements the attributes follow the request's header.
@@ -213,46 +215,4 @@ fn refusal(e: &ErrorMessage) -> Refusal {
     let text = |value| String::from_utf8_lossy(value).trim_end_matches('\0').to_owned();
     let words = attributes(rest).find(|(kind, _)| *kind == ATTR_MSG).map(|(_, value)| text(value));
     Refusal { error: e.to_io(), words }
-}
-
-#[cfg(test)]
-mod tests {
-    use netlink_packet_route::link::{LinkAttribute, LinkMessage};
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn of_a_link_only_what_is_looked_at_is_read() {
-        let wanted = [
-            LinkAttribute::IfName("eth1".into()),
-            LinkAttribute::Mtu(1500),
-            LinkAttribute::Group(4242),
-            LinkAttribute::IfAlias("odd".into()),
-        ];
-        let mut link = LinkMessage::default();
-        link.header.index = 7;
-        link.attributes = vec![LinkAttribute::TxQueueLen(1000), LinkAttribute::Qdisc("noqueue".into())];
-        link.attributes.splice(1..1, wanted.clone());
-        let mut packet = NetlinkMessage::from(RouteNetlinkMessage::NewLink(link.clone()));
-        packet.finalize();
-        let mut bytes = vec![0; packet.buffer_len()];
-        packet.serialize(&mut bytes);
-        let mut slimmed = vec![];
-        link.attributes = wanted.into();
-        let read = NetlinkMessage::<RouteNetlinkMessage>::deserialize(slim(&bytes, &mut slimmed)).unwrap();
-        assert_eq!(read.payload, NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)));
-        // What is not a link stays as it is.
-        bytes[4..6].copy_from_slice(&20u16.to_ne_bytes());
-        assert_eq!(slim(&bytes, &mut slimmed), bytes);
-    }
-
-    proptest! {
-        #[test]
-        fn no_message_is_too_odd_to_be_copied(mut bytes in prop::collection::vec(any::<u8>(), HEADER..200)) {
-            bytes[4..6].copy_from_slice(&NEW_LINK.to_ne_bytes());
-            let mut slimmed = vec![];
-            prop_assert!(slim(&bytes, &mut slimmed).len() <= bytes.len());
-        }
-    }
 }

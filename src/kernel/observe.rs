@@ -1,29 +1,23 @@
 //! What the kernel has, read by netlink and from `/proc/sys`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
-use netlink_packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, Inet6DevConf, InetDevConf, InfoBridgePort,
-    InfoData, InfoKind, InfoPortData, InfoVrf, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
-    LinkMessage,
-};
+use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType, RouteVia,
 };
 use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use crate::model::{
-    Address, BridgePort, Link, LinkKind, Links, MacAddr, Marks, NsState, OWNER_PROTOCOL, ReturnPath, Route,
-    Rule, Vxlan,
-};
+use crate::model::{Address, Links, Marks, NsState, OWNER_PROTOCOL, ReturnPath, Route, Rule};
 use crate::resolve::{MAIN_TABLE, default_net};
 
+use super::link::{self, Said};
 use super::netlink::{Netlink, Refusal};
 use super::nft;
 
@@ -32,37 +26,18 @@ use super::nft;
 /// # Errors
 /// The kernel refused a request.
 pub fn observe<'a>(nl: &mut Netlink, wanted: impl Iterator<Item = &'a str>) -> Result<NsState, Refusal> {
-    let (mut links, confs) = links(nl)?;
+    let mut links = links(nl)?;
     addresses(nl, &mut links)?;
-    let names: HashMap<u32, String> = links.values().map(|l| (l.index, l.name.clone())).collect();
-    let (routes, rules) = (routes(nl, &names)?, rules(nl)?);
-    let links: Links = links.into_values().collect();
+    let (routes, rules) = (routes(nl, &links)?, rules(nl)?);
+    let confs: Vec<_> = links.iter().map(|said| (said.link.index, said.conf)).collect();
+    let conf = |index| confs.binary_search_by_key(&index, |(index, _)| *index).ok().map(|at| confs[at].1);
+    let links: Links = links.into_iter().map(|said| said.link).collect();
     let brought = wanted.filter_map(|path| {
         let [_, version, _, link, name] = path.split('/').collect::<Vec<_>>().try_into().ok()?;
-        let value = confs.get(&links.get(link)?.index)?.get(version, name)?;
+        let value = conf(links.get(link)?.index)?.get(version, name)?;
         Some((path.to_owned(), Some(value.to_string())))
     });
     Ok(NsState { sysctls: brought.collect(), links, routes, rules, ..NsState::default() })
-}
-
-/// Kernel parameters of one link.
-#[derive(Default)]
-struct Conf {
-    v4: Option<InetDevConf>,
-    v6: Option<Inet6DevConf>,
-}
-
-impl Conf {
-    /// Those that we set.
-    fn get(&self, version: &str, name: &str) -> Option<i32> {
-        match (version, name) {
-            ("ipv4", "rp_filter") => Some(self.v4.as_ref()?.rp_filter),
-            ("ipv6", "forwarding") => Some(self.v6.as_ref()?.forwarding),
-            ("ipv6", "accept_dad") => Some(self.v6.as_ref()?.accept_dad),
-            ("ipv6", "accept_ra") => Some(self.v6.as_ref()?.accept_ra),
-            _ => None,
-        }
-    }
 }
 
 /// Reads kernel parameters in the calling thread's namespace; one that does not exist is `None`.
@@ -95,161 +70,35 @@ pub fn marks(socket: &netlink_sys::Socket, wanted: Option<&ReturnPath>) -> io::R
     }
 }
 
-type ByIndex<T> = HashMap<u32, T>;
-
-/// Every link, and its kernel parameters.
-fn links(nl: &mut Netlink) -> Result<(ByIndex<Link>, ByIndex<Conf>), Refusal> {
+/// Every link, by index.
+fn links(nl: &mut Netlink) -> Result<Vec<Said>, Refusal> {
     let mut request = LinkMessage::default();
     // Counters are the larger part of a link, and nothing that we look at.
     request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-    let all = nl.dump(RouteNetlinkMessage::GetLink(request), |answer| match answer {
-        RouteNetlinkMessage::NewLink(message) => Some(link(message)),
-        _ => None,
-    })?;
-    let (mut links, mut confs, mut relations) = (HashMap::new(), HashMap::new(), Vec::new());
-    for (link, relation, conf) in all {
-        relations.push(relation);
-        confs.insert(link.index, conf);
-        links.insert(link.index, link);
+    let mut links = nl.dump_raw(RouteNetlinkMessage::GetLink(request), link::read)?;
+    links.sort_unstable_by_key(|said| said.link.index);
+    for i in 0..links.len() {
+        let name = |index: Option<u32>| at(&links, index?).map(|at| links[at].link.name.clone());
+        let (master, parent) = (name(links[i].master), name(links[i].parent));
+        (links[i].link.master, links[i].link.parent) = (master, parent);
     }
-    let name = |links: &HashMap<u32, Link>, index: Option<u32>| Some(links.get(&index?)?.name.clone());
-    for relation in relations {
-        let (master, parent) = (name(&links, relation.master), name(&links, relation.parent));
-        if let Some(link) = links.get_mut(&relation.of) {
-            (link.master, link.parent) = (master, parent);
-        }
-    }
-    Ok((links, confs))
+    Ok(links)
 }
 
-/// Other links that one refers to, by index.
-#[derive(Default)]
-struct Relation {
-    of: u32,
-    master: Option<u32>,
-    parent: Option<u32>,
+/// Where the link with that index is.
+fn at(links: &[Said], index: u32) -> Option<usize> {
+    links.binary_search_by_key(&index, |said| said.link.index).ok()
 }
 
-fn link(message: LinkMessage) -> (Link, Relation, Conf) {
-    let mut link = Link::new(message.header.index, "", LinkKind::Device);
-    link.up = message.header.flags.contains(LinkFlags::Up);
-    link.carrier = message.header.flags.contains(LinkFlags::LowerUp);
-    let mut relation = Relation { of: link.index, ..Relation::default() };
-    let mut conf = Conf::default();
-    let mut lower = None;
-    let mut elsewhere = false;
-    let mac = |bytes: Vec<u8>| bytes.try_into().ok().and_then(MacAddr::new);
-    for attribute in message.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => link.name = name,
-            LinkAttribute::Address(bytes) => link.mac = mac(bytes),
-            LinkAttribute::PermAddress(bytes) => link.permanent_mac = mac(bytes),
-            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-            LinkAttribute::Controller(index) => relation.master = Some(index),
-            LinkAttribute::Link(index) => lower = Some(index),
-            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
-            LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
-            LinkAttribute::Group(group) => link.group = group,
-            LinkAttribute::LinkInfo(infos) => {
-                if let Some(kind) = kind(&infos) {
-                    link.kind = kind;
-                }
-                link.port = infos.iter().find_map(bridge_port);
-            }
-            LinkAttribute::AfSpecUnspec(specs) => {
-                for spec in specs {
-                    match spec {
-                        AfSpecUnspec::Inet(specs) => {
-                            conf.v4 = specs.into_iter().find_map(|spec| match spec {
-                                AfSpecInet::DevConf(conf) => Some(conf),
-                                _ => None,
-                            });
-                        }
-                        AfSpecUnspec::Inet6(specs) => {
-                            link.addr_gen_none =
-                                specs.contains(&AfSpecInet6::AddrGenMode(In6AddrGenMode::None));
-                            conf.v6 = specs.into_iter().find_map(|spec| match spec {
-                                AfSpecInet6::DevConf(conf) => Some(conf),
-                                _ => None,
-                            });
-                        }
-                        _ => {}
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    match &mut link.kind {
-        LinkKind::Veth(peer) | LinkKind::Macvlan(peer) => *peer = lower.unwrap_or(0),
-        _ if !elsewhere => relation.parent = lower.filter(|&index| index != link.index),
-        _ => {}
-    }
-    (link, relation, conf)
-}
-
-fn kind(infos: &[LinkInfo]) -> Option<LinkKind> {
-    let kind = infos.iter().find_map(|info| match info {
-        LinkInfo::Kind(kind) => Some(kind),
-        _ => None,
-    })?;
-    Some(match kind {
-        InfoKind::Veth => LinkKind::Veth(0),
-        InfoKind::Vrf => LinkKind::Vrf(
-            infos
-                .iter()
-                .find_map(|info| match info {
-                    LinkInfo::Data(InfoData::Vrf(data)) => data.iter().find_map(|d| match d {
-                        InfoVrf::TableId(table) => Some(*table),
-                        _ => None,
-                    }),
-                    _ => None,
-                })
-                .unwrap_or(0),
-        ),
-        InfoKind::Dummy => LinkKind::Dummy,
-        InfoKind::Bridge => LinkKind::Bridge,
-        InfoKind::MacVlan => LinkKind::Macvlan(0),
-        InfoKind::Vxlan => {
-            let mut vxlan = Vxlan { vni: 0, port: 0, local: None, dev: 0, learning: true };
-            let data = infos.iter().find_map(|info| match info {
-                LinkInfo::Data(InfoData::Vxlan(data)) => Some(data),
-                _ => None,
-            });
-            for datum in data.into_iter().flatten() {
-                match datum {
-                    InfoVxlan::Id(vni) => vxlan.vni = *vni,
-                    InfoVxlan::Port(port) => vxlan.port = *port,
-                    InfoVxlan::Local(ip) => vxlan.local = Some((*ip).into()),
-                    InfoVxlan::Local6(ip) => vxlan.local = Some((*ip).into()),
-                    InfoVxlan::Link(index) => vxlan.dev = *index,
-                    InfoVxlan::Learning(learning) => vxlan.learning = *learning,
-                    _ => {}
-                }
-            }
-            LinkKind::Vxlan(vxlan)
-        }
-        other => LinkKind::Other(other.to_string()),
-    })
-}
-
-fn bridge_port(info: &LinkInfo) -> Option<BridgePort> {
-    let LinkInfo::PortData(InfoPortData::BridgePort(data)) = info else { return None };
-    Some(BridgePort {
-        neigh_suppress: data.contains(&InfoBridgePort::NeighSupress(true)),
-        learning: data.contains(&InfoBridgePort::Learning(true)),
-    })
-}
-
-fn addresses(nl: &mut Netlink, links: &mut HashMap<u32, Link>) -> Result<(), Refusal> {
+fn addresses(nl: &mut Netlink, links: &mut [Said]) -> Result<(), Refusal> {
     let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
     let all = nl.dump(request, |answer| match answer {
         RouteNetlinkMessage::NewAddress(message) => address(message),
         _ => None,
     })?;
     for (index, address) in all {
-        if let Some(link) = links.get_mut(&index) {
-            link.addresses.push(address);
+        if let Some(at) = at(links, index) {
+            links[at].link.addresses.push(address);
         }
     }
     Ok(())
@@ -275,7 +124,7 @@ fn address(message: AddressMessage) -> Option<(u32, Address)> {
     Some((message.header.index, Address { net, permanent: flags.contains(AddressFlags::Permanent) }))
 }
 
-fn routes(nl: &mut Netlink, names: &HashMap<u32, String>) -> Result<Vec<Route>, Refusal> {
+fn routes(nl: &mut Netlink, links: &[Said]) -> Result<Vec<Route>, Refusal> {
     let mut routes = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         #[allow(clippy::cast_possible_truncation)] // 254 fits the header's one byte.
@@ -290,7 +139,7 @@ fn routes(nl: &mut Netlink, names: &HashMap<u32, String>) -> Result<Vec<Route>, 
                 let RouteNetlinkMessage::NewRoute(message) = answer else { return None };
                 let ours = u8::from(message.header.protocol) == OWNER_PROTOCOL;
                 let is_default = message.header.destination_prefix_length == 0;
-                (ours == (table == 0) && (ours || is_default)).then(|| hops(&message, names))
+                (ours == (table == 0) && (ours || is_default)).then(|| hops(&message, links))
             });
             match found {
                 // In a new namespace the main table is not there before its first route.
@@ -303,7 +152,7 @@ fn routes(nl: &mut Netlink, names: &HashMap<u32, String>) -> Result<Vec<Route>, 
 }
 
 /// One [`Route`] for every next hop of a route.
-fn hops(message: &RouteMessage, names: &HashMap<u32, String>) -> Vec<Route> {
+fn hops(message: &RouteMessage, links: &[Said]) -> Vec<Route> {
     let header = &message.header;
     let v6 = header.address_family == AddressFamily::Inet6;
     let mut route = Route {
@@ -340,7 +189,7 @@ fn hops(message: &RouteMessage, names: &HashMap<u32, String>) -> Vec<Route> {
     }
     // IPv6 says of an unreachable one that it is on lo.
     let somewhere = header.kind != RouteType::Unreachable;
-    let name = |index: Option<u32>| names.get(&index.filter(|_| somewhere)?).cloned();
+    let name = |index: Option<u32>| Some(links[at(links, index.filter(|_| somewhere)?)?].link.name.clone());
     let name = |index| name(index).unwrap_or_default();
     hops.into_iter().map(|(oif, via)| Route { via, dev: name(oif), ..route.clone() }).collect()
 }

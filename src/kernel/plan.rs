@@ -8,8 +8,8 @@ use std::collections::{HashMap, HashSet};
 use ipnet::IpNet;
 
 use crate::model::{
-    Desired, IfName, Link, LinkKind, LinkSpec, Marks, Namespaces, OWNER_PROTOCOL, Part, Role, Route, Rule,
-    Side, SpecKind, Sysctl, Tunnel, Vxlan,
+    Address, Desired, IfName, Link, LinkKind, LinkSpec, Marks, Namespaces, OWNER_PROTOCOL, Part, Role, Route,
+    Rule, Side, SpecKind, Sysctl, Tunnel, Vxlan,
 };
 
 use super::Op;
@@ -53,7 +53,7 @@ pub fn plan(desired: &Desired, now: Namespaces) -> Plan {
 }
 
 /// What the kernel allows once in a namespace, whatever its name.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Unique {
     /// A VRF over this table (`net/vrf/strict_mode`).
     Table(u32),
@@ -74,11 +74,11 @@ impl Planner {
         let mut holders: HashMap<_, Vec<String>> = HashMap::new();
         for &side in now.sides() {
             for link in now.get(side).links.iter() {
-                holders.entry((side, unique(&link.kind))).or_default().push(link.name.clone());
+                if let Some(what) = unique(&link.kind) {
+                    holders.entry((side, what)).or_default().push(link.name.clone());
+                }
             }
         }
-        let holders =
-            holders.into_iter().filter_map(|((side, what), who)| Some(((side, what?), who))).collect();
         Self { now, holders, part: Part::Base, plan: Plan::default() }
     }
 
@@ -103,22 +103,23 @@ impl Planner {
     /// Removes what carries our mark and is not wanted; a NIC goes home with its addresses.
     fn remove_unwanted(&mut self, desired: &Desired, wanted: &HashMap<(Side, &str), bool>) {
         for &side in self.now.sides() {
-            let links = self.now.get(side).links.iter();
-            let mut here: Vec<_> = links
-                .filter_map(|l| Some((matches!(l.kind, LinkKind::Vrf(_)), l.name.clone(), l.role()?)))
-                .collect();
-            // A VRF goes when there is nothing in it any more.
-            here.sort_by_key(|(is_vrf, ..)| *is_vrf);
-            for (_, name, role) in here {
-                let wanted = match (wanted.get(&(side, name.as_str())), &role) {
+            let unwanted = |link: &Link| {
+                let role = link.role()?;
+                let wanted = match (wanted.get(&(side, link.name.as_str())), &role) {
                     (None, _) => false,
                     (Some(_), Role::Made) => true,
                     // One that came home from a namespace stays as it was, without our mark; and so does one that only
                     // has the name of what we are to make.
                     (Some(made), Role::Nic(_)) => !made && self.now.router.is_some(),
                 };
+                (!wanted).then(|| (matches!(link.kind, LinkKind::Vrf(_)), link.name.clone(), role))
+            };
+            let mut here: Vec<_> = self.now.get(side).links.iter().filter_map(unwanted).collect();
+            // A VRF goes when there is nothing in it any more.
+            here.sort_by_key(|(is_vrf, ..)| *is_vrf);
+            for (_, name, role) in here {
                 // The other end of a pair may have gone with it already.
-                if wanted || desired.keep_others || self.now.get(side).link(&name).is_none() {
+                if desired.keep_others || self.now.get(side).link(&name).is_none() {
                     continue;
                 }
                 match role {
@@ -215,27 +216,26 @@ impl Planner {
     /// Removes what is ours and holds what the link needs for itself. Returns whether it can have it.
     fn unique(&mut self, spec: &LinkSpec, what: Unique) -> bool {
         let side = self.place(spec.side);
-        let (words, remedy) = match &what {
-            Unique::Table(table) => (
-                format!("table {table} of VRF {}", spec.name),
-                if spec.part == Part::Base {
-                    ": choose another METALLB_VRF_ROUTE_TABLE_ID"
-                } else {
-                    ": remove it"
-                },
-            ),
-            Unique::Vxlan(vni, port) => (format!("VNI {vni} on port {port} of {}", spec.name), ": remove it"),
-        };
-        let key = (side, what);
-        for rival in self.holders.get(&key).cloned().unwrap_or_default() {
+        let others = self.holders.get(&(side, what)).into_iter().flatten();
+        let others: Vec<_> = others.filter(|other| *other != spec.name.as_str()).cloned().collect();
+        for rival in others {
             // It may have gone in between, or become another.
-            let link =
-                self.now.get(side).link(&rival).filter(|link| unique(&link.kind).as_ref() == Some(&key.1));
-            match link.map(Link::role).filter(|_| rival != spec.name.as_str()) {
+            let link = self.now.get(side).link(&rival).filter(|link| unique(&link.kind) == Some(what));
+            match link.map(Link::role) {
                 None => {}
                 Some(Some(Role::Made)) => self.push(Op::Delete { side, name: rival }),
                 Some(_) => {
-                    self.conflict(format!("{side}: {words} is taken by {rival}, which is not ours{remedy}"));
+                    let (words, remedy) = match what {
+                        Unique::Table(table) if spec.part == Part::Base => {
+                            (format!("table {table} of VRF"), "choose another METALLB_VRF_ROUTE_TABLE_ID")
+                        }
+                        Unique::Table(table) => (format!("table {table} of VRF"), "remove it"),
+                        Unique::Vxlan(vni, port) => (format!("VNI {vni} on port {port} of"), "remove it"),
+                    };
+                    let of = &spec.name;
+                    self.conflict(format!(
+                        "{side}: {words} {of} is taken by {rival}, which is not ours: {remedy}"
+                    ));
                     return false;
                 }
             }
@@ -318,62 +318,60 @@ impl Planner {
 
     /// Alias, MTU, master, addresses, up: whatever is not as wanted.
     fn settings(&mut self, spec: &LinkSpec) {
-        let (side, name) = (spec.side, spec.name.as_str());
-        let Some(link) = self.now.get(side).link(name).cloned() else { return };
-        let made = spec.is_made();
+        let (side, name, made) = (spec.side, spec.name.as_str(), spec.is_made());
+        let Some(link) = self.now.get(side).link(name) else { return };
+        let mut settings = vec![];
         if made && link.alias.is_none() {
-            self.set(side, name, Setting::Mark { role: Role::Made, group: true });
+            settings.push(Setting::Mark { role: Role::Made, group: true });
         }
-        if let Some(mtu) = spec.mtu
-            && mtu != link.mtu
-        {
-            self.set(side, name, Setting::Mtu(mtu));
-        }
-        if let Some(mac) = spec.mac
-            && link.mac != Some(mac)
-        {
-            self.set(side, name, Setting::Mac(mac));
-        }
+        settings.extend(spec.mtu.filter(|mtu| *mtu != link.mtu).map(Setting::Mtu));
+        settings.extend(spec.mac.filter(|mac| link.mac != Some(*mac)).map(Setting::Mac));
         if spec.addr_gen_none && !link.addr_gen_none {
-            self.set(side, name, Setting::AddrGenNone);
+            settings.push(Setting::AddrGenNone);
         }
-        self.master(spec, &link);
+        let (master, problem) = self.master(spec, link);
+        // Another master makes it another port.
+        let is_port = master.is_none() && link.port == Some(FABRIC_PORT);
+        settings.extend(master);
         if let (SpecKind::Vxlan(tunnel), LinkKind::Vxlan(is)) = (&spec.kind, &link.kind) {
             if is.local != Some(tunnel.local) || is.learning || is.dev != LOOPBACK {
                 let local = Some(tunnel.local).filter(|local| is.local != Some(*local));
-                self.set(side, name, Setting::Vxlan { local });
+                settings.push(Setting::Vxlan { local });
             }
-            // Another master has made it another port.
-            if self.now.get(side).link(name).and_then(|link| link.port) != Some(FABRIC_PORT) {
-                self.set(side, name, Setting::Port);
-            }
-        }
-        if made {
-            for address in link.addresses.iter().filter(|a| !spec.addresses.contains(&a.net)) {
-                self.push(Op::DelAddress { side, name: spec.name.clone(), net: address.net });
+            if !is_port {
+                settings.push(Setting::Port);
             }
         }
+        let is_other = |a: &&Address| made && !spec.addresses.contains(&a.net);
+        let others: Vec<_> = link.addresses.iter().filter(is_other).map(|a| a.net).collect();
+        let is_up = link.up;
+        settings.into_iter().for_each(|what| self.set(side, name, what));
+        problem.into_iter().for_each(|sentence| self.conflict(sentence));
+        others.into_iter().for_each(|net| self.push(Op::DelAddress { side, name: spec.name.clone(), net }));
         self.add_addresses(side, name, &spec.addresses);
-        if !link.up {
+        if !is_up {
             self.set(side, name, Setting::Up);
         }
     }
 
-    fn master(&mut self, spec: &LinkSpec, link: &Link) {
-        let (side, name) = (spec.side, spec.name.as_str());
+    /// Another master that the link is to have, and what is in the way of that.
+    fn master(&self, spec: &LinkSpec, link: &Link) -> (Option<Setting>, Option<String>) {
+        let (side, name) = (spec.side, &spec.name);
         match &spec.master {
             Some(master) if link.master.as_deref() != Some(master.as_str()) => {
                 if self.now.get(side).link(master.as_str()).is_some() {
-                    self.set(side, name, Setting::Master(Some(master.clone())));
-                } else if side == Side::Host {
-                    self.conflict(format!("{side}: there is no bridge {master} for {name} to be a port of"));
+                    (Some(Setting::Master(Some(master.clone()))), None)
+                } else {
+                    let problem =
+                        || format!("{side}: there is no bridge {master} for {name} to be a port of");
+                    (None, (side == Side::Host).then(problem))
                 }
             }
             // What the host does with its end is its own business.
             None if spec.is_made() && side == Side::Router && link.master.is_some() => {
-                self.set(side, name, Setting::Master(None));
+                (Some(Setting::Master(None)), None)
             }
-            _ => {}
+            _ => (None, None),
         }
     }
 
@@ -391,20 +389,17 @@ impl Planner {
             }
             stale_rules.into_iter().for_each(|rule| self.push(Op::DelRule { side, rule }));
         }
-        let there: HashSet<(Side, Route)> = self
-            .now
-            .sides()
-            .iter()
-            .flat_map(|&side| self.now.get(side).routes.iter().map(move |r| (side, r.clone())))
-            .collect();
-        for (side, route) in &desired.routes {
+        let sides = self.now.sides().iter();
+        let there: HashSet<_> =
+            sides.flat_map(|&side| self.now.get(side).routes.iter().map(move |r| (side, r))).collect();
+        let lacks = |(side, route): &&(Side, Route)| {
             // Nothing goes through a link that could not be made.
             let link = self.now.get(*side).link(&route.dev);
             let dev = route.dev.is_empty() || link.is_some_and(|l| l.role().is_some());
-            if dev && !there.contains(&(self.place(*side), route.clone())) {
-                self.push(Op::AddRoute { side: *side, route: route.clone() });
-            }
-        }
+            dev && !there.contains(&(self.place(*side), route))
+        };
+        let missing: Vec<_> = desired.routes.iter().filter(lacks).cloned().collect();
+        missing.into_iter().for_each(|(side, route)| self.push(Op::AddRoute { side, route }));
         for (side, rule) in &desired.rules {
             if !self.now.get(*side).rules.contains(rule) {
                 self.push(Op::AddRule { side: *side, rule: rule.clone() });

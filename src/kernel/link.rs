@@ -1,0 +1,297 @@
+//! A link as the kernel describes it, read straight from the message (`RTM_NEWLINK`, `rtnl_fill_ifinfo` in
+//! `net/core/rtnetlink.c`): to make objects of the hundred attributes that each has would take most of the time of a look
+//! at thousands.
+
+use std::net::IpAddr;
+
+use libc::{
+    IFLA_ADDRESS, IFLA_AF_SPEC, IFLA_GROUP, IFLA_IFALIAS, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND,
+    IFLA_INFO_SLAVE_DATA, IFLA_INFO_SLAVE_KIND, IFLA_LINK, IFLA_LINK_NETNSID, IFLA_LINKINFO, IFLA_MASTER,
+    IFLA_MTU, IFLA_PERM_ADDRESS,
+};
+
+use crate::model::{BridgePort, Link, LinkKind, MacAddr, Vxlan};
+
+use super::attributes::attributes;
+
+/// Length of `struct ifinfomsg`.
+const HEADER: usize = 16;
+/// Flags of a link (`linux/if.h`).
+const IFF_UP: u32 = 1;
+const IFF_LOWER_UP: u32 = 1 << 16;
+/// Address families, the kinds of attributes in `IFLA_AF_SPEC` (`linux/socket.h`).
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+/// `linux/ip.h` and `linux/if_link.h`.
+const IFLA_INET_CONF: u16 = 1;
+const IPV4_DEVCONF_RP_FILTER: usize = 8;
+const IFLA_INET6_CONF: u16 = 2;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
+/// `linux/ipv6.h`.
+const DEVCONF_FORWARDING: usize = 0;
+const DEVCONF_ACCEPT_RA: usize = 3;
+const DEVCONF_ACCEPT_DAD: usize = 27;
+/// `linux/if_link.h`.
+const IFLA_VRF_TABLE: u16 = 1;
+const IFLA_VXLAN_ID: u16 = 1;
+const IFLA_VXLAN_LINK: u16 = 3;
+const IFLA_VXLAN_LOCAL: u16 = 4;
+const IFLA_VXLAN_LEARNING: u16 = 7;
+const IFLA_VXLAN_PORT: u16 = 15;
+const IFLA_VXLAN_LOCAL6: u16 = 17;
+const IFLA_BRPORT_LEARNING: u16 = 8;
+const IFLA_BRPORT_NEIGH_SUPPRESS: u16 = 32;
+
+/// What a message says of a link.
+#[derive(Debug)]
+pub(super) struct Said {
+    pub link: Link,
+    /// The index of the link that it is a port of.
+    pub master: Option<u32>,
+    /// The index of the link that it stands on.
+    pub parent: Option<u32>,
+    pub conf: Conf,
+}
+
+/// Kernel parameters of a link, those that we set.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Conf {
+    rp_filter: Option<u32>,
+    forwarding: Option<u32>,
+    accept_dad: Option<u32>,
+    accept_ra: Option<u32>,
+}
+
+impl Conf {
+    pub fn get(&self, version: &str, name: &str) -> Option<u32> {
+        match (version, name) {
+            ("ipv4", "rp_filter") => self.rp_filter,
+            ("ipv6", "forwarding") => self.forwarding,
+            ("ipv6", "accept_dad") => self.accept_dad,
+            ("ipv6", "accept_ra") => self.accept_ra,
+            _ => None,
+        }
+    }
+}
+
+/// Reads a message, without its netlink header. One that is too short says nothing.
+pub(super) fn read(message: &[u8]) -> Option<Said> {
+    let (header, rest) = message.split_at_checked(HEADER)?;
+    let flags = number(&header[8..12])?;
+    let link = Link::new(number(&header[4..8])?, "", LinkKind::Device);
+    let mut said = Said { link, master: None, parent: None, conf: Conf::default() };
+    let link = &mut said.link;
+    link.up = flags & IFF_UP != 0;
+    link.carrier = flags & IFF_LOWER_UP != 0;
+    let (mut lower, mut elsewhere) = (None, false);
+    for (kind, value) in attributes(rest) {
+        match kind {
+            IFLA_IFNAME => link.name = text(value),
+            IFLA_ADDRESS => link.mac = mac(value),
+            IFLA_PERM_ADDRESS => link.permanent_mac = mac(value),
+            IFLA_MTU => link.mtu = number(value)?,
+            IFLA_MASTER => said.master = number(value),
+            IFLA_LINK => lower = number(value),
+            IFLA_LINK_NETNSID => elsewhere = true,
+            IFLA_IFALIAS => link.alias = Some(text(value)),
+            IFLA_GROUP => link.group = number(value)?,
+            IFLA_LINKINFO => info(value, link),
+            IFLA_AF_SPEC => {
+                for (family, value) in attributes(value) {
+                    match family {
+                        AF_INET => {
+                            said.conf.rp_filter = conf(value, IFLA_INET_CONF, IPV4_DEVCONF_RP_FILTER - 1)
+                        }
+                        AF_INET6 => {
+                            let v6 = |index| conf(value, IFLA_INET6_CONF, index);
+                            said.conf.forwarding = v6(DEVCONF_FORWARDING);
+                            said.conf.accept_ra = v6(DEVCONF_ACCEPT_RA);
+                            said.conf.accept_dad = v6(DEVCONF_ACCEPT_DAD);
+                            link.addr_gen_none =
+                                find(value, IFLA_INET6_ADDR_GEN_MODE) == Some(&[IN6_ADDR_GEN_MODE_NONE]);
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    match &mut link.kind {
+        LinkKind::Veth(peer) | LinkKind::Macvlan(peer) => *peer = lower.unwrap_or(0),
+        _ if !elsewhere => said.parent = lower.filter(|&index| index != link.index),
+        _ => {}
+    }
+    Some(said)
+}
+
+/// What kind of link it is, and of port.
+fn info(value: &[u8], link: &mut Link) {
+    let data = find(value, IFLA_INFO_DATA).unwrap_or_default();
+    if let Some(kind) = find(value, IFLA_INFO_KIND) {
+        link.kind = match text(kind).as_str() {
+            "veth" => LinkKind::Veth(0),
+            "vrf" => LinkKind::Vrf(find(data, IFLA_VRF_TABLE).and_then(number).unwrap_or(0)),
+            "dummy" => LinkKind::Dummy,
+            "bridge" => LinkKind::Bridge,
+            "macvlan" => LinkKind::Macvlan(0),
+            "vxlan" => LinkKind::Vxlan(vxlan(data)),
+            other => LinkKind::Other(other.into()),
+        };
+    }
+    if find(value, IFLA_INFO_SLAVE_KIND).is_some_and(|kind| text(kind) == "bridge") {
+        let data = find(value, IFLA_INFO_SLAVE_DATA).unwrap_or_default();
+        let is = |kind| find(data, kind) == Some(&[1]);
+        link.port = Some(BridgePort {
+            neigh_suppress: is(IFLA_BRPORT_NEIGH_SUPPRESS),
+            learning: is(IFLA_BRPORT_LEARNING),
+        });
+    }
+}
+
+fn vxlan(data: &[u8]) -> Vxlan {
+    let mut vxlan = Vxlan { vni: 0, port: 0, local: None, dev: 0, learning: true };
+    for (kind, value) in attributes(data) {
+        match kind {
+            IFLA_VXLAN_ID => vxlan.vni = number(value).unwrap_or(0),
+            IFLA_VXLAN_LINK => vxlan.dev = number(value).unwrap_or(0),
+            IFLA_VXLAN_PORT => vxlan.port = value.try_into().map_or(0, u16::from_be_bytes),
+            IFLA_VXLAN_LEARNING => vxlan.learning = value != [0],
+            IFLA_VXLAN_LOCAL => vxlan.local = <[u8; 4]>::try_from(value).ok().map(IpAddr::from),
+            IFLA_VXLAN_LOCAL6 => vxlan.local = <[u8; 16]>::try_from(value).ok().map(IpAddr::from),
+            _ => {}
+        }
+    }
+    vxlan
+}
+
+fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|(k, _)| *k == kind).map(|(_, value)| value)
+}
+
+/// One of the numbers that an attribute consists of.
+fn conf(bytes: &[u8], kind: u16, index: usize) -> Option<u32> {
+    number(find(bytes, kind)?.chunks_exact(4).nth(index)?)
+}
+
+fn number(value: &[u8]) -> Option<u32> {
+    value.try_into().ok().map(u32::from_ne_bytes)
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
+}
+
+fn mac(value: &[u8]) -> Option<MacAddr> {
+    value.try_into().ok().and_then(MacAddr::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use netlink_packet_core::Emitable as _;
+    use netlink_packet_route::link::{
+        AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, Inet6DevConf, InetDevConf, InfoBridgePort,
+        InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVrf, InfoVxlan, LinkAttribute, LinkFlags,
+        LinkInfo, LinkMessage,
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn said(attributes: Vec<LinkAttribute>) -> Said {
+        let mut message = LinkMessage::default();
+        message.header.index = 7;
+        message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
+        message.attributes = attributes;
+        let mut bytes = vec![0; message.buffer_len()];
+        message.emit(&mut bytes);
+        read(&bytes).unwrap()
+    }
+
+    fn of_kind(infos: Vec<LinkInfo>) -> LinkKind {
+        said(vec![LinkAttribute::LinkInfo(infos), LinkAttribute::Link(3)]).link.kind
+    }
+
+    #[test]
+    fn a_link_is_read_as_it_was_written() {
+        let mac = MacAddr::new([2, 0, 0, 0, 0, 1]).unwrap();
+        let (mut v4, mut v6) = (InetDevConf::default(), Inet6DevConf::default());
+        v4.rp_filter = 2;
+        (v6.forwarding, v6.accept_ra, v6.accept_dad) = (1, 4, 3);
+        let said = said(vec![
+            LinkAttribute::IfName("eth1".into()),
+            LinkAttribute::TxQueueLen(1000),
+            LinkAttribute::Mtu(9000),
+            LinkAttribute::Group(4242),
+            LinkAttribute::IfAlias("odd".into()),
+            LinkAttribute::Address(mac.octets().into()),
+            LinkAttribute::Controller(5),
+            LinkAttribute::Link(3),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Vlan),
+                LinkInfo::PortKind(InfoPortKind::Bridge),
+                LinkInfo::PortData(InfoPortData::BridgePort(vec![
+                    InfoBridgePort::Learning(false),
+                    InfoBridgePort::NeighSupress(true),
+                ])),
+            ]),
+            LinkAttribute::AfSpecUnspec(vec![
+                AfSpecUnspec::Inet(vec![AfSpecInet::DevConf(v4)]),
+                AfSpecUnspec::Inet6(vec![
+                    AfSpecInet6::DevConf(v6),
+                    AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
+                ]),
+            ]),
+        ]);
+        let link = Link {
+            mtu: 9000,
+            group: 4242,
+            alias: Some("odd".into()),
+            mac: Some(mac),
+            up: true,
+            carrier: true,
+            addr_gen_none: true,
+            port: Some(BridgePort { neigh_suppress: true, learning: false }),
+            ..Link::new(7, "eth1", LinkKind::Other("vlan".into()))
+        };
+        assert_eq!(said.link, link);
+        assert_eq!((said.master, said.parent), (Some(5), Some(3)));
+        let all =
+            [("ipv4", "rp_filter"), ("ipv6", "forwarding"), ("ipv6", "accept_ra"), ("ipv6", "accept_dad")];
+        assert_eq!(all.map(|(version, name)| said.conf.get(version, name)), [2, 1, 4, 3].map(Some));
+    }
+
+    #[test]
+    fn every_kind_is_read_with_what_we_set_of_it() {
+        let with = |kind: InfoKind, data| of_kind(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)]);
+        let plain = |kind: InfoKind| of_kind(vec![LinkInfo::Kind(kind)]);
+        assert_eq!(with(InfoKind::Vrf, InfoData::Vrf(vec![InfoVrf::TableId(88)])), LinkKind::Vrf(88));
+        let (v4, v6) = (Ipv4Addr::new(100, 65, 0, 1), Ipv6Addr::LOCALHOST);
+        for (address, local) in [(InfoVxlan::Local(v4), v4.into()), (InfoVxlan::Local6(v6), v6.into())] {
+            let data = vec![
+                InfoVxlan::Id(100),
+                InfoVxlan::Link(1),
+                address,
+                InfoVxlan::Learning(false),
+                InfoVxlan::Port(4789),
+            ];
+            let vxlan = Vxlan { vni: 100, port: 4789, local: Some(local), dev: 1, learning: false };
+            assert_eq!(with(InfoKind::Vxlan, InfoData::Vxlan(data)), LinkKind::Vxlan(vxlan));
+        }
+        assert_eq!(plain(InfoKind::Veth), LinkKind::Veth(3));
+        assert_eq!(plain(InfoKind::MacVlan), LinkKind::Macvlan(3));
+        assert_eq!(plain(InfoKind::Dummy), LinkKind::Dummy);
+        assert_eq!(plain(InfoKind::Bridge), LinkKind::Bridge);
+        assert_eq!(said(vec![]).link.kind, LinkKind::Device);
+    }
+
+    proptest! {
+        #[test]
+        fn no_message_is_too_odd(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(read(&bytes).is_none() || bytes.len() >= HEADER);
+        }
+    }
+}
