@@ -14,7 +14,7 @@ use crate::frr::{self, Daemon, Inputs, Version, files};
 use crate::kernel::netns::{Held, Origin};
 use crate::kernel::{Kernel, Monitor, Netns, Op, Outcome, plan};
 use crate::model::{Desired, IfName, Namespaces};
-use crate::resolve::{By, Found, Resolved, Search, find, missing, resolve};
+use crate::resolve::{self, By, Found, Resolved, Search, find, missing};
 use crate::status::{self, Board, Phase, Repaired};
 use crate::supervisor::Signals;
 
@@ -420,6 +420,16 @@ impl Node {
 /// An error that is the only problem.
 pub fn line(e: impl ToString) -> Vec<String> {
     vec![e.to_string()]
+}
+
+/// [`resolve::resolve`], and in a build for the lab what the kernel there can do.
+fn resolve(config: &Config, now: &Namespaces, found: &[Found]) -> Result<Resolved, Vec<String>> {
+    let resolved = resolve::resolve(config, now, found)?;
+    #[cfg(feature = "lab")]
+    if std::env::var_os("LAB_PLAIN").is_some() {
+        return Ok(Resolved { desired: resolved.desired.for_plain_kernel(), ..resolved });
+    }
+    Ok(resolved)
 }
 
 /// Waits until every fabric NIC is there, told by the kernel rather than by asking again and again.

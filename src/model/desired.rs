@@ -23,6 +23,26 @@ pub struct Desired {
     pub keep_others: bool,
 }
 
+/// Only in the builds that measure: see `tests/bench.rs`.
+#[cfg(feature = "lab")]
+impl Desired {
+    /// The same as far as a kernel goes that has neither VRFs nor dummies: bridges stand for both, with nothing in them.
+    #[must_use]
+    pub fn for_plain_kernel(mut self) -> Self {
+        let is_vrf = |l: &&LinkSpec| matches!(l.kind, SpecKind::Vrf(_));
+        let vrfs: Vec<_> = self.links.iter().filter(is_vrf).map(|l| l.name.clone()).collect();
+        for link in &mut self.links {
+            if matches!(link.kind, SpecKind::Vrf(_) | SpecKind::Dummy) {
+                link.kind = SpecKind::Bridge;
+                link.addresses.clear();
+            }
+            link.master.take_if(|master| vrfs.contains(master));
+        }
+        self.sysctls.retain(|sysctl| !sysctl.path.starts_with("net/vrf/"));
+        self
+    }
+}
+
 /// What a link is part of: what can't be built of one part leaves the others alone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {

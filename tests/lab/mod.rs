@@ -214,9 +214,10 @@ impl Lab {
         }
 
         forward("host"); // as on every Kubernetes node
-        let mut host =
-            "link set lo up\nlink set eth1 up\nlink set eth2 up\nlink add name kube-ipvs0 type dummy\n"
-                .to_owned();
+        let dummy = if plain() { "bridge" } else { "dummy" };
+        let mut host = format!(
+            "link set lo up\nlink set eth1 up\nlink set eth2 up\nlink add name kube-ipvs0 type {dummy}\n"
+        );
         if mgmt {
             host += &format!(
                 "link set eth0 up\naddr add {NODE_IP}/25 dev eth0\naddr add {NODE_IP6}/64 dev eth0 nodad\n\
@@ -319,6 +320,11 @@ impl Drop for Lab {
             let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
         }
     }
+}
+
+/// Whether the kernel has neither VRFs nor dummies, and bridges stand for them: see `Desired::for_plain_kernel`.
+pub fn plain() -> bool {
+    std::env::var_os("LAB_PLAIN").is_some()
 }
 
 /// Ends what runs in any namespace but our own, removes the namespaces, and empties FRR's run directory.

@@ -16,10 +16,10 @@ ip netns add $ns
 in="ip netns exec $ns"
 for key in net.ipv4.ip_forward net.ipv6.conf.all.forwarding; do $in sysctl -qw $key=1; done
 ip -n $ns link set lo up
-ip -n $ns link add $vrf type vrf table $table
+if [ -n "${LAB_PLAIN:-}" ]; then ip -n $ns link add $vrf type bridge; else ip -n $ns link add $vrf type vrf table $table; fi
 ip -n $ns link set $vrf up
 ip link add metallb-frr mtu "$mtu" type veth peer name frr-metallb mtu "$mtu" netns $ns
-ip -n $ns link set frr-metallb master $vrf
+[ -n "${LAB_PLAIN:-}" ] || ip -n $ns link set frr-metallb master $vrf
 ip -n $ns addr add $frr/127 dev frr-metallb nodad
 ip -n $ns addr add 169.254.88.0/31 dev frr-metallb
 ip -n $ns link set frr-metallb up
