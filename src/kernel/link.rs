@@ -44,7 +44,7 @@ const IFLA_BRPORT_LEARNING: u16 = 8;
 const IFLA_BRPORT_NEIGH_SUPPRESS: u16 = 32;
 
 /// What a message says of a link.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) struct Said {
     pub link: Link,
     /// The index of the link that it is a port of.

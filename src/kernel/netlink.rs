@@ -72,7 +72,7 @@ impl Netlink {
     /// # Errors
     /// The kernel refused.
     pub fn change(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Refusal> {
-        self.exchange(message, NLM_F_REQUEST | NLM_F_ACK | flags, &mut |_| {})
+        self.exchange(message, NLM_F_REQUEST | NLM_F_ACK | flags, &mut |_| {}).map(drop)
     }
 
     /// Asks for one object.
@@ -86,11 +86,11 @@ impl Netlink {
     }
 
     /// Asks for all objects of a kind, and keeps what `take` makes of each. A dump that a change in the kernel disturbed is
-    /// taken again.
+    /// taken again: see [`settled`].
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn dump<T>(
+    pub fn dump<T: PartialEq>(
         &mut self,
         message: RouteNetlinkMessage,
         take: impl Fn(RouteNetlinkMessage) -> Option<T>,
@@ -102,7 +102,7 @@ impl Netlink {
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn dump_raw<T>(
+    pub fn dump_raw<T: PartialEq>(
         &mut self,
         message: RouteNetlinkMessage,
         take: impl Fn(&[u8]) -> Option<T>,
@@ -110,28 +110,26 @@ impl Netlink {
         self.each(message, |message| take(&message[HEADER..]))
     }
 
-    fn each<T>(
+    fn each<T: PartialEq>(
         &mut self,
         message: RouteNetlinkMessage,
         take: impl Fn(&[u8]) -> Option<T>,
     ) -> Result<Vec<T>, Refusal> {
-        for _ in 0..5 {
+        settled(|| {
             let mut taken = Vec::new();
             let mut keep = |message: &[u8]| taken.extend(take(message));
-            match self.exchange(message.clone(), NLM_F_REQUEST | NLM_F_DUMP, &mut keep) {
-                Err(e) if e.error.raw_os_error() == Some(EINTR) => {}
-                result => return result.map(|()| taken),
-            }
-        }
-        Err(io::Error::from_raw_os_error(EINTR).into())
+            let disturbed = self.exchange(message.clone(), NLM_F_REQUEST | NLM_F_DUMP, &mut keep)?;
+            Ok((taken, disturbed))
+        })
     }
 
+    /// Returns whether a change in the kernel disturbed the answer.
     fn exchange(
         &mut self,
         message: RouteNetlinkMessage,
         flags: u16,
         take: &mut dyn FnMut(&[u8]),
-    ) -> Result<(), Refusal> {
+    ) -> Result<bool, Refusal> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut request = NetlinkMessage::from(message);
         request.header.flags = flags;
@@ -170,15 +168,33 @@ impl Netlink {
                     NetlinkPayload::Done(done) if done.code < 0 => {
                         return Err(io::Error::from_raw_os_error(-done.code).into());
                     }
-                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) if disturbed => {
-                        return Err(io::Error::from_raw_os_error(EINTR).into());
-                    }
-                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(()),
+                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(disturbed),
                     _ => {}
                 }
             }
         }
     }
+}
+
+/// How often a dump is taken at most.
+const DUMPS: usize = 5;
+
+/// What a dump says that nothing disturbed, or that says twice in a row what matters to us. Thousands of links that came up a
+/// moment ago get an IPv6 address each for seconds, which disturbs every dump of addresses and is none of our business. What
+/// is disturbed and different to the end is taken as it is: of what changed meanwhile the kernel tells.
+fn settled<T: PartialEq>(
+    mut dump: impl FnMut() -> Result<(Vec<T>, bool), Refusal>,
+) -> Result<Vec<T>, Refusal> {
+    let (mut last, mut disturbed) = dump()?;
+    for _ in 1..DUMPS {
+        if !disturbed {
+            break;
+        }
+        let again = dump()?;
+        disturbed = again.1 && again.0 != last;
+        last = again.0;
+    }
+    Ok(last)
 }
 
 /// Room for one datagram in bytes: the kernel fills at most 32 KiB with a dump (`netlink_dump`, `net/netlink/af_netlink.c`).
@@ -189,8 +205,6 @@ const HEADER: usize = 16;
 const FIRST_OBJECT: u16 = 16;
 /// The dump is inconsistent (`NLM_F_DUMP_INTR`, `linux/netlink.h`).
 const NLM_F_DUMP_INTR: u16 = 0x10;
-/// Interrupted; the same on every architecture that Linux runs on (`asm-generic/errno-base.h`).
-const EINTR: i32 = 4;
 /// The attribute of an error that holds a sentence (`NLMSGERR_ATTR_MSG`, `linux/netlink.h`).
 const ATTR_MSG: u16 = 1;
 
@@ -215,4 +229,29 @@ fn refusal(e: &ErrorMessage) -> Refusal {
     let text = |value| String::from_utf8_lossy(value).trim_end_matches('\0').to_owned();
     let words = attributes(rest).find(|(kind, _)| *kind == ATTR_MSG).map(|(_, value)| text(value));
     Refusal { error: e.to_io(), words }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is made of dumps that say this, and how many were taken.
+    fn settle(dumps: &[(&[u8], bool)]) -> (Vec<u8>, usize) {
+        let mut taken = 0;
+        let result = settled(|| {
+            taken += 1;
+            Ok((dumps[taken - 1].0.to_vec(), dumps[taken - 1].1))
+        });
+        (result.unwrap(), taken)
+    }
+
+    #[test]
+    fn a_disturbed_dump_is_taken_again_until_it_is_sure() {
+        assert_eq!(settle(&[(b"a", false)]), (b"a".into(), 1));
+        assert_eq!(settle(&[(b"a", true), (b"ab", false)]), (b"ab".into(), 2));
+        assert_eq!(settle(&[(b"a", true), (b"ab", true), (b"ab", true)]), (b"ab".into(), 3));
+        let changing: [(&[u8], bool); DUMPS] =
+            [(b"a", true), (b"b", true), (b"c", true), (b"d", true), (b"e", true)];
+        assert_eq!(settle(&changing), (b"e".into(), DUMPS));
+    }
 }
