@@ -48,6 +48,7 @@ pub fn plan(desired: &Desired, now: Namespaces) -> Plan {
             planner.settings(spec);
         }
     }
+    planner.bring_up();
     planner.routing(desired);
     planner.plan
 }
@@ -66,6 +67,9 @@ struct Planner {
     /// Who held what may be held once when the plan began.
     holders: HashMap<(Side, Unique), Vec<String>>,
     part: Part,
+    /// VNIs' links that are to go up when all of them are made: each that is up makes the kernel look at its IPv6 routes
+    /// again when another is made or becomes a port.
+    down: Vec<(Side, IfName)>,
     plan: Plan,
 }
 
@@ -79,7 +83,7 @@ impl Planner {
                 }
             }
         }
-        Self { now, holders, part: Part::Base, plan: Plan::default() }
+        Self { now, holders, part: Part::Base, down: vec![], plan: Plan::default() }
     }
 
     fn push(&mut self, op: Op) {
@@ -349,8 +353,18 @@ impl Planner {
         problem.into_iter().for_each(|sentence| self.conflict(sentence));
         others.into_iter().for_each(|net| self.push(Op::DelAddress { side, name: spec.name.clone(), net }));
         self.add_addresses(side, name, &spec.addresses);
-        if !is_up {
+        if !is_up && spec.part == Part::Base {
             self.set(side, name, Setting::Up);
+        } else if !is_up {
+            self.down.push((side, spec.name.clone()));
+        }
+    }
+
+    fn bring_up(&mut self) {
+        for (side, name) in std::mem::take(&mut self.down) {
+            if self.now.get(side).link(name.as_str()).is_some_and(|link| !link.up) {
+                self.set(side, name.as_str(), Setting::Up);
+            }
         }
     }
 
