@@ -361,6 +361,8 @@ impl Planner {
     }
 
     fn bring_up(&mut self) {
+        // A veth end has no carrier, and hence no IPv6 routes, before the host's end is up, too.
+        self.down.sort_by_key(|(side, _)| *side == Side::Host);
         for (side, name) in std::mem::take(&mut self.down) {
             if self.now.get(side).link(name.as_str()).is_some_and(|link| !link.up) {
                 self.set(side, name.as_str(), Setting::Up);
