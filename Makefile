@@ -158,6 +158,7 @@ bench:
 	$(CARGO) test $(ARGS) --lib each_vni -- --ignored --nocapture
 	@set -e; program="$(call program,--test bench)"; test -n "$$program"; LAB_TIMEOUT=1800 $(LAB) --suite $(SUITE) $$program
 	@set -e; program="$(call program,--test weight)"; test -n "$$program"; LAB_MEM=4096 LAB_TIMEOUT=1800 $(LAB) --suite $(SUITE) $$program
+	@# This leaves a program that can do with bridges, as the deaths on this machine's own kernel need it: see LAB_PLAIN.
 	@set -e; program="$(call program,--release --test scale)"; test -n "$$program"; for kernel in auto plain; do \
 	LAB_TIMEOUT=1800 LAB_VNIS="$(VNIS)" $(LAB) --kernel $$kernel --suite $(SUITE) $$program; done
 	@set -e; program="$(call program,--test bench)"; test -n "$$program"; LAB_TIMEOUT=1800 $(LAB) --kernel plain --suite $(SUITE) $$program
