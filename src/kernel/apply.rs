@@ -485,7 +485,7 @@ impl Kernel {
             }
             Op::SetSysctl(Sysctl { side, path, value }) => {
                 let write = || fs::write(format!("/proc/sys/{path}"), value);
-                Ok(self.place(*side).ns.within(write)?)
+                Ok(self.place(*side).ns.visit(write)??)
             }
             Op::AddRoute { side, route } => {
                 let message = self.place(*side).route(route)?;

@@ -45,6 +45,11 @@ pub fn create(name: &IfName, kind: &SpecKind, mac: Option<MacAddr>, to: Relation
             // Born in its namespace. It must not be asked to be up (`ENOTCONN`).
             let mut peer = LinkUnspec::new_with_name(peer.as_str()).link_group(OWNER_GROUP).build();
             peer.attributes.extend(to.netns.map(LinkAttribute::NetNsFd));
+            // Unasked, the kernel makes one for each possible CPU, lets one of them be used, and waits for RCU at each end
+            // (`veth_init_queues`, drivers/net/veth.c).
+            let one_queue = [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)];
+            peer.attributes.extend(one_queue.clone());
+            message.attributes.extend(one_queue);
             vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))]
         }
         SpecKind::Dummy => vec![LinkInfo::Kind(InfoKind::Dummy)],
