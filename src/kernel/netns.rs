@@ -160,20 +160,20 @@ impl Netns {
         })
     }
 
-    /// Runs `look`, which opens nothing that stays, in this namespace on the calling thread: for what is looked at so often that
-    /// threads would cost more than the looks.
+    /// Runs `work`, which opens nothing that stays, in this namespace on the calling thread: for what is read or set so often
+    /// that threads would cost more than the work.
     ///
     /// # Errors
     /// The namespace can't be entered.
     ///
     /// # Panics
     /// The caller's own can't be entered again, and so nothing that it does would be right.
-    pub fn visit<T>(&self, look: impl FnOnce() -> T) -> io::Result<T> {
+    pub fn visit<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
         let own = Self::current()?;
         self.enter()?;
-        let found = look();
+        let result = work();
         own.enter().expect("a namespace that is open can be entered by who has entered another");
-        Ok(found)
+        Ok(result)
     }
 
     fn enter(&self) -> io::Result<()> {
