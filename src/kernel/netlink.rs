@@ -95,10 +95,23 @@ impl Netlink {
         message: RouteNetlinkMessage,
         take: impl Fn(RouteNetlinkMessage) -> Option<T>,
     ) -> Result<Vec<T>, Refusal> {
-        self.each(message, |message| take(object(message)?))
+        self.dump_those(message, |_| true, take)
     }
 
-    /// The same, but `take` has the bytes of each object, without the netlink header.
+    /// The same of those objects that are `worth` being parsed, by their bytes without the netlink header.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn dump_those<T: PartialEq>(
+        &mut self,
+        message: RouteNetlinkMessage,
+        worth: impl Fn(&[u8]) -> bool,
+        take: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, Refusal> {
+        self.each(message, |message| worth(&message[HEADER..]).then(|| take(object(message)?)).flatten())
+    }
+
+    /// The same of all, but `take` has the bytes of each.
     ///
     /// # Errors
     /// The kernel refused.

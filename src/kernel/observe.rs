@@ -92,7 +92,7 @@ fn at(links: &[Said], index: u32) -> Option<usize> {
 
 fn addresses(nl: &mut Netlink, links: &mut [Said]) -> Result<(), Refusal> {
     let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-    let all = nl.dump(request, |answer| match answer {
+    let all = nl.dump_those(request, is_of_interest, |answer| match answer {
         RouteNetlinkMessage::NewAddress(message) => address(message),
         _ => None,
     })?;
@@ -104,11 +104,14 @@ fn addresses(nl: &mut Netlink, links: &mut [Said]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// An address and its link's index, unless it is link-local.
+/// Whether it is another than the link-local address that each link has, by its `struct ifaddrmsg` (`linux/if_addr.h`).
+fn is_of_interest(address: &[u8]) -> bool {
+    let link_local = (u8::from(AddressFamily::Inet6), u8::from(AddressScope::Link));
+    !matches!(address, [family, _, _, scope, ..] if (*family, *scope) == link_local)
+}
+
+/// An address and its link's index.
 fn address(message: AddressMessage) -> Option<(u32, Address)> {
-    if message.header.scope == AddressScope::Link && message.header.family == AddressFamily::Inet6 {
-        return None;
-    }
     let mut ip = None;
     let mut flags = AddressFlags::empty();
     for attribute in message.attributes {
@@ -135,11 +138,12 @@ fn routes(nl: &mut Netlink, links: &[Said]) -> Result<Vec<Route>, Refusal> {
             filter.header.address_family = family;
             filter.header.protocol = protocol;
             filter.header.table = table;
-            let found = nl.dump(RouteNetlinkMessage::GetRoute(filter), |answer| {
+            // Of the main table the default routes: the second byte of `struct rtmsg` (`linux/rtnetlink.h`) is the prefix length.
+            let worth = |route: &[u8]| table == 0 || route.get(1) == Some(&0);
+            let found = nl.dump_those(RouteNetlinkMessage::GetRoute(filter), worth, |answer| {
                 let RouteNetlinkMessage::NewRoute(message) = answer else { return None };
                 let ours = u8::from(message.header.protocol) == OWNER_PROTOCOL;
-                let is_default = message.header.destination_prefix_length == 0;
-                (ours == (table == 0) && (ours || is_default)).then(|| hops(&message, links))
+                (ours == (table == 0)).then(|| hops(&message, links))
             });
             match found {
                 // In a new namespace the main table is not there before its first route.
