@@ -2,6 +2,7 @@
 
 use std::{fs, io};
 
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
@@ -58,6 +59,17 @@ fn try_drop_capabilities() -> io::Result<()> {
     log::debug!("capabilities kept: {permitted:?}");
     log::debug!("capabilities given up: {:?}", before.permitted.difference(permitted));
     Ok(())
+}
+
+/// What helps where [`is_ours`].
+pub const REMEDY: &str = "this program or the node is at a limit (open files, memory, processes): see RLIMIT_NOFILE, fs.file-max, \
+                          pids.max, and what else runs here";
+
+/// Whether something failed for want of a resource of ours or of the node, which says nothing about the other end: descriptors,
+/// memory or buffers. A connection that has to wait (`EAGAIN`) is not among it: that is the other end's full backlog.
+pub fn is_ours(e: &io::Error) -> bool {
+    let errno = e.raw_os_error().map(Errno::from_raw_os_error);
+    errno.is_some_and(|e| matches!(e, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS))
 }
 
 /// Raises what can be raised; a node works without.

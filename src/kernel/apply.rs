@@ -313,16 +313,16 @@ impl Kernel {
         let Self { host, router, nft } = self;
         let alone = router.is_none();
         let mut look = || router.as_mut().map(|place| place.observe(Side::Router, false, wanted)).transpose();
-        let (host, router) = if !alone && desired.is_some_and(|d| d.links.len() >= MANY) {
-            thread::scope(|scope| {
-                let beside = scope.spawn(look);
-                let host = host.observe(Side::Host, alone, wanted);
-                (host, beside.join().unwrap_or_else(|panic| resume_unwind(panic)))
-            })
-        } else {
-            (host.observe(Side::Host, alone, wanted), look())
-        };
-        let (mut host, router) = (host?, router?);
+        let many = !alone && desired.is_some_and(|d| d.links.len() >= MANY);
+        let (host, router) = thread::scope(|scope| {
+            // Where no thread can be had, it takes longer.
+            let spawn = |look| thread::Builder::new().spawn_scoped(scope, look).ok();
+            let beside = many.then_some(&mut look).and_then(spawn);
+            let host = host.observe(Side::Host, alone, wanted);
+            (host, beside.map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))))
+        });
+        let router = router.unwrap_or_else(look)?;
+        let mut host = host?;
         if let Ok(socket) = nft {
             host.marks = observe::marks(socket, desired.and_then(|d| d.marks.as_ref()))?;
         }

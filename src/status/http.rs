@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
+use crate::limits;
+
 /// Connections at a time. A new one takes the place of the oldest: who is slow must not keep others out.
 const CONNECTIONS: usize = 32;
 
@@ -23,6 +25,9 @@ const ANSWER_TIME: Duration = Duration::from_secs(10);
 
 /// Accepted in one turn, so that a flood leaves the rest of the loop its share.
 const AT_ONCE: usize = 16;
+
+/// Between two attempts to accept where no more files can be had: the listener stays readable meanwhile.
+const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
 /// What is answered.
 #[derive(Debug, Clone)]
@@ -54,6 +59,8 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 
 pub struct Server {
     listener: TcpListener,
     connections: Vec<Connection>,
+    /// When to accept again.
+    accept_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -82,7 +89,7 @@ impl Server {
     pub fn listen(at: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(at)?;
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, connections: vec![] })
+        Ok(Self { listener, connections: vec![], accept_at: None })
     }
 
     /// What to poll.
@@ -91,18 +98,30 @@ impl Server {
             let flags = if connection.answer.is_some() { PollFlags::OUT } else { PollFlags::IN };
             PollFd::new(&connection.stream, flags)
         });
-        std::iter::once(PollFd::new(&self.listener, PollFlags::IN)).chain(connections)
+        let listener = self.accept_at.is_none().then(|| PollFd::new(&self.listener, PollFlags::IN));
+        listener.into_iter().chain(connections)
     }
 
     /// When a connection's time is over.
     pub fn deadline(&self) -> Option<Instant> {
-        self.connections.iter().map(|connection| connection.until).min()
+        self.connections.iter().map(|connection| connection.until).chain(self.accept_at).min()
     }
 
     /// Goes on with every connection; `face` has the answer for a path.
     pub fn step(&mut self, now: Instant, mut face: impl FnMut(&str) -> Answer) {
+        self.accept_at = self.accept_at.filter(|at| *at > now);
         for _ in 0..AT_ONCE {
-            let Ok((stream, _)) = self.listener.accept() else { break };
+            if self.accept_at.is_some() {
+                break;
+            }
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(e) if limits::is_ours(&e) => {
+                    self.accept_at = Some(now + ACCEPT_AGAIN);
+                    break;
+                }
+                Err(_) => break,
+            };
             if stream.set_nonblocking(true).is_err() {
                 continue;
             }

@@ -14,6 +14,7 @@ mod repairs;
 mod show;
 mod signals;
 mod watch;
+mod work;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -35,6 +36,7 @@ use crate::frr::held::Place;
 use crate::frr::vty::{Answer, PING, Talk, socket};
 use crate::frr::{Daemon, bfd, files, solicit};
 use crate::kernel::Dialling;
+use crate::limits;
 use crate::model::{FilePath, IfName};
 use crate::node::{Check, NAMELESS, Node};
 use crate::status::{Board, Phase, Probe, Time};
@@ -318,7 +320,7 @@ impl<'a> Supervisor<'a> {
                     }
                     Err(e) => {
                         log::error!("{}: cannot be started: {e}", self.daemons[i].name);
-                        events.push_back(Event::Exited(i));
+                        events.push_back(Event::NotStarted(i));
                     }
                 }
             }
@@ -333,9 +335,21 @@ impl<'a> Supervisor<'a> {
                 let refused = self.asked.iter().filter(|(_, talk)| talk.is_none()).map(|(i, _)| *i);
                 let refused: Vec<usize> = refused.collect();
                 self.asked.retain(|(_, talk)| talk.is_some());
-                refused.into_iter().for_each(|i| self.ask(i));
+                refused.into_iter().for_each(|i| self.ask(i, events));
             }
-            Action::Ask(i) => self.ask(i),
+            Action::Ask(i) => {
+                if let Some(child) = &mut self.children[i] {
+                    child.mark();
+                }
+                self.ask(i, events);
+            }
+            Action::Examine(i) => {
+                if let Some(child) = &mut self.children[i] {
+                    let works = child.has_worked();
+                    log::debug!("{} owes an answer; at work: {works}", child.name);
+                    events.push_back(if works { Event::Works(i) } else { Event::Idles(i) });
+                }
+            }
             Action::Abort(i) => {
                 if let Some(child) = &self.children[i] {
                     let s = self.node.config.liveness_s;
@@ -397,10 +411,18 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn ask(&mut self, i: usize) {
+    fn ask(&mut self, i: usize, events: &mut VecDeque<Event>) {
         let daemon = self.daemons[i];
         let peers = self.rounds.is_multiple_of(PEERS_ROUNDS);
-        let talk = Talk::show(&socket(daemon.name), questions(daemon, &self.hold, peers)).ok();
+        let talk = match Talk::show(&socket(daemon.name), questions(daemon, &self.hold, peers)) {
+            Ok(talk) => Some(talk),
+            Err(e) if limits::is_ours(&e) => {
+                log::error!("{} can't be asked whether it answers: {e}; {}", daemon.name, limits::REMEDY);
+                events.push_back(Event::NotAsked(i));
+                return;
+            }
+            Err(_) => None,
+        };
         self.asked.push((i, talk));
         self.collect = Some((Instant::now() + COLLECT, COLLECT));
     }
@@ -905,7 +927,7 @@ impl<'a> Supervisor<'a> {
         let daemons = &self.daemons;
         let mut answered = Vec::new();
         self.starting.retain_mut(|waiting| {
-            match waiting.hear(daemons, || vec![PING.to_owned()], ASK_EVERY, now) {
+            match waiting.hear(daemons, || vec![PING.to_owned()], ASK_EVERY, now, events) {
                 Some(_) => {
                     answered.push(waiting.daemon);
                     false
@@ -931,7 +953,7 @@ impl<'a> Supervisor<'a> {
                 }
                 let daemon = self.daemons[waiting.daemon];
                 let questions = || questions(daemon, &self.hold, true);
-                let answers = waiting.hear(&self.daemons, questions, FRESH_EVERY, now);
+                let answers = waiting.hear(&self.daemons, questions, FRESH_EVERY, now, events);
                 heard.extend(answers.map(|answers| (waiting.daemon, answers)));
                 !over(waiting)
             });
@@ -1006,7 +1028,11 @@ impl Waiting {
         now: Instant,
     ) -> Option<Vec<Answer>> {
         if self.talk.is_none() && self.ask_at <= now {
-            self.talk = Talk::show(&socket(daemons[self.daemon].name), questions()).ok();
+            let talk = Talk::show(&socket(daemons[self.daemon].name), questions());
+            if talk.as_ref().is_err_and(limits::is_ours) {
+                events.push_back(Event::NotAsked(self.daemon));
+            }
+            self.talk = talk.ok();
             self.ask_at = now + every;
         }
         match self.talk.as_mut().map(Talk::receive) {
@@ -1024,6 +1050,7 @@ impl Waiting {
     }
 }
 
+        events: &mut VecDeque<Event>,
 /// What we want to know of a daemon; any answer shows that it lives.
 fn questions(daemon: &Daemon, hold: &Hold, peers: bool) -> Vec<String> {
     match daemon.name {

@@ -35,6 +35,12 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// From the death of a daemon that held sessions with peers until those that it took along are started: by then the
 /// peers have noticed that bgpd is gone, and have been told of the other.
 pub const PEERS_NOTICE: Duration = Duration::from_millis(300);
+/// A daemon that uses processor time is at work, not hung, for so long: bgpd of FRR 10.7 takes 6 s and more for 20,000 services,
+/// zebra for 150 VRFs. Its keepalives come from a thread of their own meanwhile (`bgp_keepalives_start`, `bgpd/bgp_keepalives.c`).
+pub const WORK_LIMIT: Duration = Duration::from_secs(120);
+/// Delay before a daemon that could not be started is tried again; it doubles up to the longest.
+const START_DELAY: Duration = Duration::from_millis(200);
+const LONGEST_START_DELAY: Duration = Duration::from_secs(3);
 /// Deaths in a row under a configuration that has never held before the last one that did is taken back.
 const CRASHES: u32 = 3;
 
@@ -45,8 +51,16 @@ pub enum Event {
     Tick,
     /// The daemon answers on its vty.
     Answered(usize),
-    /// The daemon's process is gone, or could not be started.
+    /// The daemon's process is gone.
     Exited(usize),
+    /// The daemon could not be started, which is no fault of its own.
+    NotStarted(usize),
+    /// The daemon could not be asked, for want of something on our side: its silence says nothing.
+    NotAsked(usize),
+    /// A daemon that was to be examined uses processor time, or waits for the kernel.
+    Works(usize),
+    /// A daemon that was to be examined does nothing.
+    Idles(usize),
     /// The load that was asked for is over; whether it went well.
     Loaded(bool),
     /// The load that was asked for goes on; whether nothing of it was done since the last look.
@@ -79,6 +93,8 @@ pub enum Action {
     Look,
     /// Ask a daemon that runs whether it still answers.
     Ask(usize),
+    /// Find out whether a daemon that owes an answer is at work: [`Event::Works`] or [`Event::Idles`].
+    Examine(usize),
     /// End the daemon, which hangs, so that it says where.
     Abort(usize),
     /// End the daemon at once. Its sockets close without a goodbye, so the peers keep our routes, and
@@ -107,6 +123,8 @@ enum Phase {
     },
     Starting {
         since: Instant,
+        /// Not examined before.
+        until: Instant,
     },
     Ready,
     /// Was told to abort.
@@ -123,6 +141,8 @@ struct State {
     started: Instant,
     /// Deaths in a row that no one ordered.
     failures: u32,
+    /// Attempts in a row to start it that failed.
+    refusals: u32,
     /// Killed by us; its death is no failure.
     expected: bool,
     /// Not started before.
@@ -192,6 +212,7 @@ impl Policy {
             phase: Phase::Down { not_before: now },
             started: now,
             failures: 0,
+            refusals: 0,
             expected: false,
             held_until: now,
             reads_file: terms.with_file.contains(&daemon),
@@ -231,6 +252,7 @@ impl Policy {
             Event::Answered(i) => {
                 let state = &mut self.states[i];
                 state.asked = None;
+                state.refusals = 0;
                 if matches!(state.phase, Phase::Starting { .. }) {
                     state.phase = Phase::Ready;
                     state.configured = state.reads_file;
@@ -242,6 +264,25 @@ impl Policy {
                 }
             }
             Event::Exited(i) => self.exited(i, now, &mut actions),
+            Event::NotStarted(i) => {
+                let state = &mut self.states[i];
+                let delay = START_DELAY.saturating_mul(1 << state.refusals.min(16)).min(LONGEST_START_DELAY);
+                state.refusals += 1;
+                state.phase = Phase::Down { not_before: (now + delay).max(state.held_until) };
+            }
+            Event::NotAsked(i) => {
+                let state = &mut self.states[i];
+                state.asked = None;
+                if let Phase::Starting { until, .. } = &mut state.phase {
+                    *until = (*until).max(now + START_LIMIT);
+                }
+            }
+            Event::Works(i) => {
+                if let Phase::Starting { until, .. } = &mut self.states[i].phase {
+                    *until = now + ROUND;
+                }
+            }
+            Event::Idles(i) => self.hangs(i, now, &mut actions),
             Event::Loaded(well) => self.loaded(well, now),
             Event::Loading { rests } => {
                 let rests = rests && !self.states.iter().any(|s| s.is_silent(now));
@@ -292,7 +333,7 @@ impl Policy {
         let waiting = self.states.iter().enumerate().filter_map(|(i, state)| match state.phase {
             // One that waits for another is woken by that one's answer or death.
             Phase::Down { not_before } => (!self.stopping && self.may_start(i)).then_some(not_before),
-            Phase::Starting { since } => (!self.stopping && !state.expected).then_some(since + START_LIMIT),
+            Phase::Starting { until, .. } => (!self.stopping && !state.expected).then_some(until),
             Phase::Ready => (!self.stopping).then_some(self.round),
             Phase::Aborting { since } => (!self.stopping && !state.expected).then_some(since + LAST_WORDS),
         });
@@ -426,18 +467,21 @@ impl Policy {
             match self.states[i].phase {
                 Phase::Down { not_before } if not_before <= now && self.may_start(i) => {
                     let state = &mut self.states[i];
-                    state.phase = Phase::Starting { since: now };
+                    state.phase = Phase::Starting { since: now, until: now + START_LIMIT };
                     state.started = now;
                     actions.push(Action::Start(i));
                 }
                 Phase::Aborting { since } if since + LAST_WORDS <= now && !self.states[i].expected => {
-                    self.states[i].phase = Phase::Starting { since: now };
+                    self.states[i].phase = Phase::Starting { since: now, until: now + START_LIMIT };
                     actions.push(Action::Kill(i));
                 }
-                Phase::Starting { since } if since + START_LIMIT <= now && !self.states[i].expected => {
-                    // Not "expected": a daemon that hangs at every start must be restarted ever more slowly.
-                    self.states[i].phase = Phase::Starting { since: now };
-                    actions.push(Action::Kill(i));
+                Phase::Starting { since, until } if until <= now && !self.states[i].expected => {
+                    if now < since + START_LIMIT + WORK_LIMIT {
+                        self.states[i].phase = Phase::Starting { since, until: now + ROUND };
+                        actions.push(Action::Examine(i));
+                    } else {
+                        self.hangs(i, now, actions);
+                    }
                 }
                 _ => {}
             }
@@ -491,12 +535,32 @@ impl Policy {
                     state.asked = Some(now);
                     actions.push(Action::Ask(i));
                 }
-                Some(at) if at + self.patience <= now && !state.expected => {
+                Some(at) if at + self.patience.max(WORK_LIMIT) <= now && !state.expected => {
                     state.phase = Phase::Aborting { since: now };
                     actions.push(Action::Abort(i));
                 }
+                Some(at) if at + self.patience <= now && !state.expected => actions.push(Action::Examine(i)),
                 Some(_) => {}
             }
+        }
+    }
+
+    /// Ends a daemon that does nothing, or works without end, and has not answered; nothing else.
+    fn hangs(&mut self, i: usize, now: Instant, actions: &mut Vec<Action>) {
+        let patience = self.patience;
+        let state = &mut self.states[i];
+        match state.phase {
+            _ if state.expected || self.stopping => {}
+            Phase::Ready if state.asked.is_some_and(|at| at + patience <= now) => {
+                state.phase = Phase::Aborting { since: now };
+                actions.push(Action::Abort(i));
+            }
+            Phase::Starting { .. } => {
+                // Not "expected": a daemon that hangs at every start must be restarted ever more slowly.
+                state.phase = Phase::Starting { since: now, until: now + START_LIMIT };
+                actions.push(Action::Kill(i));
+            }
+            _ => {}
         }
     }
 
@@ -524,7 +588,9 @@ impl Policy {
                 // One that is being ended is as good as gone.
                 Phase::Ready => !s.expected && (s.configured || !daemon.after_configuration),
                 Phase::Starting { .. } | Phase::Aborting { .. } => false,
-                Phase::Down { .. } => s.failures > 1 && !daemon.foundations().any(|f| f == *name),
+                Phase::Down { .. } => {
+                    s.failures + s.refusals > 1 && !daemon.foundations().any(|f| f == *name)
+                }
             })
         })
     }
@@ -689,8 +755,59 @@ mod tests {
         let mut policy = policy(&Version(8, 4).daemons(true, false), &[], now);
         assert_eq!(policy.step(Event::Tick, now), [Action::Start(0)]);
         let late = policy.next_deadline().unwrap();
-        assert_eq!(policy.step(Event::Tick, late), [Action::Kill(0)]);
+        assert_eq!(policy.step(Event::Tick, late), [Action::Examine(0)]);
+        assert_eq!(policy.step(Event::Idles(0), late), [Action::Kill(0)]);
         assert_eq!(policy.step(Event::Exited(0), late), [Action::Start(0)]);
+    }
+
+    /// Its file may have thousands of lines.
+    #[test]
+    fn a_daemon_that_works_at_its_start_has_time_but_not_for_ever() {
+        let begin = Instant::now();
+        let mut policy = policy(&Version(8, 4).daemons(true, false), &[], begin);
+        assert_eq!(policy.step(Event::Tick, begin), [Action::Start(0)]);
+        let last = loop {
+            let at = policy.next_deadline().unwrap();
+            let actions = policy.step(Event::Tick, at);
+            if actions != [Action::Examine(0)] {
+                assert_eq!(actions, [Action::Kill(0)]);
+                break at;
+            }
+            assert_eq!(policy.step(Event::Works(0), at), []);
+            assert!(policy.next_deadline().unwrap() > at);
+        };
+        assert_eq!(last - begin, START_LIMIT + WORK_LIMIT);
+    }
+
+    /// What is missing on our side is not a daemon's fault.
+    #[test]
+    fn a_daemon_that_can_not_be_started_or_asked_has_not_failed() {
+        let mut now = Instant::now();
+        let mut policy = policy(&Version(8, 4).daemons(true, false), &[], now);
+        policy.may_fall_back = true;
+        assert_eq!(policy.step(Event::Tick, now), [Action::Start(0)]);
+        for _ in 0..50 {
+            // Those after it wait as little as for one that keeps dying.
+            assert!(!policy.step(Event::NotStarted(0), now).contains(&Action::Start(0)));
+            let Phase::Down { not_before } = policy.states[0].phase else { panic!() };
+            assert!(not_before > now && not_before - now <= LONGEST_START_DELAY);
+            now = not_before;
+            assert!(policy.step(Event::Tick, now).contains(&Action::Start(0)));
+        }
+        assert_eq!(policy.life(0, now), (Life::Starting, 0));
+        // It can't be asked at its start, and later.
+        let ends = [Action::Examine(0), Action::Abort(0), Action::Kill(0)];
+        for asked in [false, true] {
+            for _ in 0..50 {
+                let mut actions = policy.step(Event::Tick, now);
+                actions.extend(policy.step(Event::NotAsked(0), now));
+                assert!(!actions.iter().any(|action| ends.contains(action)), "{actions:?}");
+                assert!(!asked || actions.contains(&Action::Ask(0)));
+                now += ROUND;
+            }
+            policy.step(Event::Answered(0), now);
+            policy.round = now;
+        }
     }
 
     #[test]
@@ -809,10 +926,40 @@ mod tests {
             policy.step(Event::Answered(i), begin + 2 * ROUND);
         }
         let late = begin + 3 * ROUND;
-        assert_eq!(policy.step(Event::Tick, late), [&all[..5], &[Action::Abort(BGPD)]].concat());
+        assert_eq!(policy.step(Event::Tick, late), [&all[..5], &[Action::Examine(BGPD)]].concat());
+        assert_eq!(policy.step(Event::Idles(BGPD), late), [Action::Abort(BGPD)]);
         assert_eq!(policy.next_deadline(), Some(late + LAST_WORDS));
         assert_eq!(policy.step(Event::Tick, late + LAST_WORDS), [Action::Kill(BGPD)]);
         assert_eq!(policy.step(Event::Exited(BGPD), late + LAST_WORDS), [Action::Start(BGPD)]);
+    }
+
+    #[test]
+    fn a_daemon_that_works_is_left_alone_but_not_for_ever() {
+        let begin = Instant::now();
+        let mut policy = up(begin);
+        policy.round = begin;
+        let (mut now, mut examined) = (begin, 0);
+        let aborted = loop {
+            let actions = policy.step(Event::Tick, now);
+            (0..5).filter(|i| *i != BGPD).for_each(|i| drop(policy.step(Event::Answered(i), now)));
+            if actions.contains(&Action::Abort(BGPD)) {
+                break now;
+            }
+            if actions.contains(&Action::Examine(BGPD)) {
+                examined += 1;
+                assert_eq!(policy.step(Event::Works(BGPD), now), []);
+            }
+            now += ROUND;
+        };
+        assert_eq!(aborted - begin, WORK_LIMIT);
+        assert!(examined > 30, "{examined}");
+        // One that has answered meanwhile is not ended for what was seen of it before.
+        let mut policy = up(begin);
+        policy.round = begin;
+        policy.step(Event::Tick, begin);
+        policy.step(Event::Tick, begin + 2 * ROUND);
+        policy.step(Event::Answered(BGPD), begin + 2 * ROUND);
+        assert_eq!(policy.step(Event::Idles(BGPD), begin + 2 * ROUND), []);
     }
 
     #[test]

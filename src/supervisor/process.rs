@@ -5,12 +5,14 @@ use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use log::Level;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::output::{self, Lines};
+use super::work::Work;
 
 /// Of the line that bgpd prints then (`bgp log-neighbor-changes`, `bgpd/bgp_fsm.c`).
 const SESSION_CHANGED: &str = "%ADJCHANGE: neighbor ";
@@ -41,6 +43,9 @@ pub struct Child {
     last: String,
     /// We ended it ourselves.
     killed: bool,
+    started: Instant,
+    /// How much it had worked when it was asked last.
+    mark: Option<(Work, Instant)>,
     /// Clock ticks that it had used when it was looked at last.
     ticks_before: Option<u64>,
     heard: Heard,
@@ -69,7 +74,10 @@ impl Child {
         command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC");
         command.stdin(input).stdout(write.try_clone()?).stderr(write).process_group(0);
         let child = command.spawn()?;
+        let started = Instant::now();
         Ok(Self {
+            started,
+            mark: Some((Work::default(), started)),
             name,
             pid: Pid::from_child(&child),
             output: Some(read.into()),
@@ -113,6 +121,24 @@ impl Child {
     /// Whether it has said that what it does was undone meanwhile.
     pub fn is_undone(&self) -> bool {
         self.heard.undone
+    }
+
+    /// For how long it has run.
+    pub fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Remembers how much it has worked, for [`Self::has_worked`].
+    pub fn mark(&mut self) {
+        self.mark = Work::of(self.pid).map(|work| (work, Instant::now()));
+    }
+
+    /// Whether its main thread has been at work since the mark, which another one replaces.
+    pub fn has_worked(&mut self) -> bool {
+        let before = self.mark.take();
+        self.mark();
+        // Of one that can't be looked at, the end is about to be seen.
+        before.zip(self.mark).is_none_or(|((before, at), (now, _))| now.since(before, at.elapsed()))
     }
 
     /// Whether it has only waited for others since this was asked last.
@@ -193,7 +219,6 @@ fn say(name: &str, line: &str, last: &mut String) {
 #[cfg(test)]
 mod tests {
     use std::thread;
-    use std::time::Duration;
 
     use rustix::process::{WaitOptions, waitpid};
 
