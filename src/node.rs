@@ -408,6 +408,21 @@ impl Node {
         done.into_iter().next_back().map_or(Check::Sound, Check::Repaired)
     }
 
+    /// Leaves the node to a later instance: the namespace under its name, or, where another has that, the NICs in the host's.
+    ///
+    /// # Errors
+    /// Something can't be taken down.
+    pub fn leave(self) -> Result<(), Vec<String>> {
+        match self.kernel.held(&self.config.namespace) {
+            Ok(Held::Nothing) => match self.kernel.router_ns().hold_as(&self.config.namespace.to_string()) {
+                Ok(()) => Ok(()),
+                Err(_) => self.dismantle(),
+            },
+            Ok(Held::Another) => self.dismantle(),
+            Ok(Held::Itself) | Err(_) => Ok(()),
+        }
+    }
+
     /// Takes down what is left of a namespace that is not held any more, so that the NICs can go into the next one.
     ///
     /// # Errors
@@ -484,7 +499,7 @@ fn wait_for_fabric(
             Err(e) => return Err(line(io::Error::from(e))),
         }
         monitor.drain();
-        if signals.take_stop() {
+        if signals.stop_requested() {
             return Ok(None);
         }
     }

@@ -11,7 +11,7 @@ use crate::limits;
 use crate::logging;
 use crate::node::{Node, line};
 use crate::status::{self, Board, Phase, Time};
-use crate::supervisor::{End, Signals, Supervisor, describe};
+use crate::supervisor::{End, Signals, Supervisor, describe, withdraws};
 
 /// Between two attempts to set the node up.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -36,13 +36,18 @@ pub fn run(base: &Config, mut config: Config, problems: &[String]) -> Result<(),
     status::start(Arc::clone(&board), bell, config.status_listen).map_err(line)?;
     log::info!("FRR {version}, namespace {}", config.namespace);
     loop {
-        let Some(mut node) = set_up(&config, version, &mut signals, &board)? else { return Ok(()) };
+        let Some(mut node) = set_up(base, &mut config, version, &mut signals, &board)? else { return Ok(()) };
+        // What peers keep of an earlier bgpd can be withdrawn by another one only.
+        if signals.stop_requested() && !withdraws(&node.config, &signals) {
+            board.finish();
+            return node.leave();
+        }
         let supervisor = Supervisor::new(base, &mut node, &mut signals, &board);
         let end = supervisor.and_then(Supervisor::run).map_err(line)?;
         match end {
             End::Stopped => {
                 board.finish();
-                return Ok(());
+                return node.leave();
             }
             End::Reconfigured(other) => config = *other,
             End::NamespaceGone(how) => {
@@ -88,7 +93,7 @@ fn set_up(
             said = problems;
         }
         loop {
-            if signals.take_stop() {
+            if signals.stop_requested() {
                 return Ok(None);
             }
             board.turn();

@@ -19,6 +19,7 @@ include!("hold.rs");
 include!("many.rs");
 include!("peers.rs");
 include!("seen.rs");
+include!("stop.rs");
 
 /// From each client to each address, all at once.
 fn every_ping_is_answered(addresses: &[&str], count: u32) {

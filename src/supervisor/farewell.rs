@@ -1,32 +1,56 @@
-//! Leaving so that the peers send traffic elsewhere before we are gone.
+//! A stop for good: the peers send traffic elsewhere before the sessions end.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::frr::vty::{CONFIGURE, Talk};
+use serde_json::Value;
 
-/// bgpd may take so long to carry out either half of it, and its words so long to reach the peers.
+use crate::frr::bfd::PEERS_QUESTION;
+use crate::frr::vty::{Answer, CONFIGURE, Talk};
+
+/// bgpd may take so long to carry out either half of it, and its messages so long to reach the peers.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// A farewell under way: first every route gets the community `GRACEFUL_SHUTDOWN` (RFC 8326), which makes a peer prefer
+/// A bgpd that is new has no sessions yet, and without them nothing can be withdrawn: they are waited for. Talos ends us 10 s after
+/// its SIGTERM.
+const SESSIONS_LIMIT: Duration = Duration::from_secs(5);
+
+/// How often it is asked about them.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+
+/// A graceful shutdown under way: first every route gets the community `GRACEFUL_SHUTDOWN` (RFC 8326), which makes a peer prefer
 /// any other path; then every session is shut down, which ends it with a notification after which the peer keeps nothing,
 /// graceful restart or not (RFC 8538 §4; `bgp hard-administrative-reset`, on by default).
 #[derive(Debug)]
 pub struct Farewell {
     socket: PathBuf,
-    shutdown: Option<Vec<String>>,
+    stage: Stage,
+    drain: Duration,
+    prefer_others: Vec<String>,
+    shutdown: Vec<String>,
     talk: Option<Talk>,
     next: Instant,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The sessions come up, until then.
+    Sessions(Instant),
+    Drain,
+    Shutdown,
+}
+
 impl Farewell {
-    /// Begins it with the bgpd that listens at `socket` and runs `text`.
-    pub fn begin(socket: PathBuf, text: &str, drain: Duration, now: Instant) -> Self {
+    /// Begins it with the bgpd that listens at `socket` and runs `text`; one that is not `settled` has no sessions yet.
+    pub fn begin(socket: PathBuf, text: &str, drain: Duration, settled: bool, now: Instant) -> Self {
         let (prefer_others, shutdown) = commands(text);
-        let talk = Talk::begin(&socket, prefer_others).ok();
-        let next = now + if talk.is_some() { drain } else { Duration::ZERO };
-        Self { socket, shutdown: Some(shutdown), talk, next }
+        let stage = Stage::Sessions(if settled { now } else { now + SESSIONS_LIMIT });
+        let mut begun = Self { socket, stage, drain, prefer_others, shutdown, talk: None, next: now };
+        if settled {
+            begun.drain(now);
+        }
+        begun
     }
 
     /// When to look again.
@@ -41,17 +65,49 @@ impl Farewell {
 
     /// Goes on with it. Whether everything was said.
     pub fn is_over(&mut self, now: Instant) -> bool {
-        if self.talk.as_mut().is_some_and(|talk| !matches!(talk.receive(), Ok(None))) {
-            self.talk = None;
+        let answers = match self.talk.as_mut().map(Talk::receive) {
+            None | Some(Ok(None)) => None,
+            Some(result) => {
+                self.talk = None;
+                result.ok().flatten()
+            }
+        };
+        match self.stage {
+            Stage::Sessions(until) => {
+                if now >= until || answers.is_some_and(|answers| all_established(&answers)) {
+                    self.drain(now);
+                } else if now >= self.next {
+                    if self.talk.is_none() {
+                        self.talk = Talk::show(&self.socket, [PEERS_QUESTION]).ok();
+                    }
+                    self.next = (now + ASK_EVERY).min(until);
+                }
+                false
+            }
+            _ if now < self.next => false,
+            Stage::Drain => {
+                self.stage = Stage::Shutdown;
+                self.talk = Talk::begin(&self.socket, std::mem::take(&mut self.shutdown)).ok();
+                self.next = now + LIMIT;
+                self.talk.is_none()
+            }
+            Stage::Shutdown => true,
         }
-        if now < self.next {
-            return false;
-        }
-        let Some(shutdown) = self.shutdown.take() else { return true };
-        self.talk = Talk::begin(&self.socket, shutdown).ok();
-        self.next = now + LIMIT;
-        self.talk.is_none()
     }
+
+    fn drain(&mut self, now: Instant) {
+        self.stage = Stage::Drain;
+        self.talk = Talk::begin(&self.socket, std::mem::take(&mut self.prefer_others)).ok();
+        self.next = now + if self.talk.is_some() { self.drain } else { Duration::ZERO };
+    }
+}
+
+/// Whether the default VRF has sessions, and none that is not up.
+fn all_established(answers: &[Answer]) -> bool {
+    let all = answers.first().and_then(|answer| serde_json::from_str::<Value>(&answer.text).ok());
+    let neighbors = all.as_ref().and_then(Value::as_object);
+    let up = |neighbor: &Value| neighbor.get("bgpState").and_then(Value::as_str) == Some("Established");
+    neighbors.is_some_and(|all| !all.is_empty() && all.values().all(up))
 }
 
 /// The commands for both halves, for every BGP instance and neighbor of frr.conf.
@@ -84,6 +140,28 @@ fn commands(text: &str) -> (Vec<String>, Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_bgpd_has_time_for_its_sessions() {
+        let answer = |text: &str| vec![Answer { well: true, text: text.into() }];
+        assert!(!all_established(&answer("{}")) && !all_established(&answer("")));
+        assert!(!all_established(&answer(
+            r#"{"eth1":{"bgpState":"Established"},"eth2":{"bgpState":"Active"}}"#
+        )));
+        assert!(all_established(&answer(r#"{"eth1":{"bgpState":"Established"}}"#)));
+
+        // One that does not even listen: the loop sleeps in between, and there is an end.
+        let now = Instant::now();
+        let (text, drain) = ("router bgp 1\n neighbor eth1 interface\nexit\n", Duration::from_secs(3));
+        let mut farewell = Farewell::begin("/nonexistent".into(), text, drain, false, now);
+        let (mut at, mut turns) = (now, 0);
+        while !farewell.is_over(at) {
+            assert!(farewell.deadline() > at || farewell.stage == Stage::Drain);
+            (at, turns) = (farewell.deadline(), turns + 1);
+        }
+        assert_eq!(at, now + SESSIONS_LIMIT);
+        assert!(turns < 100, "{turns}");
+    }
 
     #[test]
     fn every_neighbor_of_every_instance_hears_of_it() {

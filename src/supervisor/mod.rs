@@ -48,6 +48,7 @@ use fuse::Fuse;
 use hold::{Hold, News};
 use policy::{Action, Event, PEERS_NOTICE, Policy, Terms};
 use process::Child;
+use reload::Wanted;
 use repairs::{Found, Repairs};
 use show::Record;
 pub use show::describe;
@@ -159,8 +160,15 @@ pub struct Supervisor<'a> {
     load_well: bool,
     /// Where the rest of the configuration comes from, if it can be watched.
     watch: Option<Watch>,
-    /// A configuration that waits until another change is done, or all daemons run with what they have; and for how long.
-    wanted: Option<(Config, Instant)>,
+    wanted: Option<Wanted>,
+    /// How often in a row the change under way was cut short before.
+    interruptions: u32,
+    /// What was said last about what is not taken, so that it is said once.
+    rejected: Vec<String>,
+    /// When the file is read again, although nothing says that it is another.
+    read_again: Option<Instant>,
+    /// Whether it was read since it is watched.
+    has_read: bool,
     change: Option<Change>,
     tidying: Option<Task<()>>,
     /// Talks that are over, and end when no one configures anything: at the end of any connection mgmtd of FRR 10.3 forgets
@@ -253,6 +261,11 @@ impl<'a> Supervisor<'a> {
             load_well: true,
             watch: base.file.as_ref().and_then(watch_file),
             wanted: None,
+            interruptions: 0,
+            rejected: vec![],
+            // It may have become another before it was watched.
+            read_again: base.file.as_ref().map(|_| now),
+            has_read: false,
             change: None,
             tidying: None,
             over: vec![],
@@ -684,7 +697,10 @@ impl<'a> Supervisor<'a> {
         let silent = self.silent.iter().map(|(_, at)| *at);
         let file = self.watch.as_ref().and_then(Watch::due).filter(|_| self.end.is_none());
         let drift = self.drift.deadline().filter(|_| self.end.is_none() && self.policy.is_complete());
-        let wanted = self.wanted.as_ref().filter(|_| !self.is_changing()).map(|(_, until)| *until);
+        let complete = self.policy.is_complete();
+        let wanted = self.wanted.as_ref().filter(|_| !self.is_changing() && self.end.is_none());
+        let wanted = wanted.map(|wanted| wanted.due(complete));
+        let read_again = self.read_again.filter(|_| self.end.is_none());
         let farewell = farewell
             .into_iter()
             .chain(self.hold.deadline())
@@ -692,6 +708,7 @@ impl<'a> Supervisor<'a> {
             .chain(silent)
             .chain(file)
             .chain(wanted)
+            .chain(read_again)
             .chain(drift);
         asks.chain(others.into_iter().flatten()).chain(farewell).min()
     }
@@ -737,8 +754,8 @@ impl<'a> Supervisor<'a> {
             self.refresh(now);
             self.show_news();
         }
-        if self.signals.take_stop() && self.end.is_none() {
-            self.stop(events);
+        if self.signals.stop_requested() && self.end != Some(End::Stopped) {
+            self.stop(events, now);
         }
         self.reap(events)?;
         self.hear(events);
@@ -776,27 +793,30 @@ impl<'a> Supervisor<'a> {
         Ok(())
     }
 
-    fn stop(&mut self, events: &mut VecDeque<Event>) {
+    /// A signal asks for the end, which comes before any other.
+    fn stop(&mut self, events: &mut VecDeque<Event>, now: Instant) {
+        let withdraw = withdraws(&self.node.config, self.signals);
+        if withdraw && self.end.is_some() {
+            // The daemons are being ended already, and the peers keep our routes: the next bgpd withdraws them.
+            return;
+        }
         self.end = Some(End::Stopped);
         self.show_stop();
         self.end_load();
-        let config = &self.node.config;
-        let word = files::on_stop().unwrap_or(config.on_stop);
-        match self.running("bgpd") {
-            Some(i) if word == OnStop::Withdraw || self.signals.withdraw_requested() => {
-                let drain = Duration::from_secs(config.drain_s.into());
-                log::info!(
-                    "stopping: asking the peers to prefer other paths, taking leave in {} s",
-                    config.drain_s
-                );
-                self.farewell =
-                    Some(Farewell::begin(socket(self.daemons[i].name), &self.text, drain, Instant::now()));
-            }
-            _ => {
-                log::info!("stopping: the peers keep our routes and the kernel its own");
-                events.push_back(Event::Stop);
-            }
+        if !withdraw {
+            log::info!("stopping: the peers keep our routes and the kernel its own");
+            events.push_back(Event::Stop);
+            return;
         }
+        let drain = Duration::from_secs(self.node.config.drain_s.into());
+        log::info!(
+            "stopping: asking the peers to prefer other paths, shutting the sessions down in {} s",
+            drain.as_secs()
+        );
+        let bgpd = self.running("bgpd").filter(|i| !self.starting.iter().any(|w| w.daemon == *i));
+        let settled =
+            bgpd.is_some_and(|i| self.children[i].as_ref().is_some_and(|child| child.age() >= FRESH));
+        self.farewell = Some(Farewell::begin(socket("bgpd"), &self.text, drain, settled, now));
     }
 
     /// Looks after the kernel's state, and puts right what is not as it should be.
@@ -1026,6 +1046,7 @@ impl Waiting {
         questions: impl FnOnce() -> Vec<String>,
         every: Duration,
         now: Instant,
+        events: &mut VecDeque<Event>,
     ) -> Option<Vec<Answer>> {
         if self.talk.is_none() && self.ask_at <= now {
             let talk = Talk::show(&socket(daemons[self.daemon].name), questions());
@@ -1050,7 +1071,11 @@ impl Waiting {
     }
 }
 
-        events: &mut VecDeque<Event>,
+/// Whether a stop that comes now takes our routes away from the peers.
+pub fn withdraws(config: &Config, signals: &Signals) -> bool {
+    signals.withdraw_requested() || files::on_stop().unwrap_or(config.on_stop) == OnStop::Withdraw
+}
+
 /// What we want to know of a daemon; any answer shows that it lives.
 fn questions(daemon: &Daemon, hold: &Hold, peers: bool) -> Vec<String> {
     match daemon.name {

@@ -39,11 +39,11 @@ impl Signals {
         Ok(Self { pipe, stop, withdraw, reload })
     }
 
-    /// Empties the pipe. Whether the end was asked for since the last call.
-    pub fn take_stop(&mut self) -> bool {
+    /// Empties the pipe. Whether the end has ever been asked for: a stop is never taken back.
+    pub fn stop_requested(&mut self) -> bool {
         let mut buffer = [0; 256];
         while matches!(self.pipe.read(&mut buffer), Ok(n) if n > 0) {}
-        self.stop.swap(false, Ordering::Relaxed)
+        self.stop.load(Ordering::Relaxed)
     }
 
     /// Whether `SIGHUP` has come since the last call.
