@@ -51,7 +51,8 @@ pub fn run(base: &Config, mut config: Config, problems: &[String]) -> Result<(),
             }
             End::Reconfigured(other) => config = *other,
             End::NamespaceGone(how) => {
-                config = node.config.clone();
+                // The file may have changed while the namespace went.
+                config = whole(base).unwrap_or_else(|| node.config.clone());
                 log::warn!("namespace {} {how}: building it anew", config.namespace);
                 board.tell(|local| {
                     local.enter(Phase::Starting);
@@ -67,7 +68,8 @@ pub fn run(base: &Config, mut config: Config, problems: &[String]) -> Result<(),
 /// Sets the node up, and tries again for a while if it can't be: what is missing, a kernel module for example, may come.
 /// `None`: a signal asked for the end.
 fn set_up(
-    config: &Config,
+    base: &Config,
+    config: &mut Config,
     version: Version,
     signals: &mut Signals,
     board: &Arc<Board>,
@@ -104,5 +106,15 @@ fn set_up(
             // An interrupted wait is a shorter one.
             let _ = poll(&mut [PollFd::new(signals, PollFlags::IN)], Timespec::try_from(left).ok().as_ref());
         }
+        // The remedy may be in the file.
+        if let Some(other) = whole(base) {
+            *config = other;
+        }
     }
+}
+
+/// What the environment and the file say, if the file is without fault.
+fn whole(base: &Config) -> Option<Config> {
+    let (config, problems) = base.with_file();
+    config.ok().filter(|_| problems.is_empty())
 }

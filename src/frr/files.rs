@@ -159,7 +159,7 @@ pub fn install_config(text: &str) -> io::Result<()> {
 /// Checks what was proposed with FRR's own parser.
 ///
 /// # Errors
-/// What vtysh says about it.
+/// What vtysh says about it, as [`io::ErrorKind::InvalidData`]; or that it can't be run.
 pub fn check_candidate() -> io::Result<()> {
     check(&candidate_path())
 }
@@ -187,7 +187,7 @@ pub fn accept() -> io::Result<()> {
 /// Checks commands with FRR's own parser.
 ///
 /// # Errors
-/// What vtysh says about them.
+/// As of [`check_candidate`].
 pub fn check_commands(text: &str) -> io::Result<()> {
     let path = Path::new(RUN_DIR).join("frr.delta");
     replace(&path, text)?;
@@ -206,7 +206,8 @@ fn check(path: &Path) -> io::Result<()> {
         // That there is a fault in the file is said already.
         let said = said.lines().filter(|line| !line.contains("processing failure"));
         let said: Vec<&str> = said.map(without_password).collect();
-        return Err(io::Error::other(format!("vtysh refuses the configuration: {}", said.join("; "))));
+        let sentence = format!("vtysh refuses the configuration: {}", said.join("; "));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, sentence));
     }
     Ok(())
 }

@@ -33,6 +33,8 @@ pub struct Refused {
     pub command: String,
     /// Daemons that do not run again with what they had: they have to start anew.
     pub unclean: BTreeSet<&'static str>,
+    /// No daemon has refused anything: one ended meanwhile, or could not be reached.
+    pub interrupted: bool,
 }
 
 impl From<String> for Refused {
@@ -44,7 +46,7 @@ impl From<String> for Refused {
 impl Refused {
     /// Before anything was done.
     fn before(reason: String) -> Self {
-        Self { reason, command: String::new(), unclean: BTreeSet::new() }
+        Self { reason, command: String::new(), unclean: BTreeSet::new(), interrupted: true }
     }
 }
 
@@ -153,7 +155,7 @@ fn await_emptiness(zebra: &mut impl Ask, vrfs: &[String]) -> io::Result<()> {
 /// # Errors
 /// No thread can be had.
 pub fn begin_to_enforce(step: Step) -> io::Result<Task<Result<(), String>>> {
-    Task::begin(move || speak(&step, session).map_err(|(_, reason)| reason))
+    Task::begin(move || speak(&step, session).map_err(|failure| failure.reason))
 }
 
 /// Has FRR forget what is left of VRFs, now that the kernel has none of them. `None`: there is nothing to do, or no thread.
@@ -219,7 +221,7 @@ fn carry_out<S: Ask>(
         before.insert(daemon, lines);
     }
     let refused = steps.iter().find_map(|step| speak(step, &connect).err());
-    let Some((command, reason)) = refused else { return Ok(()) };
+    let Some(Failure { command, reason, interrupted }) = refused else { return Ok(()) };
     // Some of it may not have been done, and can't be undone: what counts is what they run with in the end.
     for step in back() {
         if let Ok(mut session) = connect(step.daemon) {
@@ -230,34 +232,41 @@ fn carry_out<S: Ask>(
     let differs =
         |(daemon, lines): &(&'static str, Vec<String>)| running(daemon).map_or(true, |now| now != *lines);
     let unclean = before.into_iter().filter(differs).map(|(daemon, _)| daemon).collect();
-    Err(Refused { reason, command, unclean })
+    Err(Refused { reason, command, unclean, interrupted })
+}
+
+/// A command that was not carried out.
+struct Failure {
+    command: String,
+    reason: String,
+    /// For want of a daemon that answers.
+    interrupted: bool,
 }
 
 /// Sends a step to its daemon: if a command is refused, that one, and a sentence.
-fn speak<S: Ask>(
-    step: &Step,
-    connect: impl Fn(&'static str) -> io::Result<S>,
-) -> Result<(), (String, String)> {
-    let connected = connect(step.daemon).map_err(|e| (String::new(), e.to_string()));
-    connected.and_then(|mut session| send(&mut session, step)).map_err(|(command, said)| {
-        let reason = format!("{}: {:?}: {said}", step.daemon, without_password(&command));
-        (command, reason)
+fn speak<S: Ask>(step: &Step, connect: impl Fn(&'static str) -> io::Result<S>) -> Result<(), Failure> {
+    let gone = |e: io::Error| Failure { command: String::new(), reason: e.to_string(), interrupted: true };
+    connect(step.daemon).map_err(gone).and_then(|mut session| send(&mut session, step)).map_err(|failure| {
+        let command = without_password(&failure.command);
+        Failure { reason: format!("{}: {command:?}: {}", step.daemon, failure.reason), ..failure }
     })
 }
 
 /// Sends the commands, until one is refused: that one, and why.
-fn send(session: &mut impl Ask, step: &Step) -> Result<(), (String, String)> {
+fn send(session: &mut impl Ask, step: &Step) -> Result<(), Failure> {
     for command in &step.commands {
-        let failed = |reason: String| (command.text.clone(), reason);
+        let failed = |interrupted| {
+            move |reason: String| Failure { command: command.text.clone(), reason, interrupted }
+        };
         for attempt in 1.. {
-            let answer = session.ask(&command.text).map_err(|e| failed(e.to_string()))?;
+            let answer = session.ask(&command.text).map_err(|e| failed(true)(e.to_string()))?;
             if answer.well || command.optional {
                 break;
             }
             // mgmtd has one configuration to be changed, and someone with a vtysh may hold it for a moment.
             let passes = command.text.starts_with("no router bgp ") || answer.text.contains("could not lock");
             if !passes || attempt >= ATTEMPTS {
-                return Err(failed(answer.text.trim().to_owned()));
+                return Err(failed(false)(answer.text.trim().to_owned()));
             }
             thread::sleep(AGAIN);
         }
@@ -310,7 +319,7 @@ mod tests {
         let (result, said) = run(|c| Ok((!c.starts_with("neighbor"), "% No".into())));
         let refused = result.unwrap_err();
         assert_eq!(refused.reason, "bgpd: \"neighbor 10.0.0.1 password\": % No");
-        assert_eq!(refused.unclean, BTreeSet::new());
+        assert_eq!((refused.unclean, refused.interrupted), (BTreeSet::new(), false));
         assert_eq!(said[3..5], ["neighbor 10.0.0.1 password secret", "no a"]);
     }
 
@@ -320,6 +329,7 @@ mod tests {
             if c == "b" { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok((true, String::new())) }
         };
         let (result, _) = run(gone);
-        assert!(result.unwrap_err().reason.starts_with("bgpd: \"b\": "));
+        let refused = result.unwrap_err();
+        assert!(refused.reason.starts_with("bgpd: \"b\": ") && refused.interrupted, "{refused:?}");
     }
 }

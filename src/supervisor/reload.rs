@@ -1,13 +1,14 @@
 //! What follows from a configuration file that is another now.
 
 use std::collections::VecDeque;
+use std::io;
 use std::time::{Duration, Instant};
 
 use super::change::{Change, begin_to_enforce, begin_to_tidy};
 use super::drift::News;
 use super::policy::Event;
 use super::{End, Supervisor};
-use crate::config::Config;
+use crate::config::{Config, file};
 use crate::frr::delta::{Delta, Step, delta};
 use crate::frr::{Version, files};
 use crate::logging;
@@ -15,6 +16,12 @@ use crate::node::{Candidate, line};
 
 /// How long a change waits for daemons that don't run with their configuration, which it may be the remedy for.
 const WAIT: Duration = Duration::from_secs(30);
+
+/// Before what failed for another reason than its content is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// A change that so many times in a row was cut short by the end of a daemon may be what ends it.
+const INTERRUPTIONS: u32 = 3;
 
 /// The first FRR in which a VRF with a VNI can go.
 const VRFS_GO: Version = Version(10, 6);
@@ -25,12 +32,61 @@ const SAME: &str = "the configuration file says what is in force";
 /// Where a change stops.
 const KEPT: &str = "the configuration in force stays";
 
+/// A configuration that waits until another change is done, or all daemons run with what they have.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    config: Config,
+    /// Nothing is done before.
+    not_before: Instant,
+    /// Daemons are not waited for any longer.
+    until: Instant,
+    /// How often it was cut short by the end of a daemon.
+    interruptions: u32,
+}
+
+impl Wanted {
+    fn new(config: Config, now: Instant) -> Self {
+        Self { config, not_before: now, until: now + WAIT, interruptions: 0 }
+    }
+
+    /// When it may be begun.
+    pub(super) fn due(&self, complete: bool) -> Instant {
+        if complete { self.not_before } else { self.until.max(self.not_before) }
+    }
+}
+
+/// Why a change is not begun.
+enum Rejected {
+    /// It will not do.
+    Refused(Vec<String>),
+    /// Something else is in its way, which may pass.
+    Unable(Vec<String>),
+}
+
+impl Rejected {
+    fn unable(e: impl ToString) -> Self {
+        Self::Unable(line(e))
+    }
+
+    /// What came of a check of FRR's: that of what was checked, or that there was none.
+    fn of_check(e: &io::Error, words: String) -> Self {
+        if e.kind() == io::ErrorKind::InvalidData {
+            Self::Refused(vec![words])
+        } else {
+            Self::Unable(vec![words])
+        }
+    }
+}
+
 impl Supervisor<'_> {
     /// Reads the file if it may be another, and goes on with what changes because of it.
     pub(super) fn follow_file(&mut self, events: &mut VecDeque<Event>, now: Instant) {
         if self.signals.take_reload() {
             // A template may be another, too.
             self.read_file(true, now);
+        }
+        if self.read_again.is_some_and(|at| at <= now) {
+            self.read_file(false, now);
         }
         if let Some(watch) = &mut self.watch {
             watch.drain(now);
@@ -47,14 +103,26 @@ impl Supervisor<'_> {
         {
             log::error!("it can't be put right: {reason}");
         }
-        let ready = |until: &Instant| self.policy.is_complete() || *until <= now;
+        let complete = self.policy.is_complete();
         if !self.is_changing()
-            && let Some((config, _)) = self.wanted.take_if(|(_, until)| ready(until))
-            && let Err(problems) = self.change_to(config, events)
+            && let Some(wanted) = self.wanted.take_if(|wanted| wanted.due(complete) <= now)
         {
-            self.show_rejection(&problems);
-            problems.iter().for_each(|problem| log::error!("{problem}"));
-            log::error!("the configuration is not changed: {KEPT}");
+            self.interruptions = wanted.interruptions;
+            let (problems, again) = match self.change_to(wanted.config.clone(), events) {
+                Ok(()) => return,
+                Err(Rejected::Refused(problems)) => (problems, false),
+                Err(Rejected::Unable(problems)) => (problems, true),
+            };
+            if self.rejected != problems {
+                problems.iter().for_each(|problem| log::error!("{problem}"));
+                let then = if again { "; it is tried again every 10 s" } else { "" };
+                log::error!("the configuration is not changed: {KEPT}{then}");
+                self.show_rejection(&problems);
+                self.rejected = problems;
+            }
+            if again {
+                self.wanted = Some(Wanted { not_before: now + AGAIN, ..wanted });
+            }
         }
     }
 
@@ -70,27 +138,44 @@ impl Supervisor<'_> {
 
     /// Takes in what the file says: all of it, or nothing. `again`: even if it says the same.
     fn read_file(&mut self, again: bool, now: Instant) {
+        let first = !std::mem::replace(&mut self.has_read, true);
         let (config, problems) = self.base.with_file();
+        // What was left out of it at the start is known.
+        if first && config.as_ref().is_ok_and(|config| *config == self.node.config) && !again {
+            self.read_again = None;
+            return;
+        }
         let mut problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         let config = config.map_err(|problem| problems.push(problem.to_string())).ok();
+        self.read_again = None;
         match config.filter(|_| problems.is_empty()) {
             Some(config) if config == self.node.config && self.change.is_none() && !again => {
                 self.wanted = None;
+                self.rejected.clear();
                 self.show_rejection(&[]);
                 log::info!("{SAME}");
             }
-            Some(config) => self.wanted = Some((config, now + WAIT)),
+            Some(config) => {
+                self.rejected.clear();
+                self.wanted = Some(Wanted::new(config, now));
+            }
             None => {
-                self.show_rejection(&problems);
-                logging::problems(&problems);
-                log::error!("the configuration file is not taken: {KEPT}");
+                if self.rejected != problems {
+                    self.show_rejection(&problems);
+                    logging::problems(&problems);
+                    log::error!("the configuration file is not taken: {KEPT}");
+                    self.rejected = problems;
+                }
+                // No one may touch it again where the fault was not the file's.
+                let unreadable = self.base.file.as_ref().is_some_and(|path| !file::is_readable(path));
+                self.read_again = unreadable.then_some(now + AGAIN);
             }
         }
     }
 
     /// Begins to change to `config`, or does all of it if that takes no commands.
-    fn change_to(&mut self, config: Config, events: &mut VecDeque<Event>) -> Result<(), Vec<String>> {
-        let candidate = self.node.prepare(config)?;
+    fn change_to(&mut self, config: Config, events: &mut VecDeque<Event>) -> Result<(), Rejected> {
+        let candidate = self.node.prepare(config).map_err(Rejected::Unable)?;
         if candidate.text == self.text {
             if candidate.config == self.node.config {
                 self.show_rejection(&[]);
@@ -100,7 +185,7 @@ impl Supervisor<'_> {
             }
             return Ok(());
         }
-        files::propose(&candidate.text).map_err(line)?;
+        files::propose(&candidate.text).map_err(Rejected::unable)?;
         let other_daemons = self.node.daemons(&candidate.config) != self.daemons;
         let way = match delta(&self.text, &candidate.text, self.node.version) {
             Delta::Wrong(reason) => Delta::Wrong(reason),
@@ -118,19 +203,21 @@ impl Supervisor<'_> {
         match way {
             Delta::Commands(steps, late) => {
                 let checked = files::check_commands(&text(&steps));
-                checked.map_err(|e| line(format!("{e}{}", origin(&candidate.config, &e.to_string()))))?;
+                checked.map_err(|e| {
+                    Rejected::of_check(&e, format!("{e}{}", origin(&candidate.config, &e.to_string())))
+                })?;
                 let (from, to, version) = (candidate.text.clone(), self.text.clone(), self.node.version);
                 let back = move || match delta(&from, &to, version) {
                     Delta::Commands(back, forget) => [back, forget].concat(),
                     Delta::Restart(..) | Delta::Wrong(_) => vec![],
                 };
-                self.change = Some(Change::begin(candidate, steps, back, late).map_err(line)?);
+                self.change = Some(Change::begin(candidate, steps, back, late).map_err(Rejected::unable)?);
                 self.board.tell(|local| local.counts.changing = true);
             }
-            Delta::Wrong(reason) => return Err(vec![reason]),
+            Delta::Wrong(reason) => return Err(Rejected::Refused(vec![reason])),
             Delta::Restart(which, reason) => {
-                files::check_candidate().map_err(line)?;
-                files::accept().map_err(line)?;
+                files::check_candidate().map_err(|e| Rejected::of_check(&e, e.to_string()))?;
+                files::accept().map_err(Rejected::unable)?;
                 if other_daemons {
                     log::warn!(
                         "{reason}: all daemons start anew, and the kernel goes on forwarding meanwhile"
@@ -167,9 +254,22 @@ impl Supervisor<'_> {
             }
             Err(refused) => {
                 let source = origin(&candidate.config, &refused.command);
-                log::error!("{}{source}: taken back, {KEPT}", refused.reason);
-                self.show_rejection(&[format!("{}{source}", refused.reason)]);
                 self.board.tell(|local| local.counts.rollbacks += 1);
+                let interruptions = self.interruptions + 1;
+                if refused.interrupted && interruptions < INTERRUPTIONS {
+                    log::warn!(
+                        "{}: the change was cut short and is taken back; it is made again when all daemons run",
+                        refused.reason
+                    );
+                    // Unless the file says something else by now.
+                    let now = Instant::now();
+                    let again = Wanted { interruptions, ..Wanted::new(candidate.config, now) };
+                    self.wanted.get_or_insert(again);
+                } else {
+                    let often = if refused.interrupted { ", several times in a row" } else { "" };
+                    log::error!("{}{source}{often}: taken back, {KEPT}", refused.reason);
+                    self.show_rejection(&[format!("{}{source}{often}", refused.reason)]);
+                }
                 for (i, daemon) in self.daemons.iter().enumerate() {
                     if refused.unclean.contains(daemon.name) && self.children[i].is_some() {
                         log::warn!("{} does not run with what it had before: it starts anew", daemon.name);

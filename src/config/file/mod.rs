@@ -37,6 +37,11 @@ pub fn overlay(config: &Config) -> (Overlay, Vec<Problem>) {
     }
 }
 
+/// Whether the file, or each of the directory, can be read, whatever it says.
+pub fn is_readable(path: &FilePath) -> bool {
+    read(path).is_ok()
+}
+
 /// What is wrong with the file by itself, where there is no configuration to hold it against.
 pub fn inspect(path: &FilePath) -> Vec<Problem> {
     match read(path) {
