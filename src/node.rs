@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use crate::config::Config;
 use crate::frr::{self, Daemon, Inputs, Version, files};
 use crate::kernel::netns::{Held, Origin};
-use crate::kernel::{Kernel, Monitor, Netns, Op, Outcome, plan};
+use crate::kernel::{Changes, Kernel, Monitor, Netns, Op, Outcome, plan};
 use crate::model::{Desired, IfName, Namespaces};
 use crate::resolve::{self, By, Found, Resolved, Search, find, missing};
 use crate::status::{self, Board, Phase, Repaired};
@@ -53,6 +53,10 @@ const TURN: Duration = Duration::from_secs(3);
 
 /// Kernel parameters that are looked at together: all of a node without many VNIs, and a small part of a core's time.
 const SYSCTLS_AT_ONCE: usize = 30;
+
+/// The kernel is changed for so long at a time by a change of the configuration: a daemon that ends meanwhile is not left waiting, and
+/// zebra takes in some VNIs before it gets more.
+pub const BUILD: Duration = Duration::from_millis(50);
 
 /// Another configuration, and what it leads to.
 #[derive(Debug)]
@@ -212,8 +216,11 @@ impl Node {
         Ok(Candidate { config, text, resolved })
     }
 
-    /// Makes it the node's, now that FRR runs with it. Returns how many changes the kernel took.
-    pub fn adopt(&mut self, candidate: Candidate) -> usize {
+    /// Makes it the node's, now that FRR runs with it. The kernel's changes are for [`Self::build`] to make.
+    ///
+    /// # Errors
+    /// The kernel's state can't be read, or something foreign is in the way.
+    pub fn adopt(&mut self, candidate: Candidate) -> Result<Changes, String> {
         let Candidate { config, resolved, .. } = candidate;
         self.config = config;
         self.ports = resolved.ports;
@@ -221,19 +228,24 @@ impl Node {
         for note in &resolved.notes {
             log::warn!("{note}");
         }
-        let begin = Instant::now();
-        match self.kernel.amend(&self.desired, None, Level::Info) {
-            Ok(outcome) => {
-                let changes = outcome.done.len();
-                self.planned(changes, begin);
-                self.tell(outcome);
-                changes
-            }
-            Err(e) => {
-                log::error!("{e}");
-                0
-            }
-        }
+        self.kernel.begin(&self.desired, Level::Info).map_err(|e| e.to_string())
+    }
+
+    /// Makes some of the changes, for as long as [`BUILD`]. Whether none are left.
+    ///
+    /// # Errors
+    /// The kernel has refused one without which nothing works.
+    pub fn build(&mut self, changes: &mut Changes) -> Result<bool, String> {
+        self.kernel.go_on(changes, Some(Instant::now() + BUILD)).map_err(|e| e.to_string())
+    }
+
+    /// Takes in what came of all of them. Returns how many were made.
+    pub fn built(&mut self, changes: Changes, begin: Instant) -> usize {
+        let outcome = changes.outcome();
+        let made = outcome.done.len();
+        self.planned(made, begin);
+        self.tell(outcome);
+        made
     }
 
     /// Says what the kernel has refused, once, and shows what there is.

@@ -215,3 +215,35 @@ fn what_is_refused_changes_nothing() {
         assert_eq!(stored(), kept);
     }
 }
+
+/// zebra has 150 VRFs with a VNI, and gets as many more.
+#[test]
+fn a_hundred_and_fifty_more_vnis_end_no_daemon() {
+    let l3vnis = |n: u32| -> String {
+        let one = |i: u32| {
+            format!(
+                "- {{vrf: v{i}, vni: {}, hostSession: {{asn: 64514, hostASN: 64515, localCIDR: {{ipv4: 10.{}.{}.0/24}}}}}}\n",
+                1000 + i,
+                100 + i / 200,
+                i % 200
+            )
+        };
+        (0..n).map(one).collect()
+    };
+    let with = |n: u32| vnis(false).replace("l2vnis:\n", &(l3vnis(n) + "l2vnis:\n"));
+    let lab = steady(&[]);
+    every_way_is_open(10);
+    let flows = flows();
+    for n in [150, 300] {
+        let (from, begin) = (lab.nodes[0].log().len(), Instant::now());
+        put(0, &with(n));
+        let said = lab.nodes[0].wait_log_after(from, "is in force", Duration::from_secs(300));
+        println!("{n}: {}, after {:.1} s", said.lines().last().unwrap(), begin.elapsed().as_secs_f64());
+        thread::sleep(Duration::from_secs(20));
+        let said: String = lab.nodes[0].log()[from..].iter().map(|(_, line)| format!("{line}\n")).collect();
+        assert!(!said.contains("is gone") && !said.contains("has not answered"), "{said}");
+    }
+    let cost = Cost::of(flows);
+    println!("300 VNIs added: {cost}");
+    assert_eq!(cost.lost, 0, "{cost}");
+}

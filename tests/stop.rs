@@ -35,7 +35,7 @@ fn a_stop_comes_before_every_other_end() {
 /// A limit on the open files of a process that runs: as many as it has.
 fn limit_files(pid: u32, files: Option<u64>) {
     use rustix::process::{Resource, Rlimit, prlimit};
-    let open = names(&format!("/proc/{pid}/fd")).len() as u64;
+    let open = names(format!("/proc/{pid}/fd")).len() as u64;
     let current = Some(files.unwrap_or(open));
     let pid = Pid::from_raw(pid.cast_signed());
     prlimit(pid, Resource::Nofile, Rlimit { current, maximum: Some(4096) }).unwrap();

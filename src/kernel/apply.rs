@@ -1,12 +1,12 @@
 //! Carrying changes out: each [`Op`] is one netlink message (or one file below `/proc/sys`).
 
-use std::cell::LazyCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::panic::resume_unwind;
 use std::thread;
+use std::time::Instant;
 
 use log::Level;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -61,6 +61,79 @@ pub struct Outcome {
     pub refused: Vec<String>,
     /// The links that they are about, each with its sentence.
     pub links: Vec<(Side, String, String)>,
+}
+
+/// Changes that are planned and not all made.
+#[derive(Debug)]
+pub struct Changes {
+    ops: VecDeque<Op>,
+    level: Level,
+    parts: HashMap<(Side, String), Part>,
+    refused: Refused,
+    outcome: Outcome,
+}
+
+impl Changes {
+    fn new(level: Level) -> Self {
+        let (ops, parts) = (VecDeque::new(), HashMap::new());
+        Self { ops, level, parts, refused: Refused::default(), outcome: Outcome::default() }
+    }
+
+    /// Plans them, but for those that were refused before.
+    fn plan(&mut self, desired: &Desired, now: Namespaces) -> Result<(), Error> {
+        let Plan { mut ops, conflicts } = plan(desired, now);
+        let (all, some): (Vec<_>, Vec<_>) = conflicts.into_iter().partition(|(p, _)| *p == Part::Base);
+        if !all.is_empty() {
+            return Err(Error::Conflicts(all.into_iter().map(|(_, sentence)| sentence).collect()));
+        }
+        for sentence in some.into_iter().map(|(part, sentence)| format!("{part}: {sentence}")) {
+            if !self.outcome.refused.contains(&sentence) {
+                self.outcome.refused.push(sentence);
+            }
+        }
+        ops.retain(|op| !self.refused.hold(op));
+        self.ops = ops.into();
+        if !self.ops.is_empty() {
+            let links = desired.links.iter();
+            self.parts = links.map(|link| ((link.side, link.name.to_string()), link.part)).collect();
+        }
+        Ok(())
+    }
+
+    /// Takes in what the kernel said to one of them.
+    fn note(&mut self, op: Op, result: Result<(), Refusal>) -> Result<(), Error> {
+        let refusal = match result {
+            Ok(()) => {
+                log::log!(self.level, "{op}");
+                self.outcome.done.push(op);
+                return Ok(());
+            }
+            Err(refusal) => refusal,
+        };
+        let part = op.link().and_then(|(side, name)| self.parts.get(&(side, name.to_owned())));
+        let part = part.copied().unwrap_or_default();
+        if is_essential(&op) && part == Part::Base {
+            return Err(Error::Refused { op: Box::new(op), refusal });
+        }
+        let of = if part == Part::Base { String::new() } else { format!("{part}: ") };
+        let sentence = format!("{of}{op}: {refusal}{}; going on without it", remedy(&op, &refusal));
+        if let Some((side, name)) = op.link() {
+            self.outcome.links.push((side, name.to_owned(), sentence.clone()));
+        }
+        self.outcome.refused.push(sentence);
+        self.refused.add(&op);
+        Ok(())
+    }
+
+    /// How many there are yet.
+    pub fn left(&self) -> usize {
+        self.ops.len()
+    }
+
+    /// What came of them.
+    pub fn outcome(self) -> Outcome {
+        self.outcome
+    }
 }
 
 /// Why the kernel is not as it should be, in a sentence.
@@ -358,67 +431,59 @@ impl Kernel {
         level: Level,
         rounds: usize,
     ) -> Result<Outcome, Error> {
-        let parts = LazyCell::new(|| parts(desired));
-        let part = |op: &Op| op.link().and_then(|(s, n)| parts.get(&(s, n))).copied().unwrap_or_default();
-        let mut outcome = Outcome::default();
-        let mut refused = Refused::default();
+        let mut changes = Changes::new(level);
         for _ in 0..rounds {
             let now = seen.take().map_or_else(|| self.observe(Some(desired)), Ok)?;
-            let Plan { mut ops, conflicts } = plan(desired, now);
-            let (all, some): (Vec<_>, Vec<_>) = conflicts.into_iter().partition(|(p, _)| *p == Part::Base);
-            if !all.is_empty() {
-                return Err(Error::Conflicts(all.into_iter().map(|(_, sentence)| sentence).collect()));
+            changes.plan(desired, now)?;
+            if changes.ops.is_empty() {
+                return Ok(changes.outcome);
             }
-            for sentence in some.into_iter().map(|(part, sentence)| format!("{part}: {sentence}")) {
-                if !outcome.refused.contains(&sentence) {
-                    outcome.refused.push(sentence);
-                }
-            }
-            ops.retain(|op| !refused.hold(op));
-            if ops.is_empty() {
-                return Ok(outcome);
-            }
-            let mut rest = &ops[..];
-            while !rest.is_empty() {
-                if refused.hold(&rest[0]) {
-                    rest = &rest[1..];
-                    continue;
-                }
-                let (now, later) = rest.split_at(message::joined(rest));
-                rest = later;
-                // One by one where together does not go, to see which it is.
-                let together = now.len() > 1 && self.settings(now).is_ok();
-                for op in now {
-                    match if together { Ok(()) } else { self.apply(op) } {
-                        Ok(()) => {
-                            log::log!(level, "{op}");
-                            outcome.done.push(op.clone());
-                        }
-                        Err(refusal) if is_essential(op) && part(op) == Part::Base => {
-                            return Err(Error::Refused { op: Box::new(op.clone()), refusal });
-                        }
-                        Err(refusal) => {
-                            let (part, remedy) = (part(op), remedy(op, &refusal));
-                            let of = if part == Part::Base { String::new() } else { format!("{part}: ") };
-                            let sentence = format!("{of}{op}: {refusal}{remedy}; going on without it");
-                            if let Some((side, name)) = op.link() {
-                                outcome.links.push((side, name.to_owned(), sentence.clone()));
-                            }
-                            outcome.refused.push(sentence);
-                            refused.add(op);
-                        }
-                    }
-                }
-            }
+            self.go_on(&mut changes, None)?;
         }
         if rounds == 1 {
-            return Ok(outcome);
+            return Ok(changes.outcome);
         }
         let left = plan(desired, self.observe(Some(desired))?).ops;
-        match left.into_iter().find(|op| !refused.hold(op)) {
-            None => Ok(outcome),
+        match left.into_iter().find(|op| !changes.refused.hold(op)) {
+            None => Ok(changes.outcome),
             Some(op) => Err(Error::Unstable(Box::new(op))),
         }
+    }
+
+    /// Works out what [`Self::go_on`] is to change, for who changes a little at a time.
+    ///
+    /// # Errors
+    /// As of [`Self::reconcile`].
+    pub fn begin(&mut self, desired: &Desired, level: Level) -> Result<Changes, Error> {
+        let mut changes = Changes::new(level);
+        let now = self.observe(Some(desired))?;
+        changes.plan(desired, now)?;
+        Ok(changes)
+    }
+
+    /// Makes changes until there are none left, or, if that is earlier, until then. Whether there are none left.
+    ///
+    /// # Errors
+    /// The first change that was refused and without which nothing works.
+    pub fn go_on(&mut self, changes: &mut Changes, until: Option<Instant>) -> Result<bool, Error> {
+        while let Some(first) = changes.ops.front() {
+            if changes.refused.hold(first) {
+                changes.ops.pop_front();
+                continue;
+            }
+            let joined = message::joined(changes.ops.make_contiguous());
+            let now: Vec<Op> = changes.ops.drain(..joined).collect();
+            // One by one where together does not go, to see which it is.
+            let together = now.len() > 1 && self.settings(&now).is_ok();
+            for op in now {
+                let done = if together { Ok(()) } else { self.apply(&op) };
+                changes.note(op, done)?;
+            }
+            if until.is_some_and(|until| Instant::now() >= until) {
+                break;
+            }
+        }
+        Ok(changes.ops.is_empty())
     }
 
     /// Sets what is to be set of one link, in one message.
@@ -545,11 +610,6 @@ impl Refused {
         self.ops.contains(op)
             || op.link().is_some_and(|(side, name)| self.links.contains(&(side, name.to_owned())))
     }
-}
-
-/// What each link is part of.
-fn parts(desired: &Desired) -> HashMap<(Side, &str), Part> {
-    desired.links.iter().map(|link| ((link.side, link.name.as_str()), link.part)).collect()
 }
 
 fn refusal(e: &nft::Error) -> Refusal {

@@ -15,7 +15,7 @@ mod op;
 mod plan;
 mod shadow;
 
-pub use apply::{Error, Kernel, Outcome};
+pub use apply::{Changes, Error, Kernel, Outcome};
 pub use dial::Dialling;
 pub use message::joined;
 pub use monitor::Monitor;

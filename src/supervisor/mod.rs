@@ -1,6 +1,7 @@
 //! The daemons as our children, and the node as it shall be: one thread, one `poll` over signals, output, answers and
 //! the kernel's word of what has changed.
 
+mod build;
 mod change;
 mod drift;
 mod farewell;
@@ -41,6 +42,7 @@ use crate::model::{FilePath, IfName};
 use crate::node::{Check, NAMELESS, Node};
 use crate::status::{Board, Phase, Probe, Time};
 
+use build::Build;
 use change::{Change, Task};
 use drift::Drift;
 use farewell::Farewell;
@@ -170,6 +172,7 @@ pub struct Supervisor<'a> {
     /// Whether it was read since it is watched.
     has_read: bool,
     change: Option<Change>,
+    build: Option<Build>,
     tidying: Option<Task<()>>,
     /// Talks that are over, and end when no one configures anything: at the end of any connection mgmtd of FRR 10.3 forgets
     /// what is not committed yet (`mgmt_fe_session_cfg_txn_cleanup`, `mgmtd/mgmt_fe_adapter.c`; no longer in 10.4).
@@ -267,6 +270,7 @@ impl<'a> Supervisor<'a> {
             read_again: base.file.as_ref().map(|_| now),
             has_read: false,
             change: None,
+            build: None,
             tidying: None,
             over: vec![],
             drift: Drift::new(node.version, now),
@@ -700,6 +704,7 @@ impl<'a> Supervisor<'a> {
         let complete = self.policy.is_complete();
         let wanted = self.wanted.as_ref().filter(|_| !self.is_changing() && self.end.is_none());
         let wanted = wanted.map(|wanted| wanted.due(complete));
+        let build = self.build.as_ref().map(Build::deadline).filter(|_| self.end.is_none());
         let read_again = self.read_again.filter(|_| self.end.is_none());
         let farewell = farewell
             .into_iter()
@@ -709,6 +714,7 @@ impl<'a> Supervisor<'a> {
             .chain(file)
             .chain(wanted)
             .chain(read_again)
+            .chain(build)
             .chain(drift);
         asks.chain(others.into_iter().flatten()).chain(farewell).min()
     }
@@ -775,7 +781,8 @@ impl<'a> Supervisor<'a> {
             self.watch_for_drift(now);
         }
         // What a change is about to take away is still wanted until it has.
-        if self.end.is_none() && self.change.is_none() && self.repairs.due().is_some_and(|due| due <= now) {
+        let follows = self.change.is_some() || self.build.is_some();
+        if self.end.is_none() && !follows && self.repairs.due().is_some_and(|due| due <= now) {
             self.look(events);
         }
         if self.reserve_until.is_some_and(|until| until <= now) {

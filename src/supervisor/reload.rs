@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
+use super::build::Build;
 use super::change::{Change, begin_to_enforce, begin_to_tidy};
 use super::drift::News;
 use super::policy::Event;
@@ -97,6 +98,9 @@ impl Supervisor<'_> {
         if let Some(change) = self.change.take_if(|change| change.task.is_over()) {
             self.changed(change, events);
         }
+        if self.build.as_mut().is_some_and(|build| build.is_digested(now)) {
+            self.build();
+        }
         self.tidying.take_if(|task| task.is_over());
         if let Some(task) = self.enforcing.take_if(|task| task.is_over())
             && let Err(reason) = task.result()
@@ -128,7 +132,7 @@ impl Supervisor<'_> {
 
     /// Whether commands of ours are on their way to daemons.
     pub(super) fn is_changing(&self) -> bool {
-        self.change.is_some() || self.tidying.is_some() || self.enforcing.is_some()
+        self.change.is_some() || self.build.is_some() || self.tidying.is_some() || self.enforcing.is_some()
     }
 
     /// The same, or vtysh loads what a daemon is to have.
@@ -181,7 +185,7 @@ impl Supervisor<'_> {
                 self.show_rejection(&[]);
                 log::info!("{SAME}");
             } else {
-                self.adopt(candidate, 0);
+                self.adopt(candidate, 0, vec![]);
             }
             return Ok(());
         }
@@ -229,7 +233,7 @@ impl Supervisor<'_> {
                 let who = if which.is_empty() { "all daemons".into() } else { which.join(" and ") };
                 log::warn!("this can't be changed by commands: {reason}; {who} start anew with it");
                 self.read_parts();
-                self.adopt(candidate, 0);
+                self.adopt(candidate, 0, vec![]);
                 events.push_back(Event::Changed { may_fall_back: files::may_fall_back() });
                 let named = |i: &usize| which.is_empty() || which.contains(&self.daemons[*i].name);
                 events.extend((0..self.daemons.len()).filter(named).map(Event::Renew));
@@ -248,8 +252,7 @@ impl Supervisor<'_> {
         match result {
             Ok(()) => {
                 self.read_parts();
-                self.adopt(candidate, commands);
-                self.tidying = begin_to_tidy(late);
+                self.adopt(candidate, commands, late);
                 events.push_back(Event::Changed { may_fall_back: files::may_fall_back() });
             }
             Err(refused) => {
@@ -315,9 +318,17 @@ impl Supervisor<'_> {
         }
     }
 
-    fn adopt(&mut self, candidate: Candidate, commands: usize) {
+    /// Has the kernel follow what FRR runs with; `late` is for FRR when it has.
+    fn adopt(&mut self, candidate: Candidate, commands: usize, late: Vec<Step>) {
         let begin = Instant::now();
-        let changes = self.node.adopt(candidate);
+        match self.node.adopt(candidate) {
+            Ok(changes) => self.build = Some(Build::new(changes, commands, late, begin)),
+            Err(e) => {
+                log::error!("{e}; the kernel follows as soon as it can");
+                self.repairs.changed(begin);
+                self.tidying = begin_to_tidy(late);
+            }
+        }
         self.drift.forget_all(begin);
         self.to_enforce.clear();
         self.show_rejection(&[]);
@@ -325,13 +336,34 @@ impl Supervisor<'_> {
         self.board.tell(|local| {
             local.drift.clear();
             local.configuration.left_out.clear();
-            local.counts.changes += 1;
-            local.counts.change_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
         });
         self.workloads_at = self.node.config.overlay.has_gateways().then_some(begin);
+        self.build();
+    }
+
+    /// Makes some changes of the kernel, and says so when all are made.
+    fn build(&mut self) {
+        let Some(mut build) = self.build.take() else { return };
+        match self.node.build(&mut build.changes) {
+            Ok(false) => {
+                log::debug!("{} changes in the kernel are left", build.changes.left());
+                build.told(Instant::now());
+                self.build = Some(build);
+                return;
+            }
+            Ok(true) => {}
+            Err(e) => log::error!("{e}"),
+        }
+        let Build { changes, began, commands, late, .. } = build;
+        let changes = self.node.built(changes, began);
+        self.tidying = begin_to_tidy(late);
+        let ms = began.elapsed().as_millis();
+        self.board.tell(|local| {
+            local.counts.changes += 1;
+            local.counts.change_ms = u64::try_from(ms).unwrap_or(u64::MAX);
+        });
         log::info!(
-            "the configuration file is in force: {commands} commands to FRR, {changes} changes in the kernel ({} ms)",
-            begin.elapsed().as_millis()
+            "the configuration file is in force: {commands} commands to FRR, {changes} changes in the kernel ({ms} ms)"
         );
     }
 }
