@@ -165,6 +165,8 @@ fn what_is_refused_changes_nothing() {
         ("a map where a list is meant", base.replace("l2vnis:\n- vni", "l2vnis:\n  vni"), "not a list"),
         ("another node index", format!("nodeIndex: {{index: 5}}\n{base}l3passthrough: {{}}\n"), "l3passthrough"),
         ("a file that is too large", format!("{base}# {}\n", "x".repeat(5 << 20)), "larger than 4 MiB"),
+        ("keys without end", (0..62_000).map(|n| format!("key{n}: 1\n")).collect(), "more than 256 keys"),
+        ("aliases without end", format!("a: &a {}\nl3vnis:\n{}", "x".repeat(100_000), "- *a\n".repeat(400_000)), "4 MiB of text"),
         ("a file that is not text", format!("{base}\u{0}"), "vnis0.yaml"),
         ("a NIC that is not there", base.replace("  tunnelEndpoint", "  interfaces: [{type: NetworkDevice, networkDevice: {interfaceName: eth7}}]\n  tunnelEndpoint"), "no interface is called eth7"),
     ] {
@@ -214,6 +216,14 @@ fn what_is_refused_changes_nothing() {
         lab.nodes[0].wait_log_after(from, "is in force", SOON);
         assert_eq!(stored(), kept);
     }
+    // A daemon that dies while a file is read that takes its time.
+    let from = lab.nodes[0].log().len();
+    let bgpd = Pid::from_raw(daemons_of(&lab)[1].trim().parse().unwrap()).unwrap();
+    put(0, &format!("l3vnis:\n{}", format!("- {{{}}}\n", "vni: 1, vrf: a, ".repeat(120)).repeat(1000)));
+    thread::sleep(Duration::from_millis(200));
+    kill_process(bgpd, Signal::KILL).unwrap();
+    lab.nodes[0].wait_log_after(from, "bgpd started", Duration::from_secs(2));
+    lab.nodes[0].wait_log_after(from, "the configuration in force stays", SOON);
 }
 
 /// zebra has 150 VRFs with a VNI, and gets as many more.

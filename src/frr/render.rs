@@ -18,6 +18,11 @@ const TEMPLATE: &str = include_str!("../../templates/frr.conf.j2");
 /// Steps of a template's program: far above what a node's worth of lines takes, far below a hang.
 const FUEL: u64 = 1_000_000;
 
+/// Steps more for each VNI, neighbor, or line of a list that the file has: the built-in template takes some 400 for a
+/// VNI, and 5 for a line.
+const FUEL_FOR_ENTRY: u64 = 2_000;
+const FUEL_FOR_LINE: u64 = 25;
+
 /// What a configuration is rendered from.
 #[derive(Debug)]
 pub struct Inputs<'a> {
@@ -76,9 +81,19 @@ pub fn render(inputs: &Inputs<'_>, template: Option<&str>) -> Result<String, Str
     env.set_syntax(syntax);
     env.set_undefined_behavior(UndefinedBehavior::Strict);
     env.set_formatter(one_line);
-    env.set_fuel(Some(FUEL));
+    env.set_fuel(Some(fuel(inputs.config)));
     let names = Value::from(Serde(names(inputs)));
     env.render_named_str("frr.conf.j2", template.unwrap_or(TEMPLATE), names).map_err(|e| format!("{e:#}"))
+}
+
+/// How many steps a template may take.
+fn fuel(config: &Config) -> u64 {
+    let overlay = &config.overlay;
+    let entries = overlay.l3vnis.len() + overlay.l2vnis.len() + overlay.underlay.neighbors.len();
+    let targets: usize = overlay.l3vnis.iter().map(|vni| vni.import.len() + vni.export.len()).sum();
+    let raw: usize = overlay.raw.iter().map(|raw| raw.text.lines().count()).sum();
+    let steps = |count: usize, each: u64| each.saturating_mul(u64::try_from(count).unwrap_or(u64::MAX));
+    FUEL + steps(entries, FUEL_FOR_ENTRY) + steps(targets + raw, FUEL_FOR_LINE)
 }
 
 fn names<'a>(inputs: &Inputs<'a>) -> Names<'a> {

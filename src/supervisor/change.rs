@@ -58,7 +58,11 @@ pub struct Task<T> {
 }
 
 impl<T: Send + 'static> Task<T> {
-    fn begin(work: impl FnOnce() -> T + Send + 'static) -> io::Result<Self> {
+    /// Begins it.
+    ///
+    /// # Errors
+    /// No thread can be had.
+    pub fn begin(work: impl FnOnce() -> T + Send + 'static) -> io::Result<Self> {
         let (done, end) = UnixStream::pair()?;
         let thread = thread::Builder::new().name("change".into()).spawn(move || {
             // Its end closes with the thread, whatever becomes of that.
@@ -71,6 +75,11 @@ impl<T: Send + 'static> Task<T> {
     /// Whether it is done.
     pub fn is_over(&self) -> bool {
         self.thread.is_finished()
+    }
+
+    /// What came of it; `None` if the thread has panicked.
+    pub fn join(self) -> Option<T> {
+        self.thread.join().ok()
     }
 }
 

@@ -50,7 +50,7 @@ use fuse::Fuse;
 use hold::{Hold, News};
 use policy::{Action, Event, PEERS_NOTICE, Policy, Terms};
 use process::Child;
-use reload::Wanted;
+use reload::{Reading, Wanted};
 use repairs::{Found, Repairs};
 use show::Record;
 pub use show::describe;
@@ -91,6 +91,9 @@ const WORKLOADS_EVERY: Duration = Duration::from_secs(30);
 /// From the end of a hold until FRR's own routes are what they will be.
 const RELEASED: Duration = Duration::from_secs(5);
 
+/// A turn of the loop that takes longer has kept us from hearing of daemons what they may have said.
+const LATE: Duration = Duration::from_secs(1);
+
 /// Why the loop ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
@@ -130,6 +133,8 @@ pub struct Supervisor<'a> {
     /// Those that are asked more often while sessions may be new, and until when.
     fresh: Option<(Vec<Waiting>, Instant)>,
     rounds: u32,
+    /// When the turn under way began.
+    turn: Instant,
     /// When unknown peers may be asked for their addresses again.
     solicit_at: Instant,
     /// The BFD sessions as bfdd had them last.
@@ -162,6 +167,7 @@ pub struct Supervisor<'a> {
     load_well: bool,
     /// Where the rest of the configuration comes from, if it can be watched.
     watch: Option<Watch>,
+    reading: Option<Reading>,
     wanted: Option<Wanted>,
     /// How often in a row the change under way was cut short before.
     interruptions: u32,
@@ -238,6 +244,7 @@ impl<'a> Supervisor<'a> {
             collect: None,
             fresh: None,
             rounds: 0,
+            turn: now,
             solicit_at: now,
             bow_out: Some((now + PEERS_NOTICE, sessions)),
             sessions: vec![],
@@ -263,6 +270,7 @@ impl<'a> Supervisor<'a> {
             load_queue: VecDeque::new(),
             load_well: true,
             watch: base.file.as_ref().and_then(watch_file),
+            reading: None,
             wanted: None,
             interruptions: 0,
             rejected: vec![],
@@ -360,6 +368,8 @@ impl<'a> Supervisor<'a> {
                 }
                 self.ask(i, events);
             }
+            // Its answer may have come while we had something else to do.
+            Action::Examine(i) if self.turn.elapsed() >= LATE => events.push_back(Event::NotAsked(i)),
             Action::Examine(i) => {
                 if let Some(child) = &mut self.children[i] {
                     let works = child.has_worked();
@@ -727,6 +737,7 @@ impl<'a> Supervisor<'a> {
             let mut fds = vec![PollFd::new(&*self.signals, PollFlags::IN)];
             fds.extend(self.node.fds());
             fds.extend(self.watch.as_ref().map(|watch| PollFd::new(watch, PollFlags::IN)));
+            fds.extend(self.reading.as_ref().map(|reading| PollFd::new(&reading.task, PollFlags::IN)));
             fds.extend(self.change.as_ref().map(|change| PollFd::new(&change.task, PollFlags::IN)));
             fds.extend(self.tidying.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
             fds.extend(self.enforcing.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
@@ -748,6 +759,7 @@ impl<'a> Supervisor<'a> {
             fds.iter().any(|fd| fd.revents().contains(PollFlags::PRI))
         };
         let now = Instant::now();
+        self.turn = now;
         for child in self.children.iter_mut().chain([&mut self.load]).flatten() {
             child.read();
         }

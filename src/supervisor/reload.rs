@@ -5,11 +5,11 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::build::Build;
-use super::change::{Change, begin_to_enforce, begin_to_tidy};
+use super::change::{Change, Task, begin_to_enforce, begin_to_tidy};
 use super::drift::News;
 use super::policy::Event;
 use super::{End, Supervisor};
-use crate::config::{Config, file};
+use crate::config::{Config, Problem, file};
 use crate::frr::delta::{Delta, Step, delta};
 use crate::frr::{Version, files};
 use crate::logging;
@@ -79,6 +79,19 @@ impl Rejected {
     }
 }
 
+/// What the file says with the environment, and what is wrong with it.
+type Contents = (Result<Config, Problem>, Vec<Problem>);
+
+/// The file is being read, on a thread of its own: a large one, or a slow disk, must not delay the start of a daemon.
+#[derive(Debug)]
+pub(super) struct Reading {
+    pub(super) task: Task<Contents>,
+    /// It counts even if it says the same.
+    again: bool,
+    /// It was changed meanwhile: what comes of this reading is out of date. Whether the next counts in any case.
+    outdated: Option<bool>,
+}
+
 impl Supervisor<'_> {
     /// Reads the file if it may be another, and goes on with what changes because of it.
     pub(super) fn follow_file(&mut self, events: &mut VecDeque<Event>, now: Instant) {
@@ -93,6 +106,15 @@ impl Supervisor<'_> {
             watch.drain(now);
             if watch.take_due(now) {
                 self.read_file(false, now);
+            }
+        }
+        if let Some(reading) = self.reading.take_if(|reading| reading.task.is_over()) {
+            match reading.outdated {
+                Some(again) => self.read_file(again, now),
+                None => {
+                    let contents = reading.task.join();
+                    self.take_in(contents.unwrap_or_else(|| self.base.with_file()), reading.again, now);
+                }
             }
         }
         if let Some(change) = self.change.take_if(|change| change.task.is_over()) {
@@ -140,18 +162,30 @@ impl Supervisor<'_> {
         self.load.is_some() || self.is_changing()
     }
 
-    /// Takes in what the file says: all of it, or nothing. `again`: even if it says the same.
+    /// Begins to read the file. `again`: it counts even if it says the same.
     fn read_file(&mut self, again: bool, now: Instant) {
+        self.read_again = None;
+        if let Some(reading) = &mut self.reading {
+            reading.outdated = Some(again || reading.again || reading.outdated.unwrap_or_default());
+            return;
+        }
+        let base = self.base.clone();
+        match Task::begin(move || base.with_file()) {
+            Ok(task) => self.reading = Some(Reading { task, again, outdated: None }),
+            // No thread can be had.
+            Err(_) => self.take_in(self.base.with_file(), again, now),
+        }
+    }
+
+    /// Takes in what the file says: all of it, or nothing. `again`: even if it says the same.
+    fn take_in(&mut self, (config, problems): Contents, again: bool, now: Instant) {
         let first = !std::mem::replace(&mut self.has_read, true);
-        let (config, problems) = self.base.with_file();
         // What was left out of it at the start is known.
         if first && config.as_ref().is_ok_and(|config| *config == self.node.config) && !again {
-            self.read_again = None;
             return;
         }
         let mut problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         let config = config.map_err(|problem| problems.push(problem.to_string())).ok();
-        self.read_again = None;
         match config.filter(|_| problems.is_empty()) {
             Some(config) if config == self.node.config && self.change.is_none() && !again => {
                 self.wanted = None;

@@ -9,15 +9,19 @@ use rustix::fs::OFlags;
 
 use crate::model::FilePath;
 
-/// The largest file: 4096 VNIs with all that they can have fit.
+/// The largest file, and the most that the files of a directory may have together, in bytes: 4096 VNIs with all that they
+/// can have fit.
 const LIMIT: u64 = 4 << 20;
+
+/// The most files in a directory.
+const FILES: usize = 256;
 
 /// Reads the file, or the `*.yaml` and `*.yml` of the directory in the order of their names, each with the name that
 /// problems call it by. Links are followed, as Kubernetes' mounts are made of them; names with a leading dot, which are
 /// what they point to, are passed over.
 ///
 /// # Errors
-/// One can't be read, is no regular file, is too large or is not UTF-8; in a sentence.
+/// One can't be read, is no regular file or is not UTF-8, or they are too large or too many; in a sentence.
 pub fn read(path: &FilePath) -> Result<Vec<(String, String)>, String> {
     let path = Path::new(path.as_str());
     let metadata = fs::metadata(path).map_err(|e| sentence(path, e))?;
@@ -34,7 +38,19 @@ pub fn read(path: &FilePath) -> Result<Vec<(String, String)>, String> {
         }
     }
     paths.sort();
-    paths.iter().map(|path| Ok((path.display().to_string(), text(path)?))).collect()
+    if let Some(first) = paths.get(FILES) {
+        return Err(sentence(first, format_args!("the directory has more than {FILES} files")));
+    }
+    let (mut files, mut bytes) = (vec![], 0);
+    for path in &paths {
+        let text = text(path)?;
+        bytes += text.len() as u64;
+        if bytes > LIMIT {
+            return Err(sentence(path, "larger than 4 MiB with the files before it"));
+        }
+        files.push((path.display().to_string(), text));
+    }
+    Ok(files)
 }
 
 fn sentence(path: &Path, reason: impl std::fmt::Display) -> String {

@@ -22,7 +22,7 @@ use super::{Config, Problem};
 use entries::{Document, L2, L3, MAX_VNIS, Passthrough};
 use read::{At, Read as _};
 use report::{Located, Report, Source, Spot};
-use tree::{Kind, Node};
+use tree::{Budget, Kind, Node};
 use vnis::Vnis;
 
 pub use disk::read;
@@ -67,15 +67,18 @@ pub fn load(files: &[(String, String)], config: &Config) -> (Overlay, Vec<Proble
 /// The trees of those that are YAML, each with the index of its file.
 fn parse(files: &[(String, String)]) -> (Report<'_>, Vec<(usize, Node)>) {
     let mut report = Report::new(files.iter().map(|(name, text)| Source::new(name, text)).collect());
-    let mut trees = vec![];
+    let (mut trees, mut budget) = (vec![], Budget::default());
     for (file, (_, text)) in files.iter().enumerate() {
-        match tree::parse(text) {
+        match tree::parse(text, &mut budget) {
             Ok(Node { kind: Kind::Null, .. }) => {}
             Ok(node) => {
                 report.sources[file].hide_passwords(&node);
                 trees.push((file, node));
             }
             Err(broken) => report.broken(file, broken.place, &broken.reason),
+        }
+        if budget.is_spent() {
+            break;
         }
     }
     (report, trees)
@@ -111,6 +114,7 @@ fn assemble(documents: Vec<Document>, config: &Config, report: &mut Report<'_>) 
         given.map_or_else(Underlay::default, |given| underlay::underlay(&given, index, config, report));
     let passthrough = only(passthroughs, report);
     raw.sort_by_key(|entry| entry.priority.as_ref().map_or(0, |priority| priority.get()));
+    limit_raw(&mut raw, report);
     let lines = |entry: Located<entries::Raw>| RawLines {
         source: report.name(&entry.spot),
         text: entry.value.text.value.0,
@@ -187,6 +191,24 @@ fn limit(l3vnis: &mut Vec<Located<L3>>, l2vnis: &mut Vec<Located<L2>>, report: &
     );
     l3vnis.truncate(MAX_VNIS);
     l2vnis.truncate(MAX_VNIS - l3vnis.len());
+}
+
+/// The most raw lines: frr.conf as a whole has a few hundred, but for VNIs.
+const RAW_LINES: usize = 20_000;
+
+/// Leaves out the raw lines that are too many.
+fn limit_raw(raw: &mut Vec<Located<entries::Raw>>, report: &mut Report<'_>) {
+    let mut lines = 0;
+    let too_many = raw.iter().position(|entry| {
+        lines += entry.text.0.lines().count();
+        lines > RAW_LINES
+    });
+    let Some(first) = too_many else { return };
+    report.complain(
+        &raw[first].spot,
+        format_args!("too many raw lines (allowed: at most {RAW_LINES} in all): this and those that follow are left out"),
+    );
+    raw.truncate(first);
 }
 
 /// Says once why none of them can be.

@@ -4,7 +4,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::model::Value;
 
-use super::report::{Located, Report, Spot, quoted, sounds_secret};
+use super::report::{Located, Report, Spot, quoted, shown, sounds_secret};
 use super::tree::{Key, Kind, Node};
 
 /// A node, and how it is named.
@@ -19,7 +19,7 @@ impl<'a> At<'a> {
     /// Where it stands, with its value if that is one word.
     pub fn spot(&self) -> Spot {
         let shown = match &self.node.kind {
-            Kind::Bool(text) | Kind::Scalar(text) => Some(text.clone()),
+            Kind::Bool(text) | Kind::Scalar(text) => Some(shown(text)),
             _ => None,
         };
         Spot { file: self.file, place: self.node.place, path: self.path.clone(), shown }
@@ -167,7 +167,7 @@ fn word<'a>(
 ) -> Option<&'a str> {
     let reason = match &at.node.kind {
         Kind::Scalar(text) if text.trim().is_empty() => "is empty",
-        Kind::Scalar(text) if text.trim() != text => "has blanks around it",
+        Kind::Scalar(text) if text.trim() != &**text => "has blanks around it",
         Kind::Scalar(text) => return Some(text),
         Kind::Bool(_) => "a boolean, not text: put it in quotes if it is text",
         Kind::Null => "is empty",
@@ -262,30 +262,29 @@ impl<'a> Fields<'a> {
             return None;
         };
         let mut fields = Self { at, map, strict, sound: true };
-        for (key, _) in map {
-            if known.iter().any(|names| names.contains(&key.name.as_str())) {
+        for (key, _) in map.iter().filter(|(key, _)| !known.iter().any(|names| names.contains(&&*key.name))) {
+            fields.sound = false;
+            // To look for what was meant takes time, and there is no end to what may be wrong.
+            if report.is_full() {
+                report.count();
                 continue;
             }
             let spot = Spot { place: key.place, ..at.silent() };
             let owner = if at.path.is_empty() { "" } else { ": " };
             let spot = Spot { path: format!("{}{owner}{}", spot.path, quoted(key_name(&key.name))), ..spot };
-            let distance =
-                |name: &&&str| strsim::damerau_levenshtein(&key.name.to_lowercase(), &name.to_lowercase());
-            let nearest = known.iter().flat_map(|names| names.iter()).min_by_key(distance);
-            match nearest.filter(|name| distance(name) <= (name.len() / 3).max(1)) {
+            match nearest(&key.name, known) {
                 Some(name) => report.complain(&spot, format_args!("unknown key, did you mean {name}?")),
                 None => {
                     let keys: Vec<&str> = known.iter().map(|names| names[0]).collect();
                     report.wrong(&spot, "unknown key", &keys.join(", "));
                 }
             }
-            fields.sound = false;
         }
         Some(fields)
     }
 
     fn find(&mut self, names: &[&'static str], report: &mut Report<'_>) -> Option<At<'a>> {
-        let mut found = self.map.iter().filter(|(key, _)| names.contains(&key.name.as_str()));
+        let mut found = self.map.iter().filter(|(key, _)| names.contains(&&*key.name));
         let (key, node) = found.next()?;
         if let Some((other, _)) = found.next() {
             let spot = Spot { place: other.place, ..self.at.key(&other.name, node).silent() };
@@ -320,7 +319,7 @@ impl<'a> Fields<'a> {
 
     /// A key that upstream knows and we do not serve.
     pub fn refused(&mut self, names: &[&'static str], why: &str, report: &mut Report<'_>) -> Refused {
-        if let Some((key, node)) = self.map.iter().find(|(key, _)| names.contains(&key.name.as_str())) {
+        if let Some((key, node)) = self.map.iter().find(|(key, _)| names.contains(&&*key.name)) {
             let spot = Spot { place: key.place, ..self.at.key(&key.name, node).silent() };
             report.complain(&spot, format_args!("not supported: {why}"));
             self.sound = false;
@@ -332,6 +331,18 @@ impl<'a> Fields<'a> {
     pub fn usable(&self) -> bool {
         self.sound || !self.strict
     }
+}
+
+/// The key that was probably meant.
+fn nearest(name: &str, known: &[&[&'static str]]) -> Option<&'static str> {
+    // The longest that there is has some twenty letters.
+    if name.len() > 40 {
+        return None;
+    }
+    let name = name.to_lowercase();
+    let distance = |other: &&str| strsim::damerau_levenshtein(&name, &other.to_lowercase());
+    let nearest = known.iter().flat_map(|names| names.iter().copied()).min_by_key(distance)?;
+    (distance(&nearest) <= (nearest.len() / 3).max(1)).then_some(nearest)
 }
 
 /// A key as a problem shows it: `password:x`, with the blank forgotten, is a key and holds a password.

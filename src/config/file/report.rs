@@ -14,21 +14,32 @@ const SHOWN: usize = 60;
 /// How many characters of a source line a problem shows.
 const EXCERPT: usize = 100;
 
+/// The longest line that is shown, in bytes: to find a column takes a walk through it.
+const LONGEST_LINE: usize = 16 << 10;
+
+/// How many problems are named. What is more is counted: a log of thousands helps no one, and takes its time.
+const NAMED: usize = 50;
+
 /// The text of one file.
 #[derive(Debug)]
 pub(super) struct Source<'a> {
     name: &'a str,
-    lines: Vec<&'a str>,
+    text: &'a str,
+    /// Its lines, only taken apart where there is a problem.
+    lines: OnceCell<Vec<&'a str>>,
     /// Lines, counted from 1, that may hold a password.
     hidden: BTreeSet<usize>,
     /// The same, by the words on them: only asked for where there is a problem.
-    hidden_by_words: OnceCell<BTreeSet<usize>>,
+    hidden_by_words: OnceCell<Vec<bool>>,
 }
 
 impl<'a> Source<'a> {
     pub fn new(name: &'a str, text: &'a str) -> Self {
-        let lines: Vec<&str> = text.lines().collect();
-        Self { name, lines, hidden: BTreeSet::new(), hidden_by_words: OnceCell::new() }
+        Self { name, text, lines: OnceCell::new(), hidden: BTreeSet::new(), hidden_by_words: OnceCell::new() }
+    }
+
+    fn lines(&self) -> &[&'a str] {
+        self.lines.get_or_init(|| self.text.lines().collect())
     }
 
     /// Hides where the values of passwords begin, which the words of a line alone do not tell: a line of its own, or
@@ -42,8 +53,8 @@ impl<'a> Source<'a> {
         match &node.kind {
             Kind::List(list) => list.iter().for_each(|node| self.look_for_passwords(node, known)),
             Kind::Map(map) => {
-                for (key, value) in map {
-                    if *known.entry(&key.name).or_insert_with_key(|name| sounds_secret(name)) {
+                for (key, value) in map.iter() {
+                    if *known.entry(&*key.name).or_insert_with_key(|name| sounds_secret(name)) {
                         self.hide(value);
                     } else {
                         self.look_for_passwords(value, known);
@@ -65,12 +76,16 @@ impl<'a> Source<'a> {
 
     fn hides(&self, line: usize) -> bool {
         self.hidden.contains(&line)
-            || self.hidden_by_words.get_or_init(|| hidden_by_words(&self.lines)).contains(&line)
+            || self
+                .hidden_by_words
+                .get_or_init(|| hidden_by_words(self.lines()))
+                .get(line - 1)
+                .is_some_and(|hidden| *hidden)
     }
 
     fn excerpt(&self, place: Place) -> Option<String> {
         let Place { line, column } = place;
-        let text = self.lines.get(line - 1)?;
+        let text = self.lines().get(line - 1).filter(|text| text.len() <= LONGEST_LINE)?;
         let margin = " ".repeat(line.to_string().len());
         if self.hides(line) {
             return Some(format!("  {line} | (not shown, it may hold a password)"));
@@ -93,27 +108,21 @@ fn visible(c: char) -> char {
 }
 
 /// Lines that name a password, those below them that are deeper, and those that may be what an alias stands for.
-fn hidden_by_words(lines: &[&str]) -> BTreeSet<usize> {
-    let mut hidden = BTreeSet::new();
+fn hidden_by_words(lines: &[&str]) -> Vec<bool> {
+    let mut hidden = vec![false; lines.len()];
     let mut below = None;
-    let mut anchors = vec![];
     let depth = |line: &str| line.chars().take_while(|c| " \t-".contains(*c)).count();
-    for (i, line) in lines.iter().enumerate() {
+    for (hidden, line) in hidden.iter_mut().zip(lines) {
         let secret = line.split(|c: char| !c.is_ascii_alphanumeric()).any(sounds_secret);
         if secret {
             below = Some(depth(line));
         } else if !line.trim().is_empty() && below.is_some_and(|above| depth(line) <= above) {
             below = None;
         }
-        if below.is_some() {
-            hidden.insert(i + 1);
-        }
-        if line.contains(" &") {
-            anchors.push(i + 1);
-        }
+        *hidden = below.is_some();
     }
-    if !hidden.is_empty() {
-        hidden.extend(anchors);
+    if hidden.contains(&true) {
+        hidden.iter_mut().zip(lines).for_each(|(hidden, line)| *hidden |= line.contains(" &"));
     }
     hidden
 }
@@ -158,11 +167,13 @@ impl<T> std::ops::Deref for Located<T> {
 pub(super) struct Report<'a> {
     pub sources: Vec<Source<'a>>,
     found: Vec<(usize, Place, Problem)>,
+    /// How many are not named.
+    more: usize,
 }
 
 impl<'a> Report<'a> {
     pub fn new(sources: Vec<Source<'a>>) -> Self {
-        Self { sources, found: vec![] }
+        Self { sources, found: vec![], more: 0 }
     }
 
     /// Something is wrong with a value; `allowed` says what is right.
@@ -172,6 +183,9 @@ impl<'a> Report<'a> {
 
     /// Something is wrong with a value, and the reason says it all.
     pub fn complain(&mut self, spot: &Spot, reason: impl Display) {
+        if self.is_full() {
+            return self.count();
+        }
         let value = match &spot.shown {
             Some(shown) => format!("={}", quoted(shown)),
             None => String::new(),
@@ -181,6 +195,9 @@ impl<'a> Report<'a> {
 
     /// The file itself can't be read as YAML.
     pub fn broken(&mut self, file: usize, place: Place, reason: &str) {
+        if self.is_full() {
+            return self.count();
+        }
         let hidden = self.sources.get(file).is_some_and(|source| source.hides(place.line));
         // What the parser quotes may be the password.
         let reason = if hidden { reason.split(['`', ':', '\'']).next().unwrap_or_default() } else { reason };
@@ -197,6 +214,16 @@ impl<'a> Report<'a> {
         self.found.push((file, place, Problem(text)));
     }
 
+    /// Whether what follows is only counted.
+    pub fn is_full(&self) -> bool {
+        self.found.len() >= NAMED
+    }
+
+    /// Counts a problem that is not named.
+    pub fn count(&mut self) {
+        self.more += 1;
+    }
+
     /// A place as another problem names it.
     pub fn name(&self, spot: &Spot) -> String {
         let file = self.sources.get(spot.file).map_or("", |source| source.name);
@@ -208,11 +235,23 @@ impl<'a> Report<'a> {
         self.found.is_empty()
     }
 
-    /// All of them, in the order of the text.
+    /// Those that were found first, in the order of the text, and how many more there are.
     pub fn into_problems(mut self) -> Vec<Problem> {
         self.found.sort_by_key(|(file, place, _)| (*file, *place));
-        self.found.into_iter().map(|(_, _, problem)| problem).collect()
+        let mut problems: Vec<_> = self.found.into_iter().map(|(_, _, problem)| problem).collect();
+        if self.more > 0 {
+            problems.push(Problem(format!(
+                "CONFIG_FILE: there are {} more problems; correct the {NAMED} that are named, and the next are",
+                self.more
+            )));
+        }
+        problems
     }
+}
+
+/// As much of a value as a problem shows, and one character more where that is not all.
+pub(super) fn shown(text: &str) -> String {
+    text.chars().take(SHOWN + 1).collect()
 }
 
 /// A value as a problem shows it.

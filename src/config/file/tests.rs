@@ -217,6 +217,121 @@ fn there_is_an_end_to_vnis() {
     assert!(problems[0].0.starts_with("b:98:3: l2vnis[96]: too many VNIs"), "{}", problems[0]);
 }
 
+/// What is said of these files, and that it did not take long. Debug builds are slow, and the machine may be busy: what
+/// grows with the square of the size takes minutes.
+fn said_soon(name: &str, files: &[String]) -> Vec<String> {
+    let files: Vec<_> =
+        files.iter().enumerate().map(|(i, text)| (format!("{i}.yaml"), text.clone())).collect();
+    let begin = std::time::Instant::now();
+    let (overlay, problems) = load(&files, &config(&[]));
+    assert!(begin.elapsed().as_secs() < 10, "{name} takes {:?}", begin.elapsed());
+    assert_eq!(overlay.incomplete, !problems.is_empty());
+    problems.into_iter().map(|problem| problem.0).collect()
+}
+
+#[test]
+fn what_is_too_large_is_refused_at_once_by_one_sentence() {
+    let keys = |n: usize| -> String { (0..n).map(|i| format!("  key{i}: 1\n")).collect() };
+    let long = "x".repeat(100_000);
+    let list = format!("[{}]", vec!["1"; 10_000].join(","));
+    for (name, text, reason) in [
+        (
+            "a long text, repeated",
+            format!("a: &a {long}\nb: [{}]\n", vec!["*a"; 200_000].join(",")),
+            "4 MiB of text",
+        ),
+        (
+            "a long key, repeated",
+            format!("a: &a\n  ? {long}\nb: [{}]\n", vec!["*a"; 50_000].join(",")),
+            "4 MiB of text",
+        ),
+        (
+            "a list, repeated",
+            format!("a: &a {list}\nb: [{}]\n", vec!["*a"; 100_000].join(",")),
+            "250000 nodes",
+        ),
+        ("a list", format!("l3vnis: [{}]\n", vec!["1"; 2_000_000].join(",")), "250000 nodes"),
+        ("keys", keys(62_000).replace("  ", ""), "more than 256 keys"),
+        ("keys of an entry", format!("l3vnis:\n-\n{}", keys(62_000)), "more than 256 keys"),
+        (
+            "keys that are merged",
+            format!("a: &a\n{}b:\n  <<: *a\n{}", keys(200), keys(100).replace("key", "k")),
+            "more than 256 keys",
+        ),
+    ] {
+        let problems = said_soon(name, &[text]);
+        assert!(problems.len() == 1 && problems[0].contains(reason), "{name}: {problems:?}");
+        assert!(problems[0].starts_with("0.yaml:") && problems[0].len() < 400, "{name}: {problems:?}");
+    }
+    // What is merged over and over is not what it weighs.
+    let merged = format!("a: &a\n{}b: [{}]\n", keys(200), vec!["{<<: [*a, *a]}"; 300].join(","));
+    said_soon("merged", &[merged]);
+}
+
+#[test]
+fn the_limits_are_those_of_all_files_together() {
+    let file =
+        |name: char| format!("x-{name}: &a [{}]\ny-{name}: [*a, *a, *a]\n", vec!["1"; 20_000].join(","));
+    let problems = said_soon("files", &('a'..='z').map(file).collect::<Vec<_>>());
+    let broken: Vec<_> =
+        problems.iter().filter(|problem| problem.contains("more than 250000 nodes")).collect();
+    assert!(broken.len() == 1 && broken[0].starts_with("3.yaml:1:"), "{broken:?}");
+    assert!(!problems.iter().any(|problem| problem.starts_with("4.yaml")), "{problems:?}");
+}
+
+#[test]
+fn there_is_an_end_to_problems() {
+    let entries: String = (0..4096).map(|i| format!("- {{vni: x{i}, vrf: '!', foo: 1}}\n")).collect();
+    let problems = said_soon("entries", &[format!("l3vnis:\n{entries}")]);
+    assert_eq!(problems.len(), 51);
+    assert!(problems[0].starts_with("0.yaml:2:"), "{}", problems[0]);
+    assert!(
+        problems[50].starts_with(&format!("CONFIG_FILE: there are {} more problems", 3 * 4096 - 50)),
+        "{}",
+        problems[50]
+    );
+
+    let keys: String = (0..120).map(|i| format!("k{i}: 1,")).collect();
+    let entries = format!("- {{{keys}}}\n").repeat(900);
+    assert_eq!(said_soon("unknown keys", &[format!("l3vnis:\n{entries}")]).len(), 51);
+    let keys: String = (0..250).map(|i| format!("k{i}{}: 1\n", "x".repeat(900))).collect();
+    assert_eq!(said_soon("long keys", &[keys]).len(), 51);
+    // All on one line, and all below a password.
+    let entries = vec!["{vni: 0, vrf: '!'}"; 4096].join(",");
+    assert_eq!(said_soon("one line", &[format!("l3vnis: [{entries}]\n")]).len(), 51);
+    assert_eq!(said_soon("lines", &[format!("password: x\n{}", "\n".repeat(4_000_000))]).len(), 1);
+}
+
+#[test]
+fn as_many_as_are_allowed_can_be_rendered() {
+    let entry = |i: u32| {
+        format!(
+            "- {{vrf: v{i}, vni: {i}, exportRTs: ['1:{i}'], importRTs: ['1:{i}', '1:1'], hostSession: {{asn: 64514, hostASN: 64515, localCIDR: {{ipv4: 10.{}.{}.0/24, ipv6: 'fd00:{i:x}::/64'}}, bfd: {{}}}}}}\n",
+            i >> 8,
+            i & 255
+        )
+    };
+    let raw = format!("- rawConfig: |\n{}", "    !\n".repeat(9_999)).repeat(2);
+    let text = format!("{VTEP}l3vnis:\n{}rawFRRConfigs:\n{raw}", (1..=4096).map(entry).collect::<String>());
+    let mut config = config(&[]);
+    config.add(good(0, &text)).unwrap();
+    let inputs = crate::frr::Inputs {
+        config: &config,
+        ports: &[],
+        node_ip_is_local: false,
+        version: crate::frr::Version::NEWEST,
+    };
+    let rendered = crate::frr::render(&inputs, None).unwrap();
+    assert!(rendered.contains("vrf v4096\n"));
+
+    let (overlay, problems) = at(0, &text.replace("    !\n", "    !\n    !\n"));
+    assert_eq!(overlay.raw.len(), 1);
+    assert!(
+        problems.len() == 1 && problems[0].contains("rawFRRConfigs[1]: too many raw lines"),
+        "{problems:?}"
+    );
+}
+
 #[test]
 fn a_problem_has_its_line_and_a_caret() {
     let (_, problems) = at(0, &format!("{VTEP}l3vnis:\n- vrf: red\n  vni: 16777216 # large\n"));

@@ -1,7 +1,8 @@
 //! Text → a tree that knows where each of its nodes and keys was written. No meaning yet.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
 use granit_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
 
@@ -21,20 +22,21 @@ pub(super) struct Node {
     pub written: Place,
 }
 
+/// What is inside is shared, so that an alias takes no memory for what it repeats.
 #[derive(Debug, Clone)]
 pub(super) enum Kind {
     Null,
     /// A plain `true` or `false`.
-    Bool(String),
+    Bool(Rc<str>),
     /// Text, or a plain number as it is written.
-    Scalar(String),
-    List(Vec<Node>),
-    Map(Vec<(Key, Node)>),
+    Scalar(Rc<str>),
+    List(Rc<[Node]>),
+    Map(Rc<[(Key, Node)]>),
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct Key {
-    pub name: String,
+    pub name: Rc<str>,
     pub place: Place,
 }
 
@@ -49,12 +51,66 @@ pub(super) struct Broken {
 /// the stack.
 const DEPTH: usize = 16;
 
-/// How many nodes a text may have, what aliases repeat included: some fifty for each of 4096 VNIs.
+/// How many nodes the files may have together, what aliases repeat included: some fifty for each of 4096 VNIs.
 const NODES: usize = 250_000;
 
+/// How many bytes of text these may have, what aliases repeat included: as many as the files themselves may have.
+const BYTES: usize = 4 << 20;
+
+/// How many keys a map may have: the largest that we know has some fifteen.
+const KEYS: usize = 256;
+
+/// What is left of the limits that hold for all files together.
+#[derive(Debug)]
+pub(super) struct Budget {
+    nodes: usize,
+    bytes: usize,
+    spent: bool,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { nodes: NODES, bytes: BYTES, spent: false }
+    }
+}
+
+impl Budget {
+    /// Whether more was asked for than there was.
+    pub fn is_spent(&self) -> bool {
+        self.spent
+    }
+
+    /// Takes some away, if there is as much left.
+    fn take(&mut self, span: Span, weight: Weight) -> Result<(), Broken> {
+        let left = (self.nodes.checked_sub(weight.nodes), self.bytes.checked_sub(weight.bytes));
+        let limit = match left {
+            (Some(nodes), Some(bytes)) => {
+                (self.nodes, self.bytes) = (nodes, bytes);
+                return Ok(());
+            }
+            (None, _) => format!("{NODES} nodes"),
+            (_, None) => format!("{} MiB of text", BYTES >> 20),
+        };
+        self.spent = true;
+        Err(broken(
+            span,
+            format!(
+                "the text has more than {limit}, what aliases repeat and other files included: what follows is not read"
+            ),
+        ))
+    }
+}
+
+/// How many nodes and bytes of text.
+#[derive(Debug, Clone, Copy, Default)]
+struct Weight {
+    nodes: usize,
+    bytes: usize,
+}
+
 /// Parses one document; an empty one is null.
-pub(super) fn parse(text: &str) -> Result<Node, Broken> {
-    let mut reader = Reader { parser: Parser::new_from_str(text), anchors: HashMap::new(), nodes: 0 };
+pub(super) fn parse(text: &str, budget: &mut Budget) -> Result<Node, Broken> {
+    let mut reader = Reader { parser: Parser::new_from_str(text), anchors: HashMap::new(), budget };
     let start = Place { line: 1, column: 1 };
     let mut tree = None;
     while let Some((event, span)) = reader.next()? {
@@ -77,21 +133,21 @@ fn broken(span: Span, reason: impl Into<String>) -> Broken {
     Broken { place: place(&span.start), reason: reason.into() }
 }
 
-struct Reader<'a> {
+struct Reader<'a, 'b> {
     parser: Parser<'a, StrInput<'a>>,
     anchors: HashMap<usize, Measured>,
-    nodes: usize,
+    budget: &'b mut Budget,
 }
 
-/// A node, how many levels of others it has inside, and how many there are in all.
+/// A node, how many levels of others it has inside, and what it weighs with them.
 #[derive(Clone)]
 struct Measured {
     node: Node,
     levels: usize,
-    nodes: usize,
+    weight: Weight,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> Reader<'a, '_> {
     fn next(&mut self) -> Result<Option<(Event<'a>, Span)>, Broken> {
         let of = |e: ScanError| Broken { place: place(e.marker()), reason: e.info() };
         self.parser.next_event().transpose().map_err(of)
@@ -105,114 +161,130 @@ impl<'a> Reader<'a> {
     /// The node that begins with `event`, at that depth.
     fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Measured, Broken> {
         let at = place(&span.start);
-        self.count(span, 1, depth)?;
-        let (kind, anchor, levels, before) = match event {
+        let mut weight = match &event {
+            Event::Alias(_) => Weight::default(),
+            Event::Scalar(text, ..) => Weight { nodes: 1, bytes: text.len() },
+            _ => Weight { nodes: 1, bytes: 0 },
+        };
+        self.count(span, weight, depth)?;
+        let mut levels = 0;
+        let (kind, anchor) = match event {
             Event::Alias(id) => {
                 let Some(mut found) = self.anchors.get(&id).cloned() else {
                     return Err(broken(span, "a recursive alias: it stands inside what it stands for"));
                 };
-                self.count(span, found.nodes, depth + found.levels)?;
+                self.count(span, found.weight, depth + found.levels)?;
                 found.node.place = at;
                 return Ok(found);
             }
-            Event::Scalar(text, style, anchor, tag) => {
-                let kind = scalar(text.into_owned(), style, tag, span)?;
-                (kind, anchor, 0, self.nodes)
-            }
+            Event::Scalar(text, style, anchor, tag) => (scalar(&text, style, tag, span)?, anchor),
             Event::SequenceStart(_, anchor, tag) => {
                 known(tag, &["seq"], span)?;
-                let (before, mut list, mut levels) = (self.nodes, vec![], 0);
+                let mut list = vec![];
                 loop {
                     let (event, at) = self.inside(span)?;
                     if event == Event::SequenceEnd {
                         break;
                     }
                     let item = self.node(event, at, depth + 1)?;
-                    levels = levels.max(item.levels);
+                    levels = levels.max(item.levels + 1);
+                    weight.add(item.weight);
                     list.push(item.node);
                 }
-                (Kind::List(list), anchor, levels + 1, before)
+                (Kind::List(list.into()), anchor)
             }
             Event::MappingStart(_, anchor, tag) => {
                 known(tag, &["map"], span)?;
-                let before = self.nodes;
-                let (map, levels) = self.map(span, depth)?;
-                (Kind::Map(map), anchor, levels + 1, before)
+                let (map, inside) = self.map(span, depth, &mut weight)?;
+                levels = inside;
+                (Kind::Map(map.into()), anchor)
             }
             _ => return Err(broken(span, "not a YAML node")),
         };
-        self.count(span, 1, depth)?;
-        let node =
-            Measured { node: Node { kind, place: at, written: at }, levels, nodes: self.nodes - before + 1 };
+        let node = Measured { node: Node { kind, place: at, written: at }, levels, weight };
         if anchor != 0 {
             self.anchors.insert(anchor, node.clone());
         }
         Ok(node)
     }
 
-    fn map(&mut self, span: Span, depth: usize) -> Result<(Vec<(Key, Node)>, usize), Broken> {
+    /// The entries of a map, and how many levels there are in it.
+    fn map(
+        &mut self,
+        span: Span,
+        depth: usize,
+        weight: &mut Weight,
+    ) -> Result<(Vec<(Key, Node)>, usize), Broken> {
         let (mut map, mut merged, mut levels) = (Vec::<(Key, Node)>::new(), vec![], 0);
+        let mut names = HashSet::new();
+        let few = |names: &HashSet<_>, at: Span| match names.len() > KEYS {
+            true => Err(broken(at, format!("a map with more than {KEYS} keys"))),
+            false => Ok(()),
+        };
         loop {
             let (event, at) = self.inside(span)?;
             if event == Event::MappingEnd {
                 break;
             }
             let merges = matches!(&event, Event::Scalar(text, ScalarStyle::Plain, ..) if text == "<<");
-            let key = key(self.node(event, at, depth + 1)?.node);
+            let read = self.node(event, at, depth + 1)?;
+            weight.add(read.weight);
+            let key = key(read.node);
             let (event, value_at) = self.inside(span)?;
             let value = self.node(event, value_at, depth + 1)?;
-            levels = levels.max(value.levels);
+            levels = levels.max(read.levels + 1).max(value.levels + 1);
+            weight.add(value.weight);
             if merges {
-                merged.extend(entries(value.node, value_at)?);
-            } else if map.iter().any(|(other, _)| other.name == key.name) {
-                return Err(broken(at, format!("duplicate mapping key: {}", key.name)));
-            } else {
+                entries(value.node, value_at, &mut merged)?;
+            } else if names.insert(Rc::clone(&key.name)) {
                 map.push((key, value.node));
+            } else {
+                return Err(broken(at, format!("duplicate mapping key: {}", key.name)));
             }
+            few(&names, at)?;
         }
         // What is written here goes before what is merged in, and of that the first.
         for (key, node) in merged {
-            if !map.iter().any(|(other, _)| other.name == key.name) {
+            if names.insert(Rc::clone(&key.name)) {
                 map.push((key, node));
             }
         }
+        few(&names, span)?;
         Ok((map, levels))
     }
 
-    fn count(&mut self, span: Span, nodes: usize, depth: usize) -> Result<(), Broken> {
-        self.nodes += nodes;
+    fn count(&mut self, span: Span, weight: Weight, depth: usize) -> Result<(), Broken> {
         if depth > DEPTH {
             return Err(broken(span, format!("nested more than {DEPTH} levels deep")));
         }
-        if self.nodes > NODES {
-            return Err(broken(
-                span,
-                format!("the text has more than {NODES} nodes, what aliases repeat included"),
-            ));
-        }
-        Ok(())
+        self.budget.take(span, weight)
     }
 }
 
-/// What `<<` merges: a map, or a list of them.
-fn entries(node: Node, at: Span) -> Result<Vec<(Key, Node)>, Broken> {
+impl Weight {
+    fn add(&mut self, other: Self) {
+        self.nodes += other.nodes;
+        self.bytes += other.bytes;
+    }
+}
+
+/// Adds what `<<` merges: a map, or a list of them.
+fn entries(node: Node, at: Span, merged: &mut Vec<(Key, Node)>) -> Result<(), Broken> {
     match node.kind {
-        Kind::Map(map) => Ok(map),
-        Kind::List(list) => {
-            let maps: Result<Vec<_>, _> = list.into_iter().map(|item| entries(item, at)).collect();
-            Ok(maps?.concat())
-        }
-        _ => Err(broken(at, "only a map can be merged in by <<")),
+        Kind::Map(map) => merged.extend_from_slice(&map),
+        Kind::List(list) => list.iter().try_for_each(|item| entries(item.clone(), at, merged))?,
+        _ => return Err(broken(at, "only a map can be merged in by <<")),
     }
+    Ok(())
 }
 
-fn scalar(text: String, style: ScalarStyle, tag: Option<Cow<'_, Tag>>, span: Span) -> Result<Kind, Broken> {
+fn scalar(text: &str, style: ScalarStyle, tag: Option<Cow<'_, Tag>>, span: Span) -> Result<Kind, Broken> {
     let plain = style == ScalarStyle::Plain && tag.is_none();
     known(tag, &["str", "int", "float", "bool", "null"], span)?;
-    Ok(match text.as_str() {
+    Ok(match text {
         "" | "~" | "null" | "Null" | "NULL" if plain => Kind::Null,
-        "true" | "True" | "TRUE" | "false" | "False" | "FALSE" if plain => Kind::Bool(text),
-        _ => Kind::Scalar(text),
+        "true" | "True" | "TRUE" | "false" | "False" | "FALSE" if plain => Kind::Bool(text.into()),
+        _ => Kind::Scalar(text.into()),
     })
 }
 
@@ -237,6 +309,10 @@ fn key(node: Node) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(text: &str) -> Result<Node, Broken> {
+        super::parse(text, &mut Budget::default())
+    }
 
     fn scalars(node: &Node, out: &mut Vec<(String, usize, usize)>) {
         let mut push = |s: &str| out.push((s.into(), node.place.line, node.place.column));
@@ -281,7 +357,7 @@ mod tests {
     fn keys_and_aliases_have_places() {
         let tree = parse("a: &x\n  b: 1\nc: *x\n? [k]\n: {null: 2}\n").unwrap();
         let Kind::Map(map) = &tree.kind else { panic!() };
-        let keys: Vec<_> = map.iter().map(|(key, _)| (key.name.as_str(), key.place.line)).collect();
+        let keys: Vec<_> = map.iter().map(|(key, _)| (&*key.name, key.place.line)).collect();
         assert_eq!(keys, [("a", 1), ("c", 3), ("(no text)", 4)]);
         assert_eq!((map[1].1.place.line, map[1].1.written.line), (3, 2));
     }

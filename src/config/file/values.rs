@@ -204,7 +204,7 @@ impl Read for RawText {
             Kind::Scalar(text) if text.trim().is_empty() => "is empty",
             Kind::Scalar(text) if text.len() > RAW_BYTES => "is too long",
             Kind::Scalar(text) if text.contains(control) => "has a control character",
-            Kind::Scalar(text) => return Some(Self(text.clone())),
+            Kind::Scalar(text) => return Some(Self(text.to_string())),
             Kind::Null => "is empty",
             _ => "not text",
         };
