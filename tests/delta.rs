@@ -2,6 +2,7 @@
 //! Real daemons, random pairs. LAB_PAIRS (60), LAB_SEED.
 #![allow(clippy::unwrap_used)]
 
+mod grammar;
 mod lab;
 
 use std::fmt::Write as _;

@@ -413,22 +413,37 @@ impl Script {
         }
     }
 
-    /// Lines that go, the last one first, and then lines that come.
+    /// Lines that go, the last one first, and then lines that come; what serves the same end as one that comes goes after it.
     fn lines(&mut self, way: &[&str], old: &Context, new: &Context, lost: Lost<'_>, part: Part) {
         let head = &new.head;
         let before: HashSet<&str> = old.lines.iter().map(String::as_str).collect();
         let about: HashSet<String> = new.lines.iter().map(|line| words::about(head, line)).collect();
-        if part != Part::New {
-            for line in old.lines.iter().rev() {
-                if !about.contains(&words::about(head, line)) && !lost(line) {
-                    self.say(way, &words::undo(head, line));
-                }
+        let coming = new.lines.iter().filter(|line| !before.contains(line.as_str()) || lost(line));
+        let sorts: HashSet<String> = coming.clone().filter_map(|line| words::sort(head, line)).collect();
+        let (mut first, mut last) = (vec![], vec![]);
+        let mut replaced: HashMap<String, &str> = HashMap::new();
+        for line in old.lines.iter().rev().filter(|line| !lost(line)) {
+            let key = words::about(head, line);
+            if about.contains(&key) {
+                replaced.insert(key, line);
+            } else if words::sort(head, line).is_some_and(|sort| sorts.contains(&sort)) {
+                last.push(words::undo(head, line));
+            } else {
+                first.push(words::undo(head, line));
             }
         }
+        if part != Part::New {
+            first.iter().for_each(|line| self.say(way, line));
+        }
         if part != Part::Gone {
-            for line in new.lines.iter().filter(|line| !before.contains(line.as_str()) || lost(line)) {
+            for line in coming {
+                let other = replaced.get(&words::about(head, line));
+                if let Some(undo) = other.and_then(|other| words::in_the_way(head, other, line)) {
+                    self.say(way, &undo);
+                }
                 self.say(way, line);
             }
+            last.iter().for_each(|line| self.say(way, line));
         }
     }
 
