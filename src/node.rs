@@ -13,8 +13,8 @@ use crate::config::Config;
 use crate::frr::{self, Daemon, Inputs, Version, files};
 use crate::kernel::netns::{Held, Origin};
 use crate::kernel::{Changes, Kernel, Monitor, Netns, Op, Outcome, plan};
-use crate::model::{Desired, IfName, Namespaces};
-use crate::resolve::{self, By, Found, Resolved, Search, find, missing};
+use crate::model::{Desired, IfName, Namespaces, Side};
+use crate::resolve::{self, By, Found, Resolved, Search, find, missing, objection};
 use crate::status::{self, Board, Phase, Repaired};
 use crate::supervisor::Signals;
 
@@ -30,6 +30,8 @@ pub struct Node {
     monitor: Monitor,
     desired: Desired,
     ports: Vec<IfName>,
+    /// The fabric NICs of the last look.
+    nics: Vec<Found>,
     /// Since when nothing holds the namespace under its name.
     nameless_since: Option<Instant>,
     /// How many kernel parameters were looked at in this turn.
@@ -77,7 +79,9 @@ pub enum Check {
     Repaired(Op),
     /// Put right, and FRR needs another configuration: a port has another name now.
     Reconfigured,
-    /// Something can't be put right.
+    /// Something can't be put right; all else is as it should be.
+    Partly,
+    /// Nothing can be put right.
     Failed,
     /// FRR's namespace is held by nothing but what runs in it; to be looked at again in [`NAMELESS`].
     Nameless,
@@ -129,7 +133,11 @@ impl Node {
             log::info!("stopped while waiting for the fabric interfaces");
             return Ok(None);
         };
-        let resolved = resolve(&config, &now, &found)?;
+        let objections: Vec<String> = found.iter().filter_map(|nic| objection(&config, &now, nic)).collect();
+        if !objections.is_empty() {
+            return Err(objections);
+        }
+        let resolved = resolve(&config, &now, &found);
         for note in &resolved.notes {
             log::warn!("{note}");
         }
@@ -142,6 +150,7 @@ impl Node {
             monitor,
             desired: Desired::default(),
             ports: vec![],
+            nics: found,
             nameless_since: None,
             looked_at: 0,
             said: BTreeSet::new(),
@@ -202,12 +211,18 @@ impl Node {
     /// Every reason why it can't be, each a sentence.
     pub fn prepare(&mut self, config: Config) -> Result<Candidate, Vec<String>> {
         let now = self.kernel.observe(Some(&self.desired)).map_err(line)?;
-        let found = match find(&By::all(&config), &now) {
-            Search::Complete(found) => found,
-            Search::Missing(those, _, seen) => return Err(vec![missing(&those, &seen)]),
-            Search::Wrong(problems) => return Err(problems),
-        };
-        let resolved = resolve(&config, &now, &found)?;
+        let Search { found, missing: lacking, wrong } = find(&By::all(&config), &now, &self.nics);
+        let mut problems: Vec<String> = wrong.into_iter().map(|(_, sentence)| sentence).collect();
+        if !lacking.is_empty() {
+            problems.push(missing(&lacking, &now));
+        }
+        // What has come over one that is in use is a problem of its own.
+        let added = found.iter().filter(|nic| !self.nics.iter().any(|known| known.by == nic.by));
+        problems.extend(added.filter_map(|nic| objection(&config, &now, nic)));
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let resolved = resolve(&config, &now, &found);
         let conflicts = plan(&resolved.desired, now).conflicts;
         if !conflicts.is_empty() {
             return Err(conflicts.into_iter().map(|(_, sentence)| sentence).collect());
@@ -353,32 +368,36 @@ impl Node {
                 return Check::Failed;
             }
         };
-        let (found, gone) = match find(&By::all(&self.config), &now) {
-            Search::Complete(found) => (found, vec![]),
-            Search::Missing(those, found, _) => {
-                let words: Vec<String> = those.iter().map(ToString::to_string).collect();
-                said.insert(format!(
-                    "{GONE}{} is gone: traffic has only the other ones until it is back",
-                    words.join(", ")
-                ));
-                (found, those)
-            }
-            Search::Wrong(problems) => {
-                said.extend(problems);
-                return Check::Failed;
-            }
-        };
-        let complete = gone.is_empty();
-        let mut resolved = match resolve(&self.config, &now, &found) {
-            Ok(resolved) => resolved,
-            Err(problems) => {
-                said.extend(problems);
-                return Check::Failed;
-            }
-        };
+        let Search { mut found, missing: mut gone, wrong } = find(&By::all(&self.config), &now, &self.nics);
+        if !gone.is_empty() {
+            let words: Vec<String> = gone.iter().map(ToString::to_string).collect();
+            said.insert(format!(
+                "{GONE}{} is gone: traffic has only the other ones until it is back",
+                words.join(", ")
+            ));
+        }
+        // What is wrong with one of them stops nothing of the others.
+        let unclear = !wrong.is_empty();
+        for (by, sentence) in wrong {
+            said.insert(sentence);
+            gone.push(by);
+        }
         let interfaces = status::interfaces(&found, &gone, &now);
         self.board.tell(|local| local.interfaces = interfaces);
+        let mut complete = gone.is_empty();
+        found.retain(|nic| {
+            let Some(sentence) = objection(&self.config, &now, nic) else { return true };
+            said.insert(sentence);
+            // It stays where it is.
+            let stays_out = now.router.is_some() && nic.side == Side::Host;
+            complete &= !stays_out;
+            !stays_out
+        });
+        let mut resolved = resolve(&self.config, &now, &found);
+        self.nics = found;
         let mut desired = std::mem::take(&mut resolved.desired);
+        // None that carries our mark goes home because it can't be told from another.
+        desired.keep_others |= unclear;
         if !complete {
             // The first NIC sets the pair's MTU, and may be the one that is missing.
             for link in &mut desired.links {
@@ -417,7 +436,11 @@ impl Node {
             }
             return Check::Reconfigured;
         }
-        done.into_iter().next_back().map_or(Check::Sound, Check::Repaired)
+        match done.into_iter().next_back() {
+            Some(last) => Check::Repaired(last),
+            None if said.is_empty() => Check::Sound,
+            None => Check::Partly,
+        }
     }
 
     /// Leaves the node to a later instance: the namespace under its name, or, where another has that, the NICs in the host's.
@@ -450,13 +473,13 @@ pub fn line(e: impl ToString) -> Vec<String> {
 }
 
 /// [`resolve::resolve`], and in a build for the lab what the kernel there can do.
-fn resolve(config: &Config, now: &Namespaces, found: &[Found]) -> Result<Resolved, Vec<String>> {
-    let resolved = resolve::resolve(config, now, found)?;
+fn resolve(config: &Config, now: &Namespaces, found: &[Found]) -> Resolved {
+    let resolved = resolve::resolve(config, now, found);
     #[cfg(feature = "lab")]
     if std::env::var_os("LAB_PLAIN").is_some() {
-        return Ok(Resolved { desired: resolved.desired.for_plain_kernel(), ..resolved });
+        return Resolved { desired: resolved.desired.for_plain_kernel(), ..resolved };
     }
-    Ok(resolved)
+    resolved
 }
 
 /// Waits until every fabric NIC is there, told by the kernel rather than by asking again and again.
@@ -473,28 +496,22 @@ fn wait_for_fabric(
     let mut said = String::new();
     loop {
         let now = kernel.observe(None).map_err(line)?;
-        let sentence = match find(&By::all(config), &now) {
-            Search::Complete(found) => {
-                for nic in &found {
-                    log::info!("fabric interface {} is {} ({})", nic.by, nic.name, nic.side);
-                }
-                let interfaces = status::interfaces(&found, &[], &now);
-                board.tell(|local| {
-                    local.enter(Phase::Starting);
-                    local.interfaces = interfaces;
-                });
-                return Ok(Some((now, found)));
+        let search = find(&By::all(config), &now, &[]);
+        if !search.wrong.is_empty() {
+            return Err(search.wrong.into_iter().map(|(_, sentence)| sentence).collect());
+        }
+        let interfaces = status::interfaces(&search.found, &search.missing, &now);
+        board.tell(|local| {
+            local.enter(if search.is_complete() { Phase::Starting } else { Phase::Waiting });
+            local.interfaces = interfaces;
+        });
+        if search.is_complete() {
+            for nic in &search.found {
+                log::info!("fabric interface {} is {} ({})", nic.by, nic.name, nic.side);
             }
-            Search::Wrong(problems) => return Err(problems),
-            Search::Missing(those, found, seen) => {
-                let interfaces = status::interfaces(&found, &those, &now);
-                board.tell(|local| {
-                    local.enter(Phase::Waiting);
-                    local.interfaces = interfaces;
-                });
-                missing(&those, &seen)
-            }
-        };
+            return Ok(Some((now, search.found)));
+        }
+        let sentence = missing(&search.missing, &now);
         board.turn();
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {

@@ -92,6 +92,52 @@ fn what_is_altered_in_the_hosts_namespace_is_put_right() {
 }
 
 #[test]
+fn what_is_wrong_with_one_nic_stops_no_other_repair() {
+    let lab = Lab::new(Options { speaker: None, ..Options::default() });
+    let node = start(&lab, &[]);
+    node.wait_log(DAEMONS_ANSWER, SOON);
+    let all = &["host", "perouter"];
+    let mtu = || drop(ip("host", "link set metallb-frr mtu 1400"));
+    // A second link with its address.
+    ip("host", &format!("link add twin address {} type veth peer name twin2", MACS[0]));
+    let mut times = vec![put_right("an MTU beside a twin", &node, all, mtu)];
+    ip("host", "link del twin");
+    // A default route, a VLAN and more addresses than a mark can remember.
+    ip_batch("perouter", "link add link eth1 name eth1.5 type vlan id 5\nroute add default dev eth1 metric 9\n");
+    let addresses = |what| {
+        let line = |n| format!("addr {what} 2001:db8:{n}:1111:2222:3333:4444:5555/64 dev eth1\n");
+        ip_batch("perouter", &(0..20).map(line).collect::<String>());
+    };
+    addresses("add");
+    times.push(put_right("an MTU beside many addresses", &node, all, mtu));
+    // A master: it is taken out of it again.
+    ip("perouter", "link add br0 type bridge");
+    times.push(put_right("the master of a NIC", &node, all, || drop(ip("perouter", "link set eth1 master br0"))));
+    ip_batch("perouter", "link del br0\nlink del eth1.5\n");
+    addresses("del");
+    // One that comes back with the default route stays where it is.
+    let before = all.map(shape);
+    ip("", "netns add attic");
+    ip_batch("perouter", "link set eth1 netns attic");
+    ip_batch("attic", "link set eth1 alias \"\" group 0\nlink set eth1 address 02:00:00:00:00:77\nlink set eth1 netns host\n");
+    ip_batch(
+        "host",
+        &format!("link set eth1 up\naddr add 192.0.2.77/24 dev eth1\nroute add default via 192.0.2.1 dev eth1\nlink set eth1 address {}\n", MACS[0]),
+    );
+    let problem = await_problem(&node, "device-broken", 0).1;
+    for word in ["eth1", MACS[0], "default route via 192.0.2.1"] {
+        assert!(problem["what"].as_str().unwrap().contains(word), "{problem}");
+    }
+    times.push(put_right("an MTU beside a NIC that carries the node", &node, all, mtu));
+    // The route goes with its address.
+    ip("host", "addr del 192.0.2.77/24 dev eth1");
+    await_end(&node, &problem);
+    wait_until("the NIC to be taken in", SOON, || all.map(shape) == before);
+    println!("put right after, ms: {:?}", times.iter().map(Duration::as_millis).collect::<Vec<_>>());
+    assert!(times.iter().all(|time| *time < Duration::from_secs(1)), "{times:?}");
+}
+
+#[test]
 fn a_fight_is_not_fought_for_ever() {
     let lab = Lab::new(Options { speaker: None, ..Options::default() });
     let node = start(&lab, &[]);

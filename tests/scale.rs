@@ -49,7 +49,7 @@ fn config(vnis: std::ops::Range<u32>) -> Config {
 }
 
 fn desired(config: &Config, kernel: &mut Kernel) -> Desired {
-    let desired = resolve(config, &kernel.observe(None).unwrap(), &[]).unwrap().desired;
+    let desired = resolve(config, &kernel.observe(None).unwrap(), &[]).desired;
     if plain() { desired.for_plain_kernel() } else { desired }
 }
 

@@ -68,25 +68,32 @@ pub struct Outcome {
 pub struct Changes {
     ops: VecDeque<Op>,
     level: Level,
+    /// A node without its base is none; of one that runs, all else is put right.
+    begins: bool,
     parts: HashMap<(Side, String), Part>,
     refused: Refused,
     outcome: Outcome,
 }
 
 impl Changes {
-    fn new(level: Level) -> Self {
+    fn new(level: Level, begins: bool) -> Self {
         let (ops, parts) = (VecDeque::new(), HashMap::new());
-        Self { ops, level, parts, refused: Refused::default(), outcome: Outcome::default() }
+        Self { ops, level, begins, parts, refused: Refused::default(), outcome: Outcome::default() }
     }
 
     /// Plans them, but for those that were refused before.
     fn plan(&mut self, desired: &Desired, now: Namespaces) -> Result<(), Error> {
         let Plan { mut ops, conflicts } = plan(desired, now);
-        let (all, some): (Vec<_>, Vec<_>) = conflicts.into_iter().partition(|(p, _)| *p == Part::Base);
-        if !all.is_empty() {
-            return Err(Error::Conflicts(all.into_iter().map(|(_, sentence)| sentence).collect()));
+        let of_base = |(part, _): &(Part, String)| *part == Part::Base;
+        if self.begins && conflicts.iter().any(of_base) {
+            let of_base = conflicts.into_iter().filter(of_base);
+            return Err(Error::Conflicts(of_base.map(|(_, sentence)| sentence).collect()));
         }
-        for sentence in some.into_iter().map(|(part, sentence)| format!("{part}: {sentence}")) {
+        let sentences = conflicts.into_iter().map(|(part, sentence)| match part {
+            Part::Base => sentence,
+            part => format!("{part}: {sentence}"),
+        });
+        for sentence in sentences {
             if !self.outcome.refused.contains(&sentence) {
                 self.outcome.refused.push(sentence);
             }
@@ -112,7 +119,7 @@ impl Changes {
         };
         let part = op.link().and_then(|(side, name)| self.parts.get(&(side, name.to_owned())));
         let part = part.copied().unwrap_or_default();
-        if is_essential(&op) && part == Part::Base {
+        if self.begins && is_essential(&op) && part == Part::Base {
             return Err(Error::Refused { op: Box::new(op), refusal });
         }
         let of = if part == Part::Base { String::new() } else { format!("{part}: ") };
@@ -411,10 +418,10 @@ impl Kernel {
     }
 
     /// The same without the check, for who looks again when the kernel has told of the changes. `seen` is its state, if that
-    /// has been read just now with what `desired` names.
+    /// has been read just now with what `desired` names. What is refused or in the way stops nothing else.
     ///
     /// # Errors
-    /// As of [`Self::reconcile`].
+    /// The state can't be read.
     pub fn amend(
         &mut self,
         desired: &Desired,
@@ -431,7 +438,8 @@ impl Kernel {
         level: Level,
         rounds: usize,
     ) -> Result<Outcome, Error> {
-        let mut changes = Changes::new(level);
+        let begins = rounds > 1;
+        let mut changes = Changes::new(level, begins);
         for _ in 0..rounds {
             let now = seen.take().map_or_else(|| self.observe(Some(desired)), Ok)?;
             changes.plan(desired, now)?;
@@ -440,7 +448,7 @@ impl Kernel {
             }
             self.go_on(&mut changes, None)?;
         }
-        if rounds == 1 {
+        if !begins {
             return Ok(changes.outcome);
         }
         let left = plan(desired, self.observe(Some(desired))?).ops;
@@ -455,7 +463,7 @@ impl Kernel {
     /// # Errors
     /// As of [`Self::reconcile`].
     pub fn begin(&mut self, desired: &Desired, level: Level) -> Result<Changes, Error> {
-        let mut changes = Changes::new(level);
+        let mut changes = Changes::new(level, false);
         let now = self.observe(Some(desired))?;
         changes.plan(desired, now)?;
         Ok(changes)

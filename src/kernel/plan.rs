@@ -384,7 +384,7 @@ impl Planner {
                 }
             }
             // What the host does with its end is its own business.
-            None if spec.is_made() && side == Side::Router && link.master.is_some() => {
+            None if spec.kind != SpecKind::Foreign && side == Side::Router && link.master.is_some() => {
                 (Some(Setting::Master(None)), None)
             }
             _ => (None, None),

@@ -49,12 +49,12 @@ impl By {
 }
 
 /// What there is none of, and what there is instead, for the log.
-pub fn missing(all: &[By], seen: &str) -> String {
-    let words = all.iter().map(|by| match by {
+pub fn missing(those: &[By], now: &Namespaces) -> String {
+    let words = those.iter().map(|by| match by {
         By::Mac(mac) => format!("{}: no interface has {mac}", by.setting()),
         By::Name(name) => format!("{}: no interface is called {name}", by.setting()),
     });
-    format!("{}; seen: {seen}", words.collect::<Vec<_>>().join("; "))
+    format!("{}; seen: {}", words.collect::<Vec<_>>().join("; "), list(all(now)))
 }
 
 impl fmt::Display for By {
@@ -73,6 +73,8 @@ pub struct Found {
     pub by: By,
     /// Where it is now.
     pub side: Side,
+    /// Its index there.
+    pub index: u32,
     /// Its name.
     pub name: IfName,
     /// Its MTU in bytes.
@@ -80,61 +82,93 @@ pub struct Found {
 }
 
 /// The result of looking for every NIC.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Search {
-    /// All are there, in the order asked for.
-    Complete(Vec<Found>),
-    /// These are not there (yet), the others are; the words list what was seen instead.
-    Missing(Vec<By>, Vec<Found>, String),
-    /// More time won't help.
-    Wrong(Vec<String>),
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Search {
+    /// Those that are there, in the order asked for.
+    pub found: Vec<Found>,
+    /// Those that are not there (yet).
+    pub missing: Vec<By>,
+    /// Those that more time won't help, each with the reason.
+    pub wrong: Vec<(By, String)>,
 }
 
-/// Looks for these NICs in both namespaces.
-pub fn find(wanted: &[By], now: &Namespaces) -> Search {
-    let mut found: Vec<Found> = Vec::new();
-    let mut missing = Vec::new();
-    let mut wrong = Vec::new();
+impl Search {
+    /// Whether every NIC was found.
+    pub fn is_complete(&self) -> bool {
+        self.missing.is_empty() && self.wrong.is_empty()
+    }
+}
+
+/// Looks for these NICs in both namespaces. `before`: what the last search found, which is preferred to what has appeared
+/// beside it since.
+pub fn find(wanted: &[By], now: &Namespaces, before: &[Found]) -> Search {
+    let mut search = Search::default();
     for by in wanted {
         let found_by = match by {
-            By::Mac(mac) => candidates(*mac, now),
+            By::Mac(mac) => match known(by, wanted, now, before) {
+                Some(link) => vec![link],
+                None => candidates(*mac, now),
+            },
             // In both places the one in the namespace is ours, and the planner says what the other is.
             By::Name(_) => all(now).filter(|(_, link)| by.fits(link)).last().into_iter().collect(),
         };
-        match &found_by[..] {
-            [] => missing.push(by.clone()),
+        let sentence = match &found_by[..] {
+            [] => {
+                search.missing.push(by.clone());
+                continue;
+            }
             &[(side, link)] => match IfName::parse(&link.name) {
-                Err(reason) => {
-                    wrong.push(format!("{} {by}: interface name {:?} {reason}", by.setting(), link.name))
-                }
-                Ok(name) => match found.iter().find(|f| f.side == side && f.name == name) {
-                    Some(twin) => wrong.push(format!(
-                        "{} {by} and {} {} are both {name}",
-                        by.setting(),
-                        twin.by.setting(),
-                        twin.by
-                    )),
-                    None => found.push(Found { by: by.clone(), side, name, mtu: link.mtu }),
+                Err(reason) => format!("{} {by}: interface name {:?} {reason}", by.setting(), link.name),
+                Ok(name) => match search.found.iter().find(|f| f.side == side && f.name == name) {
+                    Some(twin) => {
+                        format!("{} {by} and {} {} are both {name}", by.setting(), twin.by.setting(), twin.by)
+                    }
+                    None => {
+                        let (by, index, mtu) = (by.clone(), link.index, link.mtu);
+                        search.found.push(Found { by, side, index, name, mtu });
+                        continue;
+                    }
                 },
             },
-            several => wrong.push(format!(
+            several => format!(
                 "FE_MACS {by}: {} interfaces have this address: {}",
                 several.len(),
                 list(several.iter().copied())
-            )),
-        }
+            ),
+        };
+        search.wrong.push((by.clone(), sentence));
     }
-    if !wrong.is_empty() {
-        Search::Wrong(wrong)
-    } else if missing.is_empty() {
-        Search::Complete(found)
-    } else {
-        Search::Missing(missing, found, list(all(now)))
-    }
+    search
 }
 
 fn all(now: &Namespaces) -> impl Iterator<Item = (Side, &Link)> {
     now.sides().iter().flat_map(|&side| now.get(side).links.iter().map(move |link| (side, link)))
+}
+
+/// The NIC that is known already: the one of the last search, or one that carries our mark in FRR's namespace.
+fn known<'a>(by: &By, wanted: &[By], now: &'a Namespaces, before: &[Found]) -> Option<(Side, &'a Link)> {
+    let isolated = now.router.is_some();
+    let is_marked = |side: Side, link: &Link| {
+        isolated && side == Side::Router && matches!(link.role(), Some(Role::Nic(_)))
+    };
+    let last = before.iter().find(|nic| nic.by == *by).and_then(|nic| {
+        let link = now.get(nic.side).links.at(nic.index)?;
+        // Whatever address somebody has given it since.
+        (is_marked(nic.side, link) || by.fits(link)).then_some((nic.side, link))
+    });
+    if last.is_some() {
+        return last;
+    }
+    let is_of_another = |link: &Link| {
+        wanted
+            .iter()
+            .any(|other| other != by && matches!(other, By::Mac(mac) if link.permanent_mac == Some(*mac)))
+            || before.iter().any(|nic| nic.by != *by && is_marked(nic.side, link) && nic.index == link.index)
+    };
+    let mut marked =
+        all(now).filter(|(side, link)| is_marked(*side, link) && by.fits(link) && !is_of_another(link));
+    let first = marked.next();
+    first.filter(|_| marked.next().is_none())
 }
 
 /// The links that best fit: a NIC by the address it was made with, then a NIC by its present one,
@@ -165,20 +199,21 @@ fn list<'a>(links: impl Iterator<Item = (Side, &'a Link)>) -> String {
     if words.is_empty() { "no interface at all".into() } else { words.join(", ") }
 }
 
-/// Why a NIC must not become a fabric port of the router's namespace, or `None`.
-pub(super) fn objection(config: &Config, now: &Namespaces, nic: &Found) -> Option<String> {
+/// Why a NIC must not become a fabric port of FRR's namespace, or can't be one where it is; `None`: nothing is wrong with it.
+pub fn objection(config: &Config, now: &Namespaces, nic: &Found) -> Option<String> {
     let link = now.get(nic.side).link(nic.name.as_str())?;
     let name = &nic.name;
-    if let Some(master) = &link.master {
+    let namespace = config.namespace.as_deref();
+    // In the namespace it is taken out of a master that somebody has given it.
+    if let Some(master) = link.master.as_ref().filter(|_| namespace.is_none() || nic.side == Side::Host) {
         return Some(format!(
             "{name} ({}) is a port of {master}: a fabric interface must stand alone, name another in {}",
             nic.by,
             nic.by.setting()
         ));
     }
-    let namespace = config.namespace.as_deref()?;
-    let permanent = link.addresses.iter().filter(|a| a.permanent).map(|a| a.net).collect();
-    if Role::Nic(permanent).alias().len() > LONGEST_ALIAS {
+    let namespace = namespace?;
+    if Role::Nic(super::home_addresses(now, nic)).alias().len() > LONGEST_ALIAS {
         return Some(format!(
             "{name} ({}) has more addresses than its mark can remember ({LONGEST_ALIAS} characters): remove some",
             nic.by
@@ -235,11 +270,12 @@ mod tests {
             router: Some(NsState { links: router.into_iter().collect(), ..NsState::default() }),
         };
         let macs: Vec<By> = macs.iter().map(|m| By::Mac(mac(m))).collect();
-        match find(&macs, &now) {
-            Search::Complete(found) => Ok(found.iter().map(|f| format!("{} {}", f.side, f.name)).collect()),
-            Search::Missing(_, _, seen) => Err(seen),
-            Search::Wrong(problems) => Err(problems.join("; ")),
+        let search = find(&macs, &now, &[]);
+        if search.is_complete() {
+            return Ok(search.found.iter().map(|f| format!("{} {}", f.side, f.name)).collect());
         }
+        let wrong: Vec<String> = search.wrong.into_iter().map(|(_, sentence)| sentence).collect();
+        Err(if wrong.is_empty() { list(all(&now)) } else { wrong.join("; ") })
     }
 
     #[test]
@@ -267,6 +303,51 @@ mod tests {
     fn a_nic_is_found_where_it_was_moved_to() {
         let nic = link("eth0", LinkKind::Device, A, None);
         assert_eq!(names(&[A], vec![], vec![nic]), Ok(vec!["router eth0".into()]));
+    }
+
+    #[test]
+    fn a_nic_that_is_known_stays_it_whatever_appears_beside_it() {
+        let find =
+            |now: &Namespaces, before: &[Found]| find(&[By::Mac(mac(A)), By::Mac(mac(B))], now, before);
+        let names = |search: &Search| search.found.iter().map(|f| f.name.to_string()).collect::<Vec<_>>();
+        let veth =
+            |index, name: &str, address| Link { index, ..link(name, LinkKind::Veth(99), address, None) };
+        let marked = |link: Link| Link { alias: Some("frr-supervisor nic".into()), ..link };
+        let state = |links: Vec<Link>| NsState { links: links.into_iter().collect(), ..NsState::default() };
+        // Its mark says so in FRR's namespace, to one that has just been started.
+        let own = state(vec![marked(veth(5, "eth0", A)), marked(veth(6, "eth1", B))]);
+        let beside = vec![veth(7, "twin", A), link("real", LinkKind::Device, B, Some(B))];
+        let now = Namespaces { host: state(beside), router: Some(own) };
+        let search = find(&now, &[]);
+        assert_eq!(names(&search), ["eth0", "eth1"]);
+        assert!(search.is_complete());
+        // A mark in the host's namespace is no more than a word on a link.
+        let now = Namespaces {
+            host: state(vec![marked(veth(5, "eth0", A)), veth(6, "eth1", A)]),
+            router: Some(NsState::default()),
+        };
+        assert!(find(&now, &[]).wrong[0].1.contains("2 interfaces"));
+        // In the host's own namespace it is the one of before.
+        let one = Namespaces { host: state(vec![veth(5, "eth0", A), veth(6, "eth1", B)]), router: None };
+        let before = find(&one, &[]).found;
+        let two = Namespaces {
+            host: state(vec![veth(5, "eth0", A), veth(6, "eth1", B), veth(7, "a", A), veth(8, "b", B)]),
+            router: None,
+        };
+        assert_eq!(find(&two, &[]).wrong.len(), 2);
+        assert_eq!(names(&find(&two, &before)), ["eth0", "eth1"]);
+        // What is wrong with one leaves the other.
+        let gone = Namespaces {
+            host: state(vec![veth(6, "eth1", B), veth(7, "a", A), veth(9, "c", A)]),
+            router: None,
+        };
+        let search = find(&gone, &before);
+        assert_eq!((names(&search), search.wrong.len()), (vec!["eth1".to_owned()], 1));
+        // One that was given the other's address is still itself.
+        let own = state(vec![marked(veth(5, "eth0", B)), marked(veth(6, "eth1", B))]);
+        let now = Namespaces { host: NsState::default(), router: Some(own) };
+        let before: Vec<Found> = before.into_iter().map(|nic| Found { side: Side::Router, ..nic }).collect();
+        assert_eq!(names(&find(&now, &before)), ["eth0", "eth1"]);
     }
 
     #[test]

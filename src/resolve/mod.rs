@@ -13,7 +13,7 @@ use crate::model::{
     Sysctl, VETH_FRR, VETH_HOST, Value as _,
 };
 
-pub use fabric::{By, Found, Search, find, missing};
+pub use fabric::{By, Found, Search, find, missing, objection};
 
 /// The kernel's main table (`RT_TABLE_MAIN`, `linux/rtnetlink.h`).
 pub const MAIN_TABLE: u32 = 254;
@@ -44,16 +44,9 @@ pub struct Resolved {
     pub notes: Vec<String>,
 }
 
-/// Works out the wanted state once every fabric NIC has been found.
-///
-/// # Errors
-/// Every reason for which the NICs must not be touched.
-pub fn resolve(config: &Config, now: &Namespaces, found: &[Found]) -> Result<Resolved, Vec<String>> {
+/// Works out the wanted state with the fabric NICs that were found and to which there is no [`objection`].
+pub fn resolve(config: &Config, now: &Namespaces, found: &[Found]) -> Resolved {
     let isolated = now.router.is_some();
-    let problems: Vec<String> = found.iter().filter_map(|nic| fabric::objection(config, now, nic)).collect();
-    if !problems.is_empty() {
-        return Err(problems);
-    }
     let mut notes = Vec::new();
     let mtu = match config.mtu {
         Some(mtu) => Some(mtu.get()),
@@ -83,12 +76,12 @@ pub fn resolve(config: &Config, now: &Namespaces, found: &[Found]) -> Result<Res
             "NODE_IP {node_ip} is no address of this node (yet): routes from the fabric have no preferred source"
         ));
     }
-    Ok(Resolved {
+    Resolved {
         desired,
         ports: found.iter().filter(|nic| matches!(nic.by, By::Mac(_))).map(|nic| nic.name.clone()).collect(),
         node_ip_is_local,
         notes,
-    })
+    }
 }
 
 fn has_address(now: &Namespaces, side: Side, ip: IpAddr) -> bool {

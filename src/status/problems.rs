@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::fabric::{Fabric, UNKNOWN};
-use super::{BgpSession, Daemon, Health, Life, Local, Notification, Phase, Problem, Role, Time};
+use super::{BgpSession, Daemon, Health, Interface, Life, Local, Notification, Phase, Problem, Role, Time};
 
 /// What passes by itself in so short a time is none: a session while bgpd restarts, a link while a NIC is moved.
 const PASSING: Duration = Duration::from_secs(2);
@@ -167,7 +167,10 @@ fn setup(local: &Local, faults: &mut Vec<Fault>) {
             ..Fault::default()
         });
     }
-    for missing in local.interfaces.iter().filter(|interface| !interface.present) {
+    // What is wrong with one that is there is told below.
+    let is_told =
+        |interface: &Interface| local.broken.iter().any(|sentence| sentence.contains(&interface.by));
+    for missing in local.interfaces.iter().filter(|interface| !interface.present && !is_told(interface)) {
         let others = local.interfaces.iter().any(|other| other.present) && local.phase == Phase::Running;
         faults.push(Fault {
             code: "interface-missing",

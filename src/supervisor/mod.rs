@@ -51,7 +51,7 @@ use hold::{Hold, News};
 use policy::{Action, Event, PEERS_NOTICE, Policy, Terms};
 use process::Child;
 use reload::{Reading, Wanted};
-use repairs::{Found, Repairs};
+use repairs::{Found, RETRY, Repairs};
 use show::Record;
 pub use show::describe;
 pub use signals::Signals;
@@ -853,6 +853,7 @@ impl<'a> Supervisor<'a> {
                 events.push_back(Event::Reconfigured { may_fall_back: files::may_fall_back() });
                 Found::Repaired
             }
+            Check::Partly => Found::Later(RETRY),
             Check::Failed => Found::Failed,
             Check::Nameless => Found::Later(NAMELESS),
             Check::Gone(how) => {

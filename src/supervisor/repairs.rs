@@ -7,7 +7,7 @@ const SETTLE: Duration = Duration::from_millis(5);
 /// The least time between two looks: a host where pods come and go changes all the time.
 const PAUSE: Duration = Duration::from_millis(50);
 /// When to look again after something could not be put right.
-const RETRY: Duration = Duration::from_secs(5);
+pub const RETRY: Duration = Duration::from_secs(5);
 /// So many repairs may come at once …
 const BURST: u32 = 20;
 /// … and then one in this time: against a program that undoes them we must not go on for ever at full speed.

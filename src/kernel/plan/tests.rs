@@ -9,7 +9,7 @@ use crate::model::{
     Address, Asn, BridgePort, HostBridge, HostSession, L2Vni, L3Vni, MacAddr, NsState, OWNER, OWNER_GROUP,
     Overlay, Remote, Value as _, Vni, VrfName,
 };
-use crate::resolve::{By, Search, find, resolve};
+use crate::resolve::{By, find, objection, resolve};
 
 const MACS: [&str; 2] = ["02:00:00:00:00:01", "02:00:00:00:00:02"];
 
@@ -88,8 +88,9 @@ pub(super) fn fresh(isolated: bool) -> Namespaces {
 }
 
 pub(super) fn desired(config: &Config, now: &Namespaces) -> Option<Desired> {
-    let Search::Complete(found) = find(&By::all(config), now) else { return None };
-    resolve(config, now, &found).ok().map(|resolved| resolved.desired)
+    let search = find(&By::all(config), now, &[]);
+    let is_fit = search.is_complete() && search.found.iter().all(|nic| objection(config, now, nic).is_none());
+    is_fit.then(|| resolve(config, now, &search.found).desired)
 }
 
 pub(super) fn carry_out(ops: &[Op], mut now: Namespaces) -> Namespaces {
