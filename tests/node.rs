@@ -324,7 +324,34 @@ fn another_namespace_takes_everything_over() {
     ip("host", "addr add 192.0.2.77/32 dev eth1");
     up(&lab, &[]).terminate();
     assert!(ip("perouter", "addr show eth1").contains("192.0.2.77/32"));
+    // Who has the rights to a namespace writes on its links what he likes: a pod's does not come into the host's, one that was not moved
+    // does not either, nor does the host's own get an address.
+    let mark = |n: u8| format!("alias \"frr-supervisor nic 198.51.100.{n}/32\" group 4242");
+    ip_batch("", "netns add cni-1\n");
+    ip_batch(
+        "cni-1",
+        &format!(
+            "link add pod type veth peer name podhost netns host\nlink set pod address {} {}\n",
+            MACS[0],
+            mark(7)
+        ),
+    );
+    ip_batch(
+        "perouter",
+        &format!("link add fake type veth peer name fake2\nlink set fake address {} {}\n", MACS[1], mark(8)),
+    );
+    ip_batch("host", &format!("link add back type dummy\nlink set back up {}\n", mark(9)));
     let mut node = up(&lab, &[("NETNS", "host")]);
+    assert!(ip("cni-1", "link show").contains("pod@") && ip("perouter", "link show").contains("fake@"));
+    let host = ip("host", "addr show");
+    assert!(
+        !["pod@", "fake@", "198.51.100.7/32", "198.51.100.8/32", "198.51.100.9/32"]
+            .iter()
+            .any(|w| host.contains(w)),
+        "{host}"
+    );
+    ip("", "netns del cni-1");
+    ip("perouter", "link del fake");
     flap(&["leaf1", "leaf2"]);
     every_ping_is_answered(&SERVICES, 20);
     let eth1 = ip("host", "-d addr show eth1");

@@ -23,6 +23,7 @@ use super::message::{self, Relations};
 use super::netlink::{Netlink, Refusal};
 use super::netns::{Held, Netns, Origin};
 use super::op::Setting;
+use super::record::Record;
 use super::{Op, Plan, nft, observe, plan};
 
 /// From so many links of ours on, both namespaces are read at once: few are read before a thread is there, and its memory stays.
@@ -40,6 +41,10 @@ const TOKEN_PREFIX: &str = "frr-supervisor token ";
 pub struct Kernel {
     host: Place,
     router: Option<Place>,
+    /// The name of the router's namespace.
+    name: Option<String>,
+    /// What we made and moved.
+    record: Record,
     /// Connection marks live in the host namespace.
     nft: Result<netlink_sys::Socket, nft::Error>,
 }
@@ -260,14 +265,18 @@ impl Kernel {
     pub fn open(namespace: &NamespaceName) -> io::Result<(Self, Option<Origin>)> {
         let host = Place::open(Netns::current()?)?;
         let nft = nft::open();
+        let record = Record::load();
         let Some(name) = namespace.as_deref() else {
-            return Ok((Self { host, router: None, nft }, None));
+            return Ok((Self { host, router: None, name: None, record, nft }, None));
         };
         let (ns, origin) = Netns::ensure(name)?;
-        Ok((Self { host, router: Some(Place::open(ns)?), nft }, Some(origin)))
+        let router = Place::open(ns)?;
+        let name = Some(name.to_owned());
+        Ok((Self { host, router: Some(router), name, record, nft }, Some(origin)))
     }
 
-    /// Fetches NICs that an earlier configuration moved into another namespace back to the host's.
+    /// Fetches NICs that an earlier configuration moved into another namespace back to the host's: those that we moved there, out of
+    /// namespaces that FRR ran in. What else there is below `/run/netns`, such as pods' namespaces, is not looked into.
     ///
     /// # Errors
     /// The NIC is there and can't be moved.
@@ -276,17 +285,22 @@ impl Kernel {
         namespace: &NamespaceName,
         wanted: impl Fn(&Link) -> bool,
     ) -> Result<(), Error> {
-        for (name, ns) in Netns::others(namespace.as_deref()) {
+        for (name, cookie) in self.record.others(namespace.as_deref()) {
+            let Some(ns) = Netns::held_there(&name) else { continue };
             let mut place = Place::open(ns)?;
+            if place.nl.namespace()? != cookie {
+                continue;
+            }
             let links = observe::observe(&mut place.nl, std::iter::empty())?.links;
-            let ours = links.iter().filter(|link| matches!(link.role(), Some(Role::Nic(_))));
-            for link in ours.filter(|link| wanted(link)) {
+            for link in links.iter().filter(|link| wanted(link)) {
+                let Some(mark) = self.record.moved(&name, link) else { continue };
                 log::info!(
                     "fetching {} out of namespace {name}, where an earlier configuration put it",
                     link.name
                 );
                 let fd = self.host.ns.file().as_raw_fd();
-                place.set(&link.name, |link| link.setns_by_fd(fd).link_group(0))?;
+                let mark = mark.to_owned();
+                place.set(&link.name, |link| link.alias(mark).setns_by_fd(fd).link_group(0))?;
             }
         }
         Ok(())
@@ -390,7 +404,7 @@ impl Kernel {
     /// The kernel refused.
     pub fn observe(&mut self, desired: Option<&Desired>) -> Result<Namespaces, Error> {
         let wanted = desired.map_or(&[][..], |d| &d.sysctls);
-        let Self { host, router, nft } = self;
+        let Self { host, router, nft, record, .. } = self;
         let alone = router.is_none();
         let mut look = || router.as_mut().map(|place| place.observe(Side::Router, false, wanted)).transpose();
         let many = !alone && desired.is_some_and(|d| d.links.len() >= MANY);
@@ -403,6 +417,12 @@ impl Kernel {
         });
         let router = router.unwrap_or_else(look)?;
         let mut host = host?;
+        // In the host's namespace there is also what others have had: the mark alone makes nothing a NIC of ours.
+        for link in host.links.iter_mut().filter(|link| matches!(link.role(), Some(Role::Nic(_)))) {
+            if !record.is_nic(link) {
+                link.alias = None;
+            }
+        }
         if let Ok(socket) = nft {
             host.marks = observe::marks(socket, desired.and_then(|d| d.marks.as_ref()))?;
         }
@@ -442,6 +462,7 @@ impl Kernel {
         let mut changes = Changes::new(level, begins);
         for _ in 0..rounds {
             let now = seen.take().map_or_else(|| self.observe(Some(desired)), Ok)?;
+            self.note(desired, &now);
             changes.plan(desired, now)?;
             if changes.ops.is_empty() {
                 return Ok(changes.outcome);
@@ -465,6 +486,7 @@ impl Kernel {
     pub fn begin(&mut self, desired: &Desired, level: Level) -> Result<Changes, Error> {
         let mut changes = Changes::new(level, false);
         let now = self.observe(Some(desired))?;
+        self.note(desired, &now);
         changes.plan(desired, now)?;
         Ok(changes)
     }
@@ -492,6 +514,30 @@ impl Kernel {
             }
         }
         Ok(changes.ops.is_empty())
+    }
+
+    /// Writes down which NICs are ours before they are moved, and where they are then.
+    fn note(&mut self, desired: &Desired, now: &Namespaces) {
+        let cookie = self.router.as_ref().and_then(|router| router.nl.namespace().ok());
+        let mut is_new = match (&self.name, cookie) {
+            (Some(name), Some(cookie)) => self.record.namespace(name, cookie),
+            _ => false,
+        };
+        let nics: Vec<_> = desired
+            .links
+            .iter()
+            .filter_map(|spec| {
+                let SpecKind::Nic(from) = spec.kind else { return None };
+                let at = |side| Some((side, now.get(side).link(spec.name.as_str())?));
+                let (side, link) = at(spec.side).or_else(|| at(from))?;
+                Some((link, side == spec.side, Role::Nic(spec.addresses.clone())))
+            })
+            .collect();
+        let ours = nics.iter().map(|(link, is_there, role)| (*link, *is_there, role));
+        is_new |= self.record.nics(self.name.as_deref(), ours, now);
+        if is_new {
+            self.record.save();
+        }
     }
 
     /// Sets what is to be set of one link, in one message.

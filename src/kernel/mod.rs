@@ -2,6 +2,7 @@
 
 mod apply;
 mod attributes;
+mod cookie;
 mod dial;
 mod link;
 mod message;
@@ -13,6 +14,7 @@ mod nft;
 mod observe;
 mod op;
 mod plan;
+mod record;
 mod shadow;
 
 pub use apply::{Changes, Error, Kernel, Outcome};

@@ -67,6 +67,14 @@ impl Netlink {
         Ok(Self { socket, sequence: 0, received: Vec::with_capacity(DATAGRAM) })
     }
 
+    /// The number of the socket's namespace, which no other one has until the machine is started anew.
+    ///
+    /// # Errors
+    /// A kernel before 5.14 has none.
+    pub fn namespace(&self) -> io::Result<u64> {
+        super::cookie::of(&self.socket)
+    }
+
     /// Sends a change, `flags` on top of request and acknowledge, and waits until the kernel has made it.
     ///
     /// # Errors

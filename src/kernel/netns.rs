@@ -78,18 +78,10 @@ impl Netns {
         Ok((Self::open(&path).map_err(|e| because(e, "open", &path))?, origin))
     }
 
-    /// The namespaces that are held below [`RUN_DIR`] under other names than `known`.
-    pub fn others(known: Option<&str>) -> Vec<(String, Self)> {
-        let names = fs::read_dir(RUN_DIR).into_iter().flatten().flatten();
-        let names = names.filter_map(|entry| entry.file_name().into_string().ok());
-        names
-            .filter(|name| Some(name.as_str()) != known)
-            .filter_map(|name| {
-                let path = Self::path(&name);
-                matches!(is_nsfs(&path), Ok(true)).then_some(())?;
-                Some((name, Self::open(&path).ok()?))
-            })
-            .collect()
+    /// The namespace that is held under `name`, if one is.
+    pub fn held_there(name: &str) -> Option<Self> {
+        let path = Self::path(name);
+        matches!(is_nsfs(&path), Ok(true)).then(|| Self::open(&path).ok())?
     }
 
     /// What is held under `name`.

@@ -308,6 +308,11 @@ impl Link {
         }
     }
 
+    /// Whether it is of a kind that we make.
+    fn is_makeable(&self) -> bool {
+        !matches!(self.kind, LinkKind::Device | LinkKind::Other(_))
+    }
+
     /// What the link is to us; `None`: not ours, hands off. On what we make the group alone says so, because it
     /// is set in the message that creates a link and the alias can only follow. A NIC has its alias first, and
     /// keeps it until it is home again with all its addresses.
@@ -317,8 +322,7 @@ impl Link {
             return None;
         }
         let Some(alias) = &self.alias else {
-            let makeable = !matches!(self.kind, LinkKind::Device | LinkKind::Other(_));
-            return (makeable && self.group == OWNER_GROUP).then_some(Role::Made);
+            return (self.is_makeable() && self.group == OWNER_GROUP).then_some(Role::Made);
         };
         let mut words = alias.split(' ');
         if words.next() != Some(OWNER) {
@@ -326,7 +330,7 @@ impl Link {
         }
         match words.next() {
             Some(NIC_ALIAS) => Some(Role::Nic(words.filter_map(|w| w.parse().ok()).collect())),
-            _ => Some(Role::Made),
+            _ => self.is_makeable().then_some(Role::Made),
         }
     }
 }
