@@ -94,7 +94,7 @@ fn what_is_altered_in_the_hosts_namespace_is_put_right() {
 #[test]
 fn what_is_wrong_with_one_nic_stops_no_other_repair() {
     let lab = Lab::new(Options { speaker: None, ..Options::default() });
-    let node = start(&lab, &[]);
+    let mut node = start(&lab, &[]);
     node.wait_log(DAEMONS_ANSWER, SOON);
     let all = &["host", "perouter"];
     let mtu = || drop(ip("host", "link set metallb-frr mtu 1400"));
@@ -115,6 +115,21 @@ fn what_is_wrong_with_one_nic_stops_no_other_repair() {
     times.push(put_right("the master of a NIC", &node, all, || drop(ip("perouter", "link set eth1 master br0"))));
     ip_batch("perouter", "link del br0\nlink del eth1.5\n");
     addresses("del");
+    // What has lost its mark is ours all the same.
+    let unmark = |ns: &str, link: &str| drop(ip(ns, &format!("link set {link} alias other group 0")));
+    let marked = [("host", "metallb-frr"), ("perouter", "metallb"), ("perouter", "eth1")];
+    for (ns, link) in marked {
+        times.push(put_right(&format!("the mark of {link}"), &node, all, || unmark(ns, link)));
+    }
+    // What has the place of one thing stops nothing else.
+    let before = all.map(shape);
+    ip_batch("host", "link del metallb-frr\nlink add metallb-frr type dummy\n");
+    let problem = await_problem(&node, "device-broken", 0).1;
+    assert!(problem["what"].as_str().unwrap().contains("an interface metallb-frr is there"), "{problem}");
+    times.push(put_right("a NIC that is down", &node, all, || drop(ip("perouter", "link set eth2 down"))));
+    ip("host", "link del metallb-frr");
+    wait_until("the veth pair", SOON, || all.map(shape) == before);
+    await_end(&node, &problem);
     // One that comes back with the default route stays where it is.
     let before = all.map(shape);
     ip("", "netns add attic");
@@ -133,6 +148,14 @@ fn what_is_wrong_with_one_nic_stops_no_other_repair() {
     ip("host", "addr del 192.0.2.77/24 dev eth1");
     await_end(&node, &problem);
     wait_until("the NIC to be taken in", SOON, || all.map(shape) == before);
+    // Nor does it matter who runs when a mark goes.
+    node.terminate();
+    for (ns, link) in marked {
+        unmark(ns, link);
+    }
+    let node = start(&lab, &[]);
+    node.wait_log(DAEMONS_ANSWER, SOON);
+    assert_eq!(all.map(shape), before);
     println!("put right after, ms: {:?}", times.iter().map(Duration::as_millis).collect::<Vec<_>>());
     assert!(times.iter().all(|time| *time < Duration::from_secs(1)), "{times:?}");
 }

@@ -352,6 +352,7 @@ fn another_namespace_takes_everything_over() {
     );
     ip("", "netns del cni-1");
     ip("perouter", "link del fake");
+    ip("host", "link del back");
     flap(&["leaf1", "leaf2"]);
     every_ping_is_answered(&SERVICES, 20);
     let eth1 = ip("host", "-d addr show eth1");

@@ -53,6 +53,8 @@ pub struct Kernel {
 struct Place {
     ns: Netns,
     nl: Netlink,
+    /// The kernel's number for the namespace; 0 if it has none.
+    cookie: u64,
     /// Numbers of links, as far as they were asked for since the last look.
     indexes: HashMap<String, u32>,
 }
@@ -209,7 +211,8 @@ const EOPNOTSUPP: i32 = 95;
 impl Place {
     fn open(ns: Netns) -> io::Result<Self> {
         let nl = ns.within(Netlink::open)?;
-        Ok(Self { ns, nl, indexes: HashMap::new() })
+        let cookie = nl.namespace().unwrap_or(0);
+        Ok(Self { ns, nl, cookie, indexes: HashMap::new() })
     }
 
     fn link(&mut self, name: &str) -> Result<LinkMessage, Refusal> {
@@ -288,7 +291,7 @@ impl Kernel {
         for (name, cookie) in self.record.others(namespace.as_deref()) {
             let Some(ns) = Netns::held_there(&name) else { continue };
             let mut place = Place::open(ns)?;
-            if place.nl.namespace()? != cookie {
+            if place.cookie != cookie {
                 continue;
             }
             let links = observe::observe(&mut place.nl, std::iter::empty())?.links;
@@ -404,7 +407,8 @@ impl Kernel {
     /// The kernel refused.
     pub fn observe(&mut self, desired: Option<&Desired>) -> Result<Namespaces, Error> {
         let wanted = desired.map_or(&[][..], |d| &d.sysctls);
-        let Self { host, router, nft, record, .. } = self;
+        let cookies = self.cookies();
+        let Self { host, router, nft, record, name } = self;
         let alone = router.is_none();
         let mut look = || router.as_mut().map(|place| place.observe(Side::Router, false, wanted)).transpose();
         let many = !alone && desired.is_some_and(|d| d.links.len() >= MANY);
@@ -415,12 +419,20 @@ impl Kernel {
             let host = host.observe(Side::Host, alone, wanted);
             (host, beside.map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))))
         });
-        let router = router.unwrap_or_else(look)?;
+        let mut router = router.unwrap_or_else(look)?;
         let mut host = host?;
         // In the host's namespace there is also what others have had: the mark alone makes nothing a NIC of ours.
         for link in host.links.iter_mut().filter(|link| matches!(link.role(), Some(Role::Nic(_)))) {
             if !record.is_nic(link) {
-                link.alias = None;
+                (link.alias, link.group) = (None, 0);
+            }
+        }
+        for (cookie, name, state) in
+            [(cookies.0, None, Some(&mut host)), (cookies.1, name.as_deref(), router.as_mut())]
+        {
+            let links = state.into_iter().flat_map(|state| state.links.iter_mut());
+            for link in links.filter(|link| link.role().is_none() && link.name != "lo") {
+                link.lost = record.lost(cookie, name, link);
             }
         }
         if let Ok(socket) = nft {
@@ -516,13 +528,16 @@ impl Kernel {
         Ok(changes.ops.is_empty())
     }
 
-    /// Writes down which NICs are ours before they are moved, and where they are then.
+    /// Writes down which links are ours, and which NICs before they are moved and where they are then.
     fn note(&mut self, desired: &Desired, now: &Namespaces) {
-        let cookie = self.router.as_ref().and_then(|router| router.nl.namespace().ok());
-        let mut is_new = match (&self.name, cookie) {
-            (Some(name), Some(cookie)) => self.record.namespace(name, cookie),
-            _ => false,
+        let (host, router) = self.cookies();
+        let mut is_new = self.name.as_ref().is_some_and(|name| self.record.namespace(name, router));
+        let made = |side| {
+            let made = now.get(side).links.iter().filter(|link| link.role() == Some(Role::Made));
+            made.map(|link| link.index).collect()
         };
+        let cookie = |side| if side == Side::Host { host } else { router };
+        is_new |= self.record.made(now.sides().iter().map(|&side| (cookie(side), made(side))).collect());
         let nics: Vec<_> = desired
             .links
             .iter()
@@ -535,9 +550,12 @@ impl Kernel {
             .collect();
         let ours = nics.iter().map(|(link, is_there, role)| (*link, *is_there, role));
         is_new |= self.record.nics(self.name.as_deref(), ours, now);
-        if is_new {
-            self.record.save();
-        }
+        self.record.save(is_new);
+    }
+
+    /// The numbers of the host's namespace and of the router's.
+    fn cookies(&self) -> (u64, u64) {
+        (self.host.cookie, self.router.as_ref().map_or(0, |router| router.cookie))
     }
 
     /// Sets what is to be set of one link, in one message.

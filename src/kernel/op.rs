@@ -130,6 +130,7 @@ impl Setting {
                 if *group {
                     link.group = OWNER_GROUP;
                 }
+                link.lost = None;
             }
             Self::Mtu(mtu) => link.mtu = *mtu,
             Self::Master(master) => {
@@ -272,6 +273,7 @@ impl Op {
             Self::Unmark { side, name } => on(ns, *side, name, |link| {
                 link.alias = None;
                 link.group = 0;
+                link.lost = None;
             }),
             Self::AddAddress { side, name, net } => on(ns, *side, name, |link| {
                 link.addresses.push(Address { net: *net, permanent: true });

@@ -201,7 +201,7 @@ impl Planner {
                 ));
                 return false;
             }
-            if link.role() != Some(role.clone()) {
+            if !link.has_mark(&role) {
                 self.set(to, &name, Setting::Mark { role, group: true });
             }
             return true;
@@ -325,7 +325,7 @@ impl Planner {
         let (side, name, made) = (spec.side, spec.name.as_str(), spec.is_made());
         let Some(link) = self.now.get(side).link(name) else { return };
         let mut settings = vec![];
-        if made && link.alias.is_none() {
+        if made && !link.has_mark(&Role::Made) {
             settings.push(Setting::Mark { role: Role::Made, group: true });
         }
         settings.extend(spec.mtu.filter(|mtu| *mtu != link.mtu).map(Setting::Mtu));

@@ -1,7 +1,7 @@
 //! What we made and moved, in a file of root's. An alias on a link can be written by whoever has the rights to its namespace, as a
 //! pod may; so what is fetched out of another namespace, and what a link in the host's gets back, is in here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -24,6 +24,12 @@ pub struct Record {
     namespaces: BTreeMap<String, u64>,
     /// NICs that were moved into them.
     nics: Vec<Moved>,
+    /// The indexes of the links that we made, by the number of their namespace, in which none is given twice.
+    #[serde(default)]
+    made: BTreeMap<u64, BTreeSet<u32>>,
+    /// It could not be written last time.
+    #[serde(skip)]
+    unsaved: bool,
 }
 
 /// A NIC that was moved.
@@ -61,14 +67,21 @@ impl Record {
         }
     }
 
-    /// Writes it. Without it all works but for what a later configuration fetches out of this one's namespace.
-    pub fn save(&self) {
+    /// Writes it if anything is new, or could not be written before. Without it all works but for what a later configuration, or the
+    /// next instance, finds in it.
+    pub fn save(&mut self, is_new: bool) {
+        if !is_new && !self.unsaved {
+            return;
+        }
         let text = serde_json::to_string(self).unwrap_or_default();
-        if let Err(e) = write(Path::new(PATH), &text) {
+        let result = write(Path::new(PATH), &text);
+        if let (Err(e), false) = (&result, self.unsaved) {
             log::warn!(
-                "cannot write {PATH}: {e}; with another NETNS the NICs will not be fetched from this one"
+                "cannot write {PATH}: {e}; until that goes, a later start does not know which NICs and links are ours \
+                 but by their marks"
             );
         }
+        self.unsaved = result.is_err();
     }
 
     /// FRR's namespace has this name and number. Whether that is new.
@@ -86,6 +99,21 @@ impl Record {
     pub fn moved(&self, namespace: &str, link: &Link) -> Option<&str> {
         let here = self.nics.iter().filter(|nic| nic.namespace == namespace && nic.index == link.index);
         here.filter(|nic| address(link).as_ref() == Some(&nic.mac)).map(|nic| nic.alias.as_str()).next()
+    }
+
+    /// What a link was to us that carries no mark, in the namespace of that number, or of FRR's by name.
+    pub fn lost(&self, cookie: u64, namespace: Option<&str>, link: &Link) -> Option<Role> {
+        if link.is_makeable() && self.made.get(&cookie).is_some_and(|made| made.contains(&link.index)) {
+            return Some(Role::Made);
+        }
+        Role::of(self.moved(namespace?, link)?)
+    }
+
+    /// Notes the links that are ours of those that we make. Whether anything is new.
+    pub fn made(&mut self, made: BTreeMap<u64, BTreeSet<u32>>) -> bool {
+        let is_new = made != self.made;
+        self.made = made;
+        is_new
     }
 
     /// Whether a link in the host's namespace that has a NIC's mark is one that we moved, or were about to.
@@ -166,6 +194,22 @@ mod tests {
 
     const A: &str = "02:00:00:00:00:0a";
     const B: &str = "02:00:00:00:00:0b";
+
+    #[test]
+    fn what_has_lost_its_mark_is_known_by_its_index() {
+        let mut record = Record::default();
+        let link = |index, kind| Link::new(index, "metallb", kind);
+        assert!(record.made([(7, [3].into())].into()));
+        assert!(!record.made([(7, [3].into())].into()));
+        assert_eq!(record.lost(7, None, &link(3, LinkKind::Vrf(88))), Some(Role::Made));
+        assert_eq!(record.lost(7, None, &link(3, LinkKind::Device)), None, "nothing that we make");
+        assert_eq!(record.lost(7, None, &link(4, LinkKind::Vrf(88))), None);
+        assert_eq!(record.lost(8, None, &link(3, LinkKind::Vrf(88))), None, "another namespace");
+        let (role, there) = (Role::Nic(vec!["192.0.2.1/32".parse().unwrap()]), nic(5, A, None));
+        record.nics(Some("perouter"), [(&there, true, &role)].into_iter(), &Namespaces::default());
+        assert_eq!(record.lost(9, Some("perouter"), &there), Some(role));
+        assert_eq!(record.lost(9, None, &there), None);
+    }
 
     #[test]
     fn only_what_was_moved_is_known() {

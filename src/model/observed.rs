@@ -186,6 +186,8 @@ pub struct Link {
     pub alias: Option<String>,
     /// Link group.
     pub group: u32,
+    /// What it was to us before somebody took our mark off.
+    pub lost: Option<Role>,
     /// Its addresses, link-local ones left out.
     pub addresses: Vec<Address>,
 }
@@ -256,6 +258,18 @@ pub enum Role {
 const NIC_ALIAS: &str = "nic";
 
 impl Role {
+    /// What an alias says.
+    pub fn of(alias: &str) -> Option<Self> {
+        let mut words = alias.split(' ');
+        if words.next() != Some(OWNER) {
+            return None;
+        }
+        Some(match words.next() {
+            Some(NIC_ALIAS) => Self::Nic(words.filter_map(|w| w.parse().ok()).collect()),
+            _ => Self::Made,
+        })
+    }
+
     /// The alias that records this role.
     pub fn alias(&self) -> String {
         let mut alias = OWNER.to_owned();
@@ -304,12 +318,13 @@ impl Link {
             port: None,
             alias: None,
             group: 0,
+            lost: None,
             addresses: vec![],
         }
     }
 
     /// Whether it is of a kind that we make.
-    fn is_makeable(&self) -> bool {
+    pub fn is_makeable(&self) -> bool {
         !matches!(self.kind, LinkKind::Device | LinkKind::Other(_))
     }
 
@@ -317,6 +332,16 @@ impl Link {
     /// is set in the message that creates a link and the alias can only follow. A NIC has its alias first, and
     /// keeps it until it is home again with all its addresses.
     pub fn role(&self) -> Option<Role> {
+        self.marked().or_else(|| self.lost.clone())
+    }
+
+    /// Whether it carries the whole mark of this role.
+    pub fn has_mark(&self, role: &Role) -> bool {
+        self.group == OWNER_GROUP && self.alias.as_ref() == Some(&role.alias())
+    }
+
+    /// What its mark says.
+    fn marked(&self) -> Option<Role> {
         // Its alias is the namespace's token; a loopback can't be made, moved or removed.
         if self.name == "lo" {
             return None;
@@ -324,14 +349,7 @@ impl Link {
         let Some(alias) = &self.alias else {
             return (self.is_makeable() && self.group == OWNER_GROUP).then_some(Role::Made);
         };
-        let mut words = alias.split(' ');
-        if words.next() != Some(OWNER) {
-            return None;
-        }
-        match words.next() {
-            Some(NIC_ALIAS) => Some(Role::Nic(words.filter_map(|w| w.parse().ok()).collect())),
-            _ => self.is_makeable().then_some(Role::Made),
-        }
+        Role::of(alias).filter(|role| *role != Role::Made || self.is_makeable())
     }
 }
 
