@@ -17,6 +17,7 @@ pub mod limits;
 pub mod logging;
 pub mod model;
 pub mod node;
+pub mod printable;
 pub mod resolve;
 pub mod run;
 pub mod status;

@@ -128,7 +128,7 @@ fn execute(what: &Use) -> ExitCode {
             none(problems)
         }),
     };
-    match result {
+    let code = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(problems) => {
             for problem in &problems {
@@ -140,7 +140,9 @@ fn execute(what: &Use) -> ExitCode {
             }
             ExitCode::FAILURE
         }
-    }
+    };
+    logging::finish();
+    code
 }
 
 fn none(problems: Vec<String>) -> Result<(), Vec<String>> {

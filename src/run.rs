@@ -24,6 +24,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 pub fn run(base: &Config, mut config: Config, problems: &[String]) -> Result<(), Vec<String>> {
     limits::raise();
     limits::drop_capabilities();
+    logging::begin();
     logging::problems(problems);
     let mut signals = Signals::catch().map_err(line)?;
     let version = files::version().map_err(line)?;

@@ -16,6 +16,7 @@ use serde_json::Value;
 include!("bad.rs");
 include!("drift.rs");
 include!("hold.rs");
+include!("log.rs");
 include!("many.rs");
 include!("peers.rs");
 include!("seen.rs");

@@ -1,0 +1,106 @@
+//! Text from outside (daemons, their peers, files, the kernel) as it is shown: in one line, and without power over a terminal.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+
+/// Whether a character does something else than to show itself: control characters, those that end a line elsewhere (U+2028, U+2029),
+/// and those that turn the direction of what follows (Unicode Standard Annex 9 §2).
+fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// The text with what can't be seen written as Rust does: `\n`, `\u{1b}`.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_hidden) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_hidden(c) {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// As JSON, in which the same is true of every text once it is read.
+///
+/// # Errors
+/// The value can't be written.
+pub fn to_json(value: &impl Serialize) -> serde_json::Result<String> {
+    let json = serde_json::to_string(value)?;
+    // Without white space around its tokens, JSON has such characters in its texts only: those below U+0020 escaped, others not.
+    let is_plain = |json: &str| !json.contains(is_hidden) && !json.contains('\\');
+    Ok(if is_plain(&json) { json } else { shown(&json) })
+}
+
+/// JSON with its escapes of control characters turned into what [`printable`] makes of them.
+fn shown(json: &str) -> String {
+    let mut out = String::with_capacity(json.len() + 64);
+    let mut rest = json.chars();
+    let hidden = |out: &mut String, c: char| {
+        for c in c.escape_default() {
+            out.push_str(if c == '\\' { "\\\\" } else { "" });
+            out.extend((c != '\\').then_some(c));
+        }
+    };
+    while let Some(c) = rest.next() {
+        if is_hidden(c) {
+            hidden(&mut out, c);
+            continue;
+        }
+        if c != '\\' {
+            out.push(c);
+            continue;
+        }
+        match rest.next() {
+            Some('n') => hidden(&mut out, '\n'),
+            Some('r') => hidden(&mut out, '\r'),
+            Some('t') => hidden(&mut out, '\t'),
+            Some('b') => hidden(&mut out, '\u{8}'),
+            Some('f') => hidden(&mut out, '\u{c}'),
+            Some('u') => {
+                let digits: String = rest.by_ref().take(4).collect();
+                let c = u32::from_str_radix(&digits, 16).ok().and_then(char::from_u32);
+                hidden(&mut out, c.unwrap_or(char::REPLACEMENT_CHARACTER));
+            }
+            // A quotation mark, or a backslash.
+            Some(c) => out.extend(['\\', c]),
+            None => {}
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_is_seen_stays_as_it_is() {
+        for text in ["", "eth1", "a \\n b", "Größe \"x\" 日本"] {
+            assert!(matches!(printable(text), Cow::Borrowed(t) if t == text));
+        }
+        assert_eq!(
+            printable("a\r\nb\x1b[2J\t\0\x7f\u{9b}\u{202e}"),
+            "a\\r\\nb\\u{1b}[2J\\t\\u{0}\\u{7f}\\u{9b}\\u{202e}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn json_says_the_same(text in any::<String>(), key in ".*") {
+            let map = std::collections::BTreeMap::from([(key.as_str(), vec![text.as_str()])]);
+            let json = to_json(&map).unwrap();
+            prop_assert!(!json.contains(is_hidden));
+            let read: std::collections::BTreeMap<String, Vec<String>> = serde_json::from_str(&json).unwrap();
+            let wanted = (printable(&key).into_owned(), vec![printable(&text).into_owned()]);
+            prop_assert_eq!(read.into_iter().next(), Some(wanted));
+        }
+    }
+}
