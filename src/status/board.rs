@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::probe::Findings;
-use super::{Configuration, Counts, Daemon, Device, Interface, Namespace, Phase, Time};
+use super::{Configuration, Counts, Daemon, Device, Interface, Namespace, Peers, Phase, Time};
 
 /// The main loop turns at least every 3 s to ask the daemons; one that has not for so long does not work.
 const ALIVE: Duration = Duration::from_secs(15);
@@ -46,10 +46,15 @@ pub struct Notification {
 
 impl Notification {
     /// The neighbor and what it or we said, of `%NOTIFICATION: received from neighbor eth1 2/2 (OPEN Message Error/Bad Peer
-    /// AS) 2 bytes fd e9` (`bgp_notify_print`, `bgpd/bgp_debug.c`).
-    pub fn parse(line: &str) -> Option<(String, Self)> {
-        let (_, rest) = line.split_once("%NOTIFICATION: ")?;
-        let (direction, rest) = rest.split_once(" neighbor ")?;
+    /// AS) 2 bytes fd e9` or `%NOTIFICATION(Hard Reset): …` (`bgp_notify_print`, `bgpd/bgp_debug.c`), which is all of the
+    /// message: what a peer may have put into another one is none.
+    pub fn parse(message: &str) -> Option<(String, Self)> {
+        let rest = message.strip_prefix(NOTIFICATION)?;
+        let rest = rest.strip_prefix("(Hard Reset)").unwrap_or(rest).strip_prefix(": ")?;
+        let (received, rest) = match rest.strip_prefix("received from neighbor ") {
+            Some(rest) => (true, rest),
+            None => (false, rest.strip_prefix("sent to neighbor ")?),
+        };
         let mut words = rest.splitn(3, ' ');
         let (peer, code, rest) = (words.next()?, words.next()?, words.next()?);
         let (code, subcode) = code.split_once('/')?;
@@ -57,9 +62,15 @@ impl Notification {
         let words = rest.strip_prefix('(')?.split_once(')')?.0.to_owned();
         // FRR 10 says which of two connections it was.
         let peer = peer.split('(').next().unwrap_or(peer).to_owned();
-        Some((peer, Self { at: Time::now(), received: direction.starts_with("received"), code, words }))
+        Some((peer, Self { at: Time::now(), received, code, words }))
     }
 }
+
+/// How the message begins that bgpd prints when it gets or sends one.
+pub const NOTIFICATION: &str = "%NOTIFICATION";
+
+/// Notifications that are kept: those of peers that dial from a subnet have no other bound.
+const MOST_NOTIFICATIONS: usize = 1024;
 
 /// What the main loop knows.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -110,7 +121,9 @@ pub struct Local {
     pub incomplete: bool,
     /// Services that are held.
     pub held: Vec<String>,
-    /// The last notification of each neighbor.
+    /// Who the sessions are with.
+    pub peers: Arc<Peers>,
+    /// The last notification of each neighbor: a map of [`Peers`], and of [`MOST_NOTIFICATIONS`] at most.
     pub notifications: BTreeMap<String, Notification>,
     /// What the namespace's own counters say.
     pub findings: Findings,
@@ -119,6 +132,26 @@ pub struct Local {
 }
 
 impl Local {
+    /// Takes in notifications of neighbors that there can be.
+    pub fn notified(&mut self, all: impl IntoIterator<Item = (String, Notification)>) {
+        for (peer, notification) in all.into_iter().filter(|(peer, _)| self.peers.is_known(peer)) {
+            if self.notifications.len() >= MOST_NOTIFICATIONS
+                && !self.notifications.contains_key(&peer)
+                && let Some(oldest) =
+                    self.notifications.iter().min_by_key(|(_, n)| n.at).map(|(p, _)| p.clone())
+            {
+                self.notifications.remove(&oldest);
+            }
+            self.notifications.insert(peer, notification);
+        }
+    }
+
+    /// Has other peers from now on.
+    pub fn know(&mut self, peers: Peers) {
+        self.notifications.retain(|peer, _| peers.is_known(peer));
+        self.peers = Arc::new(peers);
+    }
+
     /// Goes over into another phase.
     pub fn enter(&mut self, phase: Phase) {
         if self.phase != phase || self.phase_since == Time::default() {
@@ -262,15 +295,23 @@ mod tests {
 
     #[test]
     fn notifications_of_either_direction_and_any_version() {
-        let line = "[HZN6M-XRM1G] %NOTIFICATION: received from neighbor eth1 2/2 (OPEN Message Error/Bad Peer AS) 2 bytes fd e9";
+        let line =
+            "%NOTIFICATION: received from neighbor eth1 2/2 (OPEN Message Error/Bad Peer AS) 2 bytes fd e9";
         let (peer, said) = Notification::parse(line).unwrap();
         assert_eq!((peer.as_str(), said.received, said.code), ("eth1", true, (2, 2)));
         assert_eq!(said.words, "OPEN Message Error/Bad Peer AS");
         let line = "%NOTIFICATION: sent to neighbor fe80::1(Outgoing) 6/7 (Cease/Connection Collision Resolution) 0 bytes";
         let (peer, said) = Notification::parse(line).unwrap();
         assert_eq!((peer.as_str(), said.received, said.code), ("fe80::1", false, (6, 7)));
-        for line in ["", "%NOTIFICATION: ", "%NOTIFICATION: sent to neighbor x 6 (y)", "a neighbor b 1/2 (c)"]
-        {
+        let line = "%NOTIFICATION(Hard Reset): received from neighbor eth1 6/2 (Cease/Administrative Shutdown) \"bye\"";
+        assert_eq!(Notification::parse(line).unwrap().1.code, (6, 2));
+        for line in [
+            "",
+            "%NOTIFICATION: ",
+            "%NOTIFICATION: sent to neighbor x 6 (y)",
+            "a neighbor b 1/2 (c)",
+            "%ADJCHANGE: neighbor eth1(%NOTIFICATION: sent to neighbor eth2 2/2 (OPEN Message Error) 2 bytes) in vrf default Up",
+        ] {
             assert_eq!(Notification::parse(line), None, "{line}");
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use super::{BfdSession, BgpSession, Local, Prefixes, Role, Service, Time, Vni};
+use super::{BfdSession, BgpSession, Local, Prefixes, Service, Time, Vni};
 
 /// What is asked of a daemon together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -263,13 +263,7 @@ impl Neighbor {
         }
         let address =
             [self.bgp_neighbor_addr, self.neighbor_addr].into_iter().find(|a| !a.is_empty() && a != "none");
-        let role = if vrf == local.metallb.0 {
-            Role::Metallb
-        } else if vrf == "default" {
-            Role::Fabric
-        } else {
-            Role::Other
-        };
+        let role = local.peers.role(&vrf, &peer);
         let families = self.address_family_info.into_iter().map(|(name, family)| {
             (name, Prefixes { received: family.accepted_prefix_counter, sent: family.sent_prefix_counter })
         });

@@ -8,6 +8,7 @@ use std::fs;
 use super::fabric::Fabric;
 use super::problems::CODES;
 use super::{BgpSession, Daemon, Health, Life, Phase, Status, Time};
+use crate::printable::printable;
 
 /// Whose names the sessions go by.
 const PREFIXES: [&str; 2] = ["frrk8s", "metallb"];
@@ -38,11 +39,11 @@ impl Text {
             self.0.push_str(if i == 0 { "{" } else { "," });
             self.0.push_str(label);
             self.0.push_str("=\"");
-            if text.contains(['\\', '"', '\n']) {
-                let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-                self.0.push_str(&text);
+            let text = printable(text);
+            if text.contains(['\\', '"']) {
+                self.0.push_str(&text.replace('\\', "\\\\").replace('"', "\\\""));
             } else {
-                self.0.push_str(text);
+                self.0.push_str(&text);
             }
             self.0.push('"');
         }
@@ -356,13 +357,13 @@ mod tests {
         let status = Status {
             problems: vec![super::super::Problem {
                 code: "setup-failed".into(),
-                subject: "a\\b \"c\"\nd".into(),
+                subject: "a\\b \"c\"\nd\u{1b}".into(),
                 ..Default::default()
             }],
             ..Status::default()
         };
         let text = render(&status, &Fabric::default(), true);
-        let line = r#"frr_supervisor_problem{code="setup-failed",subject="a\\b \"c\"\nd"} 1"#;
+        let line = r#"frr_supervisor_problem{code="setup-failed",subject="a\\b \"c\"\\nd\\u{1b}"} 1"#;
         assert!(text.lines().any(|l| l == line), "{text}");
         let names: std::collections::BTreeSet<&str> = text
             .lines()

@@ -10,6 +10,7 @@ pub mod http;
 mod metrics;
 mod observer;
 mod page;
+mod peers;
 mod probe;
 mod problems;
 mod ring;
@@ -21,9 +22,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-pub use board::{Bell, Board, Local, Notification, Rejected};
+pub use board::{Bell, Board, Local, NOTIFICATION, Notification, Rejected};
 pub use devices::{Repaired, devices, interfaces, repaired};
 pub use observer::start;
+pub use peers::Peers;
 pub use probe::Probe;
 pub use problems::CODES;
 pub use ring::Ring;
@@ -297,7 +299,7 @@ pub struct BgpSession {
     pub address: String,
     /// The VRF.
     pub vrf: String,
-    /// What it is to us: `fabric`, `metallb` or `other`.
+    /// What it is to us: `fabric`, `metallb`, `host` or `other`.
     pub role: Role,
     /// FRR's word: `Established`, `Active` …; `Unknown` while bgpd does not answer.
     pub state: String,
@@ -328,6 +330,8 @@ pub enum Role {
     Fabric,
     /// With MetalLB's speaker.
     Metallb,
+    /// With the host, of a VRF or by the pass-through.
+    Host,
     /// Any other.
     #[default]
     Other,
@@ -462,5 +466,51 @@ impl BgpSession {
     /// Whether it is up.
     pub fn is_up(&self) -> bool {
         self.state == "Established"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever a peer, a file or the kernel calls things.
+    #[test]
+    fn nothing_that_is_not_seen_is_on_any_face() {
+        let evil = "x\nMAINPID=1\r\u{1b}[2J\u{9b}1m\u{202e}\0y";
+        let text = || evil.to_owned();
+        let status = Status {
+            node_ip: text(),
+            frr: text(),
+            problems: vec![Problem { what: text(), subject: text(), remedy: text(), ..Problem::default() }],
+            bgp: vec![BgpSession {
+                peer: text(),
+                state: text(),
+                last_reset: text(),
+                ..BgpSession::default()
+            }],
+            daemons: vec![Daemon {
+                last_exit: Some(Exit { last_line: text(), ..Exit::default() }),
+                ..Daemon::default()
+            }],
+            vnis: vec![Vni { vrf: text(), ..Vni::default() }],
+            held: vec![text()],
+            events: vec![Event { text: text(), ..Event::default() }],
+            phase: Phase::Running,
+            ..Status::default()
+        };
+        let faces = [
+            text::without_colours(&text::render(&status)),
+            text::line(&status),
+            page::render(&status),
+            metrics::render(&status, &fabric::Fabric::default(), true),
+            crate::printable::to_json(&status).unwrap(),
+        ];
+        for face in faces {
+            let hidden = |c: char| c != '\n' && crate::printable::printable(&c.to_string()) != c.to_string();
+            assert!(
+                face.contains("MAINPID") && !face.contains("\nMAINPID") && !face.contains(hidden),
+                "{face:?}"
+            );
+        }
     }
 }

@@ -24,6 +24,7 @@ use super::problems::{News, Problems, health};
 use super::{Board, FILE, LOCK, Life, Local, Phase, Ring, SCHEMA, Status, TEXT, Time, metrics, page, text};
 use crate::frr::files;
 use crate::frr::vty::{Talk, socket};
+use crate::printable;
 
 /// Between two rounds of questions: what has no word in a log, and while something is wrong or someone looks at us.
 const ROUND: Duration = Duration::from_secs(15);
@@ -368,7 +369,7 @@ impl Observer {
         if self.lock.is_none() {
             self.lock = lock().inspect_err(|e| log::debug!("{LOCK}: {e}")).ok();
         }
-        let json = serde_json::to_string(&self.status).unwrap_or_default();
+        let json = printable::to_json(&self.status).unwrap_or_default();
         let text = text::render(&self.status);
         let write = |file: &str, text: &str| files::replace(Path::new(file), text);
         if let Err(e) = write(FILE, &json).and_then(|()| write(TEXT, &text)) {
@@ -391,7 +392,12 @@ impl Observer {
             "/healthz" if alive => return Answer::text(200, "ok\n"),
             "/healthz" => return Answer::text(503, "the main loop does not come round\n"),
             "/readyz" => {
-                let lines = self.status.not_ready();
+                let lines: Vec<_> = self
+                    .status
+                    .not_ready()
+                    .iter()
+                    .map(|line| printable::printable(line).into_owned())
+                    .collect();
                 return match lines.is_empty() {
                     true => Answer::text(200, "ready\n"),
                     false => Answer::text(503, lines.join("\n") + "\n"),
@@ -404,9 +410,9 @@ impl Observer {
             "/metrics" => ("metrics", "text/plain; version=0.0.4; charset=utf-8", |o| {
                 metrics::render(&o.status, &o.fabric, o.board.is_alive()).into_bytes()
             }),
-            "/status.json" => {
-                ("json", "application/json", |o| serde_json::to_vec(&o.status).unwrap_or_default())
-            }
+            "/status.json" => ("json", "application/json", |o| {
+                printable::to_json(&o.status).unwrap_or_default().into_bytes()
+            }),
             "/status.txt" => {
                 ("text", http::TEXT, |o| text::without_colours(&text::render(&o.status)).into_bytes())
             }

@@ -1,13 +1,15 @@
 //! The status for a person with a browser: one HTML page.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
-use minijinja::{AutoEscape, Environment, context};
+use minijinja::{AutoEscape, Environment, context, escape_formatter};
 
 use super::time::{self, span};
 use super::{Status, Time};
+use crate::printable::printable;
 
 const TEMPLATE: &str = include_str!("../../templates/status.html.j2");
 
@@ -22,6 +24,10 @@ pub fn render(status: &Status) -> String {
         environment.set_syntax(syntax);
     }
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    environment.set_formatter(|out, state, value| match value.as_str().map(printable) {
+        Some(Cow::Owned(text)) => escape_formatter(out, state, &text.into()),
+        _ => escape_formatter(out, state, value),
+    });
     environment.add_filter("ago", move |time: &str| {
         time::parse(time).map_or_else(|| time.to_owned(), |time| span(time.ago(now)))
     });

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 
 use super::{BgpSession, Health, Life, Phase, Status, Time};
+use crate::printable::printable;
 
 /// Where the status is.
 pub const FILE: &str = "/run/frr/status.json";
@@ -89,7 +90,7 @@ pub fn without_colours(text: &str) -> String {
 
 /// All of it in one line.
 pub fn line(status: &Status) -> String {
-    match &status.problems[..] {
+    let line = match &status.problems[..] {
         [] if status.phase != Phase::Running => status.phase.word().into(),
         [] => {
             let up = status.bgp.iter().filter(|s| s.is_up()).count();
@@ -99,7 +100,8 @@ pub fn line(status: &Status) -> String {
         [problem, rest @ ..] => {
             format!("{}: {}; and {} more", status.health.word(), problem.what, rest.len())
         }
-    }
+    };
+    printable(&line).into_owned()
 }
 
 #[derive(Clone, Copy)]
@@ -114,7 +116,12 @@ struct Page(String);
 
 impl Page {
     fn line(&mut self, text: impl AsRef<str>) {
-        self.0.push_str(text.as_ref().trim_end());
+        self.painted(&printable(text.as_ref()));
+    }
+
+    /// A line with colours in it, whose words are printable already.
+    fn painted(&mut self, text: &str) {
+        self.0.push_str(text.trim_end());
         self.0.push('\n');
     }
 
@@ -124,6 +131,8 @@ impl Page {
             return;
         }
         self.line("");
+        let printable = |row: &Vec<String>| row.iter().map(|cell| printable(cell).into_owned()).collect();
+        let rows: Vec<Vec<String>> = rows.iter().map(printable).collect();
         let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |i: usize| {
             rows.iter().filter_map(|row| row.get(i)).map(|cell| cell.chars().count()).max().unwrap_or(0)
@@ -138,7 +147,7 @@ impl Page {
                 }
             });
             let text = cells.collect::<Vec<_>>().join("  ");
-            self.line(text);
+            self.painted(&text);
         }
     }
 }
@@ -161,19 +170,19 @@ pub fn render(status: &Status) -> String {
         Health::Down => Colour::Red,
     };
     let health = paint(colour, status.health.word());
-    page.line(format!(
+    page.painted(&format!(
         "{health}  {} since {}, AS {}, {}, FRR {}, namespace {}",
         status.phase.word(),
         since(status.phase_since),
         status.asn,
-        status.node_ip,
-        status.frr,
-        status.namespace.name
+        printable(&status.node_ip),
+        printable(&status.frr),
+        printable(&status.namespace.name)
     ));
     for problem in &status.problems {
         page.line("");
-        let what = paint(colour, &format!("{} ({})", problem.what, problem.code));
-        page.line(format!("! {what}, since {}", since(problem.since)));
+        let what = paint(colour, &printable(&format!("{} ({})", problem.what, problem.code)));
+        page.painted(&format!("! {what}, since {}", since(problem.since)));
         page.line(format!("  traffic: {}", problem.traffic));
         page.line(format!("  do:      {}", problem.remedy));
     }

@@ -2,6 +2,8 @@
 
 use log::Level;
 
+use crate::printable::printable;
+
 /// A line is cut here; FRR's own buffer for one is smaller.
 const LONGEST_LINE: usize = 8192;
 
@@ -12,13 +14,16 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Takes bytes in, hands every line that they complete to `line`.
+    /// Takes bytes in, hands every line that they complete to `line`. A message of FRR's log is written at once and begins with the
+    /// time: what follows its line break without one is still the message, with the name of a peer in it for example.
     pub fn push(&mut self, bytes: &[u8], mut line: impl FnMut(&str)) {
-        for &byte in bytes {
-            if byte == b'\n' || self.rest.len() == LONGEST_LINE {
+        for (i, &byte) in bytes.iter().enumerate() {
+            let after = &bytes[i + 1..];
+            let ends = byte == b'\n' && (!is_timed(&self.rest) || begins_a_time(after));
+            if ends || self.rest.len() == LONGEST_LINE {
                 self.flush(&mut line);
             }
-            if byte != b'\n' {
+            if !ends {
                 self.rest.push(byte);
             }
         }
@@ -29,17 +34,30 @@ impl Lines {
         let text = String::from_utf8_lossy(&self.rest);
         let text = text.trim_end();
         if !text.is_empty() {
-            line(text);
+            line(&printable(text));
         }
         self.rest.clear();
     }
 }
 
-/// Splits what an FRR daemon prints into level and message: the time and the daemon's name are ours to give.
+/// A line, taken apart.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Said<'l> {
+    /// How much it is worth to be known.
+    pub level: Level,
+    /// The line without the time and the daemon's name, which are ours to give.
+    pub text: &'l str,
+    /// Of a message of FRR's log what the daemon itself has put there: what follows the identifiers at its beginning. What a peer
+    /// is called may be further on in it.
+    pub message: Option<&'l str>,
+}
+
+/// Takes apart what an FRR daemon prints.
 ///
-/// With `log record-priority` a line reads `2026/11/21 00:28:30 warnings: BGP: [EC 33554454] …`; before the
-/// configuration is read the priority is missing.
-pub fn parse(line: &str) -> (Level, &str) {
+/// With `log record-priority` a line reads `2026/11/21 00:28:30 warnings: BGP: [XXXXX-XXXXX][EC 33554454] …`; before the configuration is
+/// read the priority is missing. The first identifier tells messages apart and goes with `no log unique-id`, the second is that of an
+/// error and goes with `no log error-category` (`zlog_msg_text`, `lib/zlog.c`).
+pub fn parse(line: &str) -> Said<'_> {
     let words = [
         ("emergencies: ", Level::Error),
         ("alerts: ", Level::Error),
@@ -50,7 +68,8 @@ pub fn parse(line: &str) -> (Level, &str) {
         ("informational: ", Level::Info),
         ("debugging: ", Level::Debug),
     ];
-    let text = without_time(line);
+    let timed = without_time(line);
+    let text = timed.unwrap_or(line);
     let prioritised = words.iter().find_map(|(word, level)| Some((*level, text.strip_prefix(word)?)));
     // vtysh's complaints and a crash report have no priority.
     let complaint = text.contains("% ") || text.contains("Received signal");
@@ -58,21 +77,49 @@ pub fn parse(line: &str) -> (Level, &str) {
     let (level, text) = prioritised.unwrap_or((unprioritised, text));
     match text.split_once(": ") {
         Some((name, rest)) if !name.is_empty() && name.bytes().all(|b| b.is_ascii_uppercase()) => {
-            (level, rest)
+            Said { level, text: rest, message: timed.map(|_| without_identifiers(rest)) }
         }
-        _ => (level, text),
+        _ => Said { level, text, message: None },
     }
 }
 
-fn without_time(line: &str) -> &str {
-    let mut words = line.splitn(3, ' ');
-    let digits = |word: &str, separator: char| {
-        word.contains(separator) && word.chars().all(|c| c.is_ascii_digit() || c == separator || c == '.')
+/// A message without the identifiers that it begins with.
+fn without_identifiers(text: &str) -> &str {
+    // Five and five digits of Crockford's base 32 (`lib/xref.c`).
+    let unique = |word: &str| {
+        let digit = |b: &u8| b.is_ascii_digit() || b.is_ascii_uppercase();
+        word.len() == 11 && word.bytes().enumerate().all(|(i, b)| if i == 5 { b == b'-' } else { digit(&b) })
     };
-    match (words.next(), words.next(), words.next()) {
-        (Some(date), Some(time), Some(rest)) if digits(date, '/') && digits(time, ':') => rest,
-        _ => line,
-    }
+    let category = |word: &str| {
+        word.strip_prefix("EC ").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let without = |text, is: &dyn Fn(&str) -> bool| {
+        let found = str::strip_prefix(text, "[").and_then(|rest| rest.split_once(']'));
+        found.filter(|(word, _)| is(word)).map_or(text, |(_, rest)| rest)
+    };
+    let rest = without(without(text, &unique), &category);
+    if rest.len() < text.len() { rest.strip_prefix(' ').unwrap_or(rest) } else { text }
+}
+
+/// How a message begins (`ZLOG_TS_LEGACY`, `lib/zlog.c`); a fraction of the second may follow. A peer's name (64 bytes at most,
+/// `BGP_MAX_HOSTNAME`) has no room for all of that, the daemon's name and a notification.
+const TIME: &[u8] = b"0000/00/00 00:00:00";
+
+/// Whether it may be one, as far as it is there.
+fn begins_a_time(text: &[u8]) -> bool {
+    TIME.iter().zip(text).all(|(wanted, b)| if *wanted == b'0' { b.is_ascii_digit() } else { b == wanted })
+}
+
+fn is_timed(text: &[u8]) -> bool {
+    text.len() >= TIME.len() && begins_a_time(text)
+}
+
+/// The line after its time, if it begins with one.
+fn without_time(line: &str) -> Option<&str> {
+    let rest = line.get(TIME.len()..).filter(|_| is_timed(line.as_bytes()))?;
+    let rest =
+        rest.strip_prefix('.').map_or(rest, |rest| rest.trim_start_matches(|c: char| c.is_ascii_digit()));
+    rest.strip_prefix(' ')
 }
 
 #[cfg(test)]
@@ -93,12 +140,60 @@ mod tests {
 
     #[test]
     fn levels() {
+        let said = |line| {
+            let said = parse(line);
+            (said.level, said.text)
+        };
         let line = "2026/11/21 00:28:30 warnings: BGP: [XYZ-1][EC 33554454] peer down";
-        assert_eq!(parse(line), (Level::Warn, "[XYZ-1][EC 33554454] peer down"));
+        assert_eq!(said(line), (Level::Warn, "[XYZ-1][EC 33554454] peer down"));
         let line = "2026/11/21 00:28:30.123 ZEBRA: [XYZ-1] started";
-        assert_eq!(parse(line), (Level::Info, "[XYZ-1] started"));
-        assert_eq!(parse("ZEBRA: Received signal 11"), (Level::Warn, "Received signal 11"));
-        assert_eq!(parse("line 3: % Unknown command: x"), (Level::Warn, "line 3: % Unknown command: x"));
-        assert_eq!(parse("plain words: here"), (Level::Info, "plain words: here"));
+        assert_eq!(said(line), (Level::Info, "[XYZ-1] started"));
+        assert_eq!(said("ZEBRA: Received signal 11"), (Level::Warn, "Received signal 11"));
+        assert_eq!(said("line 3: % Unknown command: x"), (Level::Warn, "line 3: % Unknown command: x"));
+        assert_eq!(said("plain words: here"), (Level::Info, "plain words: here"));
+    }
+
+    #[test]
+    fn a_message_begins_where_its_identifiers_end() {
+        fn message(line: &str) -> Option<&str> {
+            parse(line).message
+        }
+        for identifiers in ["", "[HZN6M-XRM1G] ", "[HZN6M-XRM1G][EC 33554454] ", "[EC 33554454] "] {
+            let line =
+                format!("2026/11/21 00:28:30.123 informational: BGP: {identifiers}%NOTIFICATION: sent");
+            assert_eq!(message(&line), Some("%NOTIFICATION: sent"));
+        }
+        let nested = "2026/11/21 00:28:30.123 informational: BGP: [M59KS-A3ZXZ] %ADJCHANGE: neighbor x([HZN6M-XRM1G] %NOTIFICATION: a)";
+        assert!(message(nested).unwrap().starts_with("%ADJCHANGE"));
+        // What has no time is no message of the log.
+        for line in [
+            "1/1 1:1 BGP: %NOTIFICATION: sent",
+            "BGP: [HZN6M-XRM1G] %NOTIFICATION: sent",
+            "[HZN6M-XRM1G] %NOTIFICATION: sent",
+            "%NOTIFICATION: sent",
+        ] {
+            assert_eq!(message(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_line_break_in_a_name_makes_no_line() {
+        let (mut lines, mut seen) = (Lines::default(), Vec::new());
+        let first = "2026/11/21 00:28:30.123 informational: BGP: [M59KS-A3ZXZ] %ADJCHANGE: neighbor fda1::1(a\n\
+                     [HZN6M-XRM1G] %NOTIFICATION: sent to neighbor eth1 2/2 (b) in vrf default Up\n";
+        let second = "2026/11/21 00:28:30.124 informational: BGP: next\n";
+        lines.push(format!("{first}{second}BGP: Received signal 6\n  in file\n").as_bytes(), |line| {
+            seen.push(line.to_owned())
+        });
+        assert_eq!(seen.len(), 2, "{seen:?}");
+        assert!(parse(&seen[0]).message.unwrap().contains("(a\\n[HZN6M"), "{seen:?}");
+        lines.push(b"next\n", |line| seen.push(line.to_owned()));
+        assert_eq!(seen.len(), 3, "{seen:?}");
+    }
+
+    #[test]
+    fn a_line_has_nothing_in_it_that_is_not_seen() {
+        let mut lines = Lines::default();
+        lines.push(b"a\x1b[31mb\rc\x9b\xff\n", |line| assert_eq!(line, "a\\u{1b}[31mb\\rc\u{fffd}\u{fffd}"));
     }
 }

@@ -13,12 +13,13 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::output::{self, Lines};
 use super::work::Work;
+use crate::status::NOTIFICATION;
 
-/// Of the line that bgpd prints then (`bgp log-neighbor-changes`, `bgpd/bgp_fsm.c`).
+/// How the message begins that bgpd prints then (`bgp log-neighbor-changes`, `bgpd/bgp_fsm.c`).
 const SESSION_CHANGED: &str = "%ADJCHANGE: neighbor ";
 
-/// Of the line that bgpd prints when it gets or sends one (`bgp_notify_print`, `bgpd/bgp_debug.c`).
-const NOTIFICATION: &str = "%NOTIFICATION: ";
+/// Notifications that are kept until they are taken in: a peer may send any number of them.
+const MOST_NOTIFICATIONS: usize = 256;
 
 /// Of what vtysh prints, and goes on as if all were well, when a connection to mgmtd of FRR 10.3 has ended between two of its
 /// commands: what was to be added there is not (`VTY_CHECK_XPATH`, `lib/vty.h`). None of ours does: `Supervisor::over`.
@@ -98,10 +99,8 @@ impl Child {
                 Ok(0) => self.output = None,
                 Ok(n) => {
                     let (name, last) = (self.name, &mut self.last);
-                    self.lines.push(&buffer[..n], |line| {
-                        say(name, line, last);
-                        self.heard.take(last);
-                    });
+                    let heard = &mut self.heard;
+                    self.lines.push(&buffer[..n], |line| say(name, line, last, heard));
                 }
                 Err(_) => return,
             }
@@ -180,11 +179,8 @@ impl Child {
     /// Takes in what it said last.
     pub fn finish(&mut self) {
         self.read();
-        let (name, last) = (self.name, &mut self.last);
-        self.lines.flush(|line| {
-            say(name, line, last);
-            self.heard.take(last);
-        });
+        let (name, last, heard) = (self.name, &mut self.last, &mut self.heard);
+        self.lines.flush(|line| say(name, line, last, heard));
     }
 
     /// How the line about its end goes on.
@@ -199,21 +195,30 @@ impl Child {
 }
 
 impl Heard {
-    fn take(&mut self, line: &str) {
-        self.sessions_changed |= line.contains(SESSION_CHANGED);
+    /// Takes in a message of FRR's log.
+    fn message(&mut self, message: &str) {
+        let notification = message.starts_with(NOTIFICATION);
+        self.sessions_changed |= notification || message.starts_with(SESSION_CHANGED);
+        if notification && self.notifications.len() < MOST_NOTIFICATIONS {
+            self.notifications.push(message.to_owned());
+        }
+    }
+
+    /// Takes in a line of another sort.
+    fn line(&mut self, line: &str) {
         self.undone |= line.contains(UNDONE);
         self.locked_out |= line.contains(LOCKED_OUT);
-        if line.contains(NOTIFICATION) {
-            self.sessions_changed = true;
-            self.notifications.push(line.to_owned());
-        }
     }
 }
 
-fn say(name: &str, line: &str, last: &mut String) {
-    let (level, message) = output::parse(line);
-    log::log!(target: name, level, "{message}");
-    message.clone_into(last);
+fn say(name: &str, line: &str, last: &mut String, heard: &mut Heard) {
+    let said = output::parse(line);
+    log::log!(target: name, said.level, "{}", said.text);
+    match said.message {
+        Some(message) => heard.message(message),
+        None => heard.line(said.text),
+    }
+    said.text.clone_into(last);
 }
 
 #[cfg(test)]

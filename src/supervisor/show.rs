@@ -9,7 +9,7 @@ use super::{Supervisor, part};
 use crate::config::Config;
 use crate::frr::Version;
 use crate::logging;
-use crate::status::{Board, Daemon, Exit, Local, Notification, Phase, Probe, Rejected, Time};
+use crate::status::{Board, Daemon, Exit, Local, Notification, Peers, Phase, Probe, Rejected, Time};
 
 /// What is remembered of a daemon over its deaths.
 #[derive(Debug, Clone, Default)]
@@ -87,7 +87,9 @@ impl Supervisor<'_> {
     /// Shows which configuration is in force.
     pub(super) fn show_configuration(&self) {
         let hash = fingerprint(&self.text);
+        let peers = Peers::new(&self.node.config, &self.text);
         self.board.tell(|local| {
+            local.know(peers);
             describe(local, &self.node.config, self.node.version);
             if local.configuration.hash != hash {
                 (local.configuration.hash, local.configuration.since) = (hash, Time::now());
@@ -156,7 +158,7 @@ impl Supervisor<'_> {
         let lines: Vec<String> =
             self.children.iter_mut().flatten().flat_map(Child::take_notifications).collect();
         self.board.tell(|local| {
-            local.notifications.extend(lines.iter().filter_map(|line| Notification::parse(line)));
+            local.notified(lines.iter().filter_map(|line| Notification::parse(line)));
             local.news += 1;
         });
     }

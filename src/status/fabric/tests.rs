@@ -1,4 +1,6 @@
 use super::*;
+use crate::config::from_vars;
+use crate::status::{Peers, Role};
 
 /// Of FRR 10.7, shortened.
 const NEIGHBORS: &str = r#"{
@@ -16,7 +18,19 @@ const NEIGHBORS: &str = r#"{
     "lastNotificationReason":"OPEN Message Error\/Bad Peer AS","lastResetDueTo":"BGP Notification received"}}}"#;
 
 fn local() -> Local {
-    Local { metallb: ("metallb".into(), vec![]), ..Local::default() }
+    let vars = [
+        ("NODE_IP", "10.0.0.1"),
+        ("ASN_LOCAL", "65001"),
+        ("FE_MACS", "02:00:00:00:00:01"),
+        ("PEER_IP_FRR", "fda1::"),
+        ("PEER_IP_METALLB", "fda1::1"),
+    ];
+    let config = from_vars(vars.map(|(k, v)| (k.into(), v.into()))).unwrap();
+    let peers = Peers::new(
+        &config,
+        "neighbor eth1 interface peer-group fabric\nneighbor eth2 interface peer-group fabric\n",
+    );
+    Local { metallb: ("metallb".into(), vec![]), peers: peers.into(), ..Local::default() }
 }
 
 #[test]
