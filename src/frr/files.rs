@@ -16,6 +16,7 @@ use crate::config::{Config, OnStop};
 use crate::model::{FilePath, Value as _};
 
 use super::daemons::{BIN_DIR, Daemon, RUN_DIR, Version};
+use super::redact::redact_said;
 use super::split;
 
 /// Directories that FRR writes to: sockets, mgmtd's commit history, crash logs.
@@ -205,16 +206,11 @@ fn check(path: &Path) -> io::Result<()> {
         let said = String::from_utf8_lossy(&said);
         // That there is a fault in the file is said already.
         let said = said.lines().filter(|line| !line.contains("processing failure"));
-        let said: Vec<&str> = said.map(without_password).collect();
+        let said: Vec<_> = said.map(redact_said).collect();
         let sentence = format!("vtysh refuses the configuration: {}", said.join("; "));
         return Err(io::Error::new(io::ErrorKind::InvalidData, sentence));
     }
     Ok(())
-}
-
-/// A line up to the password in it.
-pub fn without_password(line: &str) -> &str {
-    line.find("password ").map_or(line, |at| &line[..at + "password".len()])
 }
 
 /// The configuration in force, and the parts of it that daemons read by themselves: before FRR 10 only zebra's, since

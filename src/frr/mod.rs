@@ -5,12 +5,13 @@ pub mod daemons;
 pub mod delta;
 pub mod files;
 pub mod held;
+mod redact;
 mod render;
 pub mod solicit;
 mod split;
 pub mod vty;
 
 pub use daemons::{DAEMONS, Daemon, Version};
-pub use files::without_password;
+pub use redact::{redact, redact_said};
 pub use render::{Inputs, render};
 pub use split::split;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::frr::delta::{Command, Step};
 use crate::frr::vty::{Answer, Session, socket};
-use crate::frr::without_password;
+use crate::frr::{redact, redact_said};
 use crate::node::Candidate;
 
 /// How long a daemon may take for one command; a thousand VRFs take FRR seconds in all.
@@ -256,8 +256,9 @@ struct Failure {
 fn speak<S: Ask>(step: &Step, connect: impl Fn(&'static str) -> io::Result<S>) -> Result<(), Failure> {
     let gone = |e: io::Error| Failure { command: String::new(), reason: e.to_string(), interrupted: true };
     connect(step.daemon).map_err(gone).and_then(|mut session| send(&mut session, step)).map_err(|failure| {
-        let command = without_password(&failure.command);
-        Failure { reason: format!("{}: {command:?}: {}", step.daemon, failure.reason), ..failure }
+        let said: Vec<_> = failure.reason.lines().map(redact_said).collect();
+        let reason = format!("{}: {:?}: {}", step.daemon, redact(&failure.command), said.join("; "));
+        Failure { reason, ..failure }
     })
 }
 
@@ -327,7 +328,7 @@ mod tests {
     fn what_is_refused_is_taken_back_and_named() {
         let (result, said) = run(|c| Ok((!c.starts_with("neighbor"), "% No".into())));
         let refused = result.unwrap_err();
-        assert_eq!(refused.reason, "bgpd: \"neighbor 10.0.0.1 password\": % No");
+        assert_eq!(refused.reason, "bgpd: \"neighbor 10.0.0.1 password …\": % No");
         assert_eq!((refused.unclean, refused.interrupted), (BTreeSet::new(), false));
         assert_eq!(said[3..5], ["neighbor 10.0.0.1 password secret", "no a"]);
     }

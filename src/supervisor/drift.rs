@@ -142,9 +142,9 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "+ router bgp 1: neighbor 10.0.0.1 password",
+                "+ router bgp 1: neighbor 10.0.0.1 password …",
                 "+ router bgp 1: neighbor 10.0.0.1 shutdown",
-                "- router bgp 1: neighbor 10.0.0.1 password"
+                "- router bgp 1: neighbor 10.0.0.1 password …"
             ]
         );
         let commands: Vec<&str> = step.commands.iter().map(|command| command.text.as_str()).collect();

@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::output::{self, Lines};
 use super::work::Work;
+use crate::frr::redact_said;
 use crate::status::NOTIFICATION;
 
 /// How the message begins that bgpd prints then (`bgp log-neighbor-changes`, `bgpd/bgp_fsm.c`).
@@ -213,12 +214,13 @@ impl Heard {
 
 fn say(name: &str, line: &str, last: &mut String, heard: &mut Heard) {
     let said = output::parse(line);
-    log::log!(target: name, said.level, "{}", said.text);
+    let shown = redact_said(said.text);
+    log::log!(target: name, said.level, "{shown}");
     match said.message {
         Some(message) => heard.message(message),
         None => heard.line(said.text),
     }
-    said.text.clone_into(last);
+    *last = shown.into_owned();
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ use tree::{Budget, Kind, Node};
 use vnis::Vnis;
 
 pub use disk::read;
+pub(crate) use report::sounds_secret;
 pub use schema::schema;
 
 /// What the file that `config` names adds to it; without one nothing.

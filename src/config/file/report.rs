@@ -128,7 +128,7 @@ fn hidden_by_words(lines: &[&str]) -> Vec<bool> {
 }
 
 /// Whether the word means a password, perhaps misspelt.
-pub(super) fn sounds_secret(word: &str) -> bool {
+pub(crate) fn sounds_secret(word: &str) -> bool {
     if word.len() < 3 {
         return false;
     }

@@ -10,7 +10,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use super::Version;
-use super::files::without_password;
+use super::redact::redact;
 use super::split::{Owner, owners};
 
 pub use tree::Context;
@@ -61,16 +61,16 @@ pub fn delta(old: &str, new: &str, version: Version) -> Delta {
     let trees = Context::parse(&old).and_then(|old| Ok((old, Context::parse(&new)?)));
     let (old, new) = match trees {
         Ok((old, new)) => (settled(old), settled(new)),
-        Err(line) => return Delta::Restart(&[], format!("{line:?} is in no context")),
+        Err(line) => return Delta::Restart(&[], format!("{:?} is in no context", redact(&line))),
     };
     let (old, new) = match (Parts::of(old, version), Parts::of(new, version)) {
         (Ok(old), Ok(new)) => (old, new),
         (Err(line), _) | (_, Err(line)) => {
-            return Delta::Restart(&[], format!("{line:?} is not known to be any daemon's"));
+            return Delta::Restart(&[], format!("{:?} is not known to be any daemon's", redact(&line)));
         }
     };
     if let Some(line) = difference(&old.common, &new.common) {
-        return Delta::Restart(&[], format!("{line:?} is for every daemon"));
+        return Delta::Restart(&[], format!("{:?} is for every daemon", redact(line)));
     }
     // VNIs are taken from VRFs before bgpd's instances of these end, which it would refuse. Profiles are there before
     // bgpd names them, and while it does.
@@ -116,7 +116,7 @@ pub fn drift(
     };
     let (running, ours) = (read(&running)?, read(&ours)?);
     let (here, wanted) = (running.flat(), ours.flat());
-    let said = |sign: &str, line: &String| format!("{sign} {}", without_password(line));
+    let said = |sign: &str, line: &String| format!("{sign} {}", redact(line));
     let more = here.difference(&wanted).map(|line| said("+", line));
     let lines = more.chain(wanted.difference(&here).map(|line| said("-", line))).collect();
     Some((lines, commands(daemon, &running, &ours, Part::All, version).unwrap_or_default()))
