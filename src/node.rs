@@ -187,17 +187,34 @@ impl Node {
         files::template(config).and_then(|template| frr::render(&inputs, template.as_deref()))
     }
 
-    /// Renders frr.conf and puts it in force if FRR accepts it.
+    /// Renders frr.conf and puts it in force if FRR accepts it. Raw lines that it does not accept are left out.
     fn configure(&mut self, resolved: &Resolved) -> Result<(), Vec<String>> {
-        let rendered = self.render(&self.config, resolved);
-        if let Err(e) = rendered.and_then(|text| files::install_config(&text).map_err(|e| e.to_string())) {
+        loop {
+            let rendered = self.render(&self.config, resolved);
+            let installed = rendered.and_then(|text| files::install_config(&text).map_err(|e| e.to_string()));
+            let Err(e) = installed else { break };
+            if self.leave_out_raw(&e) {
+                continue;
+            }
             if !files::config_path().exists() {
                 return Err(vec![e]);
             }
             log::error!("{e}; the last configuration that was accepted stays in force");
+            break;
         }
         self.ports.clone_from(&resolved.ports);
         Ok(())
+    }
+
+    /// Leaves out the raw lines of which FRR says this, if there are any.
+    fn leave_out_raw(&mut self, said: &str) -> bool {
+        let overlay = &mut self.config.overlay;
+        let Some(source) = overlay.source_of(said).map(str::to_owned) else { return false };
+        overlay.raw.retain(|raw| raw.source != source);
+        let problem = format!("{source}: {said}: this rawFRRConfig is left out");
+        log::error!("{problem}");
+        self.board.tell(|local| local.configuration.left_out.push(problem));
+        true
     }
 
     /// The daemons that this configuration needs.

@@ -225,25 +225,33 @@ l2vnis:
             wait_until("the port", SOON, || ip("host", "link show master br0").contains("host-e-300"));
         }
         node.terminate();
-        (links("host"), links("perouter"))
+        (links("host"), links("perouter"), node.log_text())
     };
     let has =
         |links: &[String], names: &[&str]| names.iter().all(|name| links.iter().any(|link| link == name));
     let ours =
         ["lound", "red", "br-pe-100", "vni100", "br-pe-200", "vni200", "pe-e-200", "vni300", "pt-ns", "net1"];
-    let (host, router) = run(&(base.to_owned() + vnis));
+    let (host, router, _) = run(&(base.to_owned() + vnis));
     assert!(has(&router, &ours) && has(&router, &["eth2.100", "eth1"]), "{router:?}");
     assert!(has(&host, &["eth2", "host-e-200", "br-hs-200", "host-e-300", "pt-host"]), "{host:?}");
     assert!(ip("perouter", "route show table 10000100").contains("unreachable default"));
     assert_eq!(ip_json("perouter", "-d link show vni200")[0]["mtu"], 1450);
 
     // With a file that can't be read nothing goes.
-    let (host, router) = run(&(base.to_owned() + "l3vnis: [{vrf: red, vni: 100\n"));
+    let (host, router, _) = run(&(base.to_owned() + "l3vnis: [{vrf: red, vni: 100\n"));
     assert!(has(&router, &ours), "{router:?}");
     assert!(has(&host, &["br-hs-200", "host-e-300", "pt-host"]), "{host:?}");
 
-    // One that says so is believed.
-    let (host, router) = run("underlay: {tunnelEndpoint: {cidrs: [100.65.0.0/24]}}\n");
+    // One that says so is believed. Of raw lines those are left out that FRR does not take.
+    let raw = "rawFRRConfigs:\n- rawConfig: \"ip prefix-list tab\\tseq 5 permit any\"\n- rawConfig: no-such-thing\n";
+    let (host, router, said) =
+        run(&format!("underlay: {{tunnelEndpoint: {{cidrs: [100.65.0.0/24]}}}}\n{raw}"));
+    assert!(
+        said.contains("rawFRRConfigs[1] (/tmp/vnis.yaml:4): ") && said.contains("no-such-thing"),
+        "{said}"
+    );
+    let stored = std::fs::read_to_string("/run/frr/frr.conf").unwrap();
+    assert!(stored.contains("\nip prefix-list tab seq 5 permit any\n") && !stored.contains("no-such-thing"));
     let mut left = router;
     left.sort();
     assert_eq!(left, ["eth1", "frr-metallb", "lo", "lound", "metallb"], "{host:?}");

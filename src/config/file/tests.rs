@@ -302,6 +302,23 @@ fn there_is_an_end_to_problems() {
     assert_eq!(said_soon("lines", &[format!("password: x\n{}", "\n".repeat(4_000_000))]).len(), 1);
 }
 
+/// The frr.conf of a node with this overlay.
+fn rendered(overlay: Overlay) -> Result<String, String> {
+    let mut config = config(&[]);
+    config.add(overlay).unwrap();
+    let version = crate::frr::Version::NEWEST;
+    let inputs = crate::frr::Inputs { config: &config, ports: &[], node_ip_is_local: false, version };
+    crate::frr::render(&inputs, None)
+}
+
+#[test]
+fn a_tab_is_a_blank() {
+    let raw = "rawFRRConfigs:\n- rawConfig: \"router bgp 65001\\n\\tbgp\\tcluster-id 192.0.2.1\\n\"\n- rawConfig: |\n    !\t\n    ip\tprefix-list x permit any\n";
+    let text = rendered(good(0, raw)).unwrap();
+    assert!(text.contains("\nrouter bgp 65001\n bgp cluster-id 192.0.2.1\n!\n"), "{text}");
+    assert!(text.contains("\n! \nip prefix-list x permit any\n!\n"), "{text}");
+}
+
 #[test]
 fn as_many_as_are_allowed_can_be_rendered() {
     let entry = |i: u32| {
@@ -313,15 +330,7 @@ fn as_many_as_are_allowed_can_be_rendered() {
     };
     let raw = format!("- rawConfig: |\n{}", "    !\n".repeat(9_999)).repeat(2);
     let text = format!("{VTEP}l3vnis:\n{}rawFRRConfigs:\n{raw}", (1..=4096).map(entry).collect::<String>());
-    let mut config = config(&[]);
-    config.add(good(0, &text)).unwrap();
-    let inputs = crate::frr::Inputs {
-        config: &config,
-        ports: &[],
-        node_ip_is_local: false,
-        version: crate::frr::Version::NEWEST,
-    };
-    let rendered = crate::frr::render(&inputs, None).unwrap();
+    let rendered = rendered(good(0, &text)).unwrap();
     assert!(rendered.contains("vrf v4096\n"));
 
     let (overlay, problems) = at(0, &text.replace("    !\n", "    !\n    !\n"));
@@ -574,7 +583,7 @@ proptest! {
             prop_assert!(!text.is_empty() && !text.contains(|c: char| c.is_control() || c.is_whitespace()), "{:?}", text);
         }
         for raw in &overlay.raw {
-            prop_assert!(!raw.text.contains(|c: char| c.is_control() && c != '\n' && c != '\t'), "{:?}", raw);
+            prop_assert!(!raw.text.contains(|c: char| c.is_control() && c != '\n'), "{:?}", raw);
         }
         let vrfs: Vec<_> = overlay.l3vnis.iter().map(|vni| &vni.vrf).collect();
         prop_assert!(overlay.l2vnis.iter().flat_map(|vni| &vni.vrf).all(|vrf| vrfs.contains(&vrf)));

@@ -192,7 +192,8 @@ impl Value for Bridge {
     }
 }
 
-/// Lines for frr.conf as they are. They may hold passwords.
+/// Lines for frr.conf as they are, but for tabs: what is indented by one begins with a blank for FRR and for us. They may
+/// hold passwords.
 #[derive(Debug, Clone)]
 pub(super) struct RawText(pub String);
 
@@ -204,7 +205,7 @@ impl Read for RawText {
             Kind::Scalar(text) if text.trim().is_empty() => "is empty",
             Kind::Scalar(text) if text.len() > RAW_BYTES => "is too long",
             Kind::Scalar(text) if text.contains(control) => "has a control character",
-            Kind::Scalar(text) => return Some(Self(text.to_string())),
+            Kind::Scalar(text) => return Some(Self(text.replace('\t', " "))),
             Kind::Null => "is empty",
             _ => "not text",
         };
