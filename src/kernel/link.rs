@@ -31,6 +31,7 @@ const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 /// `linux/ipv6.h`.
 const DEVCONF_FORWARDING: usize = 0;
 const DEVCONF_ACCEPT_RA: usize = 3;
+const DEVCONF_DISABLE_IPV6: usize = 26;
 const DEVCONF_ACCEPT_DAD: usize = 27;
 /// `linux/if_link.h`.
 const IFLA_VRF_TABLE: u16 = 1;
@@ -61,6 +62,7 @@ pub(super) struct Conf {
     forwarding: Option<u32>,
     accept_dad: Option<u32>,
     accept_ra: Option<u32>,
+    disable_ipv6: Option<u32>,
 }
 
 impl Conf {
@@ -70,6 +72,7 @@ impl Conf {
             ("ipv6", "forwarding") => self.forwarding,
             ("ipv6", "accept_dad") => self.accept_dad,
             ("ipv6", "accept_ra") => self.accept_ra,
+            ("ipv6", "disable_ipv6") => self.disable_ipv6,
             _ => None,
         }
     }
@@ -108,6 +111,7 @@ pub(super) fn read(message: &[u8]) -> Option<Said> {
                             said.conf.forwarding = v6(DEVCONF_FORWARDING);
                             said.conf.accept_ra = v6(DEVCONF_ACCEPT_RA);
                             said.conf.accept_dad = v6(DEVCONF_ACCEPT_DAD);
+                            said.conf.disable_ipv6 = v6(DEVCONF_DISABLE_IPV6);
                             link.addr_gen_none =
                                 find(value, IFLA_INET6_ADDR_GEN_MODE) == Some(&[IN6_ADDR_GEN_MODE_NONE]);
                         }
@@ -220,7 +224,7 @@ mod tests {
         let mac = MacAddr::new([2, 0, 0, 0, 0, 1]).unwrap();
         let (mut v4, mut v6) = (InetDevConf::default(), Inet6DevConf::default());
         v4.rp_filter = 2;
-        (v6.forwarding, v6.accept_ra, v6.accept_dad) = (1, 4, 3);
+        (v6.forwarding, v6.accept_ra, v6.accept_dad, v6.disable_ipv6) = (1, 4, 3, 6);
         let said = said(vec![
             LinkAttribute::IfName("eth1".into()),
             LinkAttribute::TxQueueLen(1000),
@@ -259,9 +263,14 @@ mod tests {
         };
         assert_eq!(said.link, link);
         assert_eq!((said.master, said.parent), (Some(5), Some(3)));
-        let all =
-            [("ipv4", "rp_filter"), ("ipv6", "forwarding"), ("ipv6", "accept_ra"), ("ipv6", "accept_dad")];
-        assert_eq!(all.map(|(version, name)| said.conf.get(version, name)), [2, 1, 4, 3].map(Some));
+        let all = [
+            ("ipv4", "rp_filter"),
+            ("ipv6", "forwarding"),
+            ("ipv6", "accept_ra"),
+            ("ipv6", "accept_dad"),
+            ("ipv6", "disable_ipv6"),
+        ];
+        assert_eq!(all.map(|(version, name)| said.conf.get(version, name)), [2, 1, 4, 3, 6].map(Some));
     }
 
     #[test]

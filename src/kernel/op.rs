@@ -237,7 +237,9 @@ impl Op {
                 let mut made = |side, name: &IfName, index, kind| {
                     let link =
                         Link { mtu: 1500, group: OWNER_GROUP, ..Link::new(index, name.as_str(), kind) };
-                    ns.get_mut(side).links.push(link);
+                    let state = ns.get_mut(side);
+                    state.links.push(link);
+                    inherit_sysctls(state, name.as_str());
                 };
                 match kind {
                     SpecKind::Foreign | SpecKind::Nic(_) => {}
@@ -266,7 +268,9 @@ impl Op {
                     link.master = None;
                     link.addresses.clear();
                     link.group = if *to == Side::Router { OWNER_GROUP } else { 0 };
-                    ns.get_mut(*to).links.push(link);
+                    let state = ns.get_mut(*to);
+                    state.links.push(link);
+                    inherit_sysctls(state, name);
                 }
             }
             Self::Set { side, name, what } => on(ns, *side, name, |link| what.foresee(link)),
@@ -315,6 +319,13 @@ fn on(ns: &mut Namespaces, side: Side, name: &str, change: impl FnOnce(&mut Link
 /// An index that no link has, so that foreseen veth ends can point at each other.
 fn new_index(ns: &Namespaces) -> u32 {
     ns.sides().iter().map(|&side| ns.get(side).links.top()).max().unwrap_or(0) + 1
+}
+
+/// A link that is new in a namespace has IPv6 on or off as is the default there.
+fn inherit_sysctls(state: &mut NsState, name: &str) {
+    if let Some(default @ Some(_)) = state.sysctls.get("net/ipv6/conf/default/disable_ipv6").cloned() {
+        state.sysctls.insert(format!("net/ipv6/conf/{name}/disable_ipv6"), default);
+    }
 }
 
 fn forget_sysctls(state: &mut NsState, name: &str) {

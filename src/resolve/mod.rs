@@ -62,6 +62,13 @@ pub fn resolve(config: &Config, now: &Namespaces, found: &[Found]) -> Resolved {
     };
     let underlay_mtu = found.iter().map(|nic| nic.mtu).chain(vnis::lower_mtus(&config.overlay, now)).min();
     vnis::add(&config.overlay, underlay_mtu, &mut desired);
+    let ipv6 = desired.links.iter().filter(|link| needs_ipv6(link)).map(|link| Sysctl {
+        side: link.side,
+        path: format!("net/ipv6/conf/{}/disable_ipv6", link.name),
+        value: "0",
+    });
+    let ipv6: Vec<_> = ipv6.collect();
+    desired.sysctls.extend(ipv6);
     if isolated {
         return_path(config, now, found, &mut desired, &mut notes);
     }
@@ -82,6 +89,12 @@ pub fn resolve(config: &Config, now: &Namespaces, found: &[Found]) -> Resolved {
         node_ip_is_local,
         notes,
     }
+}
+
+/// Whether the link is of no use without IPv6, which a host may have off by default and everyone can switch off.
+fn needs_ipv6(link: &LinkSpec) -> bool {
+    let carries_none = matches!(link.kind, SpecKind::Vxlan(_) | SpecKind::Veth(..));
+    !link.addresses.is_empty() || (link.side == Side::Router && !carries_none)
 }
 
 fn has_address(now: &Namespaces, side: Side, ip: IpAddr) -> bool {
@@ -163,6 +176,8 @@ fn sysctls(isolated: bool, found: &[Found]) -> Vec<Sysctl> {
             ("net/ipv4/conf/all/ignore_routes_with_linkdown", "1"),
             ("net/ipv6/conf/all/ignore_routes_with_linkdown", "1"),
             ("net/ipv6/conf/all/keep_addr_on_down", "1"),
+            ("net/ipv6/conf/all/disable_ipv6", "0"),
+            ("net/ipv6/conf/default/disable_ipv6", "0"),
         ] {
             list.push(on(Side::Router, path.into(), value));
         }
@@ -174,6 +189,8 @@ fn sysctls(isolated: bool, found: &[Found]) -> Vec<Sysctl> {
         list.push(on(Side::Router, format!("net/ipv4/conf/{VETH_FRR}/rp_filter"), "0"));
     } else {
         list.push(loose(Side::Router, VETH_FRR));
+        // What leaves by one leaf may be answered by another.
+        list.extend(found.iter().map(|nic| loose(Side::Router, nic.name.as_str())));
     }
     list.push(loose(Side::Host, VETH_HOST));
     // Both ends are ours: a check for duplicates would only hold the first session up by a second.

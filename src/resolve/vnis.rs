@@ -138,6 +138,9 @@ impl Builder<'_> {
         if let Some(master) = l2.master.as_ref().filter(|master| master.managed) {
             let bridge = LinkSpec::new(Side::Host, master.name.clone(), SpecKind::Bridge);
             self.desired.links.push(LinkSpec { part, ..bridge });
+            // The host has no business in the workloads' subnet, and none of them may make it believe otherwise.
+            let path = format!("net/ipv6/conf/{}/disable_ipv6", master.name);
+            self.desired.sysctls.push(Sysctl { side: Side::Host, path, value: "1" });
         }
         let (mtu, master) = (self.mtu_of(l2.tunnel), l2.master.as_ref().map(|master| &master.name));
         self.pair(part, pair(vni), Some(&bridge(vni)), master, mtu, None);
@@ -174,6 +177,9 @@ impl Builder<'_> {
             let path = format!("net/ipv4/conf/{host}/rp_filter");
             self.desired.sysctls.push(Sysctl { side: Side::Host, path, value: "2" });
         }
+        // Whatever is at the other end, a workload's or another router's advertisement makes no route or address on the host.
+        let path = format!("net/ipv6/conf/{host}/accept_ra");
+        self.desired.sysctls.push(Sysctl { side: Side::Host, path, value: "0" });
         let (here, there) = (Side::Router, Side::Host);
         let specs = [
             LinkSpec {

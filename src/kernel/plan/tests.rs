@@ -152,8 +152,35 @@ fn the_hosts_own_namespace_keeps_its_nics_as_they_are() {
     let now = fresh(false);
     let desired = desired(&config(&[("NETNS", "host")]), &now).unwrap();
     let plan = plan(&desired, &now);
-    assert!(words(&plan).iter().all(|w| !w.contains("eth1") && !w.contains("eth2")), "{:#?}", words(&plan));
+    let of_nics = |word: &&String| word.contains("eth1") || word.contains("eth2");
+    let of_nics: Vec<_> = words(&plan).iter().filter(of_nics).cloned().collect();
+    let wanted = ["eth1", "eth2"].map(|nic| {
+        ["ipv4/conf/N/rp_filter = 2", "ipv6/conf/N/disable_ipv6 = 0"]
+            .map(|set| format!("router: set sysctl net/{}", set.replace('N', nic)))
+    });
+    assert_eq!(of_nics, wanted.concat());
     assert!(plan.ops.iter().all(|op| !matches!(op, Op::AddRoute { .. } | Op::SetMarks(_))));
+}
+
+#[test]
+fn no_advertisement_of_a_workload_reaches_the_host() {
+    let now = fresh(true);
+    let desired = desired(&with_vnis(VTEPS, &[100, 200, 300]), &now).unwrap();
+    let set = |path: &str| {
+        let of = |s: &&Sysctl| s.side == Side::Host && s.path == format!("net/ipv6/conf/{path}");
+        desired.sysctls.iter().find(of).map(|sysctl| sysctl.value)
+    };
+    for end in ["metallb-frr", "host-e-100", "host-e-200", "host-e-300", "pt-host"] {
+        assert_eq!(set(&format!("{end}/accept_ra")), Some("0"), "{end}");
+    }
+    // A bridge that is not ours is left as it is.
+    assert_eq!(
+        ["br-hs-200", "br-hs-300"].map(|bridge| set(&format!("{bridge}/disable_ipv6"))),
+        [Some("1"), None]
+    );
+    for end in ["metallb-frr", "host-e-100", "pt-host"] {
+        assert_eq!(set(&format!("{end}/disable_ipv6")), Some("0"), "{end}");
+    }
 }
 
 #[test]
