@@ -13,6 +13,7 @@ use lab::*;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+include!("backup.rs");
 include!("bad.rs");
 include!("drift.rs");
 include!("hold.rs");

@@ -24,3 +24,4 @@ pub use monitor::Monitor;
 pub use netns::Netns;
 pub use op::{Op, Setting};
 pub use plan::{Plan, plan};
+pub use shadow::{BackupRoutes, Spoils};

@@ -131,6 +131,82 @@ impl Netlink {
         self.each(message, |message| take(&message[HEADER..]))
     }
 
+    /// Asks for all objects of a kind, without keeping any. Returns whether a change in the kernel disturbed the answer, so
+    /// that something may be missing or be there twice.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn stream(
+        &mut self,
+        message: RouteNetlinkMessage,
+        take: &mut dyn FnMut(RouteNetlinkMessage),
+    ) -> Result<bool, Refusal> {
+        self.exchange(message, NLM_F_REQUEST | NLM_F_DUMP, &mut |message| {
+            object(message).into_iter().for_each(&mut *take);
+        })
+    }
+
+    /// Sends many changes, some hundred in one datagram, and waits for the last of each datagram only. Returns how many the
+    /// kernel refused, and the first of these; `expected` are no refusals.
+    ///
+    /// # Errors
+    /// The socket fails.
+    pub fn change_all(
+        &mut self,
+        mut batch: Batch,
+        expected: &[i32],
+    ) -> Result<(usize, Option<Refusal>), Refusal> {
+        let (mut refused, mut first) = (0, None);
+        let mut begin = 0;
+        while begin < batch.0.len() {
+            let mut end = begin;
+            let mut last = begin;
+            while end < batch.0.len() && end - begin < BATCH {
+                self.sequence = self.sequence.wrapping_add(1);
+                batch.0[end + 8..end + 12].copy_from_slice(&self.sequence.to_ne_bytes());
+                last = end;
+                end += batch.length_at(end);
+            }
+            let flags = u16::from_ne_bytes([batch.0[last + 6], batch.0[last + 7]]) | NLM_F_ACK;
+            batch.0[last + 6..last + 8].copy_from_slice(&flags.to_ne_bytes());
+            self.socket.send(&batch.0[begin..end], 0)?;
+            begin = end;
+            self.answers(&mut |error| {
+                let code = error.to_io().raw_os_error();
+                if error.code.is_some() && !code.is_some_and(|code| expected.contains(&code)) {
+                    refused += 1;
+                    first.get_or_insert_with(|| refusal(error));
+                }
+            })?;
+        }
+        Ok((refused, first))
+    }
+
+    /// Takes in the answers to a datagram up to that to its last message, which is the last that was numbered.
+    fn answers(&mut self, take: &mut dyn FnMut(&ErrorMessage)) -> Result<(), Refusal> {
+        loop {
+            self.received.clear();
+            self.socket.recv(&mut self.received, 0)?;
+            let mut rest = &self.received[..];
+            while rest.len() >= HEADER {
+                let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
+                if length < HEADER || length > rest.len() {
+                    return Err(io::Error::other("malformed netlink message").into());
+                }
+                let message = &rest[..length];
+                rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+                let packet = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message);
+                let packet = packet.map_err(|e| io::Error::other(e.to_string()))?;
+                if let NetlinkPayload::Error(error) = &packet.payload {
+                    take(error);
+                    if packet.header.sequence_number == self.sequence {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
     fn each<T: PartialEq>(
         &mut self,
         message: RouteNetlinkMessage,
@@ -196,6 +272,36 @@ impl Netlink {
         }
     }
 }
+
+/// Many changes, one message after the other, as they are sent.
+#[derive(Debug, Default)]
+pub struct Batch(Vec<u8>);
+
+impl Batch {
+    /// Adds a change, `flags` on top of request.
+    pub fn push(&mut self, message: RouteNetlinkMessage, flags: u16) {
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST | flags;
+        request.finalize();
+        let (begin, length) = (self.0.len(), request.buffer_len());
+        self.0.resize(begin + length.next_multiple_of(4), 0);
+        request.serialize(&mut self.0[begin..begin + length]);
+    }
+
+    /// Its size in bytes.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// With all padding, the length of the message that begins there.
+    fn length_at(&self, at: usize) -> usize {
+        let length = u32::from_ne_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]]);
+        (length as usize).next_multiple_of(4)
+    }
+}
+
+/// Bytes of changes that are sent together: the kernel does not turn to anything else before it has carried them out.
+const BATCH: usize = 16 << 10;
 
 /// How often a dump is taken at most.
 const DUMPS: usize = 5;

@@ -17,7 +17,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::netlink::{Netlink, Refusal};
+use super::netlink::{Batch, Netlink, Refusal};
 
 /// The protocol number of what is there for a while, as the copies are; 200 is that of what we keep for good.
 pub(super) const PROTOCOL: RouteProtocol = RouteProtocol::Other(201);
@@ -26,31 +26,158 @@ pub(super) const PROTOCOL: RouteProtocol = RouteProtocol::Other(201);
 /// never prefers a copy to a route of its own.
 const METRIC: u32 = 0xfe00_0000;
 
-/// Copies every BGP route of the namespace, in all tables. Returns how many there are.
-///
-/// With `new_zebra` no zebra runs and one is about to start: then IPv4 routes over an IPv6 next hop leave
-/// only their copies. A starting zebra takes such routes over without the next hop (seen with 10.3:
-/// `192.0.2.0/25 nhid 14 via inet6 fe80::… dev eth1` becomes `192.0.2.0/25 nhid 40 dev eth1`), and what it
-/// does not find it can't spoil.
-///
-/// # Errors
-/// The routes can't be read; a copy that the kernel refuses is left out with a warning.
-pub(super) fn install(nl: &mut Netlink, new_zebra: bool) -> Result<usize, Refusal> {
-    let mut installed = 0;
-    for route in dump(nl, RouteProtocol::Bgp)? {
-        let Some(copy) = copy(route.clone()) else { continue };
-        match nl.change(RouteNetlinkMessage::NewRoute(copy), NLM_F_CREATE | NLM_F_REPLACE) {
-            Ok(()) => installed += 1,
-            Err(e) => {
-                log::warn!("a route can't be kept in reserve: {e}");
-                continue;
-            }
-        }
-        if new_zebra && is_via_other_family(&route.attributes) {
-            delete(nl, route);
+/// Memory for copies that are under way, in bytes: some 500,000 routes.
+const MOST: usize = 64 << 20;
+
+/// No such route; such a route is there (`asm-generic/errno-base.h`).
+const ESRCH: i32 = 3;
+const EEXIST: i32 = 17;
+
+/// How often routes are read again because others came and went meanwhile.
+const DUMPS: usize = 3;
+
+/// Which routes leave only their copies when a zebra is about to start: those that it would spoil, and what it does not find
+/// it can't.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spoils {
+    /// None: no zebra is about to start.
+    Nothing,
+    /// IPv4 routes over an IPv6 next hop that name no next-hop object: zebra takes them over without the next hop.
+    WithoutObject,
+    /// All IPv4 routes over an IPv6 next hop: seen with 10.3, `192.0.2.0/25 nhid 14 via inet6 fe80::… dev eth1` becomes
+    /// `192.0.2.0/25 nhid 40 dev eth1`.
+    OtherFamily,
+}
+
+impl Spoils {
+    fn includes(self, route: &RouteMessage) -> bool {
+        let has_object = || route.attributes.iter().any(|a| matches!(a, RouteAttribute::NhId(_)));
+        match self {
+            Self::Nothing => false,
+            Self::WithoutObject => is_via_other_family(&route.attributes) && !has_object(),
+            Self::OtherFamily => is_via_other_family(&route.attributes),
         }
     }
-    Ok(installed)
+}
+
+/// The backup routes of FRR's namespace, by a socket of their own: to be used on any thread.
+#[derive(Debug)]
+pub struct BackupRoutes(Netlink);
+
+/// What is to be done about the routes of one family.
+#[derive(Debug, Default)]
+struct Work {
+    add: Batch,
+    remove: Batch,
+    count: usize,
+    /// Routes that are too many.
+    beyond: usize,
+}
+
+impl BackupRoutes {
+    /// Copies every BGP route of the namespace, in all tables. Returns how many there are. Copies that the kernel refuses are
+    /// left out with a warning, and so are those beyond [`MOST`].
+    ///
+    /// # Errors
+    /// The routes can't be read.
+    pub fn install(&mut self, spoils: Spoils) -> io::Result<usize> {
+        let mut count = 0;
+        for family in FAMILIES {
+            let work: Work =
+                each(&mut self.0, (family, RouteProtocol::Bgp, None), |route, work: &mut Work| {
+                    let Some(copy) = copy(route.clone()) else { return };
+                    if work.add.len() >= MOST {
+                        work.beyond += 1;
+                        return;
+                    }
+                    work.count += 1;
+                    work.add.push(RouteNetlinkMessage::NewRoute(copy), NLM_F_CREATE | NLM_F_REPLACE);
+                    if spoils.includes(&route) {
+                        work.remove.push(RouteNetlinkMessage::DelRoute(key(route)), 0);
+                    }
+                })?;
+            let (refused, first) = self.0.change_all(work.add, &[])?;
+            if let Some(first) = first {
+                log::warn!("{refused} routes have no backup route; the first was refused so: {first}");
+            }
+            if work.beyond > 0 {
+                log::warn!("{} routes more have no backup route, which takes too much memory", work.beyond);
+            }
+            self.delete(work.remove)?;
+            count += work.count - refused.min(work.count);
+        }
+        Ok(count)
+    }
+
+    /// Removes every copy, also those that an earlier run left. Returns how many there were.
+    ///
+    /// # Errors
+    /// The routes can't be read.
+    pub fn remove(&mut self) -> io::Result<usize> {
+        self.remove_if(|_| true)
+    }
+
+    /// Removes the copies of routes to `prefixes` that have no original any more.
+    ///
+    /// # Errors
+    /// The routes can't be read.
+    pub fn remove_gone(&mut self, prefixes: &BTreeSet<IpNet>) -> io::Result<usize> {
+        let originals = destinations(&mut self.0, RouteProtocol::Bgp, None)?;
+        self.remove_if(|copy| {
+            destination(copy).is_some_and(|at| prefixes.contains(&at.1) && !originals.contains(&at))
+        })
+    }
+
+    /// Removes next hops over the link with that index from the copies, which go with their last one. Returns from how many.
+    ///
+    /// # Errors
+    /// The routes can't be read.
+    pub fn remove_link(&mut self, index: u32) -> io::Result<usize> {
+        let mut count = 0;
+        for family in FAMILIES {
+            let work: Work = each(&mut self.0, (family, PROTOCOL, None), |copy, work: &mut Work| {
+                let rest = match without(copy.clone(), index) {
+                    Remains::All => return,
+                    Remains::Nothing => None,
+                    Remains::Some(rest) => Some(rest),
+                };
+                work.count += 1;
+                // What is to be replaced is replaced as a whole by IPv4 alone.
+                work.remove.push(RouteNetlinkMessage::DelRoute(key(copy)), 0);
+                if let Some(rest) = rest {
+                    work.add.push(RouteNetlinkMessage::NewRoute(rest), NLM_F_CREATE | NLM_F_REPLACE);
+                }
+            })?;
+            self.delete(work.remove)?;
+            self.0.change_all(work.add, &[EEXIST])?;
+            count += work.count;
+        }
+        Ok(count)
+    }
+
+    fn remove_if(&mut self, which: impl Fn(&RouteMessage) -> bool) -> io::Result<usize> {
+        let mut count = 0;
+        for family in FAMILIES {
+            let work: Work = each(&mut self.0, (family, PROTOCOL, None), |copy, work: &mut Work| {
+                if which(&copy) {
+                    work.count += 1;
+                    work.remove.push(RouteNetlinkMessage::DelRoute(key(copy)), 0);
+                }
+            })?;
+            self.delete(work.remove)?;
+            count += work.count;
+        }
+        Ok(count)
+    }
+
+    /// The kernel may have dropped some with their interface meanwhile.
+    fn delete(&mut self, routes: Batch) -> Result<(), Refusal> {
+        let (refused, first) = self.0.change_all(routes, &[ESRCH])?;
+        if let Some(first) = first {
+            log::warn!("{refused} routes can't be removed; the first was refused so: {first}");
+        }
+        Ok(())
+    }
 }
 
 fn is_via_other_family(attributes: &[RouteAttribute]) -> bool {
@@ -61,8 +188,8 @@ fn is_via_other_family(attributes: &[RouteAttribute]) -> bool {
     })
 }
 
-fn delete(nl: &mut Netlink, mut route: RouteMessage) {
-    // What tells it from its copy; with next hop and group number both, the kernel finds no such route.
+/// What tells a route from its copy; with next hop and group number both, the kernel finds no such route.
+fn key(mut route: RouteMessage) -> RouteMessage {
     route.header.flags = RouteFlags::empty();
     route.attributes.retain(|attribute| {
         matches!(
@@ -70,44 +197,56 @@ fn delete(nl: &mut Netlink, mut route: RouteMessage) {
             RouteAttribute::Destination(_) | RouteAttribute::Table(_) | RouteAttribute::Priority(_)
         )
     });
-    match nl.change(RouteNetlinkMessage::DelRoute(route), 0) {
-        // The kernel has dropped it with its interface meanwhile.
-        Err(e) if e.error.raw_os_error() != Some(ESRCH) => log::warn!("a route can't be removed: {e}"),
-        _ => {}
+    route
+}
+
+const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
+
+/// What `take` makes of all routes of that family, protocol and table (of all tables without one).
+fn each<T: Default>(
+    nl: &mut Netlink,
+    (family, protocol, table): (AddressFamily, RouteProtocol, Option<u32>),
+    mut take: impl FnMut(RouteMessage, &mut T),
+) -> Result<T, Refusal> {
+    let mut filter = RouteMessage::default();
+    filter.header.address_family = family;
+    filter.header.protocol = protocol;
+    filter.attributes.extend(table.map(RouteAttribute::Table));
+    let mut dumps = 0;
+    loop {
+        let mut taken = T::default();
+        let disturbed =
+            nl.stream(RouteNetlinkMessage::GetRoute(filter.clone()), &mut |answer| match answer {
+                RouteNetlinkMessage::NewRoute(route) if route.header.protocol == protocol => {
+                    take(route, &mut taken);
+                }
+                _ => {}
+            });
+        dumps += 1;
+        match disturbed {
+            // There is no such table before its first route.
+            Err(e) if table.is_some() && e.error.kind() == io::ErrorKind::NotFound => return Ok(taken),
+            Err(e) => return Err(e),
+            Ok(disturbed) if !disturbed || dumps == DUMPS => return Ok(taken),
+            Ok(_) => {}
+        }
     }
 }
 
-/// Removes every copy, also those that an earlier run left. Returns how many there were.
-///
-/// # Errors
-/// The routes can't be read.
-pub(super) fn remove(nl: &mut Netlink) -> Result<usize, Refusal> {
-    remove_if(nl, |_| true)
-}
+type Destinations = BTreeSet<(u32, IpNet)>;
 
-fn remove_if(nl: &mut Netlink, which: impl Fn(&RouteMessage) -> bool) -> Result<usize, Refusal> {
-    let mut copies = dump(nl, PROTOCOL)?;
-    copies.retain(which);
-    let count = copies.len();
-    copies.into_iter().for_each(|copy| delete(nl, copy));
-    Ok(count)
-}
-
-/// No such route (`asm-generic/errno-base.h`).
-const ESRCH: i32 = 3;
-
-fn dump(nl: &mut Netlink, protocol: RouteProtocol) -> Result<Vec<RouteMessage>, Refusal> {
-    let mut routes = Vec::new();
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut filter = RouteMessage::default();
-        filter.header.address_family = family;
-        filter.header.protocol = protocol;
-        routes.extend(nl.dump(RouteNetlinkMessage::GetRoute(filter), |answer| match answer {
-            RouteNetlinkMessage::NewRoute(route) if route.header.protocol == protocol => Some(route),
-            _ => None,
+fn destinations(
+    nl: &mut Netlink,
+    protocol: RouteProtocol,
+    table: Option<u32>,
+) -> Result<Destinations, Refusal> {
+    let mut all = BTreeSet::new();
+    for family in FAMILIES {
+        all.append(&mut each(nl, (family, protocol, table), |route, all: &mut Destinations| {
+            all.extend(destination(&route));
         })?);
     }
-    Ok(routes)
+    Ok(all)
 }
 
 /// The copy of a unicast route: next hops written out instead of named by number, since a new zebra may
@@ -160,12 +299,39 @@ fn destination(route: &RouteMessage) -> Option<(u32, IpNet)> {
     Some((table, IpNet::new(address?, route.header.destination_prefix_length).ok()?))
 }
 
-/// Removes the copies of routes to `prefixes` that have no original any more.
-fn remove_orphans(nl: &mut Netlink, prefixes: &BTreeSet<IpNet>) -> Result<usize, Refusal> {
-    let originals: BTreeSet<_> = dump(nl, RouteProtocol::Bgp)?.iter().filter_map(destination).collect();
-    remove_if(nl, |copy| {
-        destination(copy).is_some_and(|at| prefixes.contains(&at.1) && !originals.contains(&at))
-    })
+/// What is left of a copy without a link.
+enum Remains {
+    All,
+    Some(RouteMessage),
+    Nothing,
+}
+
+fn without(mut copy: RouteMessage, index: u32) -> Remains {
+    let mut remains = Remains::All;
+    for attribute in &mut copy.attributes {
+        match attribute {
+            RouteAttribute::Oif(oif) if *oif == index => return Remains::Nothing,
+            RouteAttribute::MultiPath(hops) => {
+                let before = hops.len();
+                hops.retain(|hop| hop.interface_index != index);
+                if hops.is_empty() {
+                    return Remains::Nothing;
+                }
+                if hops.len() < before {
+                    hops.iter_mut().for_each(|hop| hop.flags &= RouteNextHopFlags::Onlink);
+                    remains = Remains::Some(RouteMessage::default());
+                }
+            }
+            _ => {}
+        }
+    }
+    match remains {
+        Remains::Some(_) => {
+            copy.header.flags &= RouteFlags::Onlink;
+            Remains::Some(copy)
+        }
+        other => other,
+    }
 }
 
 impl super::Kernel {
@@ -177,34 +343,18 @@ impl super::Kernel {
         let nl = self.router_netlink();
         let mut prefixes = BTreeSet::new();
         for protocol in [RouteProtocol::Bgp, PROTOCOL] {
-            let routes = dump(nl, protocol)?;
-            let here = routes.iter().filter_map(destination).filter(|(number, _)| *number == table);
-            prefixes.extend(here.map(|(_, prefix)| prefix));
+            let here = destinations(nl, protocol, Some(table))?;
+            prefixes
+                .extend(here.into_iter().filter(|(number, _)| *number == table).map(|(_, prefix)| prefix));
         }
         Ok(prefixes)
     }
 
-    /// Removes from the reserve what leads to `prefixes` and has gone from FRR's own routes.
+    /// What looks after the backup routes of FRR's namespace.
     ///
     /// # Errors
-    /// The routes can't be read.
-    pub fn unshadow_gone(&mut self, prefixes: &BTreeSet<IpNet>) -> io::Result<usize> {
-        Ok(remove_orphans(self.router_netlink(), prefixes)?)
-    }
-
-    /// Puts the BGP routes of FRR's namespace in reserve; `new_zebra` if one is about to start.
-    ///
-    /// # Errors
-    /// See [`install`].
-    pub fn shadow(&mut self, new_zebra: bool) -> io::Result<usize> {
-        Ok(install(self.router_netlink(), new_zebra)?)
-    }
-
-    /// Removes the reserve.
-    ///
-    /// # Errors
-    /// See [`remove`].
-    pub fn unshadow(&mut self) -> io::Result<usize> {
-        Ok(remove(self.router_netlink())?)
+    /// There is no socket for it.
+    pub fn backup_routes(&self) -> io::Result<BackupRoutes> {
+        Ok(BackupRoutes(self.router_ns().within(Netlink::open)?))
     }
 }

@@ -12,6 +12,7 @@ mod policy;
 mod process;
 mod reload;
 mod repairs;
+mod reserve;
 mod show;
 mod signals;
 mod watch;
@@ -78,6 +79,9 @@ const REGISTER: Duration = Duration::from_millis(500);
 
 /// For how long only it dials: it does so a second after its first attempt. A loaded machine takes longer.
 const DIAL: Duration = Duration::from_secs(5);
+
+/// The longest that new sessions wait for backup routes on top of that.
+const COVERED: Duration = Duration::from_secs(30);
 
 /// Longer than any bgpd takes to answer: the policy ends it before.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -157,8 +161,7 @@ pub struct Supervisor<'a> {
     fuse: Option<Fuse>,
     /// When silent workloads are asked for, if there can be any.
     workloads_at: Option<Instant>,
-    /// When the reserve routes go.
-    reserve_until: Option<Instant>,
+    reserve: reserve::Reserve,
     /// Who may not dial, and until when.
     silent: Vec<(Dialling, Instant)>,
     /// vtysh runs that load the configuration: the one under way, and those after it.
@@ -263,7 +266,7 @@ impl<'a> Supervisor<'a> {
             fighting: false,
             fuse: None,
             workloads_at: node.config.overlay.has_gateways().then_some(now),
-            reserve_until: None,
+            reserve: reserve::Reserve::default(),
             // An earlier instance may have left them so.
             silent: vec![(Dialling::Ours, now), (Dialling::Theirs, now)],
             load: None,
@@ -305,7 +308,6 @@ impl<'a> Supervisor<'a> {
         // be all that there is of some routes.
         self.hold_services();
         self.cover(true);
-        self.reserve_until = Some(Instant::now() + self.window());
         loop {
             while let Some(event) = events.pop_front() {
                 let now = Instant::now();
@@ -315,7 +317,7 @@ impl<'a> Supervisor<'a> {
             }
             self.show_daemons(Instant::now());
             if self.finished {
-                self.unhush(Instant::now() + ANSWER);
+                self.unhush(Instant::now() + ANSWER + COVERED);
                 return Ok(self.end.take().unwrap_or(End::Stopped));
             }
             self.wait(&mut events)?;
@@ -333,8 +335,10 @@ impl<'a> Supervisor<'a> {
     fn act(&mut self, action: Action, events: &mut VecDeque<Event>) {
         match action {
             Action::Start(i) => {
-                if self.daemons[i].name == "bgpd" {
-                    self.hush();
+                match self.daemons[i].name {
+                    "bgpd" => self.hush(),
+                    "zebra" => self.await_reserve(),
+                    _ => {}
                 }
                 match self.start(i) {
                     Ok(child) => {
@@ -531,9 +535,15 @@ impl<'a> Supervisor<'a> {
         self.silent = vec![(Dialling::Ours, now + REGISTER), (Dialling::Theirs, now + DIAL)];
     }
 
+    /// For how much longer they may not, since bgpd changes routes as soon as its sessions are up.
+    fn covering(&self) -> Duration {
+        if self.reserve.is_installing() { COVERED } else { Duration::ZERO }
+    }
+
     /// Lets those dial again whose time has come.
     fn unhush(&mut self, now: Instant) {
-        for (which, _) in self.silent.extract_if(.., |(_, at)| *at <= now) {
+        let covering = self.covering();
+        for (which, _) in self.silent.extract_if(.., |(_, at)| *at + covering <= now) {
             if let Err(e) = self.node.kernel.allow(which) {
                 log::error!("BGP sessions are still kept from coming up: {e}");
             }
@@ -572,20 +582,6 @@ impl<'a> Supervisor<'a> {
         self.load_well = false;
         if let Some(child) = &mut self.load {
             child.kill();
-        }
-    }
-
-    /// Keeps the BGP routes in reserve, before anyone has a chance to remove them.
-    fn cover(&mut self, new_zebra: bool) {
-        let begin = Instant::now();
-        match self.node.kernel.shadow(new_zebra) {
-            Ok(0) => {}
-            Ok(n) => {
-                let (us, s) = (begin.elapsed().as_micros(), self.window().as_secs());
-                log::info!("{n} routes are in reserve for {s} s ({us} µs)");
-                self.reserve_until = Some(Instant::now() + self.window());
-            }
-            Err(e) => log::error!("routes can't be kept in reserve: {e}; some packets may be lost"),
         }
     }
 
@@ -641,11 +637,7 @@ impl<'a> Supervisor<'a> {
             }
         }
         if let Some((_, prefixes)) = self.released.take_if(|(at, _)| *at <= now) {
-            match self.node.kernel.unshadow_gone(&prefixes) {
-                Ok(0) => {}
-                Ok(n) => log::info!("{n} reserve routes to services that are gone removed"),
-                Err(e) => log::error!("reserve routes can't be removed: {e}"),
-            }
+            self.reserve_job(reserve::Job::RemoveGone(prefixes));
         }
     }
 
@@ -656,15 +648,6 @@ impl<'a> Supervisor<'a> {
             Ok(0) => {}
             Ok(n) => log::info!("{n} BFD peers know that bfdd is away"),
             Err(e) => log::warn!("BFD peers can't be told that bfdd is away: {e}; they may tear BGP down"),
-        }
-    }
-
-    fn uncover(&mut self) {
-        self.reserve_until = None;
-        match self.node.kernel.unshadow() {
-            Ok(0) => {}
-            Ok(n) => log::info!("{n} reserve routes removed"),
-            Err(e) => log::error!("reserve routes can't be removed: {e}"),
         }
     }
 
@@ -700,7 +683,7 @@ impl<'a> Supervisor<'a> {
         let others = [
             silent_daemon,
             self.policy.next_deadline(),
-            self.reserve_until,
+            self.reserve.until,
             repairs,
             bow_out,
             self.workloads_at,
@@ -708,7 +691,8 @@ impl<'a> Supervisor<'a> {
         ];
         let farewell = self.farewell.as_ref().map(Farewell::deadline);
         let released = self.released.as_ref().map(|(at, _)| *at);
-        let silent = self.silent.iter().map(|(_, at)| *at);
+        let covering = self.covering();
+        let silent = self.silent.iter().map(|(_, at)| *at + covering);
         let file = self.watch.as_ref().and_then(Watch::due).filter(|_| self.end.is_none());
         let drift = self.drift.deadline().filter(|_| self.end.is_none() && self.policy.is_complete());
         let complete = self.policy.is_complete();
@@ -739,6 +723,7 @@ impl<'a> Supervisor<'a> {
             fds.extend(self.watch.as_ref().map(|watch| PollFd::new(watch, PollFlags::IN)));
             fds.extend(self.reading.as_ref().map(|reading| PollFd::new(&reading.task, PollFlags::IN)));
             fds.extend(self.change.as_ref().map(|change| PollFd::new(&change.task, PollFlags::IN)));
+            fds.extend(self.reserve.task().map(|task| PollFd::new(task, PollFlags::IN)));
             fds.extend(self.tidying.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
             fds.extend(self.enforcing.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
             let children = self.children.iter().chain([&self.load]).flatten();
@@ -797,13 +782,14 @@ impl<'a> Supervisor<'a> {
         if self.end.is_none() && !follows && self.repairs.due().is_some_and(|due| due <= now) {
             self.look(events);
         }
-        if self.reserve_until.is_some_and(|until| until <= now) {
+        if self.reserve.until.is_some_and(|until| until <= now) {
             self.uncover();
         }
         if self.workloads_at.is_some_and(|at| at <= now) {
             self.node.ask_workloads();
             self.workloads_at = Some(now + WORKLOADS_EVERY);
         }
+        self.go_on_with_reserve();
         self.unhush(now);
         if !self.is_configuring() {
             self.over.clear();

@@ -1,0 +1,59 @@
+// Deaths with very many routes in the kernel. Included by node.rs.
+
+/// What FRR would have learnt from the fabric: so many routes in either family, over the first leaf.
+fn many_routes(count: usize) -> String {
+    let via = "fe80::fa:b0ff:fe00:102";
+    (0..count)
+        .map(|n| {
+            let (a, b) = (n >> 8, n & 255);
+            format!(
+                "route add 10.{}.{}.{b}/32 via inet6 {via} dev eth1 proto bgp metric 20\n\
+                 route add 2001:db8:f:{a:x}::{b:x}/128 via {via} dev eth1 proto bgp metric 20\n",
+                a >> 8,
+                a & 255
+            )
+        })
+        .collect()
+}
+
+/// LAB_ROUTES (2500): so many in either family; 20000 take minutes.
+fn number_of_routes() -> usize {
+    std::env::var("LAB_ROUTES").map_or(2500, |n| n.parse().unwrap())
+}
+
+/// Seconds from the line about a daemon's end to that about its successor's start.
+fn until_started(said: &[Line], name: &str) -> f64 {
+    let at = |text: &str| said.iter().find(|(_, line)| line.contains(text)).map(|(at, _)| at.as_secs_f64());
+    at(&format!("{name} started")).unwrap() - at(&format!("{name} (pid")).unwrap()
+}
+
+#[test]
+fn no_daemon_waits_for_thousands_of_backup_routes() {
+    let lab = Lab::new(Options::default());
+    let node = up(&lab, &[]);
+    let file = "/tmp/many-routes";
+    std::fs::write(file, many_routes(number_of_routes())).unwrap();
+    ip("perouter", &format!("-batch {file}"));
+    let complete = || node.log().iter().filter(|(_, line)| line.contains(DAEMONS_ANSWER)).count();
+    let mut lost = vec![];
+    for name in ["bgpd", "zebra"] {
+        settle();
+        let flows = flows();
+        thread::sleep(Duration::from_secs(1));
+        let (from, before) = (node.log().len(), complete());
+        signal_daemons(&lab, "perouter", &[name], Signal::KILL);
+        wait_until("the daemons to be back", SOON, || complete() > before);
+        settle();
+        node.wait_log_after(from, "routes are in reserve", SOON);
+        let said = node.log()[from..].to_vec();
+        let took = until_started(&said, name);
+        let reserve = said.iter().find(|(_, line)| line.contains("routes are in reserve")).unwrap();
+        let cost = Cost::of(flows);
+        println!("{name}: started after {took:.3} s; {}; {cost}", reserve.1);
+        // Where zebra spoils what it finds, it waits.
+        let limit = if name == "zebra" && !node.log_text().contains("FRR 10.7,") { 3.0 } else { 0.3 };
+        assert!(took < limit, "{name}: {took:.3} s");
+        lost.extend((cost.lost > 0).then(|| format!("{name}: {cost}")));
+    }
+    assert_eq!(lost, Vec::<String>::new());
+}
