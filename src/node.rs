@@ -320,6 +320,12 @@ impl Node {
         }
     }
 
+    /// The links that lead to the fabric, by their names in FRR's namespace.
+    pub fn fabric_ports(&self) -> Vec<IfName> {
+        let named = self.config.overlay.underlay.interfaces.iter().map(|interface| interface.name());
+        self.ports.iter().chain(named).cloned().collect()
+    }
+
     /// What to poll for changes.
     pub fn fds(&self) -> impl Iterator<Item = PollFd<'_>> {
         self.monitor.fds()

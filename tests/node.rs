@@ -15,6 +15,7 @@ use serde_json::Value;
 
 include!("backup.rs");
 include!("bad.rs");
+include!("carrier.rs");
 include!("drift.rs");
 include!("hold.rs");
 include!("log.rs");

@@ -384,6 +384,11 @@ impl Kernel {
         &mut self.place(Side::Router).nl
     }
 
+    /// A link in FRR's namespace, as the kernel describes it.
+    pub(super) fn router_link(&mut self, name: &str) -> Result<LinkMessage, Refusal> {
+        self.place(Side::Router).link(name)
+    }
+
     /// The number of a link in FRR's namespace.
     pub(super) fn router_index(&mut self, name: &str) -> Result<u32, Refusal> {
         self.place(Side::Router).index(name)

@@ -2,6 +2,7 @@
 
 mod apply;
 mod attributes;
+mod carrier;
 mod cookie;
 mod dial;
 mod link;
@@ -18,6 +19,7 @@ mod record;
 mod shadow;
 
 pub use apply::{Changes, Error, Kernel, Outcome};
+pub use carrier::Carrier;
 pub use dial::Dialling;
 pub use message::joined;
 pub use monitor::Monitor;

@@ -2,6 +2,7 @@
 //! the kernel's word of what has changed.
 
 mod build;
+mod carrier;
 mod change;
 mod drift;
 mod farewell;
@@ -152,6 +153,7 @@ pub struct Supervisor<'a> {
     /// Those of a bfdd that is gone, and when to tell their peers: after bgpd's end, so that BGP is in graceful restart.
     bow_out: Option<(Instant, Vec<bfd::Session>)>,
     hold: Hold,
+    carriers: carrier::Ports,
     /// Services that are not held any more, and when to look at what is in reserve for them.
     released: Option<(Instant, BTreeSet<IpNet>)>,
     repairs: Repairs,
@@ -261,6 +263,7 @@ impl<'a> Supervisor<'a> {
                 files::recall(files::SERVICES),
                 now,
             ),
+            carriers: carrier::Ports::default(),
             released: None,
             repairs: Repairs::default(),
             fighting: false,
@@ -304,6 +307,7 @@ impl<'a> Supervisor<'a> {
         let mut events = VecDeque::from([Event::Tick]);
         self.show_configuration();
         self.board.tell(|local| local.enter(Phase::Running));
+        self.look_at_ports(Instant::now());
         // What an earlier instance left needs cover while the new daemons settle; copies that it left itself may
         // be all that there is of some routes.
         self.hold_services();
@@ -694,6 +698,7 @@ impl<'a> Supervisor<'a> {
         let covering = self.covering();
         let silent = self.silent.iter().map(|(_, at)| *at + covering);
         let file = self.watch.as_ref().and_then(Watch::due).filter(|_| self.end.is_none());
+        let carriers = self.carriers.deadline().filter(|_| self.end.is_none());
         let drift = self.drift.deadline().filter(|_| self.end.is_none() && self.policy.is_complete());
         let complete = self.policy.is_complete();
         let wanted = self.wanted.as_ref().filter(|_| !self.is_changing() && self.end.is_none());
@@ -704,6 +709,7 @@ impl<'a> Supervisor<'a> {
             .into_iter()
             .chain(self.hold.deadline())
             .chain(released)
+            .chain(carriers)
             .chain(silent)
             .chain(file)
             .chain(wanted)
@@ -732,6 +738,7 @@ impl<'a> Supervisor<'a> {
             let waiting = self.starting.iter().chain(self.fresh.iter().flat_map(|(waiting, _)| waiting));
             let talks =
                 waiting.filter_map(|w| w.talk.as_ref()).chain(&self.giving_peers).chain(self.hold.talks());
+            let talks = talks.chain(self.carriers.talks());
             fds.extend(
                 talks
                     .chain(self.farewell.iter().filter_map(Farewell::talk))
@@ -770,10 +777,15 @@ impl<'a> Supervisor<'a> {
             self.bow_out(&sessions);
         }
         self.hear_of_services(now);
-        if self.node.has_changed() || mounts_changed {
+        let changed = self.node.has_changed();
+        if changed || mounts_changed {
             self.repairs.changed(now);
         }
         if self.end.is_none() {
+            if changed {
+                self.look_at_ports(now);
+            }
+            self.follow_ports(now);
             self.follow_file(events, now);
             self.watch_for_drift(now);
         }

@@ -159,7 +159,7 @@ impl Supervisor<'_> {
 
     /// The same, or vtysh loads what a daemon is to have.
     pub(super) fn is_configuring(&self) -> bool {
-        self.load.is_some() || self.is_changing()
+        self.load.is_some() || self.is_changing() || self.carriers.is_configuring()
     }
 
     /// Begins to read the file. `again`: it counts even if it says the same.

@@ -162,6 +162,12 @@ impl Lab {
         ip("", "netns del attic");
     }
 
+    /// Starts the daemons of a leaf that has been killed.
+    pub fn boot_leaf(&mut self, leaf: usize) {
+        let config = router::leaf_config(leaf, &self.options);
+        Router::start_all(&mut [(&mut self.leaves[leaf], config)]);
+    }
+
     fn build_links(&self) {
         let Options { mtu, mgmt, pod, interleaf, .. } = self.options;
         let mut spaces = vec!["leaf1", "leaf2", "client1", "client2", "host"];

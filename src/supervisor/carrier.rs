@@ -1,0 +1,317 @@
+//! Ports that lose their carrier. By graceful restart bgpd keeps the paths of a leaf whose daemons end, since the leaf itself
+//! goes on forwarding. It keeps them, too, when the port goes down afterwards, and uses them again as soon as the link is
+//! back (`bgp_nht_ifp_up`, `bgpd/bgp_nht.c`): a leaf that was rebooted gets traffic minutes before it can forward any.
+//! So what bgpd keeps of a peer goes with the carrier of its port. bgpd has no command for that alone; `shutdown` removes the
+//! paths of a peer that restarts (`peer_flag_modify_action`, `bgpd/bgpd.c`), and its session is down anyway.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use serde_json::Value;
+
+use super::Supervisor;
+use super::reserve::Job;
+use crate::frr::vty::{Answer, CONFIGURE, Talk, socket};
+use crate::kernel::Carrier;
+use crate::model::IfName;
+
+/// When bgpd is asked, after a carrier has gone and when it comes back: it may not have noticed the end of the session yet.
+const LOOKS: [Duration; 4] =
+    [Duration::ZERO, Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2)];
+
+/// From a carrier's loss or return until bgpd knows of it at the latest: a session that is up later is a new one.
+const NOTICED: Duration = Duration::from_millis(400);
+
+/// The question that tells which peers restart.
+const QUESTION: &str = "show bgp neighbors json";
+
+/// The timer of a peer that restarts, in the answers of FRR 8.4 to 10.6, and from 10.7 on (`bgp_show_peer`,
+/// `bgpd/bgp_vty.c`).
+const RESTARTS: [&str; 2] = ["gracefulRestartTimerMsecs", "gracefulRestartTimerSec"];
+
+/// The ports, and what is under way because of them.
+#[derive(Debug, Default)]
+pub struct Ports {
+    seen: BTreeMap<IfName, Carrier>,
+    lost: BTreeMap<IfName, Lost>,
+    /// The first of [`LOOKS`] that is still to come.
+    look: usize,
+    since: Option<Instant>,
+    asking: Option<Talk>,
+    clearing: Option<(Talk, Vec<String>)>,
+}
+
+/// A port that has lost its carrier, and whose peers have had no new session since.
+#[derive(Debug)]
+struct Lost {
+    subnets: Vec<IpNet>,
+    since: Instant,
+    is_back: bool,
+}
+
+impl Supervisor<'_> {
+    /// Looks at the carriers of the fabric's ports.
+    pub(super) fn look_at_ports(&mut self, now: Instant) {
+        for port in self.node.fabric_ports() {
+            let is = self.node.kernel.carrier(&port);
+            let kernel = &mut self.node.kernel;
+            if self.carriers.saw(&port, is, || kernel.subnets(is.index), now) && self.reserve.until.is_some()
+            {
+                self.reserve_job(Job::RemoveLink(is.index));
+            }
+        }
+    }
+
+    /// Has bgpd drop what it keeps of peers whose port has lost its carrier.
+    pub(super) fn follow_ports(&mut self, now: Instant) {
+        let bgpd = self.running("bgpd");
+        let starting = self.starting.iter().any(|waiting| Some(waiting.daemon) == bgpd);
+        let text = Some(self.text.as_str()).filter(|_| bgpd.is_some() && !starting);
+        for peer in self.carriers.step(&socket("bgpd"), text, now) {
+            log::warn!(
+                "neighbor {peer}: its port has lost its carrier while it restarted: its routes are dropped until its \
+                 session is up again"
+            );
+        }
+    }
+}
+
+impl Ports {
+    /// Takes in how a port is. Whether it has lost its carrier.
+    pub fn saw(
+        &mut self,
+        port: &IfName,
+        is: Carrier,
+        subnets: impl FnOnce() -> Vec<IpNet>,
+        now: Instant,
+    ) -> bool {
+        let Some(before) = self.seen.insert(port.clone(), is) else { return false };
+        if before == is {
+            return false;
+        }
+        let loss = is.was_lost_since(before);
+        match self.lost.get_mut(port) {
+            Some(lost) => (lost.since, lost.is_back) = (now, is.up),
+            None if loss => {
+                let lost = Lost { subnets: subnets(), since: now, is_back: is.up };
+                self.lost.insert(port.clone(), lost);
+            }
+            None => return false,
+        }
+        (self.look, self.since) = (0, Some(now));
+        loss
+    }
+
+    /// bgpd is gone, and what it kept with it.
+    pub fn bgpd_is_gone(&mut self) {
+        self.lost.clear();
+        (self.since, self.asking, self.clearing) = (None, None, None);
+    }
+
+    /// When there is something to do although nothing happens.
+    pub fn deadline(&self) -> Option<Instant> {
+        let look = LOOKS.get(self.look).filter(|_| self.asking.is_none() && self.clearing.is_none())?;
+        Some(self.since? + *look)
+    }
+
+    /// What to poll.
+    pub fn talks(&self) -> impl Iterator<Item = &Talk> {
+        self.asking.iter().chain(self.clearing.iter().map(|(talk, _)| talk))
+    }
+
+    /// Whether bgpd may run with something else than its configuration.
+    pub fn is_configuring(&self) -> bool {
+        self.clearing.is_some()
+    }
+
+    /// Goes on with it. `text` is frr.conf, if the bgpd that listens at `socket` runs with it. Returns the peers whose paths
+    /// bgpd has dropped.
+    pub fn step(&mut self, socket: &Path, text: Option<&str>, now: Instant) -> Vec<String> {
+        let Some(text) = text else {
+            self.bgpd_is_gone();
+            return vec![];
+        };
+        let mut dropped = vec![];
+        match self.clearing.as_mut().map(|(talk, _)| talk.receive()) {
+            None | Some(Ok(None)) => {}
+            Some(answers) => {
+                let peers = self.clearing.take().map(|(_, peers)| peers);
+                // Someone else may just be configuring it: the next look sees whether it was done.
+                if let (Ok(Some(answers)), Some(peers)) = (answers, peers)
+                    && answers.iter().all(|answer| answer.well)
+                {
+                    dropped = peers;
+                }
+            }
+        }
+        match self.asking.as_mut().map(Talk::receive) {
+            None | Some(Ok(None)) => {}
+            Some(answers) => {
+                self.asking = None;
+                if let Ok(Some(answers)) = answers {
+                    self.answered(socket, text, answers.first(), now);
+                }
+            }
+        }
+        if self.deadline().is_some_and(|at| at <= now) {
+            self.look += 1;
+            self.asking = Talk::show(socket, [QUESTION]).ok();
+        } else if self.look >= LOOKS.len() && self.asking.is_none() && self.clearing.is_none() {
+            self.since = None;
+            // One without a carrier is looked at again when it is back.
+            self.lost.retain(|_, lost| !lost.is_back);
+        }
+        dropped
+    }
+
+    fn answered(&mut self, socket: &Path, text: &str, answer: Option<&Answer>, now: Instant) {
+        let neighbors = answer.and_then(|answer| serde_json::from_str(&answer.text).ok()).unwrap_or_default();
+        let peers = stale(&neighbors, |peer| self.lost.iter().any(|(port, lost)| is_over(peer, port, lost)));
+        self.lost.retain(|port, lost| {
+            let established = |(peer, is): (&String, &Value)| {
+                is_over(peer, port, lost) && is.get("bgpState").and_then(Value::as_str) == Some("Established")
+            };
+            let is_new = lost.is_back && now >= lost.since + NOTICED;
+            !(is_new && neighbors.as_object().into_iter().flatten().any(established))
+        });
+        let commands = commands(text, &peers);
+        if !commands.is_empty() {
+            self.clearing = Talk::begin(socket, commands).ok().map(|talk| (talk, peers));
+        }
+    }
+}
+
+/// Whether the peer is next door on that port.
+fn is_over(peer: &str, port: &IfName, lost: &Lost) -> bool {
+    let address = peer.parse::<IpAddr>();
+    peer == port.as_str() || address.is_ok_and(|ip| lost.subnets.iter().any(|net| net.contains(&ip)))
+}
+
+/// The peers among those that restart, by bgpd's answer.
+fn stale(neighbors: &Value, is_meant: impl Fn(&str) -> bool) -> Vec<String> {
+    let restarts = |neighbor: &Value| {
+        let info = neighbor.get("gracefulRestartInfo");
+        let is_down = neighbor.get("bgpState").and_then(Value::as_str) != Some("Established");
+        is_down && info.is_some_and(|info| RESTARTS.iter().any(|timer| info.get(timer).is_some()))
+    };
+    let all = neighbors.as_object().into_iter().flatten();
+    all.filter(|(peer, neighbor)| is_meant(peer) && restarts(neighbor))
+        .map(|(peer, _)| peer.clone())
+        .collect()
+}
+
+/// The commands that have bgpd drop what it keeps of these peers, and leave its configuration as it was.
+fn commands(text: &str, peers: &[String]) -> Vec<String> {
+    let is_default = |line: &&str| {
+        let mut words = line.split_whitespace().skip(3);
+        line.starts_with("router bgp ") && !words.any(|word| word == "vrf" || word == "view")
+    };
+    let Some(instance) = text.lines().find(is_default) else { return vec![] };
+    // One that is shut down in the configuration has nothing to be dropped, and stays so.
+    let shut = |name: &str| {
+        let line = format!("neighbor {name} shutdown");
+        text.lines().any(|l| {
+            l.trim_start().strip_prefix(&line).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+        })
+    };
+    let group = |peer: &str| {
+        let lines =
+            text.lines().filter_map(|line| line.trim_start().strip_prefix("neighbor ")?.strip_prefix(peer));
+        lines
+            .filter_map(|rest| rest.split_once(" peer-group "))
+            .map(|(_, group)| group.trim().to_owned())
+            .next()
+    };
+    let open = peers.iter().filter(|peer| !shut(peer) && !group(peer).is_some_and(|group| shut(&group)));
+    let pairs: Vec<String> =
+        open.flat_map(|peer| ["", "no "].map(|no| format!("{no}neighbor {peer} shutdown"))).collect();
+    if pairs.is_empty() {
+        return vec![];
+    }
+    CONFIGURE.iter().map(|c| (*c).to_owned()).chain([instance.to_owned()]).chain(pairs).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Value as _;
+
+    const ANSWER: &str = r#"{
+        "eth1": {"bgpState": "Active", "gracefulRestartInfo": {"gracefulRestartTimerMsecs": 118000}},
+        "eth2": {"bgpState": "Connect", "gracefulRestartInfo": {"gracefulRestartTimerSec": 118}},
+        "eth3": {"bgpState": "Active", "gracefulRestartInfo": {}},
+        "eth4": {"bgpState": "Established", "gracefulRestartInfo": {"gracefulRestartTimerSec": 1}},
+        "192.0.2.1": {"bgpState": "Idle", "gracefulRestartInfo": {"gracefulRestartTimerSec": 118}}
+    }"#;
+
+    fn port(name: &str) -> IfName {
+        IfName::parse(name).unwrap()
+    }
+
+    #[test]
+    fn only_peers_that_restart_are_stale() {
+        let answer = serde_json::from_str(ANSWER).unwrap();
+        assert_eq!(stale(&answer, |_| true), ["192.0.2.1", "eth1", "eth2"]);
+        assert_eq!(stale(&answer, |peer| peer == "eth2"), ["eth2"]);
+        assert_eq!(stale(&Value::Null, |_| true), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_peer_is_next_door_by_interface_or_by_subnet() {
+        let lost =
+            Lost { subnets: vec!["192.0.2.0/31".parse().unwrap()], since: Instant::now(), is_back: false };
+        let over = |peer: &str| is_over(peer, &port("eth1"), &lost);
+        assert!(
+            over("eth1") && over("192.0.2.1") && !over("eth2") && !over("192.0.2.2") && !over("2001:db8::1")
+        );
+    }
+
+    #[test]
+    fn the_configuration_stays_as_it_was() {
+        let text = "router bgp 4000099998 vrf metallb\nexit\nrouter bgp 65001\n neighbor fabric peer-group\n \
+                    neighbor eth1 interface peer-group fabric\n neighbor eth2 interface peer-group fabric\n \
+                    neighbor eth2 shutdown\nexit\n";
+        let peers = ["eth1".to_owned(), "eth2".to_owned()];
+        let wanted = [
+            "enable",
+            "configure terminal",
+            "router bgp 65001",
+            "neighbor eth1 shutdown",
+            "no neighbor eth1 shutdown",
+        ];
+        assert_eq!(commands(text, &peers), wanted);
+        assert_eq!(commands(text, &peers[1..]), Vec::<String>::new());
+        let all_shut =
+            text.replace("fabric peer-group\n", "fabric peer-group\n neighbor fabric shutdown message x\n");
+        assert_eq!(commands(&all_shut, &peers), Vec::<String>::new());
+        assert_eq!(commands("", &peers), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_loss_and_each_return_is_looked_after_for_a_while() {
+        let now = Instant::now();
+        let mut ports = Ports::default();
+        let up = Carrier { index: 3, up: true, losses: 0 };
+        let saw = |ports: &mut Ports, is, at| ports.saw(&port("eth1"), is, Vec::new, at);
+        assert!(!saw(&mut ports, up, now) && ports.deadline().is_none(), "seen for the first time");
+        assert!(!saw(&mut ports, up, now) && ports.deadline().is_none());
+        let down = Carrier { up: false, losses: 1, ..up };
+        assert!(saw(&mut ports, down, now));
+        // No bgpd listens there: every look fails, and they end.
+        let mut looks = 0;
+        while let Some(at) = ports.deadline() {
+            assert_eq!(ports.step(Path::new("/nonexistent"), Some(""), at), Vec::<String>::new());
+            looks += 1;
+        }
+        assert_eq!(looks, LOOKS.len());
+        ports.step(Path::new("/nonexistent"), Some(""), now + LOOKS[3]);
+        let later = now + Duration::from_secs(60);
+        assert!(!saw(&mut ports, Carrier { losses: 1, ..up }, later), "it is back");
+        assert_eq!(ports.deadline(), Some(later));
+        ports.bgpd_is_gone();
+        assert_eq!(ports.deadline(), None);
+    }
+}

@@ -1,0 +1,52 @@
+// A leaf whose daemons end, whose port loses its carrier, and which boots slowly. Included by node.rs.
+
+/// FRR's routes in the node's kernel with a next hop on `port`, and backup routes.
+fn routes_over(port: &str) -> Vec<String> {
+    let lines = |family| ["bgp", "201"].map(|p| ip("perouter", &format!("-o {family} route show table all proto {p}")));
+    let all = ["-4", "-6"].map(lines).concat().concat();
+    all.lines().filter(|line| line.contains(&format!("dev {port} "))).map(str::to_owned).collect()
+}
+
+#[track_caller]
+fn no_route_comes_over(port: &str, seconds: u64, what: &str) {
+    let begin = std::time::Instant::now();
+    while begin.elapsed() < Duration::from_secs(seconds) {
+        assert_eq!(routes_over(port), Vec::<String>::new(), "{what}, after {:?}", begin.elapsed());
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_leaf_that_boots_slowly_gets_no_traffic_before_its_session_is_up() {
+    let mut lab = Lab::new(Options::default());
+    let node = up(&lab, &[]);
+    wait_until("both ways to the fabric", SOON, || ["eth1", "eth2"].iter().all(|p| routes_over(p).len() >= 4));
+
+    // While its port has a carrier, a leaf whose daemons end forwards.
+    lab.leaves[0].kill("");
+    thread::sleep(Duration::from_secs(2));
+    assert!(routes_over("eth1").len() >= 4, "kept over the restart of its daemons");
+    // So short a loss that only the kernel's count shows it.
+    ip_batch("leaf1", "link set node down\nlink set node up\n");
+    wait_until("the routes to go", Duration::from_secs(2), || routes_over("eth1").is_empty());
+    no_route_comes_over("eth1", 2, "after a short loss");
+    lab.boot_leaf(0);
+    wait_until("its routes", SOON, || routes_over("eth1").len() >= 4);
+    settle();
+
+    lab.leaves[0].kill("");
+    thread::sleep(Duration::from_millis(500));
+    ip("leaf1", "link set node down");
+    wait_until("the routes to go", Duration::from_secs(2), || routes_over("eth1").is_empty());
+    thread::sleep(Duration::from_secs(1));
+    ip("leaf1", "link set node up");
+    no_route_comes_over("eth1", 4, "after it is up again");
+    lab.boot_leaf(0);
+    wait_until("its routes", SOON, || routes_over("eth1").len() >= 4);
+    // Nothing of that is left in bgpd's configuration.
+    let running = vty("node", "bgpd", "show running-config").unwrap();
+    assert!(!running.contains("shutdown"), "{running}");
+    assert!(!node.log_text().contains("was changed by someone else"), "{}", node.log_text());
+    settle();
+    every_ping_is_answered(&SERVICES, 20);
+}
