@@ -11,9 +11,11 @@
 //! the rest is thin.
 
 pub mod config;
+pub mod files;
 pub mod frr;
 pub mod kernel;
 pub mod limits;
+pub mod lock;
 pub mod logging;
 pub mod model;
 pub mod node;

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::config::Config;
-use crate::frr::{self, Daemon, Inputs, Version, files};
+use crate::frr::{self, Daemon, Inputs, Texts, Version, end_leftovers, files};
 use crate::kernel::netns::{Held, Origin};
 use crate::kernel::{Changes, Kernel, Monitor, Netns, Op, Outcome, plan};
 use crate::model::{Desired, IfName, Namespaces, Side};
@@ -25,6 +25,8 @@ pub struct Node {
     pub config: Config,
     /// The FRR that runs.
     pub version: Version,
+    /// What FRR runs with.
+    pub texts: Texts,
     /// Both namespaces.
     pub kernel: Kernel,
     monitor: Monitor,
@@ -100,7 +102,6 @@ impl Node {
         signals: &mut Signals,
         board: &Arc<Board>,
     ) -> Result<Option<Self>, Vec<String>> {
-        let daemons = version.daemons(true, false);
         let (mut kernel, mut origin) = Kernel::open(&config.namespace).map_err(line)?;
         let name = config.namespace.to_string();
         let token = config.rebuild_token.clone();
@@ -109,7 +110,7 @@ impl Node {
             && kernel.token().map_err(line)?.as_deref() != Some(token)
         {
             log::warn!("REBUILD_TOKEN={token} is new: tearing namespace {name} down to build it anew");
-            files::end_leftovers(&daemons).map_err(line)?;
+            end_leftovers().map_err(line)?;
             kernel.dismantle().map_err(line)?;
             Netns::release(&name).map_err(line)?;
             (kernel, origin) = Kernel::open(&config.namespace).map_err(line)?;
@@ -124,7 +125,7 @@ impl Node {
         }
         if matches!(origin, Some(Origin::Created | Origin::Repaired)) {
             // Daemons in a namespace that has no name any more keep the NICs in it from coming home.
-            files::end_leftovers(&daemons).map_err(line)?;
+            end_leftovers().map_err(line)?;
         }
         kernel
             .fetch_home(&config.namespace, |link| By::all(&config).iter().any(|by| by.fits(link)))
@@ -146,6 +147,7 @@ impl Node {
         let mut node = Self {
             config,
             version,
+            texts: Texts::recall(),
             kernel,
             monitor,
             desired: Desired::default(),
@@ -172,7 +174,7 @@ impl Node {
         node.tell(outcome);
         let inode = node.kernel.router_ns().inode().unwrap_or(0);
         board.tell(|local| local.namespace.inode = inode);
-        files::end_leftovers(&daemons).map_err(line)?;
+        end_leftovers().map_err(line)?;
         Ok(Some(node))
     }
 
@@ -191,12 +193,12 @@ impl Node {
     fn configure(&mut self, resolved: &Resolved) -> Result<(), Vec<String>> {
         loop {
             let rendered = self.render(&self.config, resolved);
-            let installed = rendered.and_then(|text| files::install_config(&text).map_err(|e| e.to_string()));
+            let installed = rendered.and_then(|text| self.texts.install(text).map_err(|e| e.to_string()));
             let Err(e) = installed else { break };
             if self.leave_out_raw(&e) {
                 continue;
             }
-            if !files::config_path().exists() {
+            if !self.texts.fall_back_to_stored() {
                 return Err(vec![e]);
             }
             log::error!("{e}; the last configuration that was accepted stays in force");

@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::config::Config;
 use crate::frr::{Version, files};
 use crate::limits;
+use crate::lock;
 use crate::logging;
 use crate::node::{Node, line};
 use crate::status::{self, Board, Phase, Time};
@@ -22,6 +23,8 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// # Errors
 /// Every problem, each a line of its own.
 pub fn run(base: &Config, mut config: Config, problems: &[String]) -> Result<(), Vec<String>> {
+    // Before anything that another instance has is touched.
+    let lock = lock::take().map_err(|e| vec![e])?;
     limits::raise();
     limits::drop_capabilities();
     logging::begin();
@@ -33,8 +36,8 @@ pub fn run(base: &Config, mut config: Config, problems: &[String]) -> Result<(),
         describe(local, &config, version);
         local.configuration.left_out = logging::first_lines(problems).map(Into::into).collect();
     });
-    files::prepare().map_err(line)?;
-    status::start(Arc::clone(&board), bell, config.status_listen).map_err(line)?;
+    files::prepare(&version.daemons(true, false)).map_err(line)?;
+    status::start(Arc::clone(&board), bell, config.status_listen, lock).map_err(line)?;
     log::info!("FRR {version}, namespace {}", config.namespace);
     loop {
         let Some(mut node) = set_up(base, &mut config, version, &mut signals, &board)? else { return Ok(()) };

@@ -16,6 +16,7 @@ use serde_json::Value;
 include!("backup.rs");
 include!("bad.rs");
 include!("carrier.rs");
+include!("disk.rs");
 include!("drift.rs");
 include!("hold.rs");
 include!("log.rs");

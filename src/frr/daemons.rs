@@ -1,13 +1,19 @@
 //! The FRR daemons that we run, and all that differs between FRR's versions in how they are run.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 
 /// Where the distribution puts the daemons (Debian's package and the official container image agree).
 pub const BIN_DIR: &str = "/usr/lib/frr";
 
-/// Where everything generated lives: configuration, vty and zserv sockets, pid files.
+/// Where everything generated lives. It is root's: no daemon can put anything in another's place there.
 pub const RUN_DIR: &str = "/run/frr";
+
+/// Where FRR's user has its sockets, and nothing else is. mgmtd's can be moved by `-N` alone (`frr_runstatedir`,
+/// `lib/libfrr.c`), which is below what FRR has compiled in as its run directory, [`RUN_DIR`].
+pub const SOCKET_DIR: &str = "/run/frr/sockets";
+
+/// The same, for `-N`.
+const PATHSPACE: &str = "sockets";
 
 /// Seconds for which a new zebra keeps the routes of the last one before it removes what was not
 /// announced again. Longer than `GR_SELECT_DEFER_TIME` may be, so that bgpd has spoken by then.
@@ -108,28 +114,22 @@ impl Daemon {
         self.after.iter().copied().filter(|name| self.takes_along.contains(name))
     }
 
-    /// The file that holds its own part of the configuration, if it reads one.
-    pub fn config_path(&self) -> PathBuf {
-        Path::new(RUN_DIR).join(self.name).with_extension("conf")
-    }
-
-    /// Whether that file, if there is one, holds all of its configuration.
+    /// Whether the file that it reads, if there is one, holds all of its configuration.
     pub fn reads_all(&self) -> bool {
         self.name != "zebra"
     }
 
-    /// Its command line after the program's name: in the foreground, logging to our pipe, without a TCP vty.
-    pub fn arguments(&self, version: Version, reads_file: bool) -> Vec<String> {
+    /// Its command line after the program's name: in the foreground, logging to our pipe, without a TCP vty. `config` is the
+    /// file that it reads, if it reads one, and `pid` the one that it locks and writes its number to.
+    pub fn arguments(&self, version: Version, config: Option<&str>, pid: &str) -> Vec<String> {
         let mut args: Vec<String> =
             ["--log", "stdout", "--log-level", "informational", "-P", "0"].map(Into::into).into();
-        args.extend(["--vty_socket".into(), RUN_DIR.into()]);
-        args.extend(["-i".into(), format!("{RUN_DIR}/{}.pid", self.name)]);
-        args.extend(["-z".into(), format!("{RUN_DIR}/zserv.api")]);
-        if reads_file {
-            args.extend(["-f".into(), self.config_path().display().to_string()]);
+        args.extend(["-N", PATHSPACE, "--vty_socket", SOCKET_DIR, "-i", pid].map(Into::into));
+        if let Some(config) = config {
+            args.extend(["-f".into(), config.into()]);
         }
         if self.name == "zebra" {
-            if !reads_file {
+            if config.is_none() {
                 // It would look for a file of its own and complain.
                 args.extend(["-f".into(), "/dev/null".into()]);
             }
@@ -162,7 +162,8 @@ mod tests {
     #[test]
     fn keep_time_sticks_to_its_flag_from_ten_on() {
         let zebra = DAEMONS.iter().find(|d| d.name == "zebra").unwrap();
-        assert!(zebra.arguments(Version(10, 3), false).contains(&"-K60".to_owned()));
-        assert!(zebra.arguments(Version(8, 4), false).windows(2).any(|w| w == ["-K", "60"]));
+        assert!(zebra.arguments(Version(10, 3), None, "pid").contains(&"-K60".to_owned()));
+        assert_eq!(SOCKET_DIR, format!("{RUN_DIR}/{PATHSPACE}"));
+        assert!(zebra.arguments(Version(8, 4), None, "pid").windows(2).any(|w| w == ["-K", "60"]));
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::daemons::RUN_DIR;
+use super::daemons::SOCKET_DIR;
 
 /// The question that watchfrr asks, too: a daemon whose event loop runs answers at once.
 pub const PING: &str = "echo PING";
@@ -28,7 +28,7 @@ const SUCCESS: u8 = 0;
 
 /// Where a daemon of ours listens.
 pub fn socket(daemon: &str) -> PathBuf {
-    Path::new(RUN_DIR).join(daemon).with_extension("vty")
+    Path::new(SOCKET_DIR).join(daemon).with_extension("vty")
 }
 
 /// Commands to one daemon, and what it says. Never blocks.

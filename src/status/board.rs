@@ -119,6 +119,8 @@ pub struct Local {
     pub drift: BTreeMap<String, Vec<String>>,
     /// Not all of the configuration could be loaded.
     pub incomplete: bool,
+    /// Files that can't be written, a sentence each.
+    pub unsaved: Vec<String>,
     /// Services that are held.
     pub held: Vec<String>,
     /// Who the sessions are with.

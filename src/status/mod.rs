@@ -29,7 +29,7 @@ pub use peers::Peers;
 pub use probe::Probe;
 pub use problems::CODES;
 pub use ring::Ring;
-pub use text::{Command, FILE, LOCK, TEXT, command};
+pub use text::{Command, FILE, TEXT, command};
 pub use time::{Time, span};
 
 /// Version of the file's schema: another one where a field has gone or means something else.

@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -14,16 +12,17 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FlockOperation, OFlags, flock};
 use sd_notify::NotifyState;
 
 use super::board::Bell;
 use super::fabric::{Fabric, Topic};
 use super::http::{self, Answer, Server};
 use super::problems::{News, Problems, health};
-use super::{Board, FILE, LOCK, Life, Local, Phase, Ring, SCHEMA, Status, TEXT, Time, metrics, page, text};
-use crate::frr::files;
+use super::{Board, FILE, Life, Local, Phase, Ring, SCHEMA, Status, TEXT, Time, metrics, page, text};
+use crate::files;
+use crate::frr::files::shown;
 use crate::frr::vty::{Talk, socket};
+use crate::lock;
 use crate::printable;
 
 /// Between two rounds of questions: what has no word in a log, and while something is wrong or someone looks at us.
@@ -50,6 +49,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Between two writings of the file.
 const WRITE_EVERY: Duration = Duration::from_millis(250);
 
+/// More than that until what could not be written is tried again.
+const WRITE_AGAIN: Duration = Duration::from_secs(1);
+
 /// What is shown is not older, and not made anew more often.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -62,11 +64,16 @@ const RENEW_EVERY: Duration = Duration::from_millis(100);
 /// Behind FRR and us, where the CPU is scarce.
 const NICE: i32 = 5;
 
-/// Starts it. It ends with the process.
+/// Starts it. It ends with the process, and so does the `lock`.
 ///
 /// # Errors
 /// There are no threads left.
-pub fn start(board: Arc<Board>, bell: Bell, listen: Option<SocketAddr>) -> io::Result<()> {
+pub fn start(
+    board: Arc<Board>,
+    bell: Bell,
+    listen: Option<SocketAddr>,
+    lock: Option<fs::File>,
+) -> io::Result<()> {
     let observer = Observer {
         board,
         bell,
@@ -74,7 +81,7 @@ pub fn start(board: Arc<Board>, bell: Bell, listen: Option<SocketAddr>) -> io::R
         server: None,
         listen_at: Instant::now(),
         listen_said: false,
-        lock: None,
+        lock,
         fabric: Fabric::default(),
         problems: Problems::default(),
         asking: vec![],
@@ -305,7 +312,8 @@ impl Observer {
     fn renew(&mut self) {
         let (now, instant) = (Time::now(), Instant::now());
         (self.renewed, self.stale) = (instant, false);
-        let local = self.board.read();
+        let mut local = self.board.read();
+        local.unsaved = files::unsaved();
         if self.news != local.news {
             self.news = local.news;
             let earliest = self.asked_at.map_or(instant, |at| at + AGAIN);
@@ -367,13 +375,17 @@ impl Observer {
         self.written = Some(now);
         self.changed = false;
         if self.lock.is_none() {
-            self.lock = lock().inspect_err(|e| log::debug!("{LOCK}: {e}")).ok();
+            self.lock = lock::take().unwrap_or_else(|e| {
+                log::error!("{e}");
+                None
+            });
         }
         let json = printable::to_json(&self.status).unwrap_or_default();
         let text = text::render(&self.status);
-        let write = |file: &str, text: &str| files::replace(Path::new(file), text);
-        if let Err(e) = write(FILE, &json).and_then(|()| write(TEXT, &text)) {
-            log::debug!("{e}");
+        let written =
+            [(FILE, json), (TEXT, text)].map(|(file, text)| files::show(Path::new(file), &text, shown()));
+        if written.contains(&false) {
+            (self.written, self.changed) = (Some(now + WRITE_AGAIN), true);
         }
         if self.status.phase == Phase::Stopping {
             self.board.finished();
@@ -425,15 +437,6 @@ impl Observer {
         self.faces.insert(name, (now, answer.clone()));
         answer
     }
-}
-
-fn lock() -> io::Result<fs::File> {
-    // The directory is FRR's, and what a daemon puts there must not lead us elsewhere.
-    let flags = OFlags::NOFOLLOW.bits().cast_signed();
-    let file =
-        fs::OpenOptions::new().create(true).truncate(false).write(true).custom_flags(flags).open(LOCK)?;
-    flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive)?;
-    Ok(file)
 }
 
 /// What this thread has used.

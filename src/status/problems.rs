@@ -38,7 +38,7 @@ struct Fault {
 }
 
 /// The codes, worst first. They are in the README, and in the alert rules.
-pub const CODES: [&str; 18] = [
+pub const CODES: [&str; 19] = [
     "setup-failed",
     "interface-missing",
     "daemon-crash-loop",
@@ -57,6 +57,7 @@ pub const CODES: [&str; 18] = [
     "configuration-rejected",
     "configuration-incomplete",
     "configuration-drift",
+    "not-saved",
 ];
 
 /// What has become of a problem.
@@ -151,6 +152,19 @@ fn faults(local: &Local, fabric: &Fabric, now: Time) -> Vec<Fault> {
         kernel(local, &mut faults);
     }
     configuration(local, &mut faults);
+    if !local.unsaved.is_empty() {
+        let sentences: Vec<&str> = local.unsaved.iter().map(String::as_str).collect();
+        faults.push(Fault {
+            code: "not-saved",
+            subject: "files".into(),
+            what: sentences.join("; "),
+            traffic: "nothing is lost, and daemons are restarted as ever; after a restart of this program services may not stay \
+                      announced"
+                .into(),
+            remedy: "make space on the file system of /run (df -h /run, df -i /run); it is tried again by itself".into(),
+            ..Fault::default()
+        });
+    }
     faults
 }
 

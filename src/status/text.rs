@@ -1,13 +1,13 @@
 //! The status for a terminal: `frr-supervisor status`.
 
-use std::fs;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
+use crate::files::{self, LARGEST, Owner};
+use crate::lock;
 
 use super::{BgpSession, Health, Life, Phase, Status, Time};
 use crate::printable::printable;
@@ -17,9 +17,6 @@ pub const FILE: &str = "/run/frr/status.json";
 
 /// Where it is for a terminal.
 pub const TEXT: &str = "/run/frr/status.txt";
-
-/// Locked by who writes them, for as long as it lives.
-pub const LOCK: &str = "/run/frr/status.lock";
 
 /// How often `--watch` looks whether it has changed.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -45,11 +42,11 @@ pub fn command(command: Command) -> ExitCode {
     let out = io::stdout();
     let mut before = String::new();
     loop {
-        let read = fs::read_to_string(TEXT);
+        let read = read_file(TEXT);
         let plain = without_colours(read.as_deref().unwrap_or_default());
-        let runs = is_locked();
+        let runs = lock::is_taken();
         let text = match read {
-            _ if command.json => fs::read_to_string(FILE).map(|text| text + "\n").unwrap_or_default(),
+            _ if command.json => read_file(FILE).map(|text| text + "\n").unwrap_or_default(),
             Ok(text) if runs && out.is_terminal() => text,
             Ok(_) if runs => plain.clone(),
             Ok(_) => {
@@ -76,9 +73,8 @@ pub fn command(command: Command) -> ExitCode {
     }
 }
 
-fn is_locked() -> bool {
-    let file = fs::File::open(LOCK);
-    file.is_ok_and(|file| flock(file.as_fd(), FlockOperation::NonBlockingLockShared).is_err())
+fn read_file(path: &str) -> io::Result<String> {
+    files::read(Path::new(path), Owner::Root, LARGEST)
 }
 
 /// The text as it is where there are no colours.

@@ -33,8 +33,9 @@ use rustix::io::Errno;
 use rustix::process::{WaitOptions, wait};
 
 use crate::config::{Config, OnStop};
-use crate::frr::daemons::{BIN_DIR, RUN_DIR};
+use crate::frr::daemons::{BIN_DIR, RUN_DIR, SOCKET_DIR};
 use crate::frr::delta::Step;
+use crate::frr::handover::Handover;
 use crate::frr::held::Place;
 use crate::frr::vty::{Answer, PING, Talk, socket};
 use crate::frr::{Daemon, bfd, files, solicit};
@@ -217,7 +218,7 @@ impl<'a> Supervisor<'a> {
     ) -> io::Result<Self> {
         let now = Instant::now();
         let daemons = node.daemons(&node.config);
-        let (text, parts) = files::parts(node.version)?;
+        let (text, parts) = node.texts.parts(node.version);
         let reads = |d: &&Daemon| d.reads_all() && part(&parts, d.name).is_some();
         let readers: Vec<_> = daemons.iter().copied().filter(reads).collect();
         let sessions: Vec<bfd::Session> = files::recall(files::BFD_SESSIONS);
@@ -225,7 +226,7 @@ impl<'a> Supervisor<'a> {
             daemons: &daemons,
             with_file: &readers,
             patience: Duration::from_secs(node.config.liveness_s.into()),
-            may_fall_back: files::may_fall_back(),
+            may_fall_back: node.texts.may_fall_back(),
             peers_to_tell: !sessions.is_empty(),
             seed: std::process::id() ^ now.elapsed().subsec_nanos() ^ u32::from(node.config.node_ip.get()),
         };
@@ -352,13 +353,16 @@ impl<'a> Supervisor<'a> {
                         self.starting.push(Waiting { daemon: i, talk: None, ask_at: Instant::now() });
                     }
                     Err(e) => {
-                        log::error!("{}: cannot be started: {e}", self.daemons[i].name);
+                        if self.records[i].not_started(e.to_string()) {
+                            log::error!("{} cannot be started: {e}; it is tried again", self.daemons[i].name);
+                        }
                         events.push_back(Event::NotStarted(i));
                     }
                 }
             }
             Action::Look => {
                 self.rounds = self.rounds.wrapping_add(1);
+                crate::files::retry();
                 if self.node.sysctls_have_changed() {
                     self.repairs.changed(Instant::now());
                 }
@@ -422,13 +426,13 @@ impl<'a> Supervisor<'a> {
                 );
                 self.board.tell(|local| local.incomplete = true);
             }
-            Action::Keep => match files::keep() {
-                Ok(()) => log::debug!("this configuration has held, and is kept"),
-                Err(e) => log::warn!("the configuration can't be kept: {e}"),
-            },
+            Action::Keep => {
+                self.node.texts.keep();
+                log::debug!("this configuration has held, and is kept");
+            }
             Action::FallBack(i) => {
                 let name = self.daemons[i].name;
-                match files::fall_back() {
+                match self.node.texts.fall_back() {
                     Ok(()) => {
                         log::error!(
                             "{name} keeps dying under this configuration: back to the last one that held (the other is \
@@ -495,10 +499,8 @@ impl<'a> Supervisor<'a> {
     }
 
     fn hear_of_sessions(&mut self, answers: &[Answer]) {
-        if bfd::take_in(&mut self.sessions, answers)
-            && let Err(e) = files::write_down(files::BFD_SESSIONS, &self.sessions)
-        {
-            log::warn!("{e}: after a crash of ours BFD peers may tear BGP down");
+        if bfd::take_in(&mut self.sessions, answers) {
+            files::write_down(files::BFD_SESSIONS, &self.sessions);
         }
         let commands = bfd::commands(&self.peers, &self.sessions);
         if !commands.is_empty() && self.giving_peers.is_none() {
@@ -514,13 +516,8 @@ impl<'a> Supervisor<'a> {
     }
 
     fn read_parts(&mut self) {
-        match files::parts(self.node.version) {
-            Ok((text, parts)) => {
-                (self.text, self.parts) = (text, parts);
-                self.show_configuration();
-            }
-            Err(e) => log::error!("{e}"),
-        }
+        (self.text, self.parts) = self.node.texts.parts(self.node.version);
+        self.show_configuration();
     }
 
     /// Keeps a bgpd that is about to start and its peers from dialling.
@@ -556,13 +553,16 @@ impl<'a> Supervisor<'a> {
 
     fn start(&mut self, i: usize) -> io::Result<Child> {
         let daemon = self.daemons[i];
-        let part = part(&self.parts, daemon.name);
-        if let Some(text) = part {
-            let more = if daemon.name == "bgpd" { self.hold.configuration() } else { String::new() };
-            files::write_part(daemon, &(text.to_owned() + &more))?;
-        }
+        let more = if daemon.name == "bgpd" { self.hold.configuration() } else { String::new() };
+        let config = part(&self.parts, daemon.name)
+            .map(|text| Handover::text(daemon.name, &(text.to_owned() + &more)));
+        let config = config.transpose()?;
+        let pid = Handover::empty("pid")?;
+        files::clear(daemon.name);
         let mut command = Command::new(Path::new(BIN_DIR).join(daemon.name));
-        command.args(daemon.arguments(self.node.version, part.is_some()));
+        let config_path = config.as_ref().map(Handover::path);
+        command.args(daemon.arguments(self.node.version, config_path.as_deref(), &pid.path()));
+        let inherited: Vec<&Handover> = config.iter().chain([&pid]).collect();
         let victim = daemon.foundations().find_map(|name| self.children[self.running(name)?].as_ref());
         let ends = match victim.map(|zebra| fuse::lay(zebra.pid)).transpose() {
             Ok(laid) => laid.map(|(fuse, ends)| {
@@ -578,7 +578,13 @@ impl<'a> Supervisor<'a> {
         };
         let (input, _last) = ends.map_or((Stdio::null(), None), |ends| (ends.input, Some(ends.last)));
         // A child begins in the namespace of the thread that starts it.
-        self.node.kernel.router_ns().within(|| Child::with_input(daemon.name, command, input))
+        let child = self
+            .node
+            .kernel
+            .router_ns()
+            .within(|| Child::with_input(daemon.name, command, input, &inherited))?;
+        files::started(daemon.name, child.pid);
+        Ok(child)
     }
 
     fn end_load(&mut self) {
@@ -619,9 +625,7 @@ impl<'a> Supervisor<'a> {
             None => {}
             Some(News::Learnt) => {
                 self.board.tell(|local| local.news += 1);
-                if let Err(e) = files::write_down(files::SERVICES, self.hold.known()) {
-                    log::warn!("{e}: after a crash of ours no service stays announced");
-                }
+                files::write_down(files::SERVICES, self.hold.known());
             }
             Some(News::Released(prefixes, back)) => {
                 if back {
@@ -658,12 +662,14 @@ impl<'a> Supervisor<'a> {
     /// Starts the next vtysh, or reports that the last one is done.
     fn next_load(&mut self, events: &mut VecDeque<Event>) {
         while let Some(daemon) = self.load_queue.pop_front() {
-            let mut command = Command::new("/usr/bin/vtysh");
-            command.args(["--vty_socket", RUN_DIR, "--config_dir", RUN_DIR, "-b"]);
-            if let Some(name) = daemon {
-                command.args(["-d", name]);
-            }
-            match Child::spawn("vtysh", command) {
+            let start = || {
+                let text = Handover::text("frr.conf", &self.text)?;
+                let mut command = Command::new("/usr/bin/vtysh");
+                command.args(["--vty_socket", SOCKET_DIR, "--config_dir", RUN_DIR, "-f", &text.path()]);
+                command.args(daemon.iter().flat_map(|name| ["-d", name]));
+                Child::with_input("vtysh", command, Stdio::null(), &[&text])
+            };
+            match start() {
                 Ok(child) => {
                     self.load = Some(child);
                     return;
@@ -848,7 +854,7 @@ impl<'a> Supervisor<'a> {
             Check::Reconfigured => {
                 log::warn!("a fabric interface has another name: FRR gets another configuration");
                 self.read_parts();
-                events.push_back(Event::Reconfigured { may_fall_back: files::may_fall_back() });
+                events.push_back(Event::Reconfigured { may_fall_back: self.node.texts.may_fall_back() });
                 Found::Repaired
             }
             Check::Partly => Found::Later(RETRY),
@@ -925,6 +931,7 @@ impl<'a> Supervisor<'a> {
                         child.name,
                         child.epitaph()
                     );
+                    files::ended(child.name);
                     files::sweep(child.name, pid);
                     events.push_back(Event::Exited(i));
                 }

@@ -7,6 +7,8 @@ use crate::status::Life;
 
 /// Delay before the second restart in a row; it doubles from there. The first one is not delayed.
 const FIRST_DELAY: Duration = Duration::from_millis(200);
+/// Nor is it longer where nothing can be started, for lack of memory or of processes: that is no fault of the daemon's.
+const NOT_STARTED_DELAY: Duration = Duration::from_secs(1);
 /// No delay is longer: a router never gives up.
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
 /// A daemon that has run for so long has recovered, and its next death is a first one again.
@@ -38,9 +40,6 @@ pub const PEERS_NOTICE: Duration = Duration::from_millis(300);
 /// A daemon that uses processor time is at work, not hung, for so long: bgpd of FRR 10.7 takes 6 s and more for 20,000 services,
 /// zebra for 150 VRFs. Its keepalives come from a thread of their own meanwhile (`bgp_keepalives_start`, `bgpd/bgp_keepalives.c`).
 pub const WORK_LIMIT: Duration = Duration::from_secs(120);
-/// Delay before a daemon that could not be started is tried again; it doubles up to the longest.
-const START_DELAY: Duration = Duration::from_millis(200);
-const LONGEST_START_DELAY: Duration = Duration::from_secs(3);
 /// Deaths in a row under a configuration that has never held before the last one that did is taken back.
 const CRASHES: u32 = 3;
 
@@ -53,7 +52,7 @@ pub enum Event {
     Answered(usize),
     /// The daemon's process is gone.
     Exited(usize),
-    /// The daemon could not be started, which is no fault of its own.
+    /// There is no process for the daemon, which is no fault of its own.
     NotStarted(usize),
     /// The daemon could not be asked, for want of something on our side: its silence says nothing.
     NotAsked(usize),
@@ -141,8 +140,8 @@ struct State {
     started: Instant,
     /// Deaths in a row that no one ordered.
     failures: u32,
-    /// Attempts in a row to start it that failed.
-    refusals: u32,
+    /// Attempts in a row to start it that led to no process.
+    attempts: u32,
     /// Killed by us; its death is no failure.
     expected: bool,
     /// Not started before.
@@ -212,7 +211,7 @@ impl Policy {
             phase: Phase::Down { not_before: now },
             started: now,
             failures: 0,
-            refusals: 0,
+            attempts: 0,
             expected: false,
             held_until: now,
             reads_file: terms.with_file.contains(&daemon),
@@ -252,9 +251,9 @@ impl Policy {
             Event::Answered(i) => {
                 let state = &mut self.states[i];
                 state.asked = None;
-                state.refusals = 0;
                 if matches!(state.phase, Phase::Starting { .. }) {
                     state.phase = Phase::Ready;
+                    state.attempts = 0;
                     state.configured = state.reads_file;
                     let waits = state.daemon.has_backends;
                     if waits && self.states.iter().enumerate().any(|(j, s)| j != i && s.phase == Phase::Ready)
@@ -264,12 +263,7 @@ impl Policy {
                 }
             }
             Event::Exited(i) => self.exited(i, now, &mut actions),
-            Event::NotStarted(i) => {
-                let state = &mut self.states[i];
-                let delay = START_DELAY.saturating_mul(1 << state.refusals.min(16)).min(LONGEST_START_DELAY);
-                state.refusals += 1;
-                state.phase = Phase::Down { not_before: (now + delay).max(state.held_until) };
-            }
+            Event::NotStarted(i) => self.not_started(i, now),
             Event::NotAsked(i) => {
                 let state = &mut self.states[i];
                 state.asked = None;
@@ -376,6 +370,7 @@ impl Policy {
             }
         };
         state.failures += u32::from(!expected);
+        state.attempts = 0;
         state.phase = Phase::Down { not_before: (now + delay).max(state.held_until) };
         state.configured = false;
         state.given_up = false;
@@ -393,6 +388,15 @@ impl Policy {
             self.renew(actions);
         }
         self.take_along(i, now, actions);
+    }
+
+    /// That is no death of the daemon's, and says nothing of its configuration.
+    fn not_started(&mut self, i: usize, now: Instant) {
+        let state = &mut self.states[i];
+        let delay = FIRST_DELAY.saturating_mul(1 << state.attempts.min(8)).min(NOT_STARTED_DELAY);
+        state.attempts = state.attempts.saturating_add(1);
+        state.expected = false;
+        state.phase = Phase::Down { not_before: (now + delay).max(state.held_until) };
     }
 
     /// Ends the daemons that can't go on without this one.
@@ -586,7 +590,7 @@ impl Policy {
                 Phase::Ready => !s.expected && (s.configured || !daemon.after_configuration),
                 Phase::Starting { .. } | Phase::Aborting { .. } => false,
                 Phase::Down { .. } => {
-                    s.failures + s.refusals > 1 && !daemon.foundations().any(|f| f == *name)
+                    s.failures.max(s.attempts) > 1 && !daemon.foundations().any(|f| f == *name)
                 }
             })
         })
@@ -786,7 +790,7 @@ mod tests {
             // Those after it wait as little as for one that keeps dying.
             assert!(!policy.step(Event::NotStarted(0), now).contains(&Action::Start(0)));
             let Phase::Down { not_before } = policy.states[0].phase else { panic!() };
-            assert!(not_before > now && not_before - now <= LONGEST_START_DELAY);
+            assert!(not_before > now && not_before - now <= NOT_STARTED_DELAY);
             now = not_before;
             assert!(policy.step(Event::Tick, now).contains(&Action::Start(0)));
         }
@@ -983,6 +987,42 @@ mod tests {
             policy.step(Event::Tick, now);
             assert!(!policy.step(Event::Exited(BGPD), now).contains(&Action::FallBack(BGPD)));
         }
+    }
+
+    /// Nor does it slow down later restarts: the first one after it works again is a first one.
+    #[test]
+    fn what_can_not_be_started_does_not_die() {
+        let mut now = Instant::now();
+        let mut policy = up(now);
+        (policy.may_fall_back, policy.unproven) = (true, true);
+        assert_eq!(policy.step(Event::Exited(BGPD), now), [Action::Start(BGPD)]);
+        for _ in 0..20 {
+            assert_eq!(policy.step(Event::NotStarted(BGPD), now), []);
+            let next = policy.next_deadline().unwrap();
+            assert!(next <= now + NOT_STARTED_DELAY);
+            now = next;
+            assert_eq!(policy.step(Event::Tick, now), [Action::Start(BGPD)]);
+        }
+        assert_eq!(policy.life(BGPD, now).1, 1);
+        assert_eq!(policy.step(Event::Answered(BGPD), now), [Action::Load(vec![BGPD])]);
+        assert_eq!(policy.step(Event::Loaded(true), now), [Action::Complete]);
+        // Those that need one that can't be started go on without it, as without one that keeps dying.
+        let mut policy = Policy::new(
+            Terms {
+                daemons: &Version(10, 3).daemons(true, false),
+                with_file: &[],
+                patience: 2 * ROUND,
+                may_fall_back: false,
+                peers_to_tell: false,
+                seed: 7,
+            },
+            now,
+        );
+        assert_eq!(policy.step(Event::Tick, now), [Action::Start(MGMTD)]);
+        assert_eq!(policy.step(Event::NotStarted(MGMTD), now), []);
+        now += FIRST_DELAY;
+        assert_eq!(policy.step(Event::Tick, now), [Action::Start(MGMTD)]);
+        assert_eq!(policy.step(Event::NotStarted(MGMTD), now), [Action::Start(ZEBRA)]);
     }
 
     #[test]

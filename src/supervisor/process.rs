@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::output::{self, Lines};
 use super::work::Work;
+use crate::frr::handover::{self, Handover};
 use crate::frr::redact_said;
 use crate::status::NOTIFICATION;
 
@@ -63,19 +64,20 @@ struct Heard {
 }
 
 impl Child {
-    /// Starts a program with its output in our pipe, in a process group of its own so that no terminal signal reaches it.
-    pub fn spawn(name: &'static str, command: Command) -> io::Result<Self> {
-        Self::with_input(name, command, Stdio::null())
-    }
-
-    /// The same with something to hold as its standard input.
-    pub fn with_input(name: &'static str, mut command: Command, input: Stdio) -> io::Result<Self> {
+    /// Starts a program with its output in our pipe, something to hold as its standard input and files that it inherits, in a
+    /// process group of its own so that no terminal signal reaches it.
+    pub fn with_input(
+        name: &'static str,
+        mut command: Command,
+        input: Stdio,
+        inherited: &[&Handover],
+    ) -> io::Result<Self> {
         let (read, write): (OwnedFd, OwnedFd) = pipe_with(PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&read, true)?;
         // What systemd is told is ours to say.
         command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC");
         command.stdin(input).stdout(write.try_clone()?).stderr(write).process_group(0);
-        let child = command.spawn()?;
+        let child = handover::spawn(&mut command, inherited)?;
         let started = Instant::now();
         Ok(Self {
             started,
@@ -234,7 +236,7 @@ mod tests {
     fn run(script: &str) -> Child {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        Child::spawn("sh", command).unwrap()
+        Child::with_input("sh", command, Stdio::null(), &[]).unwrap()
     }
 
     #[test]

@@ -223,7 +223,6 @@ impl Supervisor<'_> {
             }
             return Ok(());
         }
-        files::propose(&candidate.text).map_err(Rejected::unable)?;
         let other_daemons = self.node.daemons(&candidate.config) != self.daemons;
         let way = match delta(&self.text, &candidate.text, self.node.version) {
             Delta::Wrong(reason) => Delta::Wrong(reason),
@@ -240,7 +239,7 @@ impl Supervisor<'_> {
         };
         match way {
             Delta::Commands(steps, late) => {
-                let checked = files::check_commands(&text(&steps));
+                let checked = files::check(&text(&steps));
                 checked.map_err(|e| {
                     Rejected::of_check(&e, format!("{e}{}", origin(&candidate.config, &e.to_string())))
                 })?;
@@ -254,8 +253,8 @@ impl Supervisor<'_> {
             }
             Delta::Wrong(reason) => return Err(Rejected::Refused(vec![reason])),
             Delta::Restart(which, reason) => {
-                files::check_candidate().map_err(|e| Rejected::of_check(&e, e.to_string()))?;
-                files::accept().map_err(Rejected::unable)?;
+                files::check(&candidate.text).map_err(|e| Rejected::of_check(&e, e.to_string()))?;
+                self.node.texts.accept(candidate.text.clone());
                 if other_daemons {
                     log::warn!(
                         "{reason}: all daemons start anew, and the kernel goes on forwarding meanwhile"
@@ -268,7 +267,7 @@ impl Supervisor<'_> {
                 log::warn!("this can't be changed by commands: {reason}; {who} start anew with it");
                 self.read_parts();
                 self.adopt(candidate, 0, vec![]);
-                events.push_back(Event::Changed { may_fall_back: files::may_fall_back() });
+                events.push_back(Event::Changed { may_fall_back: self.node.texts.may_fall_back() });
                 let named = |i: &usize| which.is_empty() || which.contains(&self.daemons[*i].name);
                 events.extend((0..self.daemons.len()).filter(named).map(Event::Renew));
             }
@@ -281,13 +280,12 @@ impl Supervisor<'_> {
         let Change { candidate, commands, late, task } = change;
         let result = task.result();
         self.board.tell(|local| local.counts.changing = false);
-        // It is written already, and only renamed.
-        let result = result.and_then(|()| files::accept().map_err(|e| e.to_string().into()));
         match result {
             Ok(()) => {
+                self.node.texts.accept(candidate.text.clone());
                 self.read_parts();
                 self.adopt(candidate, commands, late);
-                events.push_back(Event::Changed { may_fall_back: files::may_fall_back() });
+                events.push_back(Event::Changed { may_fall_back: self.node.texts.may_fall_back() });
             }
             Err(refused) => {
                 let source = origin(&candidate.config, &refused.command);

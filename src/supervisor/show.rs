@@ -18,6 +18,8 @@ pub(super) struct Record {
     since: Time,
     failures: u64,
     last_exit: Option<Exit>,
+    /// Why it could not be started last.
+    not_started: Option<String>,
 }
 
 impl Record {
@@ -29,17 +31,26 @@ impl Record {
             since: daemon.since,
             failures: daemon.failures,
             last_exit: daemon.last_exit,
+            not_started: None,
         })
     }
 
     pub(super) fn started(&mut self, board: &Board) {
         (self.starts, self.since) = (self.starts + 1, Time::now());
+        self.not_started = None;
         if self.starts > 1 {
             board.tell(|local| {
                 local.counts.restarts += 1;
                 local.counts.last_restart = Some(self.since);
             });
         }
+    }
+
+    /// It can't be started, for that reason. Whether that is new.
+    pub(super) fn not_started(&mut self, reason: String) -> bool {
+        let new = self.not_started.as_ref() != Some(&reason);
+        self.not_started = Some(reason);
+        new
     }
 
     pub(super) fn ended(&mut self, child: &Child, status: ExitStatus) {

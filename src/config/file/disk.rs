@@ -1,12 +1,9 @@
 //! The file, or the files of a directory, as text.
 
-use std::fs::{self, File};
-use std::io::Read as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
-
+use crate::files::{self, Owner};
 use crate::model::FilePath;
 
 /// The largest file, and the most that the files of a directory may have together, in bytes: 4096 VNIs with all that they
@@ -58,19 +55,7 @@ fn sentence(path: &Path, reason: impl std::fmt::Display) -> String {
 }
 
 fn text(path: &Path) -> Result<String, String> {
-    let explain = |e: std::io::Error| sentence(path, e);
-    // Opening a pipe must not wait for its other end.
-    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
-    let file = File::options().read(true).custom_flags(flags).open(path).map_err(explain)?;
-    if !file.metadata().map_err(explain)?.is_file() {
-        return Err(sentence(path, "not a regular file"));
-    }
-    let mut bytes = vec![];
-    file.take(LIMIT + 1).read_to_end(&mut bytes).map_err(explain)?;
-    if bytes.len() as u64 > LIMIT {
-        return Err(sentence(path, "larger than 4 MiB"));
-    }
-    String::from_utf8(bytes).map_err(|_| sentence(path, "not UTF-8"))
+    files::read(path, Owner::Operator, LIMIT).map_err(|e| sentence(path, e))
 }
 
 #[cfg(test)]

@@ -1,0 +1,166 @@
+// What becomes of the files below /run, and who may put what there: part of `node`.
+
+/// What a lab without a speaker of its own needs less time for.
+fn quiet() -> Options {
+    Options { speaker: None, ..Options::default() }
+}
+
+/// Fills /run until not a byte more fits, and leaves no more than that to be had.
+fn fill_run() {
+    exec("", &["mount", "-o", "remount,size=6M", "/run"]);
+    let mut file = std::fs::File::create("/run/filler").unwrap();
+    for size in [65536, 4096, 1] {
+        while std::io::Write::write_all(&mut file, &vec![1; size]).is_ok() {}
+    }
+    assert!(std::fs::write("/run/frr/probe", "x").is_err(), "/run is not full");
+    let _ = std::fs::remove_file("/run/frr/probe");
+}
+
+fn empty_run() {
+    let _ = std::fs::remove_file("/run/filler");
+    exec("", &["mount", "-o", "remount,size=50%", "/run"]);
+}
+
+#[test]
+fn a_full_run_stops_no_restart() {
+    let lab = Lab::new(Options::default());
+    let mut node = up(&lab, &[]);
+    let flows = flows();
+    every_ping_is_answered(&SERVICES, 20);
+    fill_run();
+    let said = |node: &Supervisor, what: &str| node.log().iter().filter(|(_, l)| l.contains(what)).count();
+    for names in [&["bgpd"][..], &[]] {
+        let (ready, begin) = (said(&node, DAEMONS_ANSWER), std::time::Instant::now());
+        let released = said(&node, "are announced by it again");
+        signal_daemons(&lab, "perouter", names, Signal::KILL);
+        wait_until(&format!("{names:?} to be back"), SOON, || said(&node, DAEMONS_ANSWER) > ready);
+        let seconds = begin.elapsed().as_secs_f64();
+        println!("{names:?} back after {seconds:.1} s");
+        assert!(seconds < 10.0);
+        // A leaf keeps routes over one death, not over two.
+        wait_until("the speaker", SOON, || said(&node, "are announced by it again") > released);
+        settle();
+        thread::sleep(Duration::from_secs(5));
+    }
+    wait_until("the problem", SOON, || {
+        get("/status.json").is_ok_and(|(_, json)| {
+            json.contains("\"not-saved\"") && json.contains("cannot write /run/frr/status.json: No space left")
+        })
+    });
+    empty_run();
+    wait_until("its end", SOON, || {
+        status()["health"] == "healthy" && get("/status.json").is_ok_and(|(_, json)| !json.contains("\"not-saved\""))
+    });
+    node.wait_log("/run/frr/status.json can be written again", SOON);
+    wait_until("the number of bgpd's process", SOON, || {
+        let pid = std::fs::read_to_string("/run/frr/bgpd.pid").unwrap_or_default();
+        pid.trim().parse().is_ok_and(|pid| daemons(&lab, "perouter").contains(&("bgpd".into(), pid)))
+    });
+    let mut lost = vec![];
+    for (name, flow) in flows {
+        let loss = flow.stop();
+        println!("{name}: sent {}, lost {}", loss.sent, loss.lost);
+        lost.extend((loss.lost > 0).then_some((name, loss.lost)));
+    }
+    assert_eq!(lost, []);
+
+    // Nor is a start kept from anything.
+    assert!(node.terminate().0.success());
+    for name in ["frr.conf", "frr.conf.good", "services.json", "bfd.json", "vtysh.conf", "status.json", "status.txt"] {
+        let _ = std::fs::remove_file(format!("/run/frr/{name}"));
+    }
+    fill_run();
+    let node = up(&lab, &[]);
+    every_ping_is_answered(&SERVICES, 20);
+    empty_run();
+    wait_until("the files", SOON, || {
+        ["frr.conf", "vtysh.conf", "status.json"].iter().all(|n| std::fs::metadata(format!("/run/frr/{n}")).is_ok())
+    });
+    drop(node);
+}
+
+/// As FRR's user, in a shell; whether it went well.
+fn as_frr(script: &str) -> bool {
+    try_exec("", &["setpriv", "--reuid", "frr", "--regid", "frr", "--clear-groups", "sh", "-ec", script]).is_ok()
+}
+
+#[test]
+fn what_others_put_in_the_run_directory_is_not_followed() {
+    let lab = Lab::new(quiet());
+    // All of it as if an earlier version, in whose directory FRR's user might do what it likes, had left it.
+    let secret = "/run/secret";
+    std::fs::write(secret, "router bgp 4200000999\n").unwrap();
+    let plant = "cd /run/frr; mkfifo on-stop bgpd.pid zebra.pid watchfrr.pid; ln -s /run/secret frr.conf; ln -s /run/secret frr.conf.good; \
+                 ln -s /run/secret services.json; mkfifo bfd.json status.lock; ln -s /run/secret bgpd.tmp; mkdir sockets; \
+                 ln -s /run/secret sockets/bgpd.vty; ln -s /run/secret status.json; ln -s /run/secret bfdd.pid";
+    exec("", &["chown", "frr:frr", "/run/frr"]);
+    assert!(as_frr(plant));
+    std::fs::write("/run/frr/mgmtd.pid", "1\n").unwrap();
+    std::fs::set_permissions("/run/frr/mgmtd.pid", std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    std::fs::create_dir("/run/frr/sockets/zebra.vty").unwrap();
+    let mut node = start(&lab, &[]);
+    node.wait_log(DAEMONS_ANSWER, SOON);
+    both_leaves_are_up();
+    assert_eq!(std::fs::read_to_string(secret).unwrap(), "router bgp 4200000999\n");
+    assert!(!node.log_text().contains("4200000999"), "{}", node.log_text());
+    assert!(std::fs::read_to_string("/run/frr/frr.conf").unwrap().contains("router bgp"));
+    // Now there is nothing that it may do, but to its own sockets.
+    for attempt in ["touch new", "ln -sf /run/secret on-stop2", "rm -f status.json", "mv sockets other", "echo x >frr.conf", "cat frr.conf"] {
+        assert!(!as_frr(&format!("cd /run/frr; {attempt}")), "{attempt}");
+    }
+    // What is known by its place is there: vtysh finds the daemons by it.
+    let said = exec("", &["vtysh", "--vty_socket", "/run/frr", "-c", "show version"]);
+    assert!(said.contains("FRRouting"), "{said}");
+
+    // A second instance touches nothing, and names the first.
+    let before = daemons(&lab, "perouter");
+    let mut second = start(&lab, &[]);
+    assert!(!second.wait_end(Duration::from_secs(5)).success());
+    second.wait_log(&format!("another frr-supervisor (pid {}) runs on this node", node.pid()), SOON);
+    let said = second.log_text();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert_eq!(daemons(&lab, "perouter"), before);
+    assert_eq!(status()["supervisor"]["pid"], node.pid());
+    signal_daemons(&lab, "perouter", &["bgpd"], Signal::KILL);
+    wait_until("bgpd to be back", SOON, || {
+        node.log().iter().filter(|(_, line)| line.contains(DAEMONS_ANSWER)).count() == 2
+    });
+
+    // The operator's word is heeded, if it is one.
+    std::fs::remove_file("/run/frr/on-stop").unwrap();
+    exec("", &["mkfifo", "/run/frr/on-stop"]);
+    let (status, seconds) = node.terminate();
+    assert!(status.success() && seconds < 5.0, "{status} {seconds}");
+    node.wait_log("/run/frr/on-stop: not a regular file but a FIFO; ON_STOP holds", SOON);
+    assert!(!std::fs::exists("/run/frr/bgpd.pid").unwrap());
+    std::fs::remove_file(secret).unwrap();
+}
+
+fn both_leaves_are_up() {
+    for leaf in ["leaf1", "leaf2"] {
+        wait_until(&format!("{leaf}'s session"), SOON, || session(leaf, "default", "node") == "Established");
+    }
+}
+
+#[test]
+fn what_is_no_file_is_no_template_and_no_configuration() {
+    let lab = Lab::new(quiet());
+    exec("", &["mkfifo", "/run/fifo"]);
+    std::fs::File::create("/run/endless").unwrap().set_len(1 << 40).unwrap();
+    for (path, why) in [
+        ("/run/fifo", "a FIFO"),
+        ("/dev/zero", "a device"),
+        ("/run", "a directory"),
+        ("/run/endless", "larger than"),
+    ] {
+        let said = refused(&lab, &[("FRR_TEMPLATE", path)]);
+        assert!(said.contains(&format!("FRR_TEMPLATE={path}: ")) && said.contains(why), "{said}");
+        // What is wrong with the file does not keep the rest from running; here it is looked at alone.
+        let args = ["check"];
+        let env: Vec<_> = Lab::node_env().into_iter().chain([("CONFIG_FILE", path)]).collect();
+        let output = Command::new(program()).args(args).env_clear().envs(env).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        let expected = path == "/run" || said.contains(&format!("CONFIG_FILE: {path}: ")) && said.contains(why);
+        assert!(expected, "{said}");
+    }
+}
