@@ -49,6 +49,8 @@ fn pings(clients: &[&str], addresses: &[&str], count: u32) {
 #[test]
 fn perouter_and_a_second_start() {
     let lab = Lab::new(Options::default());
+    // As it comes of a leaf's advertisement where they are taken.
+    ip("host", "-6 route add default via fe80::1 dev eth1 proto ra metric 1024");
     let before = snapshot("host");
     let mut node = up(&lab, &[]);
     every_ping_is_answered(&SERVICES, 1000);
@@ -105,13 +107,23 @@ fn host_mode_with_an_anycast_address() {
         "host",
         "link add dummy1 type dummy\nlink set dummy1 up\naddr add 10.0.0.100/32 dev dummy1\naddr add 2001:db8:a::100/128 dev dummy1 nodad\n",
     );
+    // As Talos has it: what a leaf advertises makes a default route, until it is a port.
+    let advertised = || ip("host", "-6 route show default proto ra");
+    for nic in ["eth1", "eth2"] {
+        sysctl("host", &format!("net/ipv6/conf/{nic}/accept_ra"), "2");
+        ip_batch("host", &format!("link set {nic} down\nlink set {nic} up\n"));
+    }
+    wait_until("the leaves' advertisements", SOON, || advertised().contains("eth1"));
     let before = snapshot("host");
     let _node = up(&lab, &[("NETNS", "host")]);
+    assert_eq!(advertised(), "");
     let anycast = ["10.0.0.100", "2001:db8:a::100"];
     both_leaves_have("10.0.0.100/32");
     both_leaves_have("2001:db8:a::100/128");
     both_leaves_have(&format!("{NODE_IP}/32"));
     every_ping_is_answered(&[SERVICES, anycast].concat(), 1000);
+    // The leaves advertise themselves every few seconds.
+    assert_eq!(advertised(), "");
     // Routes from the fabric name NODE_IP as their source.
     let route = wait_until("a route from the fabric", SOON, || {
         let routes = ip_json("host", "-4 route show proto bgp");

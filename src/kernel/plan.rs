@@ -8,8 +8,8 @@ use std::collections::{HashMap, HashSet};
 use ipnet::IpNet;
 
 use crate::model::{
-    Address, Desired, IfName, Link, LinkKind, LinkSpec, Marks, Namespaces, OWNER_PROTOCOL, Part, Role, Route,
-    Rule, Side, SpecKind, Sysctl, Tunnel, Vxlan,
+    ADVERTISED_PROTOCOL, Address, Desired, IfName, Link, LinkKind, LinkSpec, Marks, Namespaces,
+    OWNER_PROTOCOL, Part, Role, Route, Rule, Side, SpecKind, Sysctl, Tunnel, Vxlan,
 };
 
 use super::Op;
@@ -400,6 +400,14 @@ impl Planner {
             let stale_rule = |r: &&Rule| !rules.contains(&(side, *r));
             let stale: Vec<_> = state.routes.iter().filter(stale).cloned().collect();
             let stale_rules: Vec<_> = state.rules.iter().filter(stale_rule).cloned().collect();
+            let is_advertised = |r: &&Route| {
+                let by = |name: &IfName| name.as_str() == r.dev && side == self.place(Side::Router);
+                r.protocol == ADVERTISED_PROTOCOL
+                    && r.dst.prefix_len() == 0
+                    && desired.no_advertised_default.iter().any(by)
+            };
+            let advertised: Vec<_> = state.routes.iter().filter(is_advertised).cloned().collect();
+            advertised.into_iter().for_each(|route| self.push(Op::DelRoute { side, route }));
             if !desired.keep_others {
                 stale.into_iter().for_each(|route| self.push(Op::DelRoute { side, route }));
             }

@@ -15,6 +15,8 @@ pub struct Desired {
     pub sysctls: Vec<Sysctl>,
     /// Routes of ours.
     pub routes: Vec<(Side, Route)>,
+    /// Links of FRR's namespace by which no default route leads that was learnt from a router advertisement.
+    pub no_advertised_default: Vec<IfName>,
     /// Rules of ours.
     pub rules: Vec<(Side, Rule)>,
     /// Connection marks in the host namespace.

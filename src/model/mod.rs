@@ -29,6 +29,9 @@ pub const OWNER_GROUP: u32 = 4242;
 /// 186–198 are FRR's (`linux/rtnetlink.h`), numbers above are free for administrators (`/etc/iproute2/rt_protos`).
 pub const OWNER_PROTOCOL: u8 = 200;
 
+/// Protocol number of routes that were learnt from a router advertisement (`RTPROT_RA`, `linux/rtnetlink.h`).
+pub const ADVERTISED_PROTOCOL: u8 = 9;
+
 /// The host namespace's end of the veth pair to MetalLB, where the speaker lives.
 pub const VETH_HOST: &str = "metallb-frr";
 

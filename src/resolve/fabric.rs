@@ -4,7 +4,8 @@ use std::fmt;
 
 use crate::config::Config;
 use crate::model::{
-    IfName, Link, LinkKind, MacAddr, Namespaces, OWNER_PROTOCOL, Role, Side, UnderlayInterface, Value as _,
+    ADVERTISED_PROTOCOL, IfName, Link, LinkKind, MacAddr, Namespaces, OWNER_PROTOCOL, Role, Side,
+    UnderlayInterface, Value as _,
 };
 
 use super::MAIN_TABLE;
@@ -223,8 +224,12 @@ pub fn objection(config: &Config, now: &Namespaces, nic: &Found) -> Option<Strin
         return None;
     }
     let mut cut = Vec::new();
+    // What a leaf's router advertisement has made of it is no one's wish.
     let default = now.host.routes.iter().find(|r| {
-        r.dst.prefix_len() == 0 && r.table == MAIN_TABLE && r.dev == link.name && r.protocol != OWNER_PROTOCOL
+        r.dst.prefix_len() == 0
+            && r.table == MAIN_TABLE
+            && r.dev == link.name
+            && ![OWNER_PROTOCOL, ADVERTISED_PROTOCOL].contains(&r.protocol)
     });
     if let Some(route) = default {
         let via = route.via.map_or(String::new(), |via| format!(" via {via}"));

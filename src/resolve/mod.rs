@@ -56,6 +56,7 @@ pub fn resolve(config: &Config, now: &Namespaces, found: &[Found]) -> Resolved {
         links: links(config, now, found, mtu),
         sysctls: sysctls(isolated, found),
         routes: Vec::new(),
+        no_advertised_default: found.iter().map(|nic| nic.name.clone()).collect(),
         rules: Vec::new(),
         marks: None,
         keep_others: false,
@@ -193,6 +194,11 @@ fn sysctls(isolated: bool, found: &[Found]) -> Vec<Sysctl> {
         list.extend(found.iter().map(|nic| loose(Side::Router, nic.name.as_str())));
     }
     list.push(loose(Side::Host, VETH_HOST));
+    // A leaf advertises itself for the sake of BGP; a default route of that would come before BGP's own. Addresses and prefixes are
+    // taken as the host has it.
+    for nic in found {
+        list.push(on(Side::Router, format!("net/ipv6/conf/{}/accept_ra_defrtr", nic.name), "0"));
+    }
     // Both ends are ours: a check for duplicates would only hold the first session up by a second.
     for (side, dev) in [(Side::Router, VETH_FRR), (Side::Host, VETH_HOST)] {
         list.push(on(side, format!("net/ipv6/conf/{dev}/accept_dad"), "0"));
@@ -225,7 +231,7 @@ fn return_path(
         };
         if config.return_path == ReturnMode::DefaultRoute {
             add(MAIN_TABLE, DEFAULT_ROUTE_METRIC);
-            notes.extend(rival_default(now, v6));
+            notes.extend(rival_default(now, v6, stays));
             continue;
         }
         // The kernel itself gives an IPv6 route without a metric 1024 (IP6_RT_PRIO_USER).
@@ -256,9 +262,10 @@ fn default_route(config: &Config, src: Option<IpAddr>, v6: bool, table: u32, met
 }
 
 /// Says that the host has a default route of its own where ours was to be the only one.
-fn rival_default(now: &Namespaces, v6: bool) -> Option<String> {
+fn rival_default(now: &Namespaces, v6: bool, stays: impl Fn(&str) -> bool) -> Option<String> {
     let other = now.host.routes.iter().find(|route| {
-        route.dst == default_net(v6) && route.table == MAIN_TABLE && route.protocol != OWNER_PROTOCOL
+        let is_default = route.dst == default_net(v6) && route.table == MAIN_TABLE;
+        is_default && route.protocol != OWNER_PROTOCOL && stays(&route.dev)
     })?;
     Some(format!(
         "the host has an {} default route of its own by {}, which RETURN_PATH=default-route does not replace: \

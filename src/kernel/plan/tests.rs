@@ -154,11 +154,9 @@ fn the_hosts_own_namespace_keeps_its_nics_as_they_are() {
     let plan = plan(&desired, &now);
     let of_nics = |word: &&String| word.contains("eth1") || word.contains("eth2");
     let of_nics: Vec<_> = words(&plan).iter().filter(of_nics).cloned().collect();
-    let wanted = ["eth1", "eth2"].map(|nic| {
-        ["ipv4/conf/N/rp_filter = 2", "ipv6/conf/N/disable_ipv6 = 0"]
-            .map(|set| format!("router: set sysctl net/{}", set.replace('N', nic)))
-    });
-    assert_eq!(of_nics, wanted.concat());
+    let wanted = ["rp_filter = 2", "disable_ipv6 = 0", "accept_ra_defrtr = 0"];
+    assert!(of_nics.iter().all(|word| wanted.iter().any(|end| word.ends_with(end))), "{of_nics:#?}");
+    assert_eq!(of_nics.len(), 2 * wanted.len(), "{of_nics:#?}");
     assert!(plan.ops.iter().all(|op| !matches!(op, Op::AddRoute { .. } | Op::SetMarks(_))));
 }
 
@@ -180,6 +178,34 @@ fn no_advertisement_of_a_workload_reaches_the_host() {
     );
     for end in ["metallb-frr", "host-e-100", "pt-host"] {
         assert_eq!(set(&format!("{end}/disable_ipv6")), Some("0"), "{end}");
+    }
+}
+
+#[test]
+fn a_default_route_of_a_leafs_advertisement_is_no_reason_and_goes() {
+    let route = |dev: &str, protocol| Route {
+        dst: "::/0".parse().unwrap(),
+        table: 254,
+        via: "fe80::1".parse().ok(),
+        dev: dev.into(),
+        metric: 1024,
+        src: None,
+        protocol,
+    };
+    let of = |isolated: bool, protocol| {
+        let mut now = fresh(isolated);
+        now.host.routes = vec![route("eth1", protocol), route("eth0", protocol)];
+        let config = if isolated { config(&[]) } else { config(&[("NETNS", "host")]) };
+        let desired = desired(&config, &now)?;
+        let deleted = |op: &Op| matches!(op, Op::DelRoute { .. }).then(|| op.to_string());
+        Some(plan(&desired, &now).ops.iter().filter_map(deleted).collect::<Vec<_>>())
+    };
+    let gone = "host: remove route ::/0 via fe80::1 dev eth1 table 254 metric 1024";
+    assert_eq!(of(false, ADVERTISED_PROTOCOL), Some(vec![gone.to_owned()]));
+    assert_eq!(of(true, ADVERTISED_PROTOCOL), Some(vec![]), "it stays behind with the NIC that is moved");
+    for protocol in [3, 4, 16] {
+        assert_eq!(of(false, protocol), Some(vec![]));
+        assert_eq!(of(true, protocol), None, "a NIC that carries the node");
     }
 }
 
