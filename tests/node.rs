@@ -323,6 +323,27 @@ fn nics_are_found_by_their_address() {
     assert!(said.contains("2 interfaces have this address: eth1") && said.contains("twin"), "{said}");
     ip("host", "link del twin");
 
+    // What can't be moved is refused before anything is changed, whether its address is named or its name.
+    ip_batch(
+        "host",
+        "link add bond0 type bond mode active-backup\nlink set eth1 down\nlink set eth1 master bond0\n",
+    );
+    ip_batch("host", &format!("link set bond0 address {} up\n", MACS[0]));
+    let said = refused(&lab, &[]);
+    for word in ["bond0", MACS[0], "is a bond", "take eth1 out of it", "FE_MACS", "NETNS=host"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    ip_batch("host", "link del bond0\nlink set eth1 up\nlink add br0 type bridge\nlink set br0 up\n");
+    let file = "/tmp/bridge.yaml";
+    std::fs::write(
+        file,
+        "underlay:\n  interfaces:\n  - {type: NetworkDevice, networkDevice: {interfaceName: br0}}\n",
+    )
+    .unwrap();
+    let said = refused(&lab, &[("CONFIG_FILE", file)]);
+    assert!(said.contains("br0 (br0) is a bridge") && said.contains("NETNS=host"), "{said}");
+    ip("host", "link del br0");
+
     // A macvlan has the address, too, and is no NIC; a NIC may come late.
     ip("host", &format!("link add link eth1 name copy address {} type macvlan mode bridge", MACS[0]));
     let late = "02:00:00:00:00:42";

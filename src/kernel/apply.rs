@@ -195,6 +195,9 @@ fn remedy(op: &Op, refusal: &Refusal) -> &'static str {
              \"apiVersion: v1alpha1, kind: KernelModuleConfig, name: vrf\", on any version \
              \"machine: {kernel: {modules: [{name: vrf}]}}\""
         }
+        Op::Move { .. } if refusal.error.raw_os_error() == Some(EINVAL) => {
+            ". The kernel lets this interface into no other namespace: name its ports instead, or leave it where it is by NETNS=host"
+        }
         Op::SetSysctl(_) if refusal.error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
             ". /proc/sys is read-only: the service's security.readonlyPaths must have neither /proc/sys nor /proc/sys/net"
         }
@@ -204,6 +207,9 @@ fn remedy(op: &Op, refusal: &Refusal) -> &'static str {
         _ => "",
     }
 }
+
+/// The kernel can't do this with this object (`asm-generic/errno-base.h`).
+const EINVAL: i32 = 22;
 
 /// The kernel does not know this (`asm-generic/errno.h`).
 const EOPNOTSUPP: i32 = 95;

@@ -19,6 +19,8 @@ const HEADER: usize = 16;
 /// Flags of a link (`linux/if.h`).
 const IFF_UP: u32 = 1;
 const IFF_LOWER_UP: u32 = 1 << 16;
+/// `linux/if_link.h` of Linux 6.15; an older kernel does not say it.
+const IFLA_NETNS_IMMUTABLE: u16 = 67;
 /// Address families, the kinds of attributes in `IFLA_AF_SPEC` (`linux/socket.h`).
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
@@ -97,6 +99,7 @@ pub(super) fn read(message: &[u8]) -> Option<Said> {
             IFLA_MASTER => said.master = number(value),
             IFLA_LINK => lower = number(value),
             IFLA_LINK_NETNSID => elsewhere = true,
+            IFLA_NETNS_IMMUTABLE => link.stays = value == [1],
             IFLA_IFALIAS => link.alias = Some(text(value)),
             IFLA_GROUP => link.group = number(value)?,
             IFLA_LINKINFO => info(value, link),

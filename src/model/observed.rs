@@ -182,13 +182,15 @@ pub struct Link {
     pub addr_gen_none: bool,
     /// How it is a port of a bridge, if it is one.
     pub port: Option<BridgePort>,
+    /// Whether the kernel says that it can't be moved into another namespace; see [`Link::is_immovable`].
+    pub stays: bool,
     /// Free text on the link.
     pub alias: Option<String>,
     /// Link group.
     pub group: u32,
     /// What it was to us before somebody took our mark off.
     pub lost: Option<Role>,
-    /// Its addresses, link-local ones left out.
+    /// Its addresses, but for the link-local one that the kernel gives it by itself.
     pub addresses: Vec<Address>,
 }
 
@@ -316,11 +318,24 @@ impl Link {
             parent: None,
             addr_gen_none: false,
             port: None,
+            stays: false,
             alias: None,
             group: 0,
             lost: None,
             addresses: vec![],
         }
+    }
+
+    /// Whether it can't be moved into another namespace: those kinds that the kernel has so (`netns_immutable` in its drivers), or
+    /// what it says of itself.
+    pub fn is_immovable(&self) -> bool {
+        const KINDS: [&str; 6] = ["bond", "team", "openvswitch", "batadv", "hsr", "amt"];
+        let of_kind = match &self.kind {
+            LinkKind::Bridge | LinkKind::Vrf(_) => true,
+            LinkKind::Other(kind) => KINDS.contains(&kind.as_str()),
+            _ => false,
+        };
+        of_kind || self.stays
     }
 
     /// Whether it is of a kind that we make.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::config::Config;
 use crate::model::{
-    ADVERTISED_PROTOCOL, IfName, Link, LinkKind, MacAddr, Namespaces, OWNER_PROTOCOL, Role, Side,
+    ADVERTISED_PROTOCOL, IfName, Link, LinkKind, MacAddr, Namespaces, NsState, OWNER_PROTOCOL, Role, Side,
     UnderlayInterface, Value as _,
 };
 
@@ -173,7 +173,7 @@ fn known<'a>(by: &By, wanted: &[By], now: &'a Namespaces, before: &[Found]) -> O
 }
 
 /// The links that best fit: a NIC by the address it was made with, then a NIC by its present one,
-/// then a veth end (a NIC in a container or a lab). What copies a MAC is never a NIC.
+/// then a veth end (a NIC in a container or a lab). What copies a MAC is never a NIC, but a port gives way to its master.
 fn candidates(mac: MacAddr, now: &Namespaces) -> Vec<(Side, &Link)> {
     let rank = |link: &Link| match link.kind {
         LinkKind::Device if link.permanent_mac == Some(mac) => Some(0),
@@ -182,7 +182,35 @@ fn candidates(mac: MacAddr, now: &Namespaces) -> Vec<(Side, &Link)> {
         _ => None,
     };
     let best = all(now).filter_map(|(_, link)| rank(link)).min();
-    all(now).filter(|(_, link)| best.is_some() && rank(link) == best).collect()
+    let fitting = all(now).filter(|(_, link)| best.is_some() && rank(link) == best);
+    let mut found: Vec<(Side, &Link)> = vec![];
+    for (side, link) in fitting.map(|(side, link)| (side, leader(mac, now.get(side), link))) {
+        if !found.iter().any(|(s, l)| (*s, &l.name) == (side, &link.name)) {
+            found.push((side, link));
+        }
+    }
+    found
+}
+
+/// What works for a link that has this address: its master, if that has the same one and is a NIC (a virtual function's synthetic NIC,
+/// a failover device) or a bond. All else is the link itself.
+fn leader<'a>(mac: MacAddr, state: &'a NsState, mut link: &'a Link) -> &'a Link {
+    let leads = |master: &&Link| {
+        let is_one = match &master.kind {
+            LinkKind::Device => true,
+            LinkKind::Other(kind) => ["bond", "team"].contains(&kind.as_str()),
+            _ => false,
+        };
+        is_one && master.mac == Some(mac)
+    };
+    // Masters don't go round in circles, but names may be read while they change.
+    for _ in 0..4 {
+        let Some(master) = link.master.as_ref().and_then(|name| state.link(name)).filter(leads) else {
+            break;
+        };
+        link = master;
+    }
+    link
 }
 
 fn list<'a>(links: impl Iterator<Item = (Side, &'a Link)>) -> String {
@@ -208,7 +236,30 @@ pub fn objection(config: &Config, now: &Namespaces, nic: &Found) -> Option<Strin
     // In the namespace it is taken out of a master that somebody has given it.
     if let Some(master) = link.master.as_ref().filter(|_| namespace.is_none() || nic.side == Side::Host) {
         return Some(format!(
-            "{name} ({}) is a port of {master}: a fabric interface must stand alone, name another in {}",
+            "{name} ({}) is a port of {master}: a fabric interface must stand alone, take it out of {master} or name another in {}",
+            nic.by,
+            nic.by.setting()
+        ));
+    }
+    if link.is_immovable()
+        && nic.side == Side::Host
+        && let Some(namespace) = namespace
+    {
+        let kind = if link.kind == LinkKind::Device { "device".into() } else { link.kind.to_string() };
+        let ports: Vec<_> = now
+            .host
+            .links
+            .iter()
+            .filter(|port| port.master.as_ref() == Some(&link.name))
+            .map(|port| &port.name[..])
+            .collect();
+        let ways = match &ports[..] {
+            [] => "name a NIC".to_owned(),
+            ports => format!("take {} out of it and name each of them", ports.join(", ")),
+        };
+        return Some(format!(
+            "{name} ({}) is a {kind} that the kernel lets into no other namespace, so it can't be moved into {namespace}: \
+             {ways} in {} (FRR spreads the traffic over all of them), or leave it where it is by NETNS=host",
             nic.by,
             nic.by.setting()
         ));
@@ -302,6 +353,58 @@ mod tests {
             assert_eq!(names(&[A], vec![copy(), nic], vec![]), Ok(vec!["host eth0".into()]));
             assert_eq!(names(&[A], vec![copy()], vec![]), Err(format!("copy {A} ({kind})")));
         }
+    }
+
+    #[test]
+    fn a_port_gives_way_to_the_master_that_has_its_address() {
+        let port = |name: &str, master: &str, made_with| Link {
+            master: Some(master.into()),
+            ..link(name, LinkKind::Device, A, made_with)
+        };
+        let numbered = |links: Vec<Link>| {
+            let mut index = 1;
+            links
+                .into_iter()
+                .map(|link| {
+                    index += 1;
+                    Link { index, ..link }
+                })
+                .collect::<Vec<_>>()
+        };
+        let found = |links| names(&[A], numbered(links), vec![]);
+        let eth0 = || Ok(vec!["host eth0".to_owned()]);
+        // A synthetic NIC and its virtual function, whichever says what it was made with; both may say nothing.
+        for (nic, function) in
+            [(None, Some(A)), (Some(A), None), (None, None), (Some(A), Some(A)), (None, Some(B))]
+        {
+            assert_eq!(
+                found(vec![link("eth0", LinkKind::Device, A, nic), port("eth1", "eth0", function)]),
+                eth0()
+            );
+        }
+        // A failover device and both of its ports.
+        let failover = vec![
+            link("eth0", LinkKind::Device, A, None),
+            port("eth0nsby", "eth0", Some(A)),
+            port("eth1", "eth0", Some(A)),
+        ];
+        assert_eq!(found(failover), eth0());
+        // Functions that have no address yet are no one's double.
+        let none = |name: &str, master: Option<&str>| Link {
+            master: master.map(Into::into),
+            ..Link::new(1, name, LinkKind::Device)
+        };
+        let nic = || link("eth0", LinkKind::Device, A, Some(A));
+        assert_eq!(
+            found(vec![nic(), none("vf0", Some("eth0")), none("vf1", Some("eth0")), none("vf2", None)]),
+            eth0()
+        );
+        assert_eq!(found(vec![nic(), port("vf0", "none", Some(B)), none("none", None)]), eth0());
+        // A bond leads, a bridge does not.
+        let master = |kind: &str| link("m", LinkKind::Other(kind.into()), A, None);
+        assert_eq!(found(vec![master("bond"), port("eth0", "m", Some(A))]), Ok(vec!["host m".into()]));
+        let bridge = Link { kind: LinkKind::Bridge, ..master("") };
+        assert_eq!(found(vec![bridge, port("eth0", "m", Some(A))]), eth0());
     }
 
     #[test]
