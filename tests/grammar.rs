@@ -4,6 +4,7 @@
 use super::lab::*;
 use frr_supervisor::frr::Version;
 use frr_supervisor::frr::delta::{Delta, delta};
+use frr_supervisor::model::{Value as _, VrfName};
 
 /// Where a line stands; N is the pair's number.
 const ROUTER: &str =
@@ -639,4 +640,83 @@ fn a_changed_part_is_changed_in_place() {
     }
     println!("{} pairs", names.len());
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Names like words of FRR's commands, or the beginning of one.
+#[test]
+fn a_vrf_may_be_called_by_any_name_that_is_taken() {
+    let names = [
+        "all",
+        "a",
+        "al",
+        "default",
+        "d",
+        "def",
+        "route-map",
+        "r",
+        "route",
+        "route-ma",
+        "view",
+        "v",
+        "vrf",
+        "vr",
+        "none",
+        "any",
+        "ipv4",
+        "ipv6",
+        "summary",
+        "json",
+        "neighbors",
+        "neighbor",
+        "unicast",
+        "l2vpn",
+        "evpn",
+        "detail",
+        "exit",
+        "no",
+        "Null0",
+        "7",
+        "red",
+    ];
+    let names: Vec<&str> = names.into_iter().filter(|name| VrfName::parse(name).is_ok()).collect();
+    println!("{names:?}");
+    let mut text = String::new();
+    for name in &names {
+        text += &format!("router bgp 65002 vrf {name}\n bgp router-id 192.0.2.1\nexit\n");
+    }
+    text += "router bgp 65001\n bgp router-id 192.0.2.1\n address-family ipv4 unicast\n";
+    for name in &names {
+        text += &format!("  import vrf {name}\n");
+    }
+    text += " exit-address-family\nexit\n";
+    let live = Alone::start("glive", &text);
+    let (_, running) = live.running().into_iter().find(|(daemon, _)| *daemon == "bgpd").unwrap();
+    for name in &names {
+        for line in [
+            format!("router bgp 65002 vrf {name}: bgp router-id 192.0.2.1"),
+            format!("router bgp 65001: address-family ipv4 unicast: import vrf {name}"),
+        ] {
+            assert!(running.contains(&line), "{name}: {running:?}");
+        }
+        for question in ["summary json", "ipv4 unicast json", "neighbors json"] {
+            let answer = vty("glive", "bgpd", &format!("show bgp vrf {name} {question}")).unwrap();
+            assert!(answer.trim_start().starts_with('{'), "{name}: {question}: {answer}");
+            // Asked for all, they would name the default instance, too.
+            let others = names.iter().chain(&["default"]).filter(|other| *other != name);
+            for other in others {
+                assert!(
+                    !answer.contains(&format!("\"vrfName\":\"{other}\"")),
+                    "{name}: {question}: {answer}"
+                );
+                assert!(!answer.contains(&format!("\"{other}\":{{")), "{name}: {question}: {answer}");
+            }
+        }
+    }
+    let rest = "router bgp 65001\n bgp router-id 192.0.2.1\nexit\n";
+    let Delta::Commands(steps, _) = delta(&text, rest, version()) else { panic!("no commands") };
+    for step in &steps {
+        for (command, status, words) in live.tell(step) {
+            assert_eq!(status, 0, "{}: {words}", command.text);
+        }
+    }
 }

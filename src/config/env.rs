@@ -7,7 +7,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::model::{MacAddr, Overlay, VETH_FRR, VETH_HOST};
+use crate::model::{MacAddr, Overlay, Ranged};
+
+use super::file::is_ours;
 
 use super::settings::{Field, IfUnset, Raw, SETTINGS, Setting};
 use super::{Bfd, Config, Metallb, PeerPair, Problem, Timers};
@@ -261,6 +263,15 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
             "ASN_VRF_METALLB and ASN_METALLB_SPEAKER are both {a}: the session with MetalLB is external and needs two"
         ));
     }
+    if let (Some(a), Some(b)) = (asn, speaker_asn)
+        && a == b
+    {
+        r.complain(format!(
+            "ASN_LOCAL and ASN_METALLB_SPEAKER are both {a}: a service's AS path would have our own AS number in it, so bgpd would take \
+             none for the fabric and no leaf would hear of any; give the speaker another (MetalLB's myASN), private ones are 64512-65534 \
+             and 4200000000-4294967294"
+        ));
+    }
     if let (Some(k), Some(h)) = (keepalive, hold)
         && h.get() < 3 * k.get()
     {
@@ -285,9 +296,9 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
         ));
     }
     if let Some(vrf) = &vrf
-        && [VETH_HOST, VETH_FRR].contains(&vrf.as_ifname().as_str())
+        && is_ours(vrf.as_ifname().as_str())
     {
-        r.complain(format!("VRF_METALLB={vrf}: the name of an end of the veth pair"));
+        r.complain(format!("VRF_METALLB={vrf}: the name of a device of our own"));
     }
 
     let hold_s = hold?.get();

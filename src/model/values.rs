@@ -223,6 +223,10 @@ fn plain_word(text: &str) -> Result<String, Invalid> {
     plain_name(text)
 }
 
+/// What is no VRF's name: words that FRR's commands have in its place (`show bgp vrf all`, for which `a` and `al` will do,
+/// `import vrf route-map …`, `vrf default`), and the kernel's loopback.
+const RESERVED: [&str; 10] = ["default", "all", "al", "a", "route-map", "view", "vrf", "none", "any", "lo"];
+
 /// The name of a VRF device that FRR can tell from its own words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VrfName(IfName);
@@ -236,11 +240,11 @@ impl VrfName {
 
 impl Value for VrfName {
     fn allowed() -> String {
-        format!("{}, not `default`, `all` or `lo`", IfName::allowed())
+        format!("{}, not {}", IfName::allowed(), RESERVED.join(", "))
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
-        if ["default", "all", "lo"].contains(&text) {
-            return Err(Invalid::new("reserved"));
+        if RESERVED.contains(&text) {
+            return Err(Invalid::new("reserved: FRR or the kernel takes it for something else"));
         }
         IfName::parse(text).map(Self)
     }

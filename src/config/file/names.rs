@@ -3,7 +3,7 @@
 use crate::model::{PASSTHROUGH_HOST, PASSTHROUGH_ROUTER, VETH_FRR, VETH_HOST, VTEP_DEVICE, VniDevice};
 
 /// Whether a device of ours has this name, or may have it one day.
-pub(super) fn is_ours(name: &str) -> bool {
+pub(in crate::config) fn is_ours(name: &str) -> bool {
     let fixed = ["lo", VTEP_DEVICE, VETH_HOST, VETH_FRR, PASSTHROUGH_HOST, PASSTHROUGH_ROUTER];
     let numbered = |prefix: &str| {
         let number = name.strip_prefix(prefix).unwrap_or_default();
