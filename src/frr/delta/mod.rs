@@ -331,7 +331,10 @@ fn peers(router: &Context) -> HashMap<&str, Peer> {
         let (peer, kind) = match words[..] {
             ["neighbor", peer, "peer-group"] => (peer, Peer::Group),
             ["neighbor", peer, "peer-group", group]
-            | ["neighbor", peer, "interface", "peer-group", group] => (peer, Peer::Member(group.into())),
+            | ["neighbor", peer, "interface", "peer-group", group]
+            | ["neighbor", peer, "interface", "v6only", "peer-group", group] => {
+                (peer, Peer::Member(group.into()))
+            }
             ["neighbor", peer, "interface", ..] => (peer, Peer::Interface),
             ["neighbor", peer, "remote-as", _] => {
                 peers.entry(peer).or_insert(Peer::Address);
