@@ -263,3 +263,4 @@ l2vnis:
 
 include!("live.rs");
 include!("sessions.rs");
+include!("underlay.rs");

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::model::{MacAddr, Overlay, Ranged};
+use crate::model::{MacAddr, Overlay};
 
 use super::file::is_ours;
 

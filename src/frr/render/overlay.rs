@@ -24,6 +24,8 @@ pub(super) struct Names<'a> {
     neighbors: Vec<Session<'a>>,
     /// The tag of routes that the host announces by the pass-through, if there is one.
     passthrough: Option<u32>,
+    /// The host's ends of the pass-through, by "ipv4" and "ipv6".
+    passthrough_ends: BTreeMap<&'static str, Vec<String>>,
     /// BFD profiles.
     profiles: Vec<Profile>,
     raw: Vec<Vec<&'a str>>,
@@ -62,6 +64,8 @@ struct Session<'a> {
     multihop: Option<u8>,
     bfd_profile: Option<String>,
     families: Vec<&'static str>,
+    /// Next hops of IPv4 routes are IPv6 addresses (RFC 8950), since the session has no IPv4 of its own.
+    extended_nexthop: bool,
     /// Families for which it is a client of the route reflector.
     clients: Vec<&'static str>,
 }
@@ -101,6 +105,13 @@ pub(super) fn names(config: &Config) -> Names<'_> {
         vrfs,
         neighbors,
         passthrough: overlay.passthrough.as_ref().map(|_| PASSTHROUGH_TAG),
+        passthrough_ends: by_family(
+            overlay
+                .passthrough
+                .iter()
+                .flat_map(|session| &session.ends)
+                .map(|(_, host)| IpNet::from(host.addr())),
+        ),
         profiles,
         raw: overlay.raw.iter().map(|raw| raw.text.lines().collect()).collect(),
     }
@@ -155,19 +166,26 @@ fn fabric<'a>(config: &Config, neighbor: &'a Neighbor, profiles: &mut Vec<Profil
         hold_s,
         connect_s: neighbor.connect_s.unwrap_or(config.timers.connect_s),
         multihop: neighbor.multihop,
+        extended_nexthop: v6_peer(&neighbor.peer)
+            && families.iter().any(|(family, _)| *family == Family::Ipv4Unicast),
         families: families.iter().map(|(family, _)| word(*family)).collect(),
         clients: families.iter().filter(|(_, client)| *client).map(|(family, _)| word(*family)).collect(),
+    }
+}
+
+/// Whether the peer is known by an IPv6 address. On an interface FRR itself sees to what that needs.
+fn v6_peer(peer: &Peer) -> bool {
+    match peer {
+        Peer::Address(ip) => ip.is_ipv6(),
+        Peer::Interface(_) => false,
+        Peer::Range(net) => net.addr().is_ipv6(),
     }
 }
 
 /// What a node has use for: the peer's own family, those of the VTEP and the pass-through, and EVPN if it has VNIs.
 fn default_families(config: &Config, peer: &Peer) -> Vec<(Family, bool)> {
     let overlay = &config.overlay;
-    let v6_peer = match peer {
-        Peer::Address(ip) => ip.is_ipv6(),
-        Peer::Interface(_) => false,
-        Peer::Range(net) => net.addr().is_ipv6(),
-    };
+    let v6_peer = v6_peer(peer);
     let vnis = !overlay.l3vnis.is_empty() || !overlay.l2vnis.is_empty();
     let through =
         |v6| overlay.passthrough.iter().flat_map(|s| &s.ends).any(|(net, _)| net.addr().is_ipv6() == v6);
@@ -204,6 +222,7 @@ fn hosts<'a>(
             connect_s: config.timers.connect_s,
             multihop: None,
             families: vec!["ipv4", "ipv6"],
+            extended_nexthop: host.addr().is_ipv6(),
             clients: vec![],
         }
     };
@@ -214,24 +233,27 @@ fn hosts<'a>(
 /// routes that graceful restart keeps.
 const HOST_TIMERS: (u32, u32) = (30, 90);
 
+fn by_family(nets: impl Iterator<Item = IpNet>) -> BTreeMap<&'static str, Vec<String>> {
+    let mut all = BTreeMap::from([("ipv4", vec![]), ("ipv6", vec![])]);
+    for net in nets {
+        let family = if net.addr().is_ipv6() { "ipv6" } else { "ipv4" };
+        all.entry(family).or_default().push(net.to_string());
+    }
+    all
+}
+
 fn vrf<'a>(config: &Config, vni: &'a L3Vni, profiles: &mut Vec<Profile>) -> Vrf<'a> {
     let session = vni.session.as_ref();
     let asn = session.map_or(config.asn, |session| session.asn);
-    let mut networks = BTreeMap::from([("ipv4", vec![]), ("ipv6", vec![])]);
-    let mut announce = |net: IpNet| {
-        let family = if net.addr().is_ipv6() { "ipv6" } else { "ipv4" };
-        networks.entry(family).or_default().push(net.to_string());
-    };
-    for (_, host) in session.iter().flat_map(|session| &session.ends) {
-        announce(IpNet::from(host.addr()));
-    }
-    for l2 in config.overlay.l2vnis.iter().filter(|l2| l2.vrf.as_ref() == Some(&vni.vrf)) {
-        l2.gateways.iter().for_each(|gateway| announce(gateway.trunc()));
-    }
+    let hosts_ends =
+        session.iter().flat_map(|session| &session.ends).map(|(_, host)| IpNet::from(host.addr()));
+    let l2vnis = config.overlay.l2vnis.iter().filter(|l2| l2.vrf.as_ref() == Some(&vni.vrf));
+    let gateways = l2vnis.flat_map(|l2| &l2.gateways).map(IpNet::trunc);
+    let networks = by_family(hosts_ends.chain(gateways));
     Vrf {
         name: vni.vrf.as_ifname().as_str(),
         vni: vni.tunnel.vni.get(),
-        hosts: session.map(|s| hosts(config, s, asn, profiles)).unwrap_or_default(),
+        hosts: session.map(|s| self::hosts(config, s, asn, profiles)).unwrap_or_default(),
         asn: asn.to_string(),
         networks,
         import: vni.import.iter().map(ToString::to_string).collect(),
