@@ -167,6 +167,7 @@ fn render(config: &Config) -> Result<String, Vec<String>> {
         config,
         ports: &ports,
         node_ip_is_local: config.namespace.as_deref().is_none(),
+        port_addresses: &[],
         version: Version::NEWEST,
     };
     frr::render(&inputs, template.as_deref()).map_err(|e| vec![e])

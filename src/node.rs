@@ -184,6 +184,7 @@ impl Node {
             config,
             ports: &resolved.ports,
             node_ip_is_local: resolved.node_ip_is_local,
+            port_addresses: &resolved.port_addresses,
             version: self.version,
         };
         files::template(config).and_then(|template| frr::render(&inputs, template.as_deref()))

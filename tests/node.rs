@@ -22,6 +22,7 @@ include!("hold.rs");
 include!("log.rs");
 include!("many.rs");
 include!("peers.rs");
+include!("policy.rs");
 include!("seen.rs");
 include!("stop.rs");
 
@@ -156,7 +157,11 @@ fn host_mode_with_an_anycast_address() {
 #[test]
 fn ipv4_over_ipv6_with_passwords_and_an_allow_list() {
     let speaker = Speaker { password: Some("s3cret".into()), ..Speaker::default() }.extended_nexthop();
-    let leaf_extra = |asn| format!("router bgp {asn}\n neighbor node password f4bric\nexit\n");
+    let leaf_extra = |asn| {
+        format!(
+            "router bgp {asn}\n neighbor node password f4bric\n neighbor node ttl-security hops 1\nexit\n"
+        )
+    };
     let lab = Lab::new(Options { speaker: Some(speaker), ..Options::default() });
     for (leaf, asn) in lab.leaves.iter().zip(LEAF_ASN) {
         leaf.configure(&leaf_extra(asn)).unwrap();
@@ -167,6 +172,8 @@ fn ipv4_over_ipv6_with_passwords_and_an_allow_list() {
             ("PEER_IPV4_FRR", "none"),
             ("METALLB_PASSWORD", "s3cret"),
             ("FABRIC_PASSWORD", "f4bric"),
+            ("FABRIC_TTL_SECURITY", "true"),
+            ("FABRIC_MAX_PREFIXES", "1000"),
             ("METALLB_ALLOWED_PREFIXES", "198.51.100.0/24,2001:db8:100::/64"),
         ],
     );

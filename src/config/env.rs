@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::model::{MacAddr, Overlay};
+use crate::model::{MacAddr, Overlay, Ranged};
 
 use super::file::is_ours;
 
@@ -19,11 +19,14 @@ const OUR_PREFIXES: &[&str] = &[
     "ASN_",
     "BFD_",
     "DRAIN_",
+    "FABRIC_MAX",
+    "FABRIC_TTL",
     "FE_",
     "GR_",
     "LIVENESS_",
     "METALLB_ALLOWED",
     "METALLB_HOLD",
+    "METALLB_MAX",
     "METALLB_VRF",
     "PEER_IP_",
     "PEER_IPV4_",
@@ -191,6 +194,8 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
     let fabric_timeout = r.take("FE_TIMEOUT", raw.fe_timeout);
     let setup_timeout = r.take("SETUP_TIMEOUT", raw.setup_timeout);
     let fabric_password = r.optional("FABRIC_PASSWORD", raw.fabric_password);
+    let ttl_security = r.take("FABRIC_TTL_SECURITY", raw.fabric_ttl_security);
+    let fabric_max = r.optional("FABRIC_MAX_PREFIXES", raw.fabric_max_prefixes);
     let namespace = r.take("NETNS", raw.netns);
     let rebuild_token = r.optional("REBUILD_TOKEN", raw.rebuild_token);
     let enforce = r.take("ENFORCE_CONFIG", raw.enforce_config);
@@ -206,6 +211,7 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
     let v4_metallb = r.take("PEER_IPV4_METALLB", raw.peer_ipv4_metallb);
     let v4_prefix = r.take("PEER_IPV4_PREFIX", raw.peer_ipv4_prefix);
     let allowed = r.optional("METALLB_ALLOWED_PREFIXES", raw.metallb_allowed_prefixes);
+    let max_prefixes = r.take("METALLB_MAX_PREFIXES", raw.metallb_max_prefixes);
     let metallb_password = r.optional("METALLB_PASSWORD", raw.metallb_password);
     let metallb_hold = r.take("METALLB_HOLD_TIME", raw.metallb_hold_time);
     let mtu = r.optional("INTERFACE_MTU", raw.interface_mtu);
@@ -308,6 +314,8 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
         fabric_macs: fabric_macs?.unwrap_or_default(),
         fabric_timeout_s: fabric_timeout?.get(),
         fabric_password: fabric_password?,
+        fabric_ttl_security: ttl_security?,
+        fabric_max_prefixes: fabric_max?.map(Ranged::get),
         namespace: namespace?,
         rebuild_token: rebuild_token?,
         force_move: force_move?,
@@ -320,6 +328,7 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
             v6: v6?,
             v4: v4?,
             allowed: allowed?.unwrap_or_default(),
+            max_prefixes: max_prefixes?.get(),
             password: metallb_password?,
             hold_s: metallb_hold?.get(),
         },

@@ -43,6 +43,10 @@ pub struct Config {
     pub setup_timeout_s: u32,
     /// TCP-MD5 password of the fabric sessions.
     pub fabric_password: Option<Password>,
+    /// The leaves ask for packets with TTL 255.
+    pub fabric_ttl_security: bool,
+    /// How many routes a leaf may have for us in each address family.
+    pub fabric_max_prefixes: Option<u32>,
     /// The namespace that FRR runs in.
     pub namespace: NamespaceName,
     /// Names the last rebuild that was asked for.
@@ -130,8 +134,10 @@ pub struct Metallb {
     pub v6: PeerPair,
     /// The IPv4 addresses of the veth pair.
     pub v4: Option<PeerPair>,
-    /// What the speaker may announce; empty: anything but a default route.
+    /// What the speaker may announce; empty: whatever has the size of a host or a pool.
     pub allowed: Vec<IpNet>,
+    /// How many prefixes it may announce in each address family.
+    pub max_prefixes: u32,
     /// TCP-MD5 password of the session.
     pub password: Option<Password>,
     /// How long what the speaker announced is held while it has not come back, in seconds.

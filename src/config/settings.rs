@@ -91,6 +91,10 @@ settings! {
         "Seconds for which a node that can't be set up, say for want of a kernel module, is tried again every 5 s before the program gives up.";
     "FABRIC_PASSWORD" fabric_password: Password = Unset("no password"),
         "TCP-MD5 password of the sessions with the leaf switches.";
+    "FABRIC_TTL_SECURITY" fabric_ttl_security: bool = Text("false"),
+        "For leaf switches that ask for packets with TTL 255 (GTSM, RFC 5082; `ttl-security hops 1`): send such, and take no others. Both ends must agree.";
+    "FABRIC_MAX_PREFIXES" fabric_max_prefixes: Ranged<1, 4_294_967_295> = Unset("no limit"),
+        "Routes of one address family that a leaf switch may have for us. At one more its session is closed, for a minute at a time.";
     "NETNS" netns: NamespaceName = Text("perouter"),
         "The persistent network namespace for FRR, the fabric NICs and the VRF, held at `/run/netns/<name>`; `host` runs all of it in the host's own.";
     "UNDERLAY_FORCE_MOVE" underlay_force_move: bool = Text("false"),
@@ -117,8 +121,10 @@ settings! {
         "IPv4 address of the speaker's end.";
     "PEER_IPV4_PREFIX" peer_ipv4_prefix: Ranged<16, 31> = Text("31"),
         "Prefix length of both.";
-    "METALLB_ALLOWED_PREFIXES" metallb_allowed_prefixes: Vec<IpNet> = Unset("anything but a default route"),
-        "The service prefixes that the speaker may announce, with everything inside them.";
+    "METALLB_ALLOWED_PREFIXES" metallb_allowed_prefixes: Vec<IpNet> = Unset("/16 to /32 of IPv4 and /48 to /128 of IPv6"),
+        "The service prefixes that the speaker may announce, with everything inside them. In no case: addresses that are no one's (loopback, link-local, multicast and the like), the node's and the fabric's own, and a prefix that a leaf switch announces and no other speaker.";
+    "METALLB_MAX_PREFIXES" metallb_max_prefixes: Ranged<1, 1_000_000> = Text("50000"),
+        "Prefixes of one address family that the speaker may announce, refused ones included. At one more its session is closed, for a minute at a time.";
     "METALLB_PASSWORD" metallb_password: Password = Unset("no password"),
         "TCP-MD5 password of the session with the speaker.";
     "METALLB_HOLD_TIME" metallb_hold_time: Ranged<0, 3600> = Text("150"),

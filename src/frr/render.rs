@@ -11,6 +11,7 @@ use crate::model::{IfName, Password, VTEP_DEVICE};
 
 use super::Version;
 
+mod announced;
 mod overlay;
 
 const TEMPLATE: &str = include_str!("../../templates/frr.conf.j2");
@@ -32,6 +33,8 @@ pub struct Inputs<'a> {
     pub ports: &'a [IfName],
     /// Whether `NODE_IP` is an address of FRR's namespace, so that routes may name it as their source.
     pub node_ip_is_local: bool,
+    /// The addresses of the fabric ports.
+    pub port_addresses: &'a [IpNet],
     /// The FRR that reads it.
     pub version: Version,
 }
@@ -47,6 +50,10 @@ struct Names<'a> {
     /// Interfaces whose connected routes are announced.
     loopbacks: &'static [&'static str],
     password: Option<&'a str>,
+    /// The leaves ask for packets with TTL 255.
+    ttl_security: bool,
+    /// How many routes a leaf may have for us in each address family.
+    max_prefixes: Option<u32>,
     timers: Timers,
     metallb: Metallb<'a>,
     version: [u16; 2],
@@ -61,7 +68,13 @@ struct Metallb<'a> {
     speaker_asn: String,
     peer: String,
     password: Option<&'a str>,
-    /// Prefix-list entries.
+    /// How many prefixes the speaker may announce in each address family.
+    max_prefixes: u32,
+    /// The operator has named what may be announced.
+    named: bool,
+    /// Prefix-list entries: what is refused whatever is allowed, and what is allowed.
+    denied_ipv4: Vec<String>,
+    denied_ipv6: Vec<String>,
     allowed_ipv4: Vec<String>,
     allowed_ipv6: Vec<String>,
 }
@@ -114,6 +127,8 @@ fn names<'a>(inputs: &Inputs<'a>) -> Names<'a> {
         },
         ports: inputs.ports.iter().map(IfName::as_str).collect(),
         password: reveal(&config.fabric_password),
+        ttl_security: config.fabric_ttl_security,
+        max_prefixes: config.fabric_max_prefixes,
         timers: config.timers,
         metallb: Metallb {
             vrf: metallb.vrf.as_ifname().as_str(),
@@ -121,27 +136,16 @@ fn names<'a>(inputs: &Inputs<'a>) -> Names<'a> {
             speaker_asn: metallb.speaker_asn.to_string(),
             peer: metallb.v6.metallb.to_string(),
             password: reveal(&metallb.password),
-            allowed_ipv4: entries(&metallb.allowed, false),
-            allowed_ipv6: entries(&metallb.allowed, true),
+            max_prefixes: metallb.max_prefixes,
+            named: !metallb.allowed.is_empty(),
+            denied_ipv4: announced::denied(config, inputs.port_addresses, false),
+            denied_ipv6: announced::denied(config, inputs.port_addresses, true),
+            allowed_ipv4: announced::allowed(&metallb.allowed, false),
+            allowed_ipv6: announced::allowed(&metallb.allowed, true),
         },
         version: [major, minor],
         overlay: overlay::names(config),
     }
-}
-
-/// Prefix-list entries for what is allowed and everything inside it; with nothing named, anything but a default route.
-fn entries(allowed: &[IpNet], v6: bool) -> Vec<String> {
-    let longest = if v6 { 128 } else { 32 };
-    if allowed.is_empty() {
-        return vec![format!("{} ge 1", if v6 { "::/0" } else { "0.0.0.0/0" })];
-    }
-    let of_family = allowed.iter().filter(|net| net.addr().is_ipv6() == v6);
-    of_family
-        .map(|net| match net.prefix_len() {
-            length if length == longest => net.to_string(),
-            _ => format!("{net} le {longest}"),
-        })
-        .collect()
 }
 
 /// Refuses what would print as nothing or as more than one line.
@@ -173,7 +177,8 @@ mod tests {
     fn of(config: &Config, template: Option<&str>) -> Result<String, String> {
         let ports = ["eth1", "eth2"].map(|name| IfName::parse(name).unwrap());
         let node_ip_is_local = config.namespace.as_deref().is_none();
-        let inputs = Inputs { config, ports: &ports, node_ip_is_local, version: Version::NEWEST };
+        let inputs =
+            Inputs { config, ports: &ports, node_ip_is_local, port_addresses: &[], version: Version::NEWEST };
         render(&inputs, template)
     }
 

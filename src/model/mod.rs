@@ -19,6 +19,14 @@ pub use values::{
     RouterId, TableId, Value, VrfName,
 };
 
+/// The address of the namespace that ICMPv6 errors come from, in the unique-local /48 of the default veth addresses: its last 32
+/// bits are `NODE_IP`.
+pub fn node_source(node_ip: RouterId) -> std::net::Ipv6Addr {
+    let [a, b, c, d] = node_ip.get().octets();
+    let [high, low] = [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])];
+    std::net::Ipv6Addr::new(0xfda1, 0xb2c3, 0xd4e5, 0, 0, 0, high, low)
+}
+
 /// The name under which everything of ours in the kernel is marked: link alias and nftables table.
 pub const OWNER: &str = "frr-supervisor";
 

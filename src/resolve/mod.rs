@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use crate::config::{Config, PeerPair, ReturnMode};
 use crate::model::{
     Desired, IfName, LinkSpec, Namespaces, OWNER_PROTOCOL, ReturnPath, Role, Route, Rule, Side, SpecKind,
-    Sysctl, VETH_FRR, VETH_HOST, Value as _,
+    Sysctl, VETH_FRR, VETH_HOST, Value as _, node_source,
 };
 
 pub use fabric::{By, Found, Search, find, missing, objection};
@@ -20,10 +20,6 @@ pub const MAIN_TABLE: u32 = 254;
 
 /// Position of our rules: after the local table (0) and a CNI's own (Cilium 9–110), before main (32766).
 const RULE_PRIORITY: u32 = 8800;
-
-/// The namespace's own address, of which the last 32 bits are `NODE_IP`: in the unique-local /48 of the
-/// default veth addresses.
-const ICMP_SOURCE: Ipv6Addr = Ipv6Addr::new(0xfda1, 0xb2c3, 0xd4e5, 0, 0, 0, 0, 0);
 
 /// The largest IPv6 metric: the kernel takes 31 bits there, 32 for IPv4.
 const LAST_METRIC_V6: u32 = i32::MAX as u32;
@@ -40,6 +36,8 @@ pub struct Resolved {
     pub ports: Vec<IfName>,
     /// Whether `NODE_IP` is an address of FRR's namespace.
     pub node_ip_is_local: bool,
+    /// The addresses of the fabric NICs.
+    pub port_addresses: Vec<IpNet>,
     /// Sentences worth a warning.
     pub notes: Vec<String>,
 }
@@ -88,6 +86,7 @@ pub fn resolve(config: &Config, now: &Namespaces, found: &[Found]) -> Resolved {
         desired,
         ports: found.iter().filter(|nic| matches!(nic.by, By::Mac(_))).map(|nic| nic.name.clone()).collect(),
         node_ip_is_local,
+        port_addresses: found.iter().flat_map(|nic| home_addresses(now, nic)).collect(),
         notes,
     }
 }
@@ -120,9 +119,7 @@ fn links(config: &Config, now: &Namespaces, found: &[Found], mtu: Option<u32>) -
     if isolated {
         // Without an IPv6 address the namespace could not say "packet too big": it is not announced,
         // and its only use is to be the source of ICMP. IPv4 has 192.0.0.8 for that (RFC 7600).
-        let mut host = ICMP_SOURCE.octets();
-        host[12..].copy_from_slice(&config.node_ip.get().octets());
-        let source = IpNet::from(IpAddr::from(host));
+        let source = IpNet::from(IpAddr::from(node_source(config.node_ip)));
         links.push(LinkSpec {
             addresses: vec![source],
             ..plain(Side::Router, own_name("lo"), SpecKind::Foreign)

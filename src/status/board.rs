@@ -89,6 +89,8 @@ pub struct Local {
     pub asn: u32,
     /// The VRF of MetalLB's speaker, and its addresses.
     pub metallb: (String, Vec<String>),
+    /// The address that MetalLB's speaker peers from.
+    pub speaker: String,
     /// Whether IPv4 services have a next hop.
     pub metallb_v4: bool,
     /// How long services stay announced for a speaker that is away, in seconds.

@@ -30,13 +30,18 @@ impl Topic {
         }
     }
 
-    /// What to ask it.
-    pub fn questions(self, local: &Local) -> Vec<String> {
+    /// What to ask it, after what is known already.
+    pub fn questions(self, local: &Local, fabric: &Fabric) -> Vec<String> {
         match self {
             Self::Bgp => {
-                let vrf = &local.metallb.0;
+                let (vrf, speaker) = (&local.metallb.0, &local.speaker);
                 let services = ["ipv4", "ipv6"].map(|af| format!("show bgp vrf {vrf} {af} unicast json"));
-                [vec!["show bgp vrf all neighbors json".into()], services.into()].concat()
+                let refused = ["ipv4", "ipv6"].map(|af| {
+                    format!("show bgp vrf {vrf} {af} unicast neighbors {speaker} filtered-routes json")
+                });
+                let mut all = [vec!["show bgp vrf all neighbors json".into()], services.into()].concat();
+                all.extend(refused.into_iter().filter(|_| fabric.refuses()));
+                all
             }
             Self::Bfd => ["show bfd peers json", "show bfd peers counters json"].map(Into::into).into(),
             Self::Evpn => vec!["show evpn vni json".into()],
@@ -59,6 +64,8 @@ pub struct Fabric {
     pub vnis: Vec<Vni>,
     /// Services.
     pub services: Vec<Service>,
+    /// Prefixes of MetalLB's speaker that are refused.
+    pub refused: Vec<String>,
 }
 
 impl Fabric {
@@ -71,6 +78,7 @@ impl Fabric {
                     (self.bgp, self.messages) = (settled(sessions, &self.bgp), messages);
                 }
                 self.services = [answer(1), answer(2)].into_iter().flat_map(services).collect();
+                self.refused = [answer(3), answer(4)].into_iter().flat_map(refused).collect();
             }
             Topic::Bfd => {
                 if let Ok(peers) = serde_json::from_str::<Vec<BfdPeer>>(answer(0)) {
@@ -100,6 +108,12 @@ impl Fabric {
                 }
             }
         }
+    }
+
+    /// Whether MetalLB's speaker has announced something that was refused since its session was made.
+    fn refuses(&self) -> bool {
+        let mut sessions = self.bgp.iter().zip(&self.messages);
+        sessions.any(|(session, messages)| session.role == super::Role::Metallb && messages.filtered > 0)
     }
 
     /// The daemon is not there to know.
@@ -160,6 +174,8 @@ pub struct Messages {
     pub route_refresh_recv: u64,
     pub total_sent: u64,
     pub total_recv: u64,
+    #[serde(skip)]
+    pub filtered: u64,
 }
 
 /// A BFD session's counters.
@@ -236,6 +252,13 @@ struct Neighbor {
     neighbor_capabilities: Capabilities,
     address_family_info: BTreeMap<String, Family>,
     message_stats: Messages,
+    prefix_stats: PrefixStats,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct PrefixStats {
+    inbound_filtered: u64,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -285,7 +308,7 @@ impl Neighbor {
             vrf,
             peer,
         };
-        (session, self.message_stats)
+        (session, Messages { filtered: self.prefix_stats.inbound_filtered, ..self.message_stats })
     }
 }
 
@@ -382,6 +405,17 @@ fn services(text: &str) -> Vec<Service> {
         Some(Service { prefix, next_hop, valid: path.valid })
     };
     routes.into_iter().filter_map(service).collect()
+}
+
+/// `show bgp … filtered-routes json`: prefixes.
+fn refused(text: &str) -> Vec<String> {
+    #[derive(Debug, Default, Deserialize)]
+    #[serde(default, rename_all = "camelCase")]
+    struct Table {
+        received_routes: BTreeMap<String, IgnoredAny>,
+    }
+    let table: Table = serde_json::from_str(text).unwrap_or_default();
+    table.received_routes.into_keys().collect()
 }
 
 #[cfg(test)]

@@ -260,7 +260,8 @@ impl Observer {
         };
         let wanted = [(Topic::Bgp, true), (Topic::Bfd, local.bfd), (Topic::Evpn, local.is_vtep)];
         for (topic, wanted) in wanted {
-            let questions = if wanted && lives(topic.daemon()) { topic.questions(&local) } else { vec![] };
+            let questions =
+                if wanted && lives(topic.daemon()) { topic.questions(&local, &self.fabric) } else { vec![] };
             let begin = |question: String| {
                 Some((Talk::show(&socket(topic.daemon()), ["enable".to_owned(), question]).ok()?, None))
             };

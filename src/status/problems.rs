@@ -38,7 +38,7 @@ struct Fault {
 }
 
 /// The codes, worst first. They are in the README, and in the alert rules.
-pub const CODES: [&str; 19] = [
+pub const CODES: [&str; 20] = [
     "setup-failed",
     "interface-missing",
     "daemon-crash-loop",
@@ -52,6 +52,7 @@ pub const CODES: [&str; 19] = [
     "bfd-down",
     "metallb-down",
     "next-hop-inaccessible",
+    "prefix-refused",
     "device-broken",
     "repairs-undone",
     "configuration-rejected",
@@ -149,6 +150,7 @@ fn faults(local: &Local, fabric: &Fabric, now: Time) -> Vec<Fault> {
         faults.extend(local.daemons.iter().filter_map(|daemon| dying(daemon, local)));
         sessions(local, fabric, now, &mut faults);
         services(local, fabric, &mut faults);
+        faults.extend(refused(fabric));
         kernel(local, &mut faults);
     }
     configuration(local, &mut faults);
@@ -457,10 +459,30 @@ fn services(local: &Local, fabric: &Fabric, faults: &mut Vec<Fault>) {
     }
 }
 
+/// What MetalLB's speaker may not announce, and does.
+fn refused(fabric: &Fabric) -> Option<Fault> {
+    let prefixes: Vec<&str> = fabric.refused.iter().map(String::as_str).collect();
+    const SHOWN: usize = 20;
+    let (count, s) = (prefixes.len(), if prefixes.len() == 1 { "" } else { "es" });
+    (count > 0).then(|| Fault {
+        code: "prefix-refused",
+        subject: "speaker".into(),
+        what: format!("{count} prefix{s} of MetalLB's speaker may not be announced: {}", first(SHOWN, &prefixes)),
+        traffic: "these are not announced to the fabric; all others are".into(),
+        remedy: "correct MetalLB's IPAddressPool or aggregationLength, or name the prefix in METALLB_ALLOWED_PREFIXES; never taken are \
+                 the addresses of the node, the veth pair and the fabric, and loopback, link-local, multicast and reserved ones"
+            .into(),
+        grace: PASSING,
+    })
+}
+
 /// The first few, and how many more.
 fn few(list: &[&str]) -> String {
-    const SHOWN: usize = 5;
-    let more = list.len().saturating_sub(SHOWN);
+    first(5, list)
+}
+
+fn first(shown: usize, list: &[&str]) -> String {
+    let more = list.len().saturating_sub(shown);
     let text = list[..list.len() - more].join(", ");
     if more == 0 { text } else { format!("{text} and {more} more") }
 }

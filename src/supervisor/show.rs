@@ -75,6 +75,7 @@ pub fn describe(local: &mut Local, config: &Config, version: Version) {
     local.asn = config.asn.get();
     let ours = std::iter::once(metallb.v6).chain(metallb.v4).map(|pair| pair.frr.to_string());
     local.metallb = (metallb.vrf.to_string(), ours.collect());
+    local.speaker = metallb.v6.metallb.to_string();
     local.metallb_v4 = metallb.v4.is_some();
     local.hold_s = metallb.hold_s;
     local.is_vtep = config.overlay.underlay.is_vtep();

@@ -31,7 +31,13 @@ pub fn text_of(yaml: &str) -> String {
     assert!(problems.is_empty(), "{}\n{yaml}", problems[0]);
     config.add(overlay).expect("the lab's own");
     let ports = ["eth1", "eth2"].map(|name| IfName::parse(name).expect("the lab's own"));
-    let inputs = Inputs { config: &config, ports: &ports, node_ip_is_local: false, version: version() };
+    let inputs = Inputs {
+        config: &config,
+        ports: &ports,
+        node_ip_is_local: false,
+        port_addresses: &[],
+        version: version(),
+    };
     render(&inputs, None).expect("the lab's own")
 }
 

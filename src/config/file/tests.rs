@@ -307,7 +307,13 @@ fn rendered(overlay: Overlay) -> Result<String, String> {
     let mut config = config(&[]);
     config.add(overlay).unwrap();
     let version = crate::frr::Version::NEWEST;
-    let inputs = crate::frr::Inputs { config: &config, ports: &[], node_ip_is_local: false, version };
+    let inputs = crate::frr::Inputs {
+        config: &config,
+        ports: &[],
+        port_addresses: &[],
+        node_ip_is_local: false,
+        version,
+    };
     crate::frr::render(&inputs, None)
 }
 

@@ -51,8 +51,13 @@ fn each_vni_costs_as_much_as_the_last_one() {
         let (nothing, left) = least(|| build(&built));
         assert!(left.is_empty(), "{}", left[0]);
         let ports = [IfName::parse("eth1").unwrap()];
-        let inputs =
-            Inputs { config: &config, ports: &ports, node_ip_is_local: false, version: Version::NEWEST };
+        let inputs = Inputs {
+            config: &config,
+            ports: &ports,
+            node_ip_is_local: false,
+            port_addresses: &[],
+            version: Version::NEWEST,
+        };
         let (rendering, _) = least(|| render(&inputs, None).unwrap());
         let each = [reading, planning, nothing, rendering].map(|time| time.as_micros() / u128::from(vnis));
         println!("{vnis:5} {:5} {:5} {:5} {:5}", each[0], each[1], each[2], each[3]);

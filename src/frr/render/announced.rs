@@ -1,0 +1,205 @@
+//! What MetalLB's speaker may announce, as entries of a prefix list.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::config::Config;
+use crate::model::{Peer, UnderlayInterface, node_source};
+
+/// Lengths that a host or a pool of addresses has, of IPv4 and IPv6.
+const LENGTHS: [(u8, u8); 2] = [(16, 32), (48, 128)];
+
+/// What is no one's address, or never leaves a link or a host (RFC 6890, RFC 4291).
+const MARTIANS: [&[&str]; 2] = [
+    &["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "192.0.0.0/24", "224.0.0.0/3"],
+    &["::/8", "100::/64", "fe80::/10", "fec0::/10", "ff00::/8"],
+];
+
+/// Entries for what is allowed and everything inside it; with nothing named, for whatever has the size of a host or a pool.
+pub(super) fn allowed(allowed: &[IpNet], v6: bool) -> Vec<String> {
+    let (shortest, longest) = LENGTHS[usize::from(v6)];
+    if allowed.is_empty() {
+        return vec![format!("{} ge {shortest} le {longest}", if v6 { "::/0" } else { "0.0.0.0/0" })];
+    }
+    allowed.iter().filter(|net| net.addr().is_ipv6() == v6).map(|net| with_all_inside(*net)).collect()
+}
+
+/// Entries for what is refused whatever is allowed: martians, the node's own addresses, and the fabric's as far as they are known.
+pub(super) fn denied(config: &Config, port_addresses: &[IpNet], v6: bool) -> Vec<String> {
+    let mut entries: Vec<String> = MARTIANS[usize::from(v6)]
+        .iter()
+        .map(|net| format!("{net} le {}", LENGTHS[usize::from(v6)].1))
+        .collect();
+    let underlay = &config.overlay.underlay;
+    let host = |ip: IpAddr| IpNet::from(ip);
+    let mut whole: Vec<IpNet> =
+        vec![host(config.node_ip.get().into()), host(node_source(config.node_ip).into())];
+    whole.extend(underlay.router_id.map(|id| host(id.get().into())));
+    whole.extend(underlay.vteps().map(IpNet::from));
+    let pairs = std::iter::once(config.metallb.v6).chain(config.metallb.v4);
+    whole.extend(pairs.map(|pair| pair.frr_net().trunc()));
+    whole.extend(
+        config.overlay.passthrough.iter().flat_map(|session| &session.ends).map(|(ours, _)| ours.trunc()),
+    );
+    whole.extend(underlay.neighbors.iter().filter_map(|neighbor| match &neighbor.peer {
+        Peer::Address(ip) => Some(host(*ip)),
+        Peer::Range(net) => Some(*net),
+        Peer::Interface(_) => None,
+    }));
+    let macvlans = underlay.interfaces.iter().flat_map(|interface| match interface {
+        UnderlayInterface::Macvlan { addresses, .. } => &addresses[..],
+        UnderlayInterface::Device(_) => &[],
+    });
+    let mut exact = vec![];
+    let everyones = |net: &IpNet| matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
+    for net in port_addresses.iter().chain(macvlans).filter(|net| !everyones(net)) {
+        // Of a link of two ends both are known; of a larger one what else is in it may be anyone's.
+        if net.prefix_len() + 2 >= net.max_prefix_len() {
+            whole.push(net.trunc());
+        } else {
+            whole.push(host(net.addr()));
+            exact.push(net.trunc());
+        }
+    }
+    entries.extend(whole.into_iter().filter(|net| net.addr().is_ipv6() == v6).map(with_all_inside));
+    entries.extend(exact.into_iter().filter(|net| net.addr().is_ipv6() == v6).map(|net| net.to_string()));
+    let mut seen = std::collections::HashSet::new();
+    entries.retain(|entry| seen.insert(entry.clone()));
+    entries
+}
+
+fn with_all_inside(net: IpNet) -> String {
+    match net.prefix_len() {
+        length if length == net.max_prefix_len() => net.to_string(),
+        _ => format!("{net} le {}", net.max_prefix_len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::from_vars;
+
+    const BASE: [(&str, &str); 3] =
+        [("NODE_IP", "10.0.0.1"), ("ASN_LOCAL", "65001"), ("FE_MACS", "02:00:00:00:00:01")];
+
+    /// What a prefix list with these entries says, the first that fits.
+    fn permits(config: &Config, ports: &[IpNet], prefix: &str) -> bool {
+        let prefix: IpNet = prefix.parse().unwrap();
+        let v6 = prefix.addr().is_ipv6();
+        let fits = |entry: &String| {
+            let words: Vec<&str> = entry.split(' ').collect();
+            let net: IpNet = words[0].parse().unwrap();
+            let bound = |name| {
+                words.iter().position(|word| *word == name).map(|i| words[i + 1].parse::<u8>().unwrap())
+            };
+            let (ge, le) = (bound("ge"), bound("le"));
+            let shortest = ge.unwrap_or(net.prefix_len());
+            let longest = le.unwrap_or(if ge.is_some() { net.max_prefix_len() } else { net.prefix_len() });
+            net.contains(&prefix) && (shortest..=longest).contains(&prefix.prefix_len())
+        };
+        !denied(config, ports, v6).iter().any(fits) && allowed(&config.metallb.allowed, v6).iter().any(fits)
+    }
+
+    fn config(extra: &[(&str, &str)], file: &str) -> Config {
+        let vars = BASE.iter().chain(extra).map(|(k, v)| ((*k).into(), (*v).into()));
+        let mut config = from_vars(vars).unwrap();
+        let (overlay, problems) = crate::config::file::load(&[("a.yaml".into(), file.into())], &config);
+        assert_eq!(problems, []);
+        config.add(overlay).unwrap();
+        config
+    }
+
+    const FILE: &str = "underlay:
+  tunnelEndpoint: {cidrs: [100.65.0.0/24]}
+  interfaces: [{type: Macvlan, macvlan: {parent: eth9, addresses: [192.0.2.60/31, 192.0.3.60/24]}}]
+  neighbors: [{address: 198.18.0.9, asn: 65102}, {listenRange: 198.19.0.0/24, asn: 65103}]
+l3passthrough: {hostSession: {asn: 65001, hostASN: 65002, localCIDR: {ipv4: 192.169.12.0/24}}}
+";
+
+    #[test]
+    fn hosts_and_pools_and_nothing_else() {
+        let plain = config(&[], "");
+        for good in [
+            "198.51.100.1/32",
+            "198.51.100.0/24",
+            "100.64.0.0/16",
+            "10.0.0.2/32",
+            "10.0.0.0/31",
+            "2001:db8::/48",
+            "fd00::1/128",
+        ] {
+            assert!(permits(&plain, &[], good), "{good}");
+        }
+        let bad = [
+            "0.0.0.0/0",
+            "0.0.0.0/1",
+            "128.0.0.0/1",
+            "10.0.0.0/8",
+            "198.50.0.0/15",
+            "0.1.2.3/32",
+            "127.0.0.0/8",
+            "127.0.0.1/32",
+            "169.254.88.1/32",
+            "169.254.88.0/31",
+            "169.254.0.0/16",
+            "224.0.0.5/32",
+            "240.0.0.0/16",
+            "255.255.255.255/32",
+            "10.0.0.1/32",
+            "::/0",
+            "::/1",
+            "2001:db8::/32",
+            "::1/128",
+            "::ffff:10.0.0.1/128",
+            "fe80::/64",
+            "fe80::1/128",
+            "ff02::1/128",
+            "fda1:b2c3:d4e5:1::/127",
+            "fda1:b2c3:d4e5:1::1/128",
+            "fda1:b2c3:d4e5::a00:1/128",
+        ];
+        for prefix in bad {
+            assert!(!permits(&plain, &[], prefix), "{prefix}");
+        }
+        // What is never, is not even if it lies in what is allowed.
+        let all = config(&[("METALLB_ALLOWED_PREFIXES", "0.0.0.0/0,::/0")], "");
+        for prefix in
+            ["127.0.0.1/32", "169.254.88.1/32", "10.0.0.1/32", "fe80::1/128", "fda1:b2c3:d4e5:1::1/128"]
+        {
+            assert!(!permits(&all, &[], prefix), "{prefix}");
+        }
+        assert!(permits(&all, &[], "10.0.0.0/8"));
+        let some = config(&[("METALLB_ALLOWED_PREFIXES", "198.51.100.0/24,203.0.113.7/32")], "");
+        assert!(permits(&some, &[], "198.51.100.128/25") && permits(&some, &[], "203.0.113.7/32"));
+        assert!(!permits(&some, &[], "203.0.113.8/32") && !permits(&some, &[], "2001:db8::1/128"));
+    }
+
+    #[test]
+    fn nothing_of_the_fabric() {
+        let config = config(&[], FILE);
+        let ports: Vec<IpNet> =
+            ["10.255.1.0/31", "10.255.2.5/24", "fe80::1/64"].map(|net| net.parse().unwrap()).into();
+        for prefix in [
+            "100.65.0.0/32",
+            "192.0.2.60/31",
+            "192.0.2.61/32",
+            "192.0.3.0/24",
+            "192.0.3.60/32",
+            "198.18.0.9/32",
+            "198.19.0.7/32",
+            "192.169.12.0/24",
+            "192.169.12.2/32",
+            "10.255.1.0/31",
+            "10.255.1.1/32",
+            "10.255.2.0/24",
+            "10.255.2.5/32",
+        ] {
+            assert!(!permits(&config, &ports, prefix), "{prefix}");
+        }
+        for prefix in ["192.0.3.61/32", "10.255.2.128/25", "198.18.0.8/32"] {
+            assert!(permits(&config, &ports, prefix), "{prefix}");
+        }
+    }
+}
