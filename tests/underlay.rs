@@ -35,12 +35,12 @@ fn behind_a_default_route(v6: bool) {
 }
 
 #[test]
-fn a_vtep_behind_a_default_route_is_reached() {
+fn leaves_that_announce_only_a_default_route_are_enough() {
     behind_a_default_route(false);
 }
 
 #[test]
-fn a_vtep_behind_a_default_route_is_reached_over_ipv6() {
+fn a_default_route_is_enough_over_ipv6() {
     behind_a_default_route(true);
 }
 
