@@ -54,8 +54,8 @@ pub(super) fn denied(config: &Config, port_addresses: &[IpNet], v6: bool) -> Vec
     let mut exact = vec![];
     let everyones = |net: &IpNet| matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
     for net in port_addresses.iter().chain(macvlans).filter(|net| !everyones(net)) {
-        // Of a link of two ends both are known; of a larger one what else is in it may be anyone's.
-        if net.prefix_len() + 2 >= net.max_prefix_len() {
+        // What else is in a subnet of more than two ends may be a pool, if the operator says so.
+        if config.metallb.allowed.is_empty() || net.prefix_len() + 2 >= net.max_prefix_len() {
             whole.push(net.trunc());
         } else {
             whole.push(host(net.addr()));
@@ -178,10 +178,10 @@ l3passthrough: {hostSession: {asn: 65001, hostASN: 65002, localCIDR: {ipv4: 192.
 
     #[test]
     fn nothing_of_the_fabric() {
-        let config = config(&[], FILE);
+        let plain = config(&[], FILE);
         let ports: Vec<IpNet> =
             ["10.255.1.0/31", "10.255.2.5/24", "fe80::1/64"].map(|net| net.parse().unwrap()).into();
-        for prefix in [
+        let fabric = [
             "100.65.0.0/32",
             "192.0.2.60/31",
             "192.0.2.61/32",
@@ -195,11 +195,14 @@ l3passthrough: {hostSession: {asn: 65001, hostASN: 65002, localCIDR: {ipv4: 192.
             "10.255.1.1/32",
             "10.255.2.0/24",
             "10.255.2.5/32",
-        ] {
-            assert!(!permits(&config, &ports, prefix), "{prefix}");
+        ];
+        let others = ["192.0.3.61/32", "10.255.2.128/25"];
+        for prefix in fabric.iter().chain(&others) {
+            assert!(!permits(&plain, &ports, prefix), "{prefix}");
         }
-        for prefix in ["192.0.3.61/32", "10.255.2.128/25", "198.18.0.8/32"] {
-            assert!(permits(&config, &ports, prefix), "{prefix}");
-        }
+        assert!(permits(&plain, &ports, "198.18.0.8/32"));
+        let named = config(&[("METALLB_ALLOWED_PREFIXES", "0.0.0.0/0")], FILE);
+        assert!(fabric.iter().all(|prefix| !permits(&named, &ports, prefix)));
+        assert!(others.iter().all(|prefix| permits(&named, &ports, prefix)));
     }
 }
