@@ -261,9 +261,14 @@ impl Value for Bit {
         "one bit of 32, decimal or 0x hexadecimal".into()
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
-        let number = match text.strip_prefix("0x") {
-            Some(hex) => u32::from_str_radix(hex, 16),
-            None => text.parse(),
+        let digits = text.strip_prefix("0x").unwrap_or(text);
+        let number = match digits.len() < text.len() {
+            // A sign is taken as well.
+            _ if digits.starts_with('+') => return Err(Invalid("not a 32-bit number".into())),
+            true => u32::from_str_radix(digits, 16),
+            // A leading zero means octal to others.
+            false if digits.starts_with('0') => return Err(Invalid("not exactly one bit".into())),
+            false => digits.parse(),
         };
         match number {
             Ok(n) if n.is_power_of_two() => Ok(Self(n)),

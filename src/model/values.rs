@@ -33,19 +33,39 @@ pub trait Value: Sized {
     const SECRET: bool = false;
 }
 
+/// Reads a decimal number that has one spelling: digits without a sign or leading zeros, which others take for octal.
+fn decimal<T: FromStr>(text: &str) -> Option<T> {
+    let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if !plain || (text.len() > 1 && text.starts_with('0')) {
+        return None;
+    }
+    text.parse().ok()
+}
+
+/// Reads an address with the length of a prefix, whose host bits may be set.
+///
+/// # Errors
+/// The text is none.
+pub fn address_with_length(text: &str) -> Result<IpNet, Invalid> {
+    let malformed = || Invalid::new("not an address with a prefix length");
+    let (ip, length) = text.split_once('/').ok_or_else(malformed)?;
+    let ip = IpAddr::from_str(ip).map_err(|_| malformed())?;
+    IpNet::new(ip, decimal(length).ok_or_else(malformed)?).map_err(|_| malformed())
+}
+
 /// An autonomous system number that may be used for peering (RFC 6793; RFC 7607, RFC 7300 and RFC 4893 §9 reserve some).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Asn(u32);
 
 impl Value for Asn {
     fn allowed() -> String {
-        "a 4-byte AS number 1-4294967294".into()
+        "an AS number 1-4294967294 except 23456 and 65535".into()
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
-        match text.parse() {
-            Ok(0 | 23456 | 65535 | u32::MAX) => Err(Invalid::new("reserved, not for peering")),
-            Ok(n) => Ok(Self(n)),
-            Err(_) => Err(Invalid::new("not an AS number")),
+        match decimal(text) {
+            Some(0 | 23456 | 65535 | u32::MAX) => Err(Invalid::new("reserved, not for peering")),
+            Some(n) => Ok(Self(n)),
+            None => Err(Invalid::new("not an AS number")),
         }
     }
 }
@@ -79,11 +99,14 @@ impl<const MIN: u32, const MAX: u32> Value for Ranged<MIN, MAX> {
         format!("an integer {MIN}-{MAX}")
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
-        match text.parse() {
-            Ok(n) if (MIN..=MAX).contains(&n) => Ok(Self(n)),
-            Ok(_) => Err(Invalid::new("out of range")),
-            Err(_) if text.bytes().all(|b| b.is_ascii_digit()) => Err(Invalid::new("out of range")),
-            Err(_) => Err(Invalid::new("not an integer")),
+        match decimal(text) {
+            Some(n) if (MIN..=MAX).contains(&n) => Ok(Self(n)),
+            Some(_) => Err(Invalid::new("out of range")),
+            None if text.len() > 1 && text.starts_with('0') => {
+                Err(Invalid::new("not a plain decimal number"))
+            }
+            None if text.bytes().all(|b| b.is_ascii_digit()) => Err(Invalid::new("out of range")),
+            None => Err(Invalid::new("not an integer")),
         }
     }
 }
@@ -113,11 +136,11 @@ impl Value for TableId {
         "an integer 1-4294967295 except 253, 254 and 255".into()
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
-        match text.parse() {
-            Ok(253..=255) => Err(Invalid::new("the kernel's own table")),
-            Ok(0) => Err(Invalid::new("out of range")),
-            Ok(n) => Ok(Self(n)),
-            Err(_) => Err(Invalid::new("not a table number")),
+        match decimal(text) {
+            Some(253..=255) => Err(Invalid::new("the kernel's own table")),
+            Some(0) => Err(Invalid::new("out of range")),
+            Some(n) => Ok(Self(n)),
+            None => Err(Invalid::new("not a table number")),
         }
     }
 }
@@ -146,7 +169,7 @@ impl MacAddr {
 
 impl Value for MacAddr {
     fn allowed() -> String {
-        "six hexadecimal octets such as 00:11:22:33:44:55".into()
+        "six hexadecimal octets such as 00:11:22:33:44:55, no group address".into()
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         let malformed = || Invalid::new("not a MAC address");
@@ -187,7 +210,7 @@ impl IfName {
 
 impl Value for IfName {
     fn allowed() -> String {
-        "1-15 of A-Z a-z 0-9 . _ -".into()
+        "1-15 of A-Z a-z 0-9 . _ -, not . or - first".into()
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         // IFNAMSIZ is 16 with the closing NUL (linux/if.h).
@@ -223,15 +246,16 @@ fn plain_word(text: &str) -> Result<String, Invalid> {
     plain_name(text)
 }
 
-/// What is no VRF's name: words that FRR's commands have in its place (`show bgp vrf all`, for which `a` and `al` will do,
-/// `import vrf route-map …`, `vrf default`), and the kernel's loopback.
-const RESERVED: [&str; 10] = ["default", "all", "al", "a", "route-map", "view", "vrf", "none", "any", "lo"];
-
 /// The name of a VRF device that FRR can tell from its own words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VrfName(IfName);
 
 impl VrfName {
+    /// What is no VRF's name: words that FRR's commands have in its place (`show bgp vrf all`, for which `a` and `al` will do,
+    /// `import vrf route-map …`, `vrf default`), and the kernel's loopback.
+    pub const RESERVED: [&str; 10] =
+        ["default", "all", "al", "a", "route-map", "view", "vrf", "none", "any", "lo"];
+
     /// The name of the VRF's device.
     pub fn as_ifname(&self) -> &IfName {
         &self.0
@@ -240,10 +264,10 @@ impl VrfName {
 
 impl Value for VrfName {
     fn allowed() -> String {
-        format!("{}, not {}", IfName::allowed(), RESERVED.join(", "))
+        format!("{}; not {}", IfName::allowed(), Self::RESERVED.join(", "))
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
-        if RESERVED.contains(&text) {
+        if Self::RESERVED.contains(&text) {
             return Err(Invalid::new("reserved: FRR or the kernel takes it for something else"));
         }
         IfName::parse(text).map(Self)
@@ -269,7 +293,7 @@ impl NamespaceName {
 
 impl Value for NamespaceName {
     fn allowed() -> String {
-        "`host`, or 1-64 of A-Z a-z 0-9 . _ -".into()
+        "`host`, or 1-64 of A-Z a-z 0-9 . _ -, not . or - first".into()
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         Ok(Self((text != "host").then_some(plain_word(text)?)))
@@ -295,7 +319,7 @@ impl RebuildToken {
 
 impl Value for RebuildToken {
     fn allowed() -> String {
-        "1-64 of A-Z a-z 0-9 . _ -".into()
+        "1-64 of A-Z a-z 0-9 . _ -, not . or - first".into()
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         plain_word(text).map(Self)
@@ -351,11 +375,7 @@ impl<const V6: bool> PeerAddr<V6> {
 
 impl<const V6: bool> Value for PeerAddr<V6> {
     fn allowed() -> String {
-        if V6 {
-            "a global or unique-local IPv6 address".into()
-        } else {
-            "a unicast IPv4 address, or `none`".into()
-        }
+        if V6 { "a global or unique-local IPv6 address".into() } else { "a unicast IPv4 address".into() }
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         if !V6 {
@@ -448,7 +468,7 @@ impl Value for Vni {
         "an integer 1-16777215".into()
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
-        let number = text.parse().map_err(|_| Invalid::new("not a VNI"))?;
+        let number = decimal(text).ok_or_else(|| Invalid::new("not a VNI"))?;
         Self::new(number).ok_or_else(|| Invalid::new("out of range"))
     }
 }
@@ -460,14 +480,10 @@ impl Value for RouteTarget {
     fn parse(text: &str) -> Result<Self, Invalid> {
         let malformed = || Invalid::new("not a route target");
         let (admin, number) = text.split_once(':').ok_or_else(malformed)?;
-        let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-        if !digits(number) || number.len() > 10 {
-            return Err(malformed());
-        }
-        let number: u64 = number.parse().map_err(|_| malformed())?;
+        let number: u64 = decimal(number).ok_or_else(malformed)?;
         // Two octets are left beside an address or a long AS number, four beside a short one.
-        let limit = if digits(admin) {
-            match admin.parse::<u32>() {
+        let limit = if let Some(asn) = decimal::<u64>(admin) {
+            match u32::try_from(asn) {
                 Ok(asn) if asn <= u32::from(u16::MAX) => u64::from(u32::MAX),
                 Ok(_) => u64::from(u16::MAX),
                 Err(_) => return Err(Invalid::new("has an AS number that is too large")),
@@ -498,11 +514,14 @@ impl Value for bool {
 
 impl Value for SocketAddr {
     fn allowed() -> String {
-        "an address and a port such as 127.0.0.1:9080 or [::]:9080, or `none`".into()
+        "an address and a port such as 127.0.0.1:9080 or [::]:9080".into()
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         match text.parse::<Self>() {
             Ok(at) if at.port() == 0 => Err(Invalid::new("port 0 is none")),
+            Ok(_) if text.rsplit(':').next().is_some_and(|port| port.starts_with('0')) => {
+                Err(Invalid::new("has a port with leading zeros"))
+            }
             Ok(at) => Ok(at),
             Err(_) => Err(Invalid::new("not an address and a port")),
         }
@@ -514,7 +533,7 @@ impl Value for IpNet {
         "a prefix such as 198.51.100.0/24".into()
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
-        let net = IpNet::from_str(text).map_err(|_| Invalid::new("not a prefix"))?;
+        let net = address_with_length(text).map_err(|_| Invalid::new("not a prefix"))?;
         if net != net.trunc() {
             return Err(Invalid::new(format!("has host bits set, write {}", net.trunc())));
         }
@@ -547,7 +566,7 @@ impl<T: Value + PartialEq + fmt::Display> Value for Vec<T> {
 impl<T: Value> Value for Option<T> {
     const SECRET: bool = T::SECRET;
     fn allowed() -> String {
-        T::allowed()
+        format!("{}, or `none`", T::allowed())
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         if text == "none" {
@@ -574,12 +593,60 @@ mod tests {
 
     #[test]
     fn reserved_numbers_are_refused() {
-        for bad in ["0", "23456", "65535", "4294967295", "4294967296", "-1", "1.1", "AS1"] {
+        for bad in [
+            "0",
+            "23456",
+            "65535",
+            "4294967295",
+            "4294967296",
+            "-1",
+            "+1",
+            "065001",
+            "1.1",
+            "AS1",
+            "0x10",
+            "1e3",
+        ] {
             assert!(Asn::parse(bad).is_err(), "{bad}");
         }
-        for bad in ["0", "253", "254", "255", "4294967296"] {
+        for bad in ["0", "253", "254", "255", "4294967296", "088", "+88"] {
             assert!(TableId::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_number_has_one_spelling() {
+        for bad in ["007", "00", "+7", "-0", "7 ", "0x7", "7e0", "7.0", ""] {
+            assert!(Ranged::<0, 100>::parse(bad).is_err() && Vni::parse(bad).is_err(), "{bad}");
+        }
+        assert_eq!(Ranged::<0, 100>::parse("0").unwrap().get(), 0);
+        for bad in [
+            "010.0.0.0/8",
+            "10.0.0.0/08",
+            "10.0.0.0/+8",
+            "10/8",
+            "10.0.0.0/33",
+            "fd00::/064",
+            "fd00::/129",
+            "/8",
+        ] {
+            assert!(IpNet::parse(bad).is_err(), "{bad}");
+        }
+        assert_eq!(IpNet::parse("0.0.0.0/0").unwrap().prefix_len(), 0);
+        for bad in [
+            "065001:1",
+            "65001:01",
+            "65001:+1",
+            "1.1.1.01:1",
+            "4294967296:1",
+            "65536:65536",
+            "1:4294967296",
+            "1:",
+        ] {
+            assert!(RouteTarget::parse(bad).is_err(), "{bad}");
+        }
+        assert_eq!(RouteTarget::parse("0:0").unwrap().to_string(), "0:0");
+        assert!(<SocketAddr as Value>::parse("127.0.0.1:09080").is_err());
     }
 
     #[test]

@@ -5,7 +5,10 @@ use ipnet::IpNet;
 use crate::model::{Asn, IfName, Password, Ranged, RouteTarget, RouterId, Vni};
 
 use super::read::{Attempt, Entries, List, choice, keys};
-use super::values::{Bridge, HostNet, Index, Name, Net4, Port, RawText, Reference, Unicast, Vrf};
+use super::values::{
+    Bridge, EveryNode, HoldTime, HostNet, Index, Name, NetOf, OtherDevice, Port, RawText, Reference, Unicast,
+    UnicastOf, Vrf,
+};
 
 /// The most VNIs of each kind, and of both together.
 pub(super) const MAX_VNIS: usize = 4096;
@@ -25,7 +28,9 @@ choice! {
 
 choice! {
     /// How a link to the fabric is had.
-    InterfaceType { NetworkDevice = "NetworkDevice", Macvlan = "Macvlan", CniDevice = "CNIDevice" }
+    InterfaceType {
+        NetworkDevice = "NetworkDevice", Macvlan = "Macvlan"; "CNIDevice": "there is no CNI here, use Macvlan"
+    }
 }
 
 choice! {
@@ -41,8 +46,9 @@ choice! {
 choice! {
     /// A BGP address family.
     FamilyType {
-        Ipv4Unicast = "ipv4unicast", Ipv6Unicast = "ipv6unicast", Evpn = "evpn", Ipv4Vpn = "ipv4vpn",
-        Ipv6Vpn = "ipv6vpn"
+        Ipv4Unicast = "ipv4unicast", Ipv6Unicast = "ipv6unicast", Evpn = "evpn";
+        "ipv4vpn": "there is no SRv6 here, which carries VPNs",
+        "ipv6vpn": "there is no SRv6 here, which carries VPNs"
     }
 }
 
@@ -53,12 +59,12 @@ choice! {
 
 choice! {
     /// What routes for a broadcast domain.
-    DomainType { L3Vni = "L3VNI", L3Vpn = "L3VPN" }
+    DomainType { L3Vni = "L3VNI"; "L3VPN": "there is no SRv6 here, use L3VNI" }
 }
 
 choice! {
     /// What kind of bridge the host has.
-    MasterType { Linux = "LinuxBridge", Ovs = "OVSBridge" }
+    MasterType { Linux = "LinuxBridge"; "OVSBridge": "there is no Open vSwitch here, use LinuxBridge" }
 }
 
 choice! {
@@ -71,24 +77,33 @@ keys! {
     lenient Document {
         "nodeIndex" node_index: optional Attempt<NodeIndex>, "The node's number.";
         "underlay" underlay: optional Underlay, "What the VNIs stand on: the fabric's side.";
-        "underlays" underlays: entries Entries<Underlay, 64>, "The same as a list of at most one.";
+        "underlays" underlays: entries Entries<Underlay, 1>, "The same as a list of at most one.";
         "l3vnis" l3vnis: entries Entries<L3, MAX_VNIS>, "Routing domains over EVPN, each a VRF.";
         "l2vnis" l2vnis: entries Entries<L2, MAX_VNIS>, "Broadcast domains over EVPN.";
         "l3passthrough" | "bgppassthrough" passthrough: optional Passthrough,
             "The host's session with the fabric's own VRF.";
         "rawFRRConfigs" | "rawfrrconfigs" raw: entries Entries<Raw, 64>, "Lines for frr.conf as they are.";
         "l3vpns" l3vpns: refused "there is no SRv6 here, which carries them", "";
+        "nodeName" node_name: refused "nothing here goes by the node's name", "";
+        "logLevel" log_level: refused "set LOG_LEVEL in the environment", "";
+        "apiVersion" api_version: refused "this is no Kubernetes object, write its spec as an entry of the list here", "";
+        "kind" object_kind: refused "this is no Kubernetes object, write its spec as an entry of the list here", "";
+        "metadata" metadata: refused "this is no Kubernetes object, write its spec as an entry of the list here", "";
+        "spec" spec: refused "this is no Kubernetes object, write its spec as an entry of the list here", "";
+        "status" status: refused "this is no Kubernetes object, write its spec as an entry of the list here", "";
     }
 
     /// The node's number.
     strict NodeIndex {
         "index" index: required Index, "The number; it must be that of `NODE_INDEX` if both are given.";
+        "interfaceName" from: refused "it is not read off a NIC's address, write it as index or set NODE_INDEX", "";
+        "cidr" cidr: refused "it is not read off a NIC's address, write it as index or set NODE_INDEX", "";
     }
 
     /// The fabric's side.
     lenient Underlay {
         "asn" asn: optional Asn, "Our AS number, if given that of `ASN_LOCAL`.";
-        "routerIDCIDR" router_id: optional Net4,
+        "routerIDCIDR" router_id: optional NetOf<false>,
             "The subnet of the BGP identifiers: the node's is the address at its index plus one. Default: `NODE_IP`.";
         "neighbors" neighbors: entries Entries<Neighbor, 128>, "Peers beside those on the ports of `FE_MACS`.";
         "interfaces" interfaces: entries Entries<Interface, 64>, "Links beside the ports of `FE_MACS`.";
@@ -98,6 +113,9 @@ keys! {
             "Timers of graceful restart, if not those of the environment.";
         "isis" isis: refused "there is no isisd here", "";
         "srv6" srv6: refused "there is no SRv6 here", "";
+        "nics" nics: refused "what it named are interfaces now", "";
+        "evpn" evpn: refused "what it had is the tunnelEndpoint now", "";
+        "nodeSelector" selector: optional Attempt<EveryNode>, "Which nodes it is for: only all of them can be selected.";
     }
 
     /// The addresses of the VTEP.
@@ -128,13 +146,13 @@ keys! {
 
     /// A NIC.
     strict Device {
-        "interfaceName" name: required IfName, "Its name.";
+        "interfaceName" name: required OtherDevice, "Its name.";
     }
 
     /// A macvlan.
     strict Macvlan {
         "parent" parent: required IfName, "The NIC, which stays with the host.";
-        "interfaceName" name: optional IfName, "Its name in the namespace. Default: net1.";
+        "interfaceName" name: optional OtherDevice, "Its name in the namespace. Default: net1.";
         "addresses" addresses: optional List<HostNet, 0, 8>, "Its addresses, each with its prefix length.";
     }
 
@@ -148,7 +166,11 @@ keys! {
         "port" port: optional Port, "The peer's TCP port. Default: 179.";
         "password" password: optional Password, "TCP-MD5 password (RFC 2385).";
         "passwordSecret" secret: refused "there is no Kubernetes API here, use password", "";
-        "holdTimeSeconds" hold: optional Ranged<0, 65535>,
+        "holdTime" hold_time: refused "it is holdTimeSeconds now", "";
+        "keepaliveTime" keepalive_time: refused "it is keepaliveTimeSeconds now", "";
+        "connectTime" connect_time: refused "it is connectTimeSeconds now", "";
+        "ebgpMultiHop" multihop: refused "it is an entry of properties now", "";
+        "holdTimeSeconds" hold: optional HoldTime,
             "Hold time in seconds, 0 or at least 3; with `keepaliveTimeSeconds`.";
         "keepaliveTimeSeconds" keepalive: optional Ranged<0, 65535>,
             "Keepalive interval in seconds, at most the hold time; with `holdTimeSeconds`.";
@@ -182,7 +204,7 @@ keys! {
     /// An address family that is exchanged.
     strict AddressFamily {
         "type" kind: required FamilyType, "Which one.";
-        "properties" properties: optional List<FamilyPropertyEntry, 0, 8>, "What is special about it.";
+        "properties" properties: optional List<FamilyPropertyEntry, 0, 1>, "What is special about it.";
     }
 
     /// A property of an address family.
@@ -201,6 +223,7 @@ keys! {
         "hostSession" session: optional Session, "A BGP session with the host over a veth pair.";
         "exportRTs" export: optional List<RouteTarget, 0, 100>, "Route targets to announce with. Default: FRR's own.";
         "importRTs" import: optional List<RouteTarget, 0, 100>, "Route targets to take in. Default: FRR's own.";
+        "nodeSelector" selector: optional EveryNode, "Which nodes it is for: only all of them can be selected.";
     }
 
     /// A BGP session with the host.
@@ -217,14 +240,14 @@ keys! {
 
     /// Subnets by family.
     strict Nets {
-        "ipv4" v4: optional IpNet, "The IPv4 subnet.";
-        "ipv6" v6: optional IpNet, "The IPv6 subnet.";
+        "ipv4" v4: optional NetOf<false>, "The IPv4 subnet.";
+        "ipv6" v6: optional NetOf<true>, "The IPv6 subnet.";
     }
 
     /// Addresses by family.
     strict Addresses {
-        "ipv4" v4: optional Unicast, "The IPv4 address.";
-        "ipv6" v6: optional Unicast, "The IPv6 address.";
+        "ipv4" v4: optional UnicastOf<false>, "The IPv4 address.";
+        "ipv6" v6: optional UnicastOf<true>, "The IPv6 address.";
     }
 
     /// A broadcast domain.
@@ -238,6 +261,9 @@ keys! {
         "hostMaster" master: optional Master, "The bridge of the host that the workloads are on.";
         "gatewayIPs" gateways: optional List<HostNet, 0, 2>,
             "The gateway's addresses, one of each family at most; they need a `routingDomain`.";
+        "vrf" vrf: refused "its routingDomain says what routes for it", "";
+        "l2gatewayips" old_gateways: refused "they are gatewayIPs now", "";
+        "nodeSelector" selector: optional EveryNode, "Which nodes it is for: only all of them can be selected.";
     }
 
     /// What routes for a broadcast domain.
@@ -268,11 +294,13 @@ keys! {
     /// The host's session with the fabric's own VRF.
     strict Passthrough {
         "hostSession" session: required Session, "The BGP session with the host over a veth pair.";
+        "nodeSelector" selector: optional EveryNode, "Which nodes it is for: only all of them can be selected.";
     }
 
     /// Lines for frr.conf.
     strict Raw {
         "priority" priority: optional Ranged<0, MAX_PRIORITY>, "Lower ones come first. Default: 0.";
         "rawConfig" text: required RawText, "The lines.";
+        "nodeSelector" selector: optional EveryNode, "Which nodes it is for: only all of them can be selected.";
     }
 }

@@ -6,12 +6,16 @@ mod disk;
 mod entries;
 mod names;
 mod neighbor;
+mod patterns;
 mod read;
 mod report;
+mod rules;
 mod schema;
 mod session;
 mod tree;
 mod underlay;
+#[cfg(test)]
+mod validator;
 mod values;
 mod vnis;
 
@@ -104,6 +108,10 @@ fn assemble(documents: Vec<Document>, config: &Config, report: &mut Report<'_>) 
         indices.extend(document.node_index);
         underlays.extend(document.underlay);
         underlays.extend(document.underlays.0);
+        // One that is for some other node is not this one's.
+        underlays.retain(|underlay: &Located<entries::Underlay>| {
+            underlay.selector.as_ref().is_none_or(|selector| selector.value.0.is_some())
+        });
         l3vnis.extend(document.l3vnis.0);
         l2vnis.extend(document.l2vnis.0);
         passthroughs.extend(document.passthrough);

@@ -2,14 +2,17 @@
 
 use crate::model::{PASSTHROUGH_HOST, PASSTHROUGH_ROUTER, VETH_FRR, VETH_HOST, VTEP_DEVICE, VniDevice};
 
+/// The names of those that have none for each VNI.
+pub(super) const FIXED: [&str; 6] =
+    ["lo", VTEP_DEVICE, VETH_HOST, VETH_FRR, PASSTHROUGH_HOST, PASSTHROUGH_ROUTER];
+
 /// Whether a device of ours has this name, or may have it one day.
 pub(in crate::config) fn is_ours(name: &str) -> bool {
-    let fixed = ["lo", VTEP_DEVICE, VETH_HOST, VETH_FRR, PASSTHROUGH_HOST, PASSTHROUGH_ROUTER];
     let numbered = |prefix: &str| {
         let number = name.strip_prefix(prefix).unwrap_or_default();
         !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())
     };
-    fixed.contains(&name) || VniDevice::ALL.iter().any(|device| numbered(device.prefix()))
+    FIXED.contains(&name) || VniDevice::ALL.iter().any(|device| numbered(device.prefix()))
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use serde_json::{Map, Value as Json, json};
 use crate::model::Value;
 
 use super::report::{Located, Report, Spot, quoted, shown, sounds_secret};
-use super::tree::{Key, Kind, Node};
+use super::rules::rules;
+use super::tree::{Key, Kind, Node, is_number, plain_integer};
 
 /// A node, and how it is named.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ impl<'a> At<'a> {
     /// Where it stands, with its value if that is one word.
     pub fn spot(&self) -> Spot {
         let shown = match &self.node.kind {
-            Kind::Bool(text) | Kind::Scalar(text) => Some(shown(text)),
+            Kind::Bool(text) | Kind::Number(text) | Kind::Scalar(text) => Some(shown(text)),
             _ => None,
         };
         Spot { file: self.file, place: self.node.place, path: self.path.clone(), shown }
@@ -78,7 +79,9 @@ impl<T: Read, const MIN: usize, const MAX: usize> Read for List<T, MIN, MAX> {
         read.into_iter().collect::<Option<_>>().map(Self)
     }
     fn schema() -> Json {
-        json!({"type": "array", "items": T::schema(), "minItems": MIN, "maxItems": MAX})
+        // What was left blank is an empty list.
+        let kind = if MIN == 0 { json!(["array", "null"]) } else { json!("array") };
+        json!({"type": kind, "items": T::schema(), "minItems": MIN, "maxItems": MAX})
     }
 }
 
@@ -149,14 +152,17 @@ pub(super) fn scalar<T: Value>(at: &At<'_>, report: &mut Report<'_>) -> Option<T
     }
 }
 
-/// The same for a number, whose spelling has one meaning only.
+/// The same for a number, which is none in quotes.
 pub(super) fn number<T: Value>(at: &At<'_>, report: &mut Report<'_>) -> Option<T> {
-    let text = word(at, report, T::SECRET, &T::allowed)?;
-    if text.starts_with('+') || (text.len() > 1 && text.starts_with('0')) {
-        report.wrong(&at.spot(), "not a plain decimal number", &T::allowed());
-        return None;
-    }
-    scalar(at, report)
+    let parsed = match &at.node.kind {
+        Kind::Number(text) => T::parse(plain_integer(text).as_deref().unwrap_or(text)),
+        Kind::Scalar(text) if is_number(text) => {
+            report.wrong(&at.spot(), "text, not a number: leave out the quotes", &T::allowed());
+            return None;
+        }
+        _ => T::parse(word(at, report, T::SECRET, &T::allowed)?),
+    };
+    parsed.map_err(|reason| report.wrong(&at.spot(), reason, &T::allowed())).ok()
 }
 
 fn word<'a>(
@@ -170,6 +176,7 @@ fn word<'a>(
         Kind::Scalar(text) if text.trim() != &**text => "has blanks around it",
         Kind::Scalar(text) => return Some(text),
         Kind::Bool(_) => "a boolean, not text: put it in quotes if it is text",
+        Kind::Number(_) => "a number, not text: put it in quotes if it is text",
         Kind::Null => "is empty",
         Kind::List(_) => "a list, not a single value",
         Kind::Map(_) => "a map, not a single value",
@@ -197,9 +204,9 @@ macro_rules! words_of {
 }
 pub(super) use words_of;
 
-/// Declares a value that is one of a few words.
+/// Declares a value that is one of a few words; and, behind a semicolon, those that upstream knows and we do not serve.
 macro_rules! choice {
-    ($(#[$doc:meta])* $name:ident { $($variant:ident = $word:literal),* }) => {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident = $word:literal),* $(; $($other:literal: $why:literal),*)? }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(super) enum $name { $($variant),* }
@@ -211,6 +218,7 @@ macro_rules! choice {
             fn parse(text: &str) -> Result<Self, $crate::model::Invalid> {
                 match text {
                     $($word => Ok(Self::$variant),)*
+                    $($($other => Err($crate::model::Invalid(concat!("not supported: ", $why).into())),)*)?
                     _ => Err($crate::model::Invalid("not one of the words".into())),
                 }
             }
@@ -248,21 +256,25 @@ impl<'a> Fields<'a> {
     pub fn new(
         at: &'a At<'a>,
         strict: bool,
-        known: &[&[&'static str]],
+        known: &[(&[&'static str], &str)],
         report: &mut Report<'_>,
     ) -> Option<Self> {
+        let served: Vec<_> =
+            known.iter().filter(|(_, mode)| *mode != "refused").map(|(names, _)| *names).collect();
         let Kind::Map(map) = &at.node.kind else {
             let reason = match at.node.kind {
                 Kind::Null => "is empty: write {} or leave it out",
                 Kind::List(_) => "a list, not a map",
                 _ => "not a map",
             };
-            let keys: Vec<&str> = known.iter().map(|names| names[0]).collect();
+            let keys: Vec<&str> = served.iter().map(|names| names[0]).collect();
             report.wrong(&at.silent(), reason, &format!("the keys {}", keys.join(", ")));
             return None;
         };
         let mut fields = Self { at, map, strict, sound: true };
-        for (key, _) in map.iter().filter(|(key, _)| !known.iter().any(|names| names.contains(&&*key.name))) {
+        for (key, _) in
+            map.iter().filter(|(key, _)| !known.iter().any(|(names, _)| names.contains(&&*key.name)))
+        {
             fields.sound = false;
             // To look for what was meant takes time, and there is no end to what may be wrong.
             if report.is_full() {
@@ -272,10 +284,10 @@ impl<'a> Fields<'a> {
             let spot = Spot { place: key.place, ..at.silent() };
             let owner = if at.path.is_empty() { "" } else { ": " };
             let spot = Spot { path: format!("{}{owner}{}", spot.path, quoted(key_name(&key.name))), ..spot };
-            match nearest(&key.name, known) {
+            match nearest(&key.name, &served) {
                 Some(name) => report.complain(&spot, format_args!("unknown key, did you mean {name}?")),
                 None => {
-                    let keys: Vec<&str> = known.iter().map(|names| names[0]).collect();
+                    let keys: Vec<&str> = served.iter().map(|names| names[0]).collect();
                     report.wrong(&spot, "unknown key", &keys.join(", "));
                 }
             }
@@ -374,7 +386,7 @@ macro_rules! keys {
                 at: &$crate::config::file::read::At<'_>,
                 report: &mut $crate::config::file::report::Report<'_>,
             ) -> Option<Self> {
-                const KNOWN: &[&[&str]] = &[$(&[$key $(, $alias)*]),*];
+                const KNOWN: &[(&[&str], &str)] = &[$((&[$key $(, $alias)*], stringify!($mode))),*];
                 let strict = stringify!($how) == "strict";
                 let mut fields = $crate::config::file::read::Fields::new(at, strict, KNOWN, report)?;
                 $(let $field = $crate::config::file::read::take!(
@@ -388,7 +400,7 @@ macro_rules! keys {
                 })
             }
             fn schema() -> serde_json::Value {
-                $crate::config::file::read::object(vec![$((
+                $crate::config::file::read::object(stringify!($name), vec![$((
                     &[$key $(, $alias)*],
                     $crate::config::file::read::slot_schema!($mode $type $(<$($arg),*>)?),
                     $meaning,
@@ -447,9 +459,9 @@ macro_rules! slot_schema {
 pub(super) use slot_schema;
 
 /// The schema of a map: names, schema, meaning and mode of each key.
-pub(super) fn object(keys: Vec<(&[&str], Json, &str, &str)>) -> Json {
+pub(super) fn object(map: &str, keys: Vec<(&[&str], Json, &str, &str)>) -> Json {
     let required: Vec<&str> = keys.iter().filter(|key| key.3 == "required").map(|key| key.0[0]).collect();
-    let mut properties = Map::new();
+    let (mut properties, mut rules) = (Map::new(), rules(map));
     for (names, mut schema, meaning, mode) in keys {
         for (i, name) in names.iter().enumerate() {
             if mode != "refused" {
@@ -459,10 +471,16 @@ pub(super) fn object(keys: Vec<(&[&str], Json, &str, &str)>) -> Json {
             }
             properties.insert((*name).into(), schema.clone());
         }
+        if names.len() > 1 {
+            rules.push(json!({"not": {"required": names}}));
+        }
     }
     let mut object = json!({"type": "object", "additionalProperties": false, "properties": properties});
     if !required.is_empty() {
         object["required"] = json!(required);
+    }
+    if !rules.is_empty() {
+        object["allOf"] = json!(rules);
     }
     object
 }

@@ -7,7 +7,7 @@ use crate::model::{HostSession, Remote};
 use super::address;
 use super::entries::Session;
 use super::neighbor::{self, exactly_one, remote_of};
-use super::report::{Located, Report};
+use super::report::{Located, Report, Spot};
 
 /// Reads one session.
 pub(super) fn session(
@@ -20,11 +20,14 @@ pub(super) fn session(
     let mut ends = vec![];
     let mut sound = true;
     for net in &nets {
-        let literal = entry
-            .host_ip
-            .as_ref()
-            .and_then(|host_ip| if net.addr().is_ipv4() { host_ip.v4.as_ref() } else { host_ip.v6.as_ref() });
-        match address::ends(net.value, index, literal.map(|ip| ip.0)) {
+        let literal = entry.host_ip.as_ref().and_then(|host_ip| {
+            if net.addr().is_ipv4() {
+                host_ip.v4.as_ref().map(|ip| ip.0)
+            } else {
+                host_ip.v6.as_ref().map(|ip| ip.0)
+            }
+        });
+        match address::ends(net.value, index, literal) {
             Ok(pair) => ends.push(pair),
             Err(reason) => {
                 report.complain(&net.spot, reason);
@@ -32,15 +35,13 @@ pub(super) fn session(
             }
         }
     }
-    let v4 = entry.host_ip.as_ref().and_then(|host_ip| host_ip.v4.as_ref());
-    let v6 = entry.host_ip.as_ref().and_then(|host_ip| host_ip.v6.as_ref());
-    for (ip, is_v4) in [(v4, true), (v6, false)] {
-        let Some(ip) = ip else { continue };
-        if ip.0.is_ipv4() != is_v4 {
-            report.complain(&ip.spot, "an address of the other family");
-            sound = false;
-        } else if !nets.iter().any(|net| net.addr().is_ipv4() == is_v4) {
-            report.complain(&ip.spot, "there is no subnet of its family");
+    let v4 = entry.host_ip.as_ref().and_then(|host_ip| host_ip.v4.as_ref().map(|ip| &ip.spot));
+    let v6 = entry.host_ip.as_ref().and_then(|host_ip| host_ip.v6.as_ref().map(|ip| &ip.spot));
+    for (spot, is_v4) in [(v4, true), (v6, false)] {
+        if let Some(spot) = spot
+            && !nets.iter().any(|net| net.addr().is_ipv4() == is_v4)
+        {
+            report.complain(spot, "there is no subnet of its family");
             sound = false;
         }
     }
@@ -81,14 +82,9 @@ fn nets(entry: &Located<Session>, report: &mut Report<'_>) -> Option<Vec<Located
         }
     }
     if let Some(by_family) = &entry.net {
-        for (net, is_v4) in [(&by_family.v4, true), (&by_family.v6, false)] {
-            let Some(net) = net else { continue };
-            if net.addr().is_ipv4() != is_v4 {
-                report.complain(&net.spot, "a prefix of the other family");
-                return None;
-            }
-            nets.push(net.clone());
-        }
+        let located = |value, spot: &Spot| Located { value, spot: spot.clone() };
+        nets.extend(by_family.v4.iter().map(|net| located(net.0, &net.spot)));
+        nets.extend(by_family.v6.iter().map(|net| located(net.0, &net.spot)));
         if nets.is_empty() {
             report.complain(&by_family.spot, "needs ipv4 or ipv6");
             return None;

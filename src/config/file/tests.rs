@@ -13,7 +13,7 @@ fn config(vars: &[(&str, &str)]) -> Config {
 }
 
 /// One file and a node with this number.
-fn at(index: u32, text: &str) -> (Overlay, Vec<String>) {
+pub(super) fn at(index: u32, text: &str) -> (Overlay, Vec<String>) {
     let files = [("vnis.yaml".to_owned(), text.to_owned())];
     let (overlay, problems) = load(&files, &config(&[("NODE_INDEX", &index.to_string())]));
     (overlay, problems.into_iter().map(|problem| problem.0).collect())
@@ -27,7 +27,7 @@ fn good(index: u32, text: &str) -> Overlay {
     overlay
 }
 
-fn example() -> String {
+pub(super) fn example() -> String {
     std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/vnis.example.yaml")).unwrap()
 }
 
@@ -138,7 +138,7 @@ fn the_number_of_the_file_is_the_nodes() {
 
 #[test]
 fn a_neighbor_with_our_asn_is_internal() {
-    let text = "underlay:\n  neighbors:\n  - address: fd00::1\n    asn: 65001\n  - interface: eth1\n    asn: \"65100\"\n  - address: 10.0.0.9\n    type: External\n    properties:\n    - type: ebgpMultiHop\n    bfd: {}\n";
+    let text = "underlay:\n  neighbors:\n  - address: fd00::1\n    asn: 65001\n  - interface: eth1\n    asn: 65100\n  - address: 10.0.0.9\n    type: External\n    properties:\n    - type: ebgpMultiHop\n    bfd: {}\n";
     let neighbors = good(0, text).underlay.neighbors;
     assert_eq!(neighbors[0].remote, Remote::Internal);
     assert!(matches!(neighbors[1].remote, Remote::Asn(asn) if asn.to_string() == "65100"));

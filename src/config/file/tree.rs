@@ -28,7 +28,9 @@ pub(super) enum Kind {
     Null,
     /// A plain `true` or `false`.
     Bool(Rc<str>),
-    /// Text, or a plain number as it is written.
+    /// A plain number, as it is written.
+    Number(Rc<str>),
+    /// Text.
     Scalar(Rc<str>),
     List(Rc<[Node]>),
     Map(Rc<[(Key, Node)]>),
@@ -278,14 +280,76 @@ fn entries(node: Node, at: Span, merged: &mut Vec<(Key, Node)>) -> Result<(), Br
     Ok(())
 }
 
+/// What a scalar is by YAML's core schema (YAML 1.2.2 §10.3), which is what an editor takes it for.
 fn scalar(text: &str, style: ScalarStyle, tag: Option<Cow<'_, Tag>>, span: Span) -> Result<Kind, Broken> {
-    let plain = style == ScalarStyle::Plain && tag.is_none();
-    known(tag, &["str", "int", "float", "bool", "null"], span)?;
-    Ok(match text {
-        "" | "~" | "null" | "Null" | "NULL" if plain => Kind::Null,
-        "true" | "True" | "TRUE" | "false" | "False" | "FALSE" if plain => Kind::Bool(text.into()),
-        _ => Kind::Scalar(text.into()),
-    })
+    let plain = style == ScalarStyle::Plain;
+    let has = |word| tag.as_ref().is_some_and(|tag| tag.is_yaml_core_schema_tag(word));
+    let (is_null, is_bool, is_number) = (
+        matches!(text, "" | "~" | "null" | "Null" | "NULL"),
+        matches!(text, "true" | "True" | "TRUE" | "false" | "False" | "FALSE"),
+        is_number(text),
+    );
+    let untagged = plain && tag.is_none();
+    let is = |word, it| (untagged && it) || has(word);
+    let (kind, fits) = if is("null", is_null) {
+        (Kind::Null, is_null)
+    } else if is("bool", is_bool) {
+        (Kind::Bool(text.into()), is_bool)
+    } else if is("int", is_number) || has("float") {
+        (Kind::Number(text.into()), is_number)
+    } else {
+        (Kind::Scalar(text.into()), untagged || tag.is_none() || has("str"))
+    };
+    if fits { Ok(kind) } else { Err(broken(span, "unsupported tag")) }
+}
+
+/// Whether a plain scalar is a number.
+pub(super) fn is_number(text: &str) -> bool {
+    let all = |text: &str, of: fn(&u8) -> bool| !text.is_empty() && text.bytes().all(|b| of(&b));
+    let digits = |text: &str| all(text, u8::is_ascii_digit);
+    if let Some(octal) = text.strip_prefix("0o") {
+        return all(octal, |b| (b'0'..=b'7').contains(b));
+    }
+    if let Some(hex) = text.strip_prefix("0x") {
+        return all(hex, u8::is_ascii_hexdigit);
+    }
+    if matches!(text, ".nan" | ".NaN" | ".NAN") {
+        return true;
+    }
+    let text = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if matches!(text, ".inf" | ".Inf" | ".INF") {
+        return true;
+    }
+    let (mantissa, exponent) = text.split_once(['e', 'E']).map_or((text, None), |(m, e)| (m, Some(e)));
+    let exponent = exponent.is_none_or(|e| digits(e.strip_prefix(['-', '+']).unwrap_or(e)));
+    let mantissa = match mantissa.split_once('.') {
+        Some(("", fraction)) => digits(fraction),
+        Some((whole, fraction)) => digits(whole) && (fraction.is_empty() || digits(fraction)),
+        None => digits(mantissa),
+    };
+    mantissa && exponent
+}
+
+/// A number as plain decimal digits, if it is an integer: JSON Schema does not care how it is written.
+pub(super) fn plain_integer(text: &str) -> Option<String> {
+    let radix = |digits: &str, radix| u128::from_str_radix(digits, radix).ok().map(|n| n.to_string());
+    if let Some(octal) = text.strip_prefix("0o") {
+        return radix(octal, 8);
+    }
+    if let Some(hex) = text.strip_prefix("0x") {
+        return radix(hex, 16);
+    }
+    let (minus, digits) = match text.strip_prefix('-') {
+        Some(digits) => ("-", digits),
+        None => ("", text.strip_prefix('+').unwrap_or(text)),
+    };
+    if !digits.bytes().all(|b| b.is_ascii_digit()) {
+        let number: f64 = text.parse().ok()?;
+        // Beyond that a number of this type has no digit for one.
+        return (number.fract() == 0.0 && number.abs() < 1e15).then(|| format!("{}", number + 0.0));
+    }
+    let digits = digits.trim_start_matches('0');
+    Some(if digits.is_empty() { "0".into() } else { format!("{minus}{digits}") })
 }
 
 fn known(tag: Option<Cow<'_, Tag>>, words: &[&str], span: Span) -> Result<(), Broken> {
@@ -299,7 +363,7 @@ fn known(tag: Option<Cow<'_, Tag>>, words: &[&str], span: Span) -> Result<(), Br
 
 fn key(node: Node) -> Key {
     let name = match node.kind {
-        Kind::Bool(name) | Kind::Scalar(name) => name,
+        Kind::Bool(name) | Kind::Number(name) | Kind::Scalar(name) => name,
         Kind::Null => "null".into(),
         Kind::List(_) | Kind::Map(_) => "(no text)".into(),
     };
@@ -319,6 +383,7 @@ mod tests {
         match &node.kind {
             Kind::Null => push("~"),
             Kind::Bool(s) => push(&format!("b{s}")),
+            Kind::Number(s) => push(&format!("n{s}")),
             Kind::Scalar(s) => push(s),
             Kind::List(list) => list.iter().for_each(|n| scalars(n, out)),
             Kind::Map(map) => map.iter().for_each(|(_, n)| scalars(n, out)),
@@ -332,18 +397,18 @@ mod tests {
         scalars(&parse(text).unwrap(), &mut out);
         let words: Vec<&str> = out.iter().map(|(s, ..)| s.as_str()).collect();
         let wanted = [
-            "007",
-            "0x10",
-            "1e3",
-            "1.10",
-            "18446744073709551616",
-            "-0",
+            "n007",
+            "n0x10",
+            "n1e3",
+            "n1.10",
+            "n18446744073709551616",
+            "n-0",
             "1_0",
             "1_0",
-            ".nan",
+            "n.nan",
             "65000:100",
             "yes",
-            "5",
+            "n5",
             "btrue",
             "~",
             "1.0.0",
@@ -351,6 +416,32 @@ mod tests {
         assert_eq!(words, wanted);
         assert_eq!((out[0].1, out[0].2, out[1].2), (1, 4, 5));
         assert_eq!((out[7].1, out[7].2), (4, 4));
+    }
+
+    #[test]
+    fn an_integer_is_one_however_it_is_written() {
+        for text in ["100", "+100", "0100", "0x64", "0o144", "1e2", "100.0", "100.", "1E+2", "1000e-1"] {
+            assert!(is_number(text), "{text}");
+            assert_eq!(plain_integer(text).as_deref(), Some("100"), "{text}");
+        }
+        for (text, plain) in [
+            ("-0", Some("0")),
+            ("-0.0", Some("0")),
+            ("-7", Some("-7")),
+            ("0x1_0", None),
+            ("1.5", None),
+            (".inf", None),
+            (".nan", None),
+            ("1e400", None),
+            ("99999999999999999999999", Some("99999999999999999999999")),
+        ] {
+            assert_eq!(plain_integer(text).as_deref(), plain, "{text}");
+        }
+        for text in
+            ["", "+", ".", "e1", "1e", "0x", "0o8", "1_0", "1.1.1", "-0x1", "12:30", "1 ", "- 1", "inf"]
+        {
+            assert!(!is_number(text), "{text}");
+        }
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub(super) fn underlay(
         report.complain(&asn.spot, format_args!("not ASN_LOCAL={}, which holds", config.asn));
     }
     if let (Some(net), Some(index)) = (&file.router_id, index) {
-        match address::router_id(IpNet::V4(net.0), index) {
+        match address::router_id(net.0, index) {
             Ok(ip) => underlay.router_id = RouterId::parse(&ip.to_string()).ok(),
             Err(reason) => report.complain(&net.spot, format_args!("{reason}: the router-id stays NODE_IP")),
         }
@@ -47,7 +47,7 @@ pub(super) fn underlay(
             None => (CLUSTER_ID, &reflector.spot),
         };
         match &file.router_id {
-            Some(net) if net.0.contains(&id) => report.complain(
+            Some(net) if net.0.contains(&IpAddr::V4(id)) => report.complain(
                 spot,
                 format_args!("cluster-id {id} is in routerIDCIDR {}: routes are not reflected", net.0),
             ),
@@ -151,10 +151,6 @@ fn interface(
     let (wanted, other) = match entry.kind.value {
         InterfaceType::NetworkDevice => (("networkDevice", entry.device.is_some()), entry.macvlan.is_some()),
         InterfaceType::Macvlan => (("macvlan", entry.macvlan.is_some()), entry.device.is_some()),
-        InterfaceType::CniDevice => {
-            report.complain(&entry.kind.spot, "not supported: there is no CNI here, use Macvlan");
-            return None;
-        }
     };
     if !wanted.1 || other {
         let kind = entry.kind.value;
@@ -163,11 +159,11 @@ fn interface(
     }
     if let Some(device) = &entry.device {
         let name = &device.name;
-        return Some((UnderlayInterface::Device(name.value.clone()), name.spot.clone(), None));
+        return Some((UnderlayInterface::Device(name.0.clone()), name.spot.clone(), None));
     }
     let macvlan = entry.macvlan.as_ref()?;
     let (name, spot) = match &macvlan.name {
-        Some(name) => (name.value.clone(), name.spot.clone()),
+        Some(name) => (name.0.clone(), name.spot.clone()),
         None => (IfName::parse(MACVLAN).ok()?, macvlan.spot.clone()),
     };
     let parent = macvlan.parent.value.clone();

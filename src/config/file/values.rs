@@ -3,39 +3,66 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr as _;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use serde_json::{Value as Json, json};
 
 use crate::model::{
     Asn, IfName, Invalid, Password, PeerAddr, Ranged, RouteTarget, RouterId, Value, Vni, VrfName,
+    address_with_length,
 };
 
+use super::patterns::ours;
 use super::read::{At, Read, number, words_of};
 use super::report::Report;
 use super::tree::Kind;
 
-/// The largest raw text: frr.conf as a whole is a few hundred lines.
-const RAW_BYTES: usize = 64 << 10;
+/// The largest raw text, in characters: frr.conf as a whole is a few hundred lines.
+const RAW_LENGTH: usize = 64 << 10;
+
+/// Where the schema has the patterns that are long, by these names.
+fn defined(name: &str) -> Json {
+    json!({"$ref": format!("#/$defs/{name}")})
+}
+
+/// Either of them.
+fn either(names: [&str; 2]) -> Json {
+    json!({"type": "string", "anyOf": names.map(defined)})
+}
 
 fn text(pattern: &str, max: usize) -> Json {
     json!({"type": "string", "pattern": pattern, "minLength": 1, "maxLength": max})
 }
 
+/// The same, but for the names of our own devices and these.
+fn device(pattern: &str, reserved: &[&str]) -> Json {
+    let mut schema = text(pattern, 15);
+    schema["not"] = json!({"anyOf": [{"pattern": ours()}, {"enum": reserved}]});
+    schema
+}
+
 words_of! {
-    number Asn: json!({"type": "integer", "minimum": 1, "maximum": 4_294_967_294_u32});
+    number Asn: json!({
+        "type": "integer", "minimum": 1, "maximum": 4_294_967_294_u32, "not": {"enum": [23456, 65535]}
+    });
     number Vni: json!({"type": "integer", "minimum": 1, "maximum": (1 << 24) - 1});
+    number HoldTime: json!({"type": "integer", "minimum": 0, "maximum": 65535, "not": {"enum": [1, 2]}});
     scalar IfName: text("^[A-Za-z0-9_][A-Za-z0-9._-]*$", 15);
-    scalar RouterId: json!({"type": "string", "format": "ipv4"});
-    scalar Password: text("^[!-~]+$", 80);
-    scalar RouteTarget: text("^[0-9.]+:[0-9]+$", 21);
-    scalar IpNet: text("^[0-9A-Fa-f.:]+/[0-9]{1,3}$", 43);
-    scalar Net4: text("^[0-9.]+/[0-9]{1,2}$", 18);
-    scalar HostNet: text("^[0-9A-Fa-f.:]+/[0-9]{1,3}$", 43);
-    scalar Unicast: text("^[0-9A-Fa-f.:]+$", 39);
+    scalar OtherDevice: device("^[A-Za-z0-9_][A-Za-z0-9._-]*$", &[]);
+    scalar RouterId: defined("ipv4Host");
+    // Neither `"` and `|` nor, at the beginning, `!` and `#`.
+    scalar Password: text("^[$-{}~][!#-{}~]*$", 80);
+    scalar RouteTarget: defined("routeTarget");
+    scalar IpNet: either(["ipv4Prefix", "ipv6Prefix"]);
+    scalar NetOf<false>: defined("ipv4Prefix");
+    scalar NetOf<true>: defined("ipv6Prefix");
+    scalar HostNet: either(["ipv4HostPrefix", "ipv6HostPrefix"]);
+    scalar Unicast: either(["ipv4Host", "ipv6Host"]);
+    scalar UnicastOf<false>: defined("ipv4Host");
+    scalar UnicastOf<true>: defined("ipv6Host");
     scalar Name: text("^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", 253);
     scalar Reference: text("^[A-Za-z0-9][A-Za-z0-9._-]*$", 253);
-    scalar Vrf: text("^[A-Za-z][A-Za-z0-9_-]*$", 15);
-    scalar Bridge: text("^[A-Za-z][A-Za-z0-9_-]*$", 15);
+    scalar Vrf: device("^[A-Za-z][A-Za-z0-9_-]*$", &VrfName::RESERVED);
+    scalar Bridge: device("^[A-Za-z][A-Za-z0-9_-]*$", &[]);
 }
 
 impl<const MIN: u32, const MAX: u32> Read for Ranged<MIN, MAX> {
@@ -47,18 +74,35 @@ impl<const MIN: u32, const MAX: u32> Read for Ranged<MIN, MAX> {
     }
 }
 
-/// An IPv4 prefix.
+/// A prefix of this family.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Net4(pub Ipv4Net);
+pub(super) struct NetOf<const V6: bool>(pub IpNet);
 
-impl Value for Net4 {
+impl<const V6: bool> Value for NetOf<V6> {
     fn allowed() -> String {
-        "an IPv4 prefix such as 198.51.100.0/24".into()
+        if V6 { "an IPv6 prefix such as 2001:db8::/64" } else { "an IPv4 prefix such as 198.51.100.0/24" }
+            .into()
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         match IpNet::parse(text)? {
-            IpNet::V4(net) => Ok(Self(net)),
-            IpNet::V6(_) => Err(Invalid("not an IPv4 prefix".into())),
+            net if net.addr().is_ipv6() == V6 => Ok(Self(net)),
+            _ => Err(Invalid("a prefix of the other family".into())),
+        }
+    }
+}
+
+/// A hold time in seconds, 0 or at least 3 (RFC 4271 §4.2).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct HoldTime(pub u32);
+
+impl Value for HoldTime {
+    fn allowed() -> String {
+        "0, or an integer 3-65535".into()
+    }
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        match Ranged::<0, 65535>::parse(text)?.get() {
+            1 | 2 => Err(Invalid("out of range".into())),
+            seconds => Ok(Self(seconds)),
         }
     }
 }
@@ -72,7 +116,7 @@ impl Value for HostNet {
         "a host's address with its prefix length, such as 198.51.100.1/24".into()
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
-        let net = IpNet::from_str(text).map_err(|_| Invalid("not an address with a prefix length".into()))?;
+        let net = address_with_length(text)?;
         unicast(net.addr())?;
         host_of(net)?;
         Ok(Self(net))
@@ -112,6 +156,35 @@ impl Value for Unicast {
         let ip = IpAddr::from_str(text).map_err(|_| Invalid("not an IP address".into()))?;
         unicast(ip)?;
         Ok(Self(ip))
+    }
+}
+
+/// The same of this family.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct UnicastOf<const V6: bool>(pub IpAddr);
+
+impl<const V6: bool> Value for UnicastOf<V6> {
+    fn allowed() -> String {
+        PeerAddr::<V6>::allowed()
+    }
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        match Unicast::parse(text)?.0 {
+            ip if ip.is_ipv6() == V6 => Ok(Self(ip)),
+            _ => Err(Invalid("an address of the other family".into())),
+        }
+    }
+}
+
+/// The name of a device that is not one of ours.
+#[derive(Debug, Clone)]
+pub(super) struct OtherDevice(pub IfName);
+
+impl Value for OtherDevice {
+    fn allowed() -> String {
+        IfName::allowed()
+    }
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        IfName::parse(text).map(Self)
     }
 }
 
@@ -201,19 +274,46 @@ impl Read for RawText {
     const SECRET: bool = true;
     fn read(at: &At<'_>, report: &mut Report<'_>) -> Option<Self> {
         let control = |c: char| c.is_control() && c != '\n' && c != '\t';
+        let blank = |c: char| " \n\t".contains(c);
         let reason = match &at.node.kind {
-            Kind::Scalar(text) if text.trim().is_empty() => "is empty",
-            Kind::Scalar(text) if text.len() > RAW_BYTES => "is too long",
+            Kind::Scalar(text) if text.chars().all(blank) => "is empty",
+            Kind::Scalar(text) if text.chars().count() > RAW_LENGTH => "is too long",
             Kind::Scalar(text) if text.contains(control) => "has a control character",
             Kind::Scalar(text) => return Some(Self(text.replace('\t', " "))),
             Kind::Null => "is empty",
             _ => "not text",
         };
-        report.wrong(&at.silent(), reason, "up to 64 KiB of text without control characters");
+        report.wrong(&at.silent(), reason, "up to 65536 characters without control characters");
         None
     }
     fn schema() -> Json {
-        json!({"type": "string", "minLength": 1, "maxLength": RAW_BYTES})
+        json!({
+            "type": "string",
+            "maxLength": RAW_LENGTH,
+            "pattern": "[^ \\n\\t]",
+            "not": {"pattern": "[\\u0000-\\u0008\\u000B-\\u001F\\u007F-\\u009F]"}
+        })
+    }
+}
+
+/// In the place of a selector of nodes: one that selects all of them.
+#[derive(Debug, Clone)]
+pub(super) struct EveryNode;
+
+impl Read for EveryNode {
+    fn read(at: &At<'_>, report: &mut Report<'_>) -> Option<Self> {
+        match &at.node.kind {
+            Kind::Null => return Some(Self),
+            Kind::Map(map) if map.is_empty() => return Some(Self),
+            _ => report.complain(
+                &at.silent(),
+                "not supported: there is no Kubernetes API here that knows the node's labels, give each node a file of its own",
+            ),
+        }
+        None
+    }
+    fn schema() -> Json {
+        json!({"type": ["object", "null"], "maxProperties": 0})
     }
 }
 

@@ -12,7 +12,7 @@ use crate::model::{
 };
 
 use super::address::Taken;
-use super::entries::{DomainType, IpFamily, L2, L3, Lifecycle, Master, MasterType, Passthrough};
+use super::entries::{IpFamily, L2, L3, Lifecycle, Master, Passthrough};
 use super::names::is_ours;
 use super::read::List;
 use super::report::{Located, Report, Spot};
@@ -172,6 +172,11 @@ impl<'a> Vnis<'a> {
         report: &mut Report<'_>,
     ) -> Option<HostSession> {
         let mut judge = Judge { sound: true, what: "pass-through", report };
+        let asn = &entry.session.asn;
+        if asn.value != self.config.asn {
+            let ours = self.config.asn;
+            judge.leave_out(&asn.spot, format_args!("not ASN_LOCAL={ours}, which the fabric's own VRF has"));
+        }
         let (session, nets) = session(&entry.session, self.index, judge.report)?;
         self.check_sessions(&nets, &mut judge);
         judge.sound.then_some(session)
@@ -217,10 +222,6 @@ impl<'a> Vnis<'a> {
 
     fn vrf_of(&self, entry: &Located<L2>, judge: &mut Judge<'_, '_>) -> Option<VrfName> {
         let domain = entry.domain.as_ref()?;
-        if domain.kind.value == DomainType::L3Vpn {
-            judge.leave_out(&domain.kind.spot, "not supported: there is no SRv6 here, use L3VNI");
-            return None;
-        }
         let Some(reference) = &domain.l3vni else {
             judge.leave_out(&domain.spot, "type L3VNI needs l3vni");
             return None;
@@ -234,13 +235,6 @@ impl<'a> Vnis<'a> {
     }
 
     fn master(&self, master: &Located<Master>, vni: Vni, judge: &mut Judge<'_, '_>) -> Option<HostBridge> {
-        if master.kind.value == MasterType::Ovs {
-            judge.leave_out(
-                &master.kind.spot,
-                "not supported: there is no Open vSwitch here, use LinuxBridge",
-            );
-            return None;
-        }
         let Some(bridge) = &master.linux else {
             judge.leave_out(&master.spot, "type LinuxBridge needs linuxBridge");
             return None;

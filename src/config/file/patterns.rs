@@ -1,0 +1,136 @@
+//! The patterns of the schema that are made of parts: what the parsers of addresses, prefixes and numbers take.
+
+use serde_json::{Value as Json, json};
+
+use crate::model::VniDevice;
+
+use super::names::FIXED;
+
+/// One group of an IPv6 address.
+const GROUP: &str = "[0-9A-Fa-f]{1,4}";
+
+/// What the schema refers to.
+pub(super) fn definitions() -> Json {
+    let (ip4, ip6) = (ipv4(), ipv6());
+    let (len4, len6) = (up_to(32), up_to(128));
+    // 0/8 and 127/8 never leave a host, 224/4 is multicast and 240/4 reserved (RFC 6890).
+    let host4 = format!(
+        "(?:[1-9]|[1-9][0-9]|1[01][0-9]|12[0-689]|1[3-9][0-9]|2[01][0-9]|22[0-3])(?:\\.(?:{})){{3}}",
+        up_to(255)
+    );
+    let whole = |pattern: &str| json!({"type": "string", "pattern": format!("^(?:{pattern})$")});
+    let not_special = |pattern: String| {
+        let mut schema = whole(&pattern);
+        schema["not"] = json!({"anyOf": special6(&ip4).map(|special| json!({"pattern": special}))});
+        schema
+    };
+    let (u16, u32) = (up_to(u16::MAX.into()), up_to(u32::MAX.into()));
+    json!({
+        "ipv4Host": whole(&host4),
+        "ipv4HostPrefix": whole(&format!("{host4}/(?:{len4})")),
+        "ipv4Prefix": whole(&format!("{ip4}/(?:{len4})")),
+        "ipv6Host": not_special(ip6.clone()),
+        "ipv6HostPrefix": not_special(format!("(?:{ip6})/(?:{len6})")),
+        "ipv6Prefix": whole(&format!("(?:{ip6})/(?:{len6})")),
+        // Two octets are left beside an address or a long AS number, four beside a short one.
+        "routeTarget": whole(&format!("(?:{u16}):(?:{u32})|(?:{u32}|{ip4}):(?:{u16})")),
+    })
+}
+
+/// The names of our own devices.
+pub(super) fn ours() -> String {
+    let numbered = VniDevice::ALL.map(VniDevice::prefix).join("|");
+    format!("^(?:{}|(?:{numbered})[0-9]+)$", FIXED.join("|"))
+}
+
+/// The decimal numbers from 0 to `max`, without leading zeros.
+fn up_to(max: u64) -> String {
+    let digits = max.to_string();
+    let mut ways = vec!["0".to_owned()];
+    // Fewer digits.
+    match digits.len() {
+        0 | 1 => {}
+        2 => ways.push("[1-9]".into()),
+        3 => ways.push("[1-9][0-9]?".into()),
+        length => ways.push(format!("[1-9][0-9]{{0,{}}}", length - 2)),
+    }
+    // As many, and the first that differs is less.
+    for (i, digit) in digits.bytes().enumerate() {
+        let first = if i == 0 { b'1' } else { b'0' };
+        let less = match digit.saturating_sub(first) {
+            0 => continue,
+            1 => char::from(first).to_string(),
+            _ => format!("[{}-{}]", char::from(first), char::from(digit - 1)),
+        };
+        let rest = match digits.len() - i - 1 {
+            0 => String::new(),
+            1 => "[0-9]".into(),
+            rest => format!("[0-9]{{{rest}}}"),
+        };
+        ways.push(format!("{}{less}{rest}", &digits[..i]));
+    }
+    ways.push(digits);
+    ways.join("|")
+}
+
+fn ipv4() -> String {
+    let octet = up_to(255);
+    format!("(?:{octet})(?:\\.(?:{octet})){{3}}")
+}
+
+/// An IPv6 address (RFC 4291 §2.2) as `std` reads it: `::` stands for one group or more.
+fn ipv6() -> String {
+    let ip4 = ipv4();
+    let mut ways = vec![format!("(?:{GROUP}:){{7}}{GROUP}"), format!("(?:{GROUP}:){{6}}{ip4}")];
+    for head in 0..=7 {
+        let before = if head == 0 { String::new() } else { format!("{GROUP}(?::{GROUP}){{{}}}", head - 1) };
+        let mut tails = vec![String::new()];
+        if head < 7 {
+            tails.push(format!("{GROUP}(?::{GROUP}){{0,{}}}", 6 - head));
+        }
+        if head <= 5 {
+            tails.push(format!("(?:{GROUP}:){{0,{}}}{ip4}", 5 - head));
+        }
+        ways.push(format!("{before}::(?:{})", tails.join("|")));
+    }
+    ways.join("|")
+}
+
+/// IPv6 addresses that are no host's, or none beyond its link, each in the beginning of a text that is an address:
+/// multicast, link-local, unspecified and loopback, and IPv4-mapped ones in all their spellings.
+fn special6(ip4: &str) -> [String; 5] {
+    let end = "(?:/|$)";
+    [
+        "^[Ff][Ff][0-9A-Fa-f]{2}:".into(),
+        "^[Ff][Ee][89ABab][0-9A-Fa-f]:".into(),
+        format!("^[0:]*:(?:0{{0,3}}[01]?|0\\.0\\.0\\.[01]){end}"),
+        format!("^[0:]*:[Ff]{{4}}:(?:{GROUP}:{GROUP}|{ip4}){end}"),
+        format!("^(?:0{{1,4}}:){{5}}[Ff]{{4}}:(?::(?:{GROUP})?|{GROUP}::){end}"),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_takes_the_numbers_up_to_its_limit() {
+        for max in [1, 9, 10, 32, 128, 255, 1000, 1999, 65535] {
+            let pattern = regex::Regex::new(&format!("^(?:{})$", up_to(max))).unwrap();
+            for number in 0..=max + 1100 {
+                assert_eq!(pattern.is_match(&number.to_string()), number <= max, "{number} of {max}");
+            }
+            assert!(!pattern.is_match("00") && !pattern.is_match("01") && !pattern.is_match(""));
+        }
+        let pattern = regex::Regex::new(&format!("^(?:{})$", up_to(u32::MAX.into()))).unwrap();
+        for (number, taken) in [
+            ("4294967295", true),
+            ("4294967296", false),
+            ("4299999999", false),
+            ("999999999", true),
+            ("10000000000", false),
+        ] {
+            assert_eq!(pattern.is_match(number), taken, "{number}");
+        }
+    }
+}
