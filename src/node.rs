@@ -209,15 +209,23 @@ impl Node {
         Ok(())
     }
 
-    /// Leaves out the raw lines of which FRR says this, if there are any.
+    /// Leaves out the raw lines of which FRR says this, or all of them if it does not say of which; `false` if there are none.
     fn leave_out_raw(&mut self, said: &str) -> bool {
-        let overlay = &mut self.config.overlay;
-        let Some(source) = overlay.source_of(said).map(str::to_owned) else { return false };
-        overlay.raw.retain(|raw| raw.source != source);
-        let problem = format!("{source}: {said}: this rawFRRConfig is left out");
-        log::error!("{problem}");
-        self.board.tell(|local| local.configuration.left_out.push(problem));
-        true
+        let overlay = &self.config.overlay;
+        let sources: Vec<String> = match overlay.source_of(said) {
+            Some(source) => vec![source.to_owned()],
+            None if said.starts_with(files::REFUSED) => {
+                overlay.raw.iter().map(|raw| raw.source.clone()).collect()
+            }
+            None => vec![],
+        };
+        for source in &sources {
+            let problem = format!("{source}: {said}: this rawFRRConfig is left out");
+            log::error!("{problem}");
+            self.board.tell(|local| local.configuration.left_out.push(problem));
+        }
+        self.config.overlay.raw.retain(|raw| !sources.contains(&raw.source));
+        !sources.is_empty()
     }
 
     /// The daemons that this configuration needs.

@@ -231,7 +231,8 @@ l2vnis:
         |links: &[String], names: &[&str]| names.iter().all(|name| links.iter().any(|link| link == name));
     let ours =
         ["lound", "red", "br-pe-100", "vni100", "br-pe-200", "vni200", "pe-e-200", "vni300", "pt-ns", "net1"];
-    let (host, router, _) = run(&(base.to_owned() + vnis));
+    let (host, router, said) = run(&(base.to_owned() + vnis + "rawFRRConfigs: [{rawConfig: xy}]\n"));
+    assert!(said.contains("rawFRRConfigs[0] (/tmp/vnis.yaml:"), "{said}");
     assert!(has(&router, &ours) && has(&router, &["eth2.100", "eth1"]), "{router:?}");
     assert!(has(&host, &["eth2", "host-e-200", "br-hs-200", "host-e-300", "pt-host"]), "{host:?}");
     assert!(ip("perouter", "route show table 10000100").contains("unreachable default"));

@@ -220,7 +220,8 @@ fn what_is_refused_changes_nothing() {
     // A daemon that dies while a file is read that takes its time.
     let from = lab.nodes[0].log().len();
     let bgpd = Pid::from_raw(daemons_of(&lab)[1].trim().parse().unwrap()).unwrap();
-    put(0, &format!("l3vnis:\n{}", format!("- {{{}}}\n", "vni: 1, vrf: a, ".repeat(120)).repeat(1000)));
+    let keys: String = (0..120).map(|n| format!("k{n}: 1,")).collect();
+    put(0, &format!("l3vnis:\n{}", format!("- {{{keys}}}\n").repeat(1000)));
     thread::sleep(Duration::from_millis(200));
     kill_process(bgpd, Signal::KILL).unwrap();
     lab.nodes[0].wait_log_after(from, "bgpd started", Duration::from_secs(2));

@@ -293,7 +293,8 @@ keys! {
 
     /// The host's session with the fabric's own VRF.
     strict Passthrough {
-        "hostSession" session: required Session, "The BGP session with the host over a veth pair.";
+        "hostSession" session: required Session,
+            "The BGP session with the host over a veth pair; its `asn` is that of `ASN_LOCAL`.";
         "nodeSelector" selector: optional EveryNode, "Which nodes it is for: only all of them can be selected.";
     }
 
