@@ -88,7 +88,7 @@ pub(super) struct Reading {
     pub(super) task: Task<Contents>,
     /// It counts even if it says the same.
     again: bool,
-    /// It was changed meanwhile: what comes of this reading is out of date. Whether the next counts in any case.
+    /// It was changed meanwhile, and is read again afterwards; whether that counts even if it says the same.
     outdated: Option<bool>,
 }
 
@@ -109,12 +109,10 @@ impl Supervisor<'_> {
             }
         }
         if let Some(reading) = self.reading.take_if(|reading| reading.task.is_over()) {
-            match reading.outdated {
-                Some(again) => self.read_file(again, now),
-                None => {
-                    let contents = reading.task.join();
-                    self.take_in(contents.unwrap_or_else(|| self.base.with_file()), reading.again, now);
-                }
+            let contents = reading.task.join();
+            self.take_in(contents.unwrap_or_else(|| self.base.with_file()), reading.again, now);
+            if let Some(again) = reading.outdated {
+                self.read_file(again, now);
             }
         }
         if let Some(change) = self.change.take_if(|change| change.task.is_over()) {
@@ -166,7 +164,7 @@ impl Supervisor<'_> {
     fn read_file(&mut self, again: bool, now: Instant) {
         self.read_again = None;
         if let Some(reading) = &mut self.reading {
-            reading.outdated = Some(again || reading.again || reading.outdated.unwrap_or_default());
+            reading.outdated = Some(again || reading.outdated.unwrap_or_default());
             return;
         }
         let base = self.base.clone();
