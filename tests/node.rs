@@ -463,10 +463,59 @@ fn the_log_can_be_json() {
 #[test]
 fn a_stale_namespace_file_is_repaired() {
     let lab = Lab::new(Options { speaker: None, ..Options::default() });
-    std::fs::write("/run/netns/perouter", "").unwrap();
+    let path = "/run/netns/perouter";
+    let mount = |from: &str| {
+        std::fs::write(path, "").unwrap();
+        exec("", &["mount", "--bind", from, path]);
+    };
+    let clean = || {
+        let _ = rustix::mount::unmount(path, rustix::mount::UnmountFlags::NOFOLLOW);
+        let _ = std::fs::remove_file(path).or_else(|_| std::fs::remove_dir(path));
+    };
+    // What is no namespace of ours is left alone.
+    let mut other = Command::new("unshare").args(["-n", "sleep", "600"]).spawn().unwrap();
+    let of_other = format!("/proc/{}/ns/net", other.id());
+    let own =
+        std::fs::metadata("/proc/self/ns/net").map(|m| std::os::unix::fs::MetadataExt::ino(&m)).unwrap();
+    wait_until("a namespace of another", SOON, || {
+        std::fs::metadata(&of_other).is_ok_and(|m| std::os::unix::fs::MetadataExt::ino(&m) != own)
+    });
+    let pid = other.id().to_string();
+    for (what, words) in [
+        ("link", ["is a link", "NETNS"]),
+        ("dangling", ["is a link", "NETNS"]),
+        ("directory", ["is a directory", "NETNS"]),
+        ("/proc/self/ns/uts", ["a namespace of another kind", "umount /run/netns/perouter"]),
+        ("/run/netns/host", ["the host's own network namespace", "NETNS=host"]),
+        ("/run/netns/client1", ["another's network namespace: it is held as \"client1\", too", "umount"]),
+        (of_other.as_str(), ["another's network namespace: ", &format!("(pid {pid}) runs in it")]),
+    ] {
+        match what {
+            "link" => std::os::unix::fs::symlink("/run/netns/client1", path).unwrap(),
+            "dangling" => std::os::unix::fs::symlink("/run/nowhere", path).unwrap(),
+            "directory" => std::fs::create_dir(path).unwrap(),
+            from => mount(from),
+        }
+        let before = snapshot("client1");
+        let said = refused(&lab, &[]);
+        assert!(words.iter().all(|word| said.contains(word)), "{what}: {said}");
+        assert_eq!(difference(&before, &snapshot("client1")), "");
+        clean();
+    }
+    assert!(!std::fs::exists("/run/nowhere").unwrap());
+    let _ = other.kill();
+    let _ = other.wait();
+
+    std::fs::write(path, "").unwrap();
     let node = start(&lab, &[]);
     node.wait_log("its file held nothing", SOON);
     node.wait_log(DAEMONS_ANSWER, SOON);
+    // A link in its place leads nowhere: it is held again.
+    rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH).unwrap();
+    std::fs::remove_file(path).unwrap();
+    std::os::unix::fs::symlink("/run/nowhere", path).unwrap();
+    node.wait_log("it is held again", SOON);
+    assert!(!std::fs::exists("/run/nowhere").unwrap());
 }
 
 #[test]

@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::daemons::SOCKET_DIR;
@@ -29,6 +30,24 @@ const SUCCESS: u8 = 0;
 /// Where a daemon of ours listens.
 pub fn socket(daemon: &str) -> PathBuf {
     Path::new(SOCKET_DIR).join(daemon).with_extension("vty")
+}
+
+/// A socket in the directory of FRR's user. What is connected to is what was looked at: no link to another program's.
+struct Listener(OwnedFd);
+
+impl Listener {
+    fn find(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::open(path, flags, Mode::empty())?;
+        match FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) {
+            FileType::Socket => Ok(Self(file)),
+            _ => Err(io::Error::other(format!("{} is no socket", path.display()))),
+        }
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd())
+    }
 }
 
 /// Commands to one daemon, and what it says. Never blocks.
@@ -75,7 +94,8 @@ impl Talk {
         // A hung daemon's backlog may be full, and then an ordinary connect would wait for it.
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+        let there = Listener::find(path)?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(there.path())?)?;
         let questions: VecDeque<String> = questions.into_iter().map(Into::into).collect();
         let (stream, open) = (UnixStream::from(socket), questions.len());
         let mut talk = Self { stream, questions, open, heard: Heard::default(), answers: vec![] };
@@ -144,7 +164,7 @@ impl Session {
     /// # Errors
     /// The daemon does not listen, or refuses.
     pub fn begin(path: &Path, patience: Duration) -> io::Result<Self> {
-        let stream = UnixStream::connect(path)?;
+        let stream = UnixStream::connect(Listener::find(path)?.path())?;
         stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(patience))?;
         let mut session = Self(stream);

@@ -215,6 +215,20 @@ const EINVAL: i32 = 22;
 const EOPNOTSUPP: i32 = 95;
 
 impl Place {
+    /// Refuses a namespace that others work in, unless links of ours are in it: then it was made for FRR, whoever looks at it.
+    fn is_free(&mut self, name: &str) -> io::Result<()> {
+        let observed = observe::observe(&mut self.nl, std::iter::empty());
+        if observed.is_ok_and(|state| state.links.iter().any(|link| link.role().is_some())) {
+            return Ok(());
+        }
+        let Some(why) = self.ns.others_claim(name)? else { return Ok(()) };
+        let path = Netns::path(name);
+        let path = path.display();
+        Err(io::Error::other(format!(
+            "{path} holds another's network namespace: {why}; unmount it (umount {path}; rm {path}), or choose another name with NETNS"
+        )))
+    }
+
     fn open(ns: Netns) -> io::Result<Self> {
         let nl = ns.within(Netlink::open)?;
         let cookie = nl.namespace().unwrap_or(0);
@@ -279,7 +293,10 @@ impl Kernel {
             return Ok((Self { host, router: None, name: None, record, nft }, None));
         };
         let (ns, origin) = Netns::ensure(name)?;
-        let router = Place::open(ns)?;
+        let mut router = Place::open(ns)?;
+        if origin == Origin::Found {
+            router.is_free(name)?;
+        }
         let name = Some(name.to_owned());
         Ok((Self { host, router: Some(router), name, record, nft }, Some(origin)))
     }

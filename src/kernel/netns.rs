@@ -1,14 +1,18 @@
 //! Network namespaces: hold one by a bind mount below `/run/netns`, as iproute2 does, and work in it.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+use rustix::fs::{FileType, Mode, OFlags};
+
+use crate::frr::daemons::BIN_DIR;
 
 /// Where named namespaces are held (`NETNS_RUN_DIR` of iproute2).
 pub const RUN_DIR: &str = "/run/netns";
@@ -60,12 +64,18 @@ impl Netns {
     /// The namespace called `name`, made and held by a bind mount if it is not there.
     ///
     /// # Errors
-    /// The step that failed, as a sentence.
+    /// The step that failed, as a sentence; or what is there is nothing that FRR is to run in.
     pub fn ensure(name: &str) -> io::Result<(Self, Origin)> {
         let path = Self::path(name);
-        let origin = match is_nsfs(&path) {
-            Ok(true) => Origin::Found,
-            Ok(false) => Origin::Repaired,
+        let origin = match look(&path) {
+            Ok(There::Namespace) => Origin::Found,
+            Ok(There::File) => Origin::Repaired,
+            Ok(There::Other(what)) => {
+                return Err(io::Error::other(format!(
+                    "{} is {what}, where a mount is to hold FRR's network namespace: remove it, or choose another name with NETNS",
+                    path.display()
+                )));
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 make_mount_point(&path).map_err(|e| because(e, "create", &path))?;
                 Origin::Created
@@ -75,13 +85,73 @@ impl Netns {
         if origin != Origin::Found {
             hold_new(&path).map_err(|e| because(e, "hold a new network namespace at", &path))?;
         }
-        Ok((Self::open(&path).map_err(|e| because(e, "open", &path))?, origin))
+        let found = Self::open(&path).map_err(|e| because(e, "open", &path))?;
+        if origin == Origin::Found {
+            found.may_be_ours(&path)?;
+        }
+        Ok((found, origin))
+    }
+
+    /// Refuses what is mounted at `path` if it can't be a namespace of ours.
+    fn may_be_ours(&self, path: &Path) -> io::Result<()> {
+        let refuse = |what: &str, otherwise: &str| {
+            let path = path.display();
+            Err(io::Error::other(format!(
+                "{path} holds {what}: unmount it (umount {path}; rm {path}), or {otherwise}"
+            )))
+        };
+        // Without the right to enter it, a later step says so.
+        if on_a_thread(|| Ok(setns(&self.file, CloneFlags::CLONE_NEWNET)))? == Err(Errno::EINVAL) {
+            return refuse(
+                "a namespace of another kind, not a network namespace",
+                "choose another name with NETNS",
+            );
+        }
+        // In a container with processes of its own, the first one of them is as good as we.
+        let host = [Self::current(), Self::open(Path::new("/proc/1/ns/net"))];
+        let own = self.identity()?;
+        if host.into_iter().flatten().any(|host| host.identity().is_ok_and(|host| host == own)) {
+            return refuse("the host's own network namespace", "set NETNS=host for FRR to run there");
+        }
+        Ok(())
+    }
+
+    /// Who else has this namespace, if it was not made for FRR: under which other name it is held, or what runs in it; in words.
+    ///
+    /// # Errors
+    /// The open file can't be examined.
+    pub fn others_claim(&self, name: &str) -> io::Result<Option<String>> {
+        let own = self.identity()?;
+        let same = |path: &Path| fs::metadata(path).is_ok_and(|held| (held.dev(), held.ino()) == own);
+        let names = fs::read_dir(RUN_DIR).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let held = names.filter(|other| other != name).find(|other| same(&Path::new(RUN_DIR).join(other)));
+        if let Some(other) = held {
+            return Ok(Some(format!("it is held as {:?}, too", other.to_string_lossy())));
+        }
+        let pids = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
+        let pids = pids.filter(|path| {
+            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.parse::<u32>().is_ok())
+        });
+        for process in pids.filter(|process| same(&process.join("ns/net"))) {
+            let program = fs::read_link(process.join("exe")).unwrap_or_default();
+            // FRR's may have been left by an instance of ours.
+            if !program.starts_with(BIN_DIR) {
+                let pid = process.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                return Ok(Some(format!("{:?} (pid {pid}) runs in it", program.to_string_lossy())));
+            }
+        }
+        Ok(None)
+    }
+
+    fn identity(&self) -> io::Result<(u64, u64)> {
+        let metadata = self.file.metadata()?;
+        Ok((metadata.dev(), metadata.ino()))
     }
 
     /// The namespace that is held under `name`, if one is.
     pub fn held_there(name: &str) -> Option<Self> {
         let path = Self::path(name);
-        matches!(is_nsfs(&path), Ok(true)).then(|| Self::open(&path).ok())?
+        matches!(look(&path), Ok(There::Namespace)).then(|| Self::open(&path).ok())?
     }
 
     /// What is held under `name`.
@@ -90,14 +160,14 @@ impl Netns {
     /// The open file or the one of that name can't be examined.
     pub fn held_as(&self, name: &str) -> io::Result<Held> {
         let path = Self::path(name);
-        match is_nsfs(&path) {
-            Ok(true) => {}
-            Ok(false) => return Ok(Held::Nothing),
+        match look(&path) {
+            Ok(There::Namespace) => {}
+            Ok(There::File | There::Other(_)) => return Ok(Held::Nothing),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Held::Nothing),
             Err(e) => return Err(because(e, "examine", &path)),
         }
-        let (own, held) = (self.file.metadata()?, fs::metadata(&path)?);
-        let same = (held.dev(), held.ino()) == (own.dev(), own.ino());
+        let held = fs::metadata(&path)?;
+        let same = (held.dev(), held.ino()) == self.identity()?;
         Ok(if same { Held::Itself } else { Held::Another })
     }
 
@@ -107,6 +177,10 @@ impl Netns {
     /// The step that failed, as a sentence.
     pub fn hold_as(&self, name: &str) -> io::Result<()> {
         let path = Self::path(name);
+        // A link in its place would have something mounted elsewhere.
+        if fs::symlink_metadata(&path).is_ok_and(|there| there.is_symlink()) {
+            fs::remove_file(&path).map_err(|e| because(e, "remove the link", &path))?;
+        }
         make_mount_point(&path).map_err(|e| because(e, "create", &path))?;
         let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         bind(&own, &path).map_err(|e| because(e, "hold the network namespace at", &path))
@@ -118,7 +192,8 @@ impl Netns {
     /// The mount or the file can't be removed.
     pub fn release(name: &str) -> io::Result<()> {
         let path = Self::path(name);
-        umount2(&path, MntFlags::MNT_DETACH).map_err(|e| because(e.into(), "unmount", &path))?;
+        umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
+            .map_err(|e| because(e.into(), "unmount", &path))?;
         fs::remove_file(&path).map_err(|e| because(e, "remove", &path))
     }
 
@@ -179,7 +254,9 @@ impl Netns {
 
 fn make_mount_point(path: &Path) -> io::Result<()> {
     fs::create_dir_all(RUN_DIR)?;
-    OpenOptions::new().write(true).create(true).truncate(false).mode(0o444).open(path).map(|_| ())
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::from_raw_mode(0o444))?;
+    Ok(())
 }
 
 fn bind(from: &str, to: &Path) -> io::Result<()> {
@@ -201,11 +278,29 @@ fn on_a_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Resu
     })
 }
 
-fn is_nsfs(path: &Path) -> io::Result<bool> {
-    let stat = rustix::fs::statfs(path)?;
+/// What is at a path.
+enum There {
+    /// A namespace is mounted on it.
+    Namespace,
+    /// A file, on which one can be mounted.
+    File,
+    /// Something else, in words.
+    Other(&'static str),
+}
+
+fn look(path: &Path) -> io::Result<There> {
+    let file = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
     // The type's width and sign differ between architectures; the magic number fits all of them.
     #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss)]
-    Ok(stat.f_type as u64 == NSFS_MAGIC)
+    let is_namespace = rustix::fs::fstatfs(&file)?.f_type as u64 == NSFS_MAGIC;
+    Ok(match kind {
+        _ if is_namespace => There::Namespace,
+        FileType::RegularFile => There::File,
+        FileType::Symlink => There::Other("a link"),
+        FileType::Directory => There::Other("a directory"),
+        _ => There::Other("no regular file"),
+    })
 }
 
 fn because(e: io::Error, what: &str, path: &Path) -> io::Error {
