@@ -127,12 +127,28 @@ fn what_others_put_in_the_run_directory_is_not_followed() {
     });
 
     // The operator's word is heeded, if it is one.
-    std::fs::remove_file("/run/frr/on-stop").unwrap();
     exec("", &["mkfifo", "/run/frr/on-stop"]);
     let (status, seconds) = node.terminate();
     assert!(status.success() && seconds < 5.0, "{status} {seconds}");
     node.wait_log("/run/frr/on-stop: not a regular file but a FIFO; ON_STOP holds", SOON);
     assert!(!std::fs::exists("/run/frr/bgpd.pid").unwrap());
+    std::fs::remove_file("/run/frr/on-stop").unwrap();
+
+    // What was kept comes into force only if it is a configuration.
+    let config = std::fs::read_to_string("/run/frr/frr.conf").unwrap();
+    std::fs::write("/run/frr/frr.conf.good", "rubbish\n").unwrap();
+    let node = start(&lab, &[]);
+    for deaths in 1..=3 {
+        wait_until("all to run", SOON, || {
+            node.log().iter().filter(|(_, line)| line.contains(DAEMONS_ANSWER)).count() == deaths
+        });
+        signal_daemons(&lab, "perouter", &["bgpd"], Signal::KILL);
+    }
+    node.wait_log("the last good configuration can't be used: vtysh refuses", SOON);
+    wait_until("all to run", SOON, || {
+        node.log().iter().filter(|(_, line)| line.contains(DAEMONS_ANSWER)).count() == 4
+    });
+    assert_eq!(std::fs::read_to_string("/run/frr/frr.conf").unwrap(), config);
     std::fs::remove_file(secret).unwrap();
 }
 

@@ -26,6 +26,19 @@ const OTHER_DIRECTORIES: [&str; 2] = ["/var/lib/frr", "/var/tmp/frr"];
 /// Sockets other than a daemon's own vty (`lib/libfrr.h`, `lib/mgmt_defines.h`).
 const OTHER_SOCKETS: [&str; 3] = ["zserv.api", "mgmtd_fe.sock", "mgmtd_be.sock"];
 
+/// Files of ours, or for us. What FRR's user has left in their places, when it was still allowed to, is removed.
+const OURS: [&str; 9] = [
+    "bfd.json",
+    "frr.conf",
+    "frr.conf.bad",
+    "frr.conf.good",
+    "on-stop",
+    "services.json",
+    "status.json",
+    "status.txt",
+    "vtysh.conf",
+];
+
 /// What earlier versions wrote here: passwords are in some of it.
 const OUTDATED: [&str; 3] = ["frr.conf.new", "frr.delta", "bfdd.sock"];
 
@@ -80,13 +93,21 @@ fn because(path: &str, e: &io::Error) -> io::Error {
 /// was being written when its writer was killed.
 fn remove_outdated() {
     let entries = fs::read_dir(RUN_DIR).into_iter().flatten().flatten();
-    for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir())) {
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else { continue };
+    for entry in entries {
+        let (name, Ok(meta)) = (entry.file_name(), entry.metadata()) else { continue };
+        let Some(name) = name.to_str().filter(|_| !meta.is_dir()) else { continue };
         let of_daemon = |ending: &str| {
             name.strip_suffix(ending).is_some_and(|name| DAEMONS.iter().any(|daemon| daemon.name == name))
         };
-        if files::is_temporary(name)
+        let foreign = OURS.contains(&name) && meta.uid() != 0;
+        if foreign {
+            log::warn!(
+                "{RUN_DIR}/{name} belongs to user {}, not to root: it is not used, but removed",
+                meta.uid()
+            );
+        }
+        if foreign
+            || files::is_temporary(name)
             || OUTDATED.contains(&name)
             || [".pid", ".conf"].into_iter().any(of_daemon)
         {
