@@ -5,20 +5,21 @@ fn quiet() -> Options {
     Options { speaker: None, ..Options::default() }
 }
 
-/// Fills /run until not a byte more fits, and leaves no more than that to be had.
+/// Fills /run until neither a byte nor a file more fits.
 fn fill_run() {
     exec("", &["mount", "-o", "remount,size=6M", "/run"]);
     let mut file = std::fs::File::create("/run/filler").unwrap();
     for size in [65536, 4096, 1] {
         while std::io::Write::write_all(&mut file, &vec![1; size]).is_ok() {}
     }
-    assert!(std::fs::write("/run/frr/probe", "x").is_err(), "/run is not full");
-    let _ = std::fs::remove_file("/run/frr/probe");
+    let there = rustix::fs::statvfs("/run").unwrap();
+    exec("", &["mount", "-o", &format!("remount,nr_inodes={}", there.f_files - there.f_ffree), "/run"]);
+    assert!(std::fs::write("/run/frr/probe", "").is_err(), "/run is not full");
 }
 
 fn empty_run() {
     let _ = std::fs::remove_file("/run/filler");
-    exec("", &["mount", "-o", "remount,size=50%", "/run"]);
+    exec("", &["mount", "-o", "remount,size=50%,nr_inodes=100000", "/run"]);
 }
 
 #[test]
@@ -149,6 +150,21 @@ fn what_others_put_in_the_run_directory_is_not_followed() {
         node.log().iter().filter(|(_, line)| line.contains(DAEMONS_ANSWER)).count() == 4
     });
     assert_eq!(std::fs::read_to_string("/run/frr/frr.conf").unwrap(), config);
+
+    // What can't be started does not die of its configuration, and is there as soon as it can be.
+    let bgpd = daemons(&lab, "perouter").into_iter().find(|(name, _)| name == "bgpd").unwrap().1;
+    let (program, aside) = (daemon("bgpd"), std::path::PathBuf::from("/usr/lib/frr/aside"));
+    std::fs::rename(&program, &aside).unwrap();
+    let from = node.log().len();
+    kill_process(Pid::from_raw(bgpd.cast_signed()).unwrap(), Signal::KILL).unwrap();
+    node.wait_log("bgpd cannot be started: No such file or directory", SOON);
+    thread::sleep(Duration::from_secs(5));
+    std::fs::rename(&aside, &program).unwrap();
+    let begin = std::time::Instant::now();
+    let said = node.wait_log_after(from, "bgpd started", SOON);
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    assert_eq!(said.matches("cannot be started").count(), 1, "{said}");
+    assert!(!said.contains("can't be used"), "{said}");
     std::fs::remove_file(secret).unwrap();
 }
 

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -116,14 +116,15 @@ fn remove_outdated() {
     }
 }
 
-/// The directory for FRR's sockets, empty, and links to them at the places by which they are known: `vtysh --vty_socket
-/// /run/frr` finds them.
+/// The directory for FRR's sockets, and links to them at the places by which they are known: `vtysh --vty_socket /run/frr`
+/// finds them. Sockets of daemons that are gone stay until the next ones replace them: where there are no inodes left, they have
+/// to.
 fn sockets(daemons: &[&'static Daemon], owner: (u32, u32)) -> io::Result<()> {
     let dir = Path::new(SOCKET_DIR);
     match fs::symlink_metadata(dir) {
         Ok(meta) if meta.is_dir() => {
             for entry in fs::read_dir(dir)?.flatten() {
-                remove_socket(&entry.path());
+                make_room(&entry.path());
             }
         }
         Ok(_) => fs::remove_file(dir)?,
@@ -140,9 +141,11 @@ fn sockets(daemons: &[&'static Daemon], owner: (u32, u32)) -> io::Result<()> {
     Ok(())
 }
 
-/// Whatever stands where a socket is to be: FRR's own user may be unable to remove it.
-fn remove_socket(path: &Path) {
-    let _ = fs::remove_file(path).or_else(|_| fs::remove_dir_all(path));
+/// Removes what stands where a socket is to be, and is none: FRR's own user may be unable to.
+fn make_room(path: &Path) {
+    if fs::symlink_metadata(path).is_ok_and(|there| !there.file_type().is_socket()) {
+        let _ = fs::remove_file(path).or_else(|_| fs::remove_dir_all(path));
+    }
 }
 
 fn directory(dir: &Path, owner: (u32, u32)) -> io::Result<()> {
@@ -156,8 +159,14 @@ fn other_directory(dir: &str, owner: (u32, u32)) -> io::Result<()> {
         Some(target) => Path::new(dir).parent().unwrap_or(Path::new("/")).join(target),
         None => dir.into(),
     };
-    if let Some(parent) = dir.parent() {
+    let mut dir: PathBuf = dir;
+    if let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) {
         fs::create_dir_all(parent)?;
+        dir = fs::canonicalize(parent)?.join(name);
+    }
+    // An earlier version let FRR's user put anything there.
+    if dir.starts_with(RUN_DIR) && fs::symlink_metadata(&dir).is_ok_and(|there| !there.is_dir()) {
+        fs::remove_file(&dir)?;
     }
     directory(&dir, owner)
 }
@@ -277,7 +286,7 @@ fn pid_path(name: &str) -> PathBuf {
 
 /// Makes room for a daemon that is about to start.
 pub fn clear(name: &str) {
-    remove_socket(&Path::new(SOCKET_DIR).join(name).with_extension("vty"));
+    make_room(&Path::new(SOCKET_DIR).join(name).with_extension("vty"));
 }
 
 /// Writes down which process a daemon is, for whoever wants to know. We don't.

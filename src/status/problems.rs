@@ -163,7 +163,9 @@ fn faults(local: &Local, fabric: &Fabric, now: Time) -> Vec<Fault> {
             traffic: "nothing is lost, and daemons are restarted as ever; after a restart of this program services may not stay \
                       announced"
                 .into(),
-            remedy: "make space on the file system of /run (df -h /run, df -i /run); it is tried again by itself".into(),
+            remedy: "make space on the file system (df -h /run, df -i /run), or remove what stands in the file's place; it is tried \
+                     again by itself"
+                .into(),
             ..Fault::default()
         });
     }
