@@ -1,21 +1,5 @@
 // Deaths with very many routes in the kernel. Included by node.rs.
 
-/// What FRR would have learnt from the fabric: so many routes in either family, over the first leaf.
-fn many_routes(count: usize) -> String {
-    let via = "fe80::fa:b0ff:fe00:102";
-    (0..count)
-        .map(|n| {
-            let (a, b) = (n >> 8, n & 255);
-            format!(
-                "route add 10.{}.{}.{b}/32 via inet6 {via} dev eth1 proto bgp metric 20\n\
-                 route add 2001:db8:f:{a:x}::{b:x}/128 via {via} dev eth1 proto bgp metric 20\n",
-                a >> 8,
-                a & 255
-            )
-        })
-        .collect()
-}
-
 /// LAB_ROUTES (2500): so many in either family; 20000 take minutes.
 fn number_of_routes() -> usize {
     std::env::var("LAB_ROUTES").map_or(2500, |n| n.parse().unwrap())
@@ -31,9 +15,7 @@ fn until_started(said: &[Line], name: &str) -> f64 {
 fn no_daemon_waits_for_thousands_of_backup_routes() {
     let lab = Lab::new(Options::default());
     let node = up(&lab, &[]);
-    let file = "/tmp/many-routes";
-    std::fs::write(file, many_routes(number_of_routes())).unwrap();
-    ip("perouter", &format!("-batch {file}"));
+    learn_routes("perouter", number_of_routes());
     let complete = || node.log().iter().filter(|(_, line)| line.contains(DAEMONS_ANSWER)).count();
     let mut lost = vec![];
     for name in ["bgpd", "zebra"] {

@@ -85,6 +85,24 @@ fn recovery(daemon: &str) -> [f64; 4] {
     [end, exec, ready, start.elapsed()].map(|time| time.as_secs_f64())
 }
 
+/// Routes in the kernel at the deaths of [`with_routes`].
+const ROUTES: [usize; 3] = [0, 1000, 40_000];
+
+/// The first two steps of [`recovery`] for each of [`DAEMONS`] with so many routes in the kernel that all need a backup.
+fn with_routes(count: usize) -> [[f64; 2]; 2] {
+    let lab = fabric();
+    let mut env = Lab::node_env();
+    env.push(("RETURN_PATH", "default-route"));
+    env.extend(plain().then_some(("LAB_PLAIN", "1")));
+    let node = lab.start_supervisor(&env);
+    until_established(node.started);
+    learn_routes("perouter", count / 2);
+    DAEMONS.map(|daemon| {
+        let [end, exec, ..] = recovery(daemon);
+        [end, exec]
+    })
+}
+
 /// When something can be read there.
 fn await_readable(fd: &impl AsFd) -> Instant {
     let limit = Timespec::try_from(LIMIT).unwrap();
@@ -197,6 +215,14 @@ fn main() {
     for (i, daemon) in DAEMONS.iter().enumerate() {
         for (j, what) in STEPS.into_iter().enumerate() {
             line(format!("{daemon} killed to {what}"), &|run| run.1[i][j]);
+        }
+    }
+    for count in ROUTES {
+        for (daemon, [end, exec]) in DAEMONS.iter().zip(with_routes(count)) {
+            println!(
+                "{:44} {exec:14.3}   (its end: {end:.3})",
+                format!("{daemon} with {count} routes: successor exec'd")
+            );
         }
     }
     println!(

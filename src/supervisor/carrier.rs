@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::Supervisor;
 use super::reserve::Job;
+use crate::frr::Version;
 use crate::frr::vty::{Answer, CONFIGURE, Talk, socket};
 use crate::kernel::Carrier;
 use crate::model::IfName;
@@ -31,6 +32,13 @@ const QUESTION: &str = "show bgp neighbors json";
 /// The timer of a peer that restarts, in the answers of FRR 8.4 to 10.6, and from 10.7 on (`bgp_show_peer`,
 /// `bgpd/bgp_vty.c`).
 const RESTARTS: [&str; 2] = ["gracefulRestartTimerMsecs", "gracefulRestartTimerSec"];
+
+/// The first FRR in which weights keep zebra from taking the next hops that are left for those before (see `fabric-in` in
+/// frr.conf): in an older one only weights that a leaf itself sends count (`bgp_zebra_use_nhop_weighted`, `bgpd/bgp_zebra.c`).
+const KNOWS_WEIGHTS: Version = Version(10, 7);
+
+/// The setting that bgpd hands its whole table to zebra again for when it is set, to what it is or to something else.
+const BANDWIDTH: &str = "bgp bestpath bandwidth";
 
 /// The ports, and what is under way because of them.
 #[derive(Debug, Default)]
@@ -70,7 +78,7 @@ impl Supervisor<'_> {
         let bgpd = self.running("bgpd");
         let starting = self.starting.iter().any(|waiting| Some(waiting.daemon) == bgpd);
         let text = Some(self.text.as_str()).filter(|_| bgpd.is_some() && !starting);
-        for peer in self.carriers.step(&socket("bgpd"), text, now) {
+        for peer in self.carriers.step(&socket("bgpd"), text, self.node.version, now) {
             log::warn!(
                 "neighbor {peer}: its port has lost its carrier while it restarted: its routes are dropped until its \
                  session is up again"
@@ -129,7 +137,7 @@ impl Ports {
 
     /// Goes on with it. `text` is frr.conf, if the bgpd that listens at `socket` runs with it. Returns the peers whose paths
     /// bgpd has dropped.
-    pub fn step(&mut self, socket: &Path, text: Option<&str>, now: Instant) -> Vec<String> {
+    pub fn step(&mut self, socket: &Path, text: Option<&str>, version: Version, now: Instant) -> Vec<String> {
         let Some(text) = text else {
             self.bgpd_is_gone();
             return vec![];
@@ -152,7 +160,7 @@ impl Ports {
             Some(answers) => {
                 self.asking = None;
                 if let Ok(Some(answers)) = answers {
-                    self.answered(socket, text, answers.first(), now);
+                    self.answered(socket, text, version, answers.first(), now);
                 }
             }
         }
@@ -167,7 +175,14 @@ impl Ports {
         dropped
     }
 
-    fn answered(&mut self, socket: &Path, text: &str, answer: Option<&Answer>, now: Instant) {
+    fn answered(
+        &mut self,
+        socket: &Path,
+        text: &str,
+        version: Version,
+        answer: Option<&Answer>,
+        now: Instant,
+    ) {
         let neighbors = answer.and_then(|answer| serde_json::from_str(&answer.text).ok()).unwrap_or_default();
         let peers = stale(&neighbors, |peer| self.lost.iter().any(|(port, lost)| is_over(peer, port, lost)));
         self.lost.retain(|port, lost| {
@@ -177,7 +192,9 @@ impl Ports {
             let is_new = lost.is_back && now >= lost.since + NOTICED;
             !(is_new && neighbors.as_object().into_iter().flatten().any(established))
         });
-        let commands = commands(text, &peers);
+        // zebra uses next hops over a link that is back before it hears of anything from bgpd.
+        let again = version < KNOWS_WEIGHTS && self.lost.values().any(|lost| lost.is_back);
+        let commands = commands(text, &peers, again);
         if !commands.is_empty() {
             self.clearing = Talk::begin(socket, commands).ok().map(|talk| (talk, peers));
         }
@@ -203,8 +220,9 @@ fn stale(neighbors: &Value, is_meant: impl Fn(&str) -> bool) -> Vec<String> {
         .collect()
 }
 
-/// The commands that have bgpd drop what it keeps of these peers, and leave its configuration as it was.
-fn commands(text: &str, peers: &[String]) -> Vec<String> {
+/// The commands that have bgpd drop what it keeps of these peers, and tell zebra of its table `again`, and leave its
+/// configuration as it was.
+fn commands(text: &str, peers: &[String], again: bool) -> Vec<String> {
     let is_default = |line: &&str| {
         let mut words = line.split_whitespace().skip(3);
         line.starts_with("router bgp ") && !words.any(|word| word == "vrf" || word == "view")
@@ -226,8 +244,12 @@ fn commands(text: &str, peers: &[String]) -> Vec<String> {
             .next()
     };
     let open = peers.iter().filter(|peer| !shut(peer) && !group(peer).is_some_and(|group| shut(&group)));
-    let pairs: Vec<String> =
+    let mut pairs: Vec<String> =
         open.flat_map(|peer| ["", "no "].map(|no| format!("{no}neighbor {peer} shutdown"))).collect();
+    if again {
+        let set = text.lines().map(str::trim_start).find(|line| line.starts_with(BANDWIDTH));
+        pairs.push(set.map_or_else(|| format!("no {BANDWIDTH}"), str::to_owned));
+    }
     if pairs.is_empty() {
         return vec![];
     }
@@ -282,12 +304,18 @@ mod tests {
             "neighbor eth1 shutdown",
             "no neighbor eth1 shutdown",
         ];
-        assert_eq!(commands(text, &peers), wanted);
-        assert_eq!(commands(text, &peers[1..]), Vec::<String>::new());
+        assert_eq!(commands(text, &peers, false), wanted);
+        assert_eq!(commands(text, &peers[1..], false), Vec::<String>::new());
+        assert_eq!(commands(text, &[], true)[3..], ["no bgp bestpath bandwidth"]);
+        let set = text.replace(
+            " neighbor fabric peer-group",
+            " bgp bestpath bandwidth ignore\n neighbor fabric peer-group",
+        );
+        assert_eq!(commands(&set, &[], true)[3..], ["bgp bestpath bandwidth ignore"]);
         let all_shut =
             text.replace("fabric peer-group\n", "fabric peer-group\n neighbor fabric shutdown message x\n");
-        assert_eq!(commands(&all_shut, &peers), Vec::<String>::new());
-        assert_eq!(commands("", &peers), Vec::<String>::new());
+        assert_eq!(commands(&all_shut, &peers, false), Vec::<String>::new());
+        assert_eq!(commands("", &peers, true), Vec::<String>::new());
     }
 
     #[test]
@@ -303,11 +331,14 @@ mod tests {
         // No bgpd listens there: every look fails, and they end.
         let mut looks = 0;
         while let Some(at) = ports.deadline() {
-            assert_eq!(ports.step(Path::new("/nonexistent"), Some(""), at), Vec::<String>::new());
+            assert_eq!(
+                ports.step(Path::new("/nonexistent"), Some(""), KNOWS_WEIGHTS, at),
+                Vec::<String>::new()
+            );
             looks += 1;
         }
         assert_eq!(looks, LOOKS.len());
-        ports.step(Path::new("/nonexistent"), Some(""), now + LOOKS[3]);
+        ports.step(Path::new("/nonexistent"), Some(""), KNOWS_WEIGHTS, now + LOOKS[3]);
         let later = now + Duration::from_secs(60);
         assert!(!saw(&mut ports, Carrier { losses: 1, ..up }, later), "it is back");
         assert_eq!(ports.deadline(), Some(later));

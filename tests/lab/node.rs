@@ -100,3 +100,20 @@ pub fn daemons(lab: &Lab, ns: &str) -> BTreeSet<(String, u32)> {
     let all = Lab::processes(ns).into_iter().map(|(pid, name)| (name, pid));
     all.filter(|(name, pid)| daemon(name).exists() && speaker(name) != Some(*pid)).collect()
 }
+
+/// Routes as FRR has them of the fabric, so many in either family, over the first leaf.
+pub fn learn_routes(ns: &str, count: usize) {
+    let via = "fe80::fa:b0ff:fe00:102";
+    let route = |n: usize| {
+        let (a, b) = (n >> 8, n & 255);
+        format!(
+            "route add 10.{}.{}.{b}/32 via inet6 {via} dev eth1 proto bgp metric 20\n\
+             route add 2001:db8:f:{a:x}::{b:x}/128 via {via} dev eth1 proto bgp metric 20\n",
+            a >> 8,
+            a & 255
+        )
+    };
+    let file = "/tmp/many-routes";
+    must(file, std::fs::write(file, (0..count).map(route).collect::<String>()));
+    ip(ns, &format!("-batch {file}"));
+}
