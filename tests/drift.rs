@@ -12,12 +12,28 @@ fn shape(ns: &str) -> BTreeSet<String> {
         let fields: Vec<String> = ["ifname", "mtu", "master", "ifalias", "group"].map(field).into();
         shape.insert(format!("link {} up {up}", fields.join(" ")));
         for address in link["addr_info"].as_array().unwrap() {
-            if address["scope"] != "link" || address["family"] == "inet" {
+            if address["scope"] == "link" && address["family"] == "inet6" {
+                shape.insert(format!("link-local address on {}", field("ifname")));
+            } else {
                 shape.insert(format!("address {} {}", field("ifname"), address["local"]));
             }
         }
     }
     for family in ["-4", "-6"] {
+        let kernels = format!("{family} route show table all proto kernel");
+        let of_addresses = ["local ", "fe80::/64 ", "multicast ", "169.254.88", "fda1:"];
+        let is_of_address = |route: &&str| of_addresses.iter().any(|begin| route.starts_with(begin));
+        // A link that is made anew has another MAC address. Of other links, those to the node's own addresses are put right.
+        let is_new = |route: &str| route.starts_with("local fe80:") || route.contains(" dev lo ");
+        let of_ours = ["eth1", "eth2", "frr-metallb", "metallb-frr"].map(|link| format!(" dev {link} "));
+        let is_ours = |route: &str| {
+            route.starts_with("local ") || of_ours.iter().any(|link| route.contains(link.as_str()))
+        };
+        let meant = |route: &&str| is_of_address(route) && is_ours(route) && !is_new(route);
+        for route in ip(ns, &kernels).lines().filter(meant) {
+            // The kernel's own metrics are other ones.
+            shape.insert(route.split(" metric ").next().unwrap().split(" scope ").next().unwrap().to_owned());
+        }
         for route in ip(ns, &format!("{family} route show table all proto 200")).lines() {
             shape.insert(format!("route {}", route.trim()));
         }
@@ -79,6 +95,58 @@ fn drift(extra: &[(&str, &str)], ns: &'static str) {
     println!("put right after, ms: {:?}", times.iter().map(Duration::as_millis).collect::<Vec<_>>());
     flap(&["leaf1"]);
     every_ping_is_answered(&SERVICES, 20);
+}
+
+/// The kernel does not make these again, and the service is back within a second.
+fn what_the_kernel_made(extra: &[(&str, &str)], ns: &'static str) {
+    let lab = Lab::new(Options::default());
+    let node = up(&lab, extra);
+    let namespaces = if ns == "host" { &["host"][..] } else { &["host", ns] };
+    let flows: Vec<_> = flows().into_iter().filter(|(name, _)| name.starts_with("client1")).collect();
+    thread::sleep(Duration::from_secs(1));
+    for (what, place, command) in [
+        ("addresses of a port flushed", ns, "addr flush dev eth1"),
+        ("rules flushed", ns, "rule flush"),
+        ("IPv6 rules flushed", ns, "-6 rule flush"),
+        ("IPv6 rules flushed", "host", "-6 rule flush"),
+        ("rules flushed", "host", "rule flush"),
+        ("IPv6 routes flushed", ns, "-6 route flush table main"),
+        ("all IPv6 routes flushed", ns, "-6 route flush table all"),
+        ("all IPv4 routes flushed", ns, "-4 route flush table all"),
+        ("all IPv6 routes flushed", "host", "-6 route flush table all"),
+        ("all IPv4 routes flushed", "host", "-4 route flush table all"),
+        ("addresses of the veth flushed", "host", "addr flush dev metallb-frr"),
+        ("addresses of the veth flushed", ns, "addr flush dev frr-metallb"),
+    ] {
+        let argv: Vec<&str> = std::iter::once("ip").chain(command.split(' ')).collect();
+        // It fails where something that it has listed has gone by itself meanwhile.
+        put_right(what, &node, namespaces, || drop(try_exec(place, &argv)));
+        let begin = std::time::Instant::now();
+        for service in SERVICES {
+            wait_until(&format!("{service} after {what}"), SOON, || ping("client1", service, 1, 10).1 == 1);
+        }
+        println!("{what} in {place}: answered after {:?} more", begin.elapsed());
+    }
+    for link in ["eth1", "frr-metallb", "all"] {
+        put_right("IPv6 switched off", &node, namespaces, || {
+            sysctl(ns, &format!("net/ipv6/conf/{link}/disable_ipv6"), "1");
+        });
+    }
+    for (name, flow) in flows {
+        let loss = flow.stop();
+        println!("{name}: {loss}");
+        assert!(loss.gap < Duration::from_secs(2), "{name}: {loss}");
+    }
+}
+
+#[test]
+fn what_the_kernel_made_is_put_right() {
+    what_the_kernel_made(&[], "perouter");
+}
+
+#[test]
+fn what_the_kernel_made_is_put_right_in_the_hosts_namespace() {
+    what_the_kernel_made(&[("NETNS", "host")], "host");
 }
 
 #[test]

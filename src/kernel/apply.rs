@@ -11,14 +11,18 @@ use std::time::Instant;
 use log::Level;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
+use netlink_packet_route::link::{
+    InfoPortData, InfoVrfPort, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage,
+};
 use netlink_packet_route::route::RouteMessage;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
 use crate::model::{
-    Desired, Link, NamespaceName, Namespaces, NsState, OWNER_GROUP, Part, Role, Route, Side, SpecKind, Sysctl,
+    Desired, KernelRoute, KernelRouteKind, Link, NamespaceName, Namespaces, NsState, OWNER_GROUP, Part, Role,
+    Route, Side, SpecKind, Sysctl,
 };
 
+use super::lost::LOCAL_TABLE;
 use super::message::{self, Relations};
 use super::netlink::{Netlink, Refusal};
 use super::netns::{Held, Netns, Origin};
@@ -251,6 +255,23 @@ impl Place {
         let index = self.link(name)?.header.index;
         self.indexes.insert(name.to_owned(), index);
         Ok(index)
+    }
+
+    /// The table that has the routes to a link's own addresses.
+    fn local_table(&mut self, name: &str) -> u32 {
+        let infos = self.link(name).map(|link| link.attributes).unwrap_or_default().into_iter();
+        let infos = infos.filter_map(|attribute| match attribute {
+            LinkAttribute::LinkInfo(infos) => Some(infos),
+            _ => None,
+        });
+        let mut tables = infos.flatten().filter_map(|info| match info {
+            LinkInfo::PortData(InfoPortData::VrfPort(port)) => port.into_iter().find_map(|info| match info {
+                InfoVrfPort::TableId(table) => Some(table),
+                _ => None,
+            }),
+            _ => None,
+        });
+        tables.next().unwrap_or(LOCAL_TABLE)
     }
 
     fn route(&mut self, route: &Route) -> Result<RouteMessage, Refusal> {
@@ -641,12 +662,26 @@ impl Kernel {
             Op::AddAddress { side, name, net } => {
                 let place = self.place(*side);
                 let message = message::address(place.index(name)?, *net);
-                place.nl.change(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
+                let message = RouteNetlinkMessage::NewAddress(message);
+                unless_there(place.nl.change(message, NLM_F_CREATE | NLM_F_EXCL))
             }
             Op::DelAddress { side, name, net } => {
                 let place = self.place(*side);
-                let message = message::address(place.index(name.as_str())?, *net);
-                place.nl.change(RouteNetlinkMessage::DelAddress(message), 0)
+                let index = place.index(name.as_str())?;
+                let message = message::address(index, *net);
+                place.nl.change(RouteNetlinkMessage::DelAddress(message), 0)?;
+                // With an IPv6 address goes only the route that the kernel has made for it, none that we have made anew.
+                let table = place.local_table(name.as_str());
+                let route = KernelRoute {
+                    kind: KernelRouteKind::Local,
+                    dst: net.addr().into(),
+                    table,
+                    dev: name.to_string(),
+                    src: None,
+                };
+                let message = message::kernel_route(index, &route);
+                drop(place.nl.change(RouteNetlinkMessage::DelRoute(message), 0));
+                Ok(())
             }
             Op::SetSysctl(Sysctl { side, path, value }) => {
                 let write = || fs::write(format!("/proc/sys/{path}"), value);
@@ -660,6 +695,15 @@ impl Kernel {
             Op::DelRoute { side, route } => {
                 let message = self.place(*side).route(route)?;
                 self.place(*side).nl.change(RouteNetlinkMessage::DelRoute(message), 0)
+            }
+            Op::AddKernelRoute { side, route } => {
+                let place = self.place(*side);
+                let message = message::kernel_route(place.index(&route.dev)?, route);
+                unless_there(place.nl.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE))
+            }
+            Op::AddKernelRule { side, rule } => {
+                let message = RouteNetlinkMessage::NewRule(message::kernel_rule(*rule));
+                unless_there(self.place(*side).nl.change(message, NLM_F_CREATE | NLM_F_EXCL))
             }
             Op::AddRule { side, rule } => {
                 let message = RouteNetlinkMessage::NewRule(message::rule(rule));
@@ -686,6 +730,17 @@ impl Kernel {
         }
     }
 }
+
+/// The kernel has made it meanwhile, with what was put right before.
+fn unless_there(result: Result<(), Refusal>) -> Result<(), Refusal> {
+    match result {
+        Err(refusal) if refusal.error.raw_os_error() == Some(EEXIST) => Ok(()),
+        other => other,
+    }
+}
+
+/// It is there (`asm-generic/errno-base.h`).
+const EEXIST: i32 = 17;
 
 /// What was refused, with the links that are not there because of it.
 #[derive(Debug, Default)]

@@ -18,6 +18,7 @@ use super::attributes::attributes;
 const HEADER: usize = 16;
 /// Flags of a link (`linux/if.h`).
 const IFF_UP: u32 = 1;
+const IFF_RUNNING: u32 = 1 << 6;
 const IFF_LOWER_UP: u32 = 1 << 16;
 /// `linux/if_link.h` of Linux 6.15; an older kernel does not say it.
 const IFLA_NETNS_IMMUTABLE: u16 = 67;
@@ -89,6 +90,7 @@ pub(super) fn read(message: &[u8]) -> Option<Said> {
     let link = &mut said.link;
     link.up = flags & IFF_UP != 0;
     link.carrier = flags & IFF_LOWER_UP != 0;
+    link.running = flags & IFF_RUNNING != 0;
     let (mut lower, mut elsewhere) = (None, false);
     for (kind, value) in attributes(rest) {
         match kind {
@@ -211,7 +213,7 @@ mod tests {
     fn said(attributes: Vec<LinkAttribute>) -> Said {
         let mut message = LinkMessage::default();
         message.header.index = 7;
-        message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
+        message.header.flags = LinkFlags::Up | LinkFlags::Running | LinkFlags::LowerUp;
         message.attributes = attributes;
         let mut bytes = vec![0; message.buffer_len()];
         message.emit(&mut bytes);
@@ -260,6 +262,7 @@ mod tests {
             mac: Some(mac),
             up: true,
             carrier: true,
+            running: true,
             addr_gen_none: true,
             port: Some(BridgePort { neigh_suppress: true, learning: false }),
             ..Link::new(7, "eth1", LinkKind::Other("vlan".into()))

@@ -11,11 +11,16 @@ use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoMacVlan, InfoPortData,
     InfoPortKind, InfoVeth, InfoVrf, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
 };
-use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 
-use crate::model::{IfName, MacAddr, OWNER_GROUP, OWNER_PROTOCOL, Route, Rule, SpecKind};
+use crate::model::{
+    IfName, KernelRoute, KernelRouteKind, KernelRule, KernelTable, MacAddr, OWNER_GROUP, OWNER_PROTOCOL,
+    Route, Rule, SpecKind,
+};
 
 use super::Op;
 use super::netlink::Refusal;
@@ -201,6 +206,58 @@ pub fn route(index: Option<u32>, route: &Route) -> Result<RouteMessage, Refusal>
         builder = builder.pref_source(src).map_err(invalid)?;
     }
     Ok(builder.build())
+}
+
+/// A route as the kernel makes it by itself.
+pub fn kernel_route(index: u32, route: &KernelRoute) -> RouteMessage {
+    let v6 = route.dst.addr().is_ipv6();
+    let mut message = RouteMessage::default();
+    message.header.address_family = if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    message.header.destination_prefix_length = route.dst.prefix_len();
+    message.header.protocol = RouteProtocol::Kernel;
+    (message.header.kind, message.header.scope) = match route.kind {
+        KernelRouteKind::Local => (RouteType::Local, RouteScope::Host),
+        KernelRouteKind::Connected => (RouteType::Unicast, RouteScope::Link),
+        KernelRouteKind::Multicast => (RouteType::Multicast, RouteScope::Link),
+    };
+    message.attributes = vec![
+        RouteAttribute::Destination(match route.dst.addr() {
+            IpAddr::V4(ip) => RouteAddress::Inet(ip),
+            IpAddr::V6(ip) => RouteAddress::Inet6(ip),
+        }),
+        RouteAttribute::Table(route.table),
+        RouteAttribute::Oif(index),
+    ];
+    if v6 {
+        // It has scopes of addresses instead.
+        message.header.scope = RouteScope::Universe;
+        // IP6_RT_PRIO_ADDRCONF (`net/ip6_route.h`).
+        message.attributes.push(RouteAttribute::Priority(256));
+    }
+    message.attributes.extend(route.src.map(|src| {
+        RouteAttribute::PrefSource(match src {
+            IpAddr::V4(ip) => RouteAddress::Inet(ip),
+            IpAddr::V6(ip) => RouteAddress::Inet6(ip),
+        })
+    }));
+    message
+}
+
+/// A rule as the kernel makes it by itself.
+pub fn kernel_rule(rule: KernelRule) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = if rule.v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    message.header.action = RuleAction::ToTable;
+    // `fib_default_rules_init`, net/ipv4/fib_rules.c; `vrf_fib_rule`, drivers/net/vrf.c.
+    let (priority, to) = match rule.to {
+        KernelTable::Local => (0, RuleAttribute::Table(255)),
+        KernelTable::Vrf => (1000, RuleAttribute::L3MDev(true)),
+        KernelTable::Main => (32766, RuleAttribute::Table(254)),
+        KernelTable::Default => (32767, RuleAttribute::Table(253)),
+    };
+    message.attributes =
+        vec![RuleAttribute::Priority(priority), to, RuleAttribute::Protocol(RouteProtocol::Kernel)];
+    message
 }
 
 /// A rule of ours.

@@ -6,6 +6,7 @@ mod carrier;
 mod cookie;
 mod dial;
 mod link;
+mod lost;
 mod message;
 mod monitor;
 mod neighbours;

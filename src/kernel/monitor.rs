@@ -26,6 +26,10 @@ const NFTABLES: u32 = 7;
 /// `RTM_NEWROUTE` and `RTM_DELROUTE` (`linux/rtnetlink.h`).
 const ROUTE_MESSAGES: [u16; 2] = [24, 25];
 
+/// The second of these, and the protocol of what the kernel makes by itself (`RTPROT_KERNEL`, same file).
+const ROUTE_GONE: u16 = ROUTE_MESSAGES[1];
+const KERNEL_PROTOCOL: u8 = 2;
+
 /// Where a route message has its protocol: `nlmsghdr`, then `rtm_protocol` of `rtmsg`.
 const ROUTE_PROTOCOL: usize = 16 + 5;
 
@@ -82,10 +86,13 @@ impl Monitor {
     }
 }
 
-/// All but routes of other protocols: bgpd's come by the hundred thousand.
+/// All but routes of other protocols: bgpd's come by the hundred thousand. Of the kernel's own the end is of interest.
 fn may_concern_us(message: &[u8]) -> bool {
     let kind = u16::from_ne_bytes([message[4], message[5]]);
-    !ROUTE_MESSAGES.contains(&kind) || message.get(ROUTE_PROTOCOL) == Some(&OWNER_PROTOCOL)
+    let protocol = message.get(ROUTE_PROTOCOL).copied();
+    !ROUTE_MESSAGES.contains(&kind)
+        || protocol == Some(OWNER_PROTOCOL)
+        || (kind == ROUTE_GONE && protocol == Some(KERNEL_PROTOCOL))
 }
 
 fn messages(datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -130,6 +137,7 @@ mod tests {
         let concerns = |datagram: &[u8]| messages(datagram).any(may_concern_us);
         assert!(!concerns(&message(24, 186)));
         assert!(concerns(&message(25, OWNER_PROTOCOL)));
+        assert!(concerns(&message(25, 2)) && !concerns(&message(24, 2)), "the kernel's own");
         assert!(concerns(&message(16, 0)), "a link");
         assert!(concerns(&[message(24, 186), message(21, 0)].concat()), "an address after a route");
         assert!(!concerns(&[]) && !concerns(&[9; 7]) && !concerns(&[255; 40]));

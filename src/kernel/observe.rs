@@ -1,12 +1,12 @@
 //! What the kernel has, read by netlink and from `/proc/sys`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType, RouteVia,
@@ -14,10 +14,11 @@ use netlink_packet_route::route::{
 use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use crate::model::{Address, Links, Marks, NsState, OWNER_PROTOCOL, ReturnPath, Route, Rule};
+use crate::model::{KernelRule, LinkKind, Links, Marks, NsState, OWNER_PROTOCOL, ReturnPath, Route, Rule};
 use crate::resolve::{MAIN_TABLE, default_net};
 
 use super::link::{self, Said};
+use super::lost::{self, SeenAddress};
 use super::netlink::{Netlink, Refusal};
 use super::nft;
 
@@ -27,8 +28,11 @@ use super::nft;
 /// The kernel refused a request.
 pub fn observe<'a>(nl: &mut Netlink, wanted: impl Iterator<Item = &'a str>) -> Result<NsState, Refusal> {
     let mut links = links(nl)?;
-    addresses(nl, &mut links)?;
+    let addresses = addresses(nl, &mut links)?;
     let (routes, rules) = (routes(nl, &links)?, rules(nl)?);
+    let lost_routes = lost::routes(&links, &addresses, &kernel_routes(nl)?);
+    let has_vrf = links.iter().any(|said| matches!(said.link.kind, LinkKind::Vrf(_)));
+    let lost_rules = lost::rules(&kernel_rules(nl)?, has_vrf);
     let confs: Vec<_> = links.iter().map(|said| (said.link.index, said.conf)).collect();
     let conf = |index| confs.binary_search_by_key(&index, |(index, _)| *index).ok().map(|at| confs[at].1);
     let links: Links = links.into_iter().map(|said| said.link).collect();
@@ -37,7 +41,8 @@ pub fn observe<'a>(nl: &mut Netlink, wanted: impl Iterator<Item = &'a str>) -> R
         let value = conf(links.get(link)?.index)?.get(version, name)?;
         Some((path.to_owned(), Some(value.to_string())))
     });
-    Ok(NsState { sysctls: brought.collect(), links, routes, rules, ..NsState::default() })
+    let sysctls = brought.collect();
+    Ok(NsState { sysctls, links, routes, rules, lost_routes, lost_rules, ..NsState::default() })
 }
 
 /// Reads kernel parameters in the calling thread's namespace; one that does not exist is `None`.
@@ -90,41 +95,42 @@ fn at(links: &[Said], index: u32) -> Option<usize> {
     links.binary_search_by_key(&index, |said| said.link.index).ok()
 }
 
-fn addresses(nl: &mut Netlink, links: &mut [Said]) -> Result<(), Refusal> {
+/// Gives each link its addresses.
+fn addresses(nl: &mut Netlink, links: &mut [Said]) -> Result<Vec<SeenAddress>, Refusal> {
     let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-    let all = nl.dump_those(request, is_of_interest, |answer| match answer {
-        RouteNetlinkMessage::NewAddress(message) => address(message),
-        _ => None,
-    })?;
-    for (index, address) in all {
-        if let Some(at) = at(links, index) {
-            links[at].link.addresses.push(address);
+    let all = nl.dump_raw(request, SeenAddress::read)?;
+    for address in &all {
+        let Some(at) = at(links, address.index) else { continue };
+        if address.is_link_local() {
+            links[at].link.link_local = true;
+        } else {
+            links[at].link.addresses.extend(address.address());
         }
     }
-    Ok(())
+    Ok(all)
 }
 
-/// Whether it is another than the link-local address that each link has, by its `struct ifaddrmsg` (`linux/if_addr.h`).
-fn is_of_interest(address: &[u8]) -> bool {
-    let link_local = (u8::from(AddressFamily::Inet6), u8::from(AddressScope::Link));
-    !matches!(address, [family, _, _, scope, ..] if (*family, *scope) == link_local)
-}
-
-/// An address and its link's index.
-fn address(message: AddressMessage) -> Option<(u32, Address)> {
-    let mut ip = None;
-    let mut flags = AddressFlags::empty();
-    for attribute in message.attributes {
-        match attribute {
-            // On a point-to-point link IFA_ADDRESS is the peer's and IFA_LOCAL ours.
-            AddressAttribute::Local(local) => ip = Some(local),
-            AddressAttribute::Address(address) => ip = ip.or(Some(address)),
-            AddressAttribute::Flags(f) => flags = f,
-            _ => {}
-        }
+/// The routes that the kernel has made by itself.
+fn kernel_routes(nl: &mut Netlink) -> Result<HashSet<lost::Key>, Refusal> {
+    let mut all = HashSet::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut filter = RouteMessage::default();
+        filter.header.address_family = family;
+        filter.header.protocol = RouteProtocol::Kernel;
+        all.extend(nl.dump_raw(RouteNetlinkMessage::GetRoute(filter), lost::route)?);
     }
-    let net = IpNet::new(ip?, message.header.prefix_len).ok()?;
-    Some((message.header.index, Address { net, permanent: flags.contains(AddressFlags::Permanent) }))
+    Ok(all)
+}
+
+/// The rules that lead to the kernel's own tables.
+fn kernel_rules(nl: &mut Netlink) -> Result<Vec<KernelRule>, Refusal> {
+    let mut all = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut filter = RuleMessage::default();
+        filter.header.family = family;
+        all.extend(nl.dump_raw(RouteNetlinkMessage::GetRule(filter), lost::rule)?);
+    }
+    Ok(all)
 }
 
 fn routes(nl: &mut Netlink, links: &[Said]) -> Result<Vec<Route>, Refusal> {

@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::model::{
-    Address, BridgePort, IfName, Link, LinkKind, LinkSpec, MacAddr, Marks, Namespaces, NsState, OWNER_GROUP,
-    ReturnPath, Role, Route, Rule, Side, SpecKind, Sysctl, Tunnel, Vxlan,
+    Address, BridgePort, IfName, KernelRoute, KernelRouteKind, KernelRule, KernelTable, Link, LinkKind,
+    LinkSpec, MacAddr, Marks, Namespaces, NsState, OWNER_GROUP, ReturnPath, Role, Route, Rule, Side,
+    SpecKind, Sysctl, Tunnel, Vxlan,
 };
 
 /// One change. `Display` is the line that the log shows.
@@ -35,6 +36,10 @@ pub enum Op {
     AddRoute { side: Side, route: Route },
     /// Removes a route of ours.
     DelRoute { side: Side, route: Route },
+    /// Adds a route that the kernel had made.
+    AddKernelRoute { side: Side, route: KernelRoute },
+    /// Adds a rule that the kernel had made.
+    AddKernelRule { side: Side, rule: KernelRule },
     /// Adds a rule of ours.
     AddRule { side: Side, rule: Rule },
     /// Removes a rule of ours.
@@ -95,6 +100,8 @@ impl fmt::Display for Op {
             Self::SetSysctl(s) => write!(f, "{}: set sysctl {} = {}", s.side, s.path, s.value),
             Self::AddRoute { side, route } => write!(f, "{side}: add route {route}"),
             Self::DelRoute { side, route } => write!(f, "{side}: remove route {route}"),
+            Self::AddKernelRoute { side, route } => write!(f, "{side}: add the kernel's route {route}"),
+            Self::AddKernelRule { side, rule } => write!(f, "{side}: add the kernel's rule {rule}"),
             Self::AddRule { side, rule } => write!(f, "{side}: add rule {rule}"),
             Self::DelRule { side, rule } => write!(f, "{side}: remove rule {rule}"),
             Self::SetMarks(path) => {
@@ -202,6 +209,29 @@ impl fmt::Display for Route {
     }
 }
 
+impl fmt::Display for KernelRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            KernelRouteKind::Local => "local ",
+            KernelRouteKind::Connected => "",
+            KernelRouteKind::Multicast => "multicast ",
+        };
+        write!(f, "{kind}{} dev {} table {}", self.dst, self.dev, self.table)
+    }
+}
+
+impl fmt::Display for KernelRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (priority, to) = match self.to {
+            KernelTable::Local => (0, "local"),
+            KernelTable::Vrf => (1000, "[l3mdev-table]"),
+            KernelTable::Main => (32766, "main"),
+            KernelTable::Default => (32767, "default"),
+        };
+        write!(f, "{priority}: {} lookup {to}", if self.v6 { "IPv6" } else { "IPv4" })
+    }
+}
+
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.priority, if self.v6 { "IPv6" } else { "IPv4" })?;
@@ -220,6 +250,7 @@ impl Op {
             | Self::Unmark { side, name } => (*side, name),
             Self::Move { from, name, .. } => (*from, name),
             Self::SetSysctl(sysctl) => (sysctl.side, sysctl.link()?),
+            Self::AddKernelRoute { side, route } => (*side, &route.dev),
             Self::AddRoute { side, route } | Self::DelRoute { side, route } if !route.dev.is_empty() => {
                 (*side, &route.dev)
             }
@@ -280,7 +311,11 @@ impl Op {
                 link.lost = None;
             }),
             Self::AddAddress { side, name, net } => on(ns, *side, name, |link| {
-                link.addresses.push(Address { net: *net, permanent: true });
+                if is_link_local(*net) {
+                    link.link_local = true;
+                } else {
+                    link.addresses.push(Address { net: *net, permanent: true });
+                }
             }),
             Self::DelAddress { side, name, net } => on(ns, *side, name.as_str(), |link| {
                 link.addresses.retain(|a| a.net != *net);
@@ -290,6 +325,8 @@ impl Op {
             }
             Self::AddRoute { side, route } => ns.get_mut(*side).routes.push(route.clone()),
             Self::DelRoute { side, route } => ns.get_mut(*side).routes.retain(|r| r != route),
+            Self::AddKernelRoute { side, route } => ns.get_mut(*side).lost_routes.retain(|r| r != route),
+            Self::AddKernelRule { side, rule } => ns.get_mut(*side).lost_rules.retain(|r| r != rule),
             Self::AddRule { side, rule } => ns.get_mut(*side).rules.push(rule.clone()),
             Self::DelRule { side, rule } => ns.get_mut(*side).rules.retain(|r| r != rule),
             Self::SetMarks(path) => ns.host.marks = Marks::Exactly(path.clone()),
@@ -308,6 +345,10 @@ pub(super) const LOOPBACK: u32 = 1;
 fn vxlan(tunnel: &Tunnel) -> Vxlan {
     let Tunnel { vni, port, local } = *tunnel;
     Vxlan { vni: vni.get(), port, local: Some(local), dev: LOOPBACK, learning: false }
+}
+
+fn is_link_local(net: IpNet) -> bool {
+    matches!(net.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
 fn on(ns: &mut Namespaces, side: Side, name: &str, change: impl FnOnce(&mut Link)) {

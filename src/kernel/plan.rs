@@ -8,8 +8,8 @@ use std::collections::{HashMap, HashSet};
 use ipnet::IpNet;
 
 use crate::model::{
-    ADVERTISED_PROTOCOL, Address, Desired, IfName, Link, LinkKind, LinkSpec, Marks, Namespaces,
-    OWNER_PROTOCOL, Part, Role, Route, Rule, Side, SpecKind, Sysctl, Tunnel, Vxlan,
+    ADVERTISED_PROTOCOL, Address, Desired, IfName, KernelRoute, KernelRouteKind, Link, LinkKind, LinkSpec,
+    Marks, Namespaces, OWNER_PROTOCOL, Part, Role, Route, Rule, Side, SpecKind, Sysctl, Tunnel, Vxlan,
 };
 
 use super::Op;
@@ -49,6 +49,7 @@ pub fn plan(desired: &Desired, now: Namespaces) -> Plan {
         }
     }
     planner.bring_up();
+    planner.lost(desired);
     planner.routing(desired);
     planner.plan
 }
@@ -353,10 +354,24 @@ impl Planner {
         problem.into_iter().for_each(|sentence| self.conflict(sentence));
         others.into_iter().for_each(|net| self.push(Op::DelAddress { side, name: spec.name.clone(), net }));
         self.add_addresses(side, name, &spec.addresses);
+        self.add_link_local(spec);
         if !is_up && spec.part == Part::Base {
             self.set(side, name, Setting::Up);
         } else if !is_up {
             self.down.push((side, spec.name.clone()));
+        }
+    }
+
+    /// Gives a link that has lost its link-local address the one that the kernel makes of its MAC address (RFC 4291,
+    /// appendix A). It does so itself when a link goes up or gets a carrier, and only then.
+    fn add_link_local(&mut self, spec: &LinkSpec) {
+        let (side, name) = (spec.side, spec.name.as_str());
+        let carries = !spec.addr_gen_none && name != "lo" && !matches!(spec.kind, SpecKind::Vrf(_));
+        let of_host = side == Side::Router || !spec.addresses.is_empty();
+        let Some(link) = self.now.get(side).link(name).filter(|_| carries && of_host) else { return };
+        if let Some(mac) = link.mac.filter(|_| link.running && !link.link_local) {
+            let net = mac.link_local();
+            self.push(Op::AddAddress { side, name: name.into(), net });
         }
     }
 
@@ -388,6 +403,25 @@ impl Planner {
                 (Some(Setting::Master(None)), None)
             }
             _ => (None, None),
+        }
+    }
+
+    /// What the kernel makes by itself, and no second time when somebody removes it: routes of our links, and, since without
+    /// them an address is none, routes to the node's own addresses on any link; the rules.
+    fn lost(&mut self, desired: &Desired) {
+        if desired.links.is_empty() {
+            return;
+        }
+        let ours: HashSet<_> = desired.links.iter().map(|l| (self.place(l.side), l.name.as_str())).collect();
+        for &side in self.now.sides() {
+            let is_ours = |route: &&KernelRoute| {
+                route.kind == KernelRouteKind::Local || ours.contains(&(side, route.dev.as_str()))
+            };
+            let state = self.now.get(side);
+            let routes: Vec<_> = state.lost_routes.iter().filter(is_ours).cloned().collect();
+            let rules = state.lost_rules.clone();
+            rules.into_iter().for_each(|rule| self.push(Op::AddKernelRule { side, rule }));
+            routes.into_iter().for_each(|route| self.push(Op::AddKernelRoute { side, route }));
         }
     }
 

@@ -62,6 +62,10 @@ pub struct NsState {
     pub sysctls: BTreeMap<String, Option<String>>,
     /// Our nftables table.
     pub marks: Marks,
+    /// Routes that the kernel makes with an address or a link and that are not there any more.
+    pub lost_routes: Vec<KernelRoute>,
+    /// Rules that the kernel makes with a namespace or its first VRF and that are not there any more.
+    pub lost_rules: Vec<KernelRule>,
 }
 
 impl NsState {
@@ -174,6 +178,8 @@ pub struct Link {
     pub up: bool,
     /// Whether something is heard at its other end.
     pub carrier: bool,
+    /// Whether the kernel has taken in that it is up with a carrier, and done what follows (`IFF_RUNNING`).
+    pub running: bool,
     /// Name of the bridge, bond or VRF that it is a port of.
     pub master: Option<String>,
     /// Name of the link that it stands on, as a VLAN does.
@@ -192,6 +198,8 @@ pub struct Link {
     pub lost: Option<Role>,
     /// Its addresses, but for the link-local one that the kernel gives it by itself.
     pub addresses: Vec<Address>,
+    /// Whether it has an IPv6 link-local address.
+    pub link_local: bool,
 }
 
 /// What a bridge does with a port, as far as it matters for a VXLAN.
@@ -314,6 +322,7 @@ impl Link {
             mtu: 0,
             up: false,
             carrier: false,
+            running: false,
             master: None,
             parent: None,
             addr_gen_none: false,
@@ -323,6 +332,7 @@ impl Link {
             group: 0,
             lost: None,
             addresses: vec![],
+            link_local: false,
         }
     }
 
@@ -385,6 +395,54 @@ pub struct Route {
     pub src: Option<IpAddr>,
     /// Who installed it (`rtm_protocol`).
     pub protocol: u8,
+}
+
+/// What sort of route the kernel makes by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KernelRouteKind {
+    /// To an address of this node.
+    Local,
+    /// To the subnet of an address.
+    Connected,
+    /// To all multicast groups of a link.
+    Multicast,
+}
+
+/// A route that the kernel makes by itself, with an address or an IPv6 link.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KernelRoute {
+    /// Its sort.
+    pub kind: KernelRouteKind,
+    /// Destination.
+    pub dst: IpNet,
+    /// Routing table.
+    pub table: u32,
+    /// Interface.
+    pub dev: String,
+    /// Preferred source address.
+    pub src: Option<IpAddr>,
+}
+
+/// A rule that the kernel makes by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KernelRule {
+    /// IPv6, else IPv4.
+    pub v6: bool,
+    /// Where it leads.
+    pub to: KernelTable,
+}
+
+/// Where rules of the kernel lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KernelTable {
+    /// To this node's own addresses.
+    Local,
+    /// To the table of the VRF that a packet is in.
+    Vrf,
+    /// To the main table.
+    Main,
+    /// To the default table, which nothing but IPv4 has.
+    Default,
 }
 
 /// A policy rule.

@@ -165,6 +165,14 @@ impl MacAddr {
     pub fn octets(self) -> [u8; 6] {
         self.0
     }
+
+    /// The IPv6 link-local address that is made of it (RFC 4291, appendix A).
+    pub fn link_local(self) -> IpNet {
+        let [a, b, c, d, e, f] = self.0;
+        let ip = Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+        // 64 is a length; from() makes the host prefix, which has none to fail on.
+        IpNet::new(ip.into(), 64).unwrap_or_else(|_| IpNet::from(std::net::IpAddr::from(ip)))
+    }
 }
 
 impl Value for MacAddr {

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::{Config, from_vars};
 use crate::model::{
-    Address, Asn, BridgePort, HostBridge, HostSession, L2Vni, L3Vni, MacAddr, NsState, OWNER, OWNER_GROUP,
-    Overlay, Remote, Value as _, Vni, VrfName,
+    Address, Asn, BridgePort, HostBridge, HostSession, KernelRoute, KernelRouteKind, KernelRule, KernelTable,
+    L2Vni, L3Vni, MacAddr, NsState, OWNER, OWNER_GROUP, Overlay, Remote, Value as _, Vni, VrfName,
 };
 use crate::resolve::{By, find, objection, resolve};
 
@@ -207,6 +207,38 @@ fn a_default_route_of_a_leafs_advertisement_is_no_reason_and_goes() {
         assert_eq!(of(false, protocol), Some(vec![]));
         assert_eq!(of(true, protocol), None, "a NIC that carries the node");
     }
+}
+
+#[test]
+fn what_the_kernel_has_made_and_somebody_removed_comes_back() {
+    let now = fresh(true);
+    let desired = desired(&config(&[]), &now).unwrap();
+    let mut built = carry_out(&plan(&desired, &now).ops, now);
+    let router = built.router.as_mut().unwrap();
+    let port = router.link_mut("eth1").unwrap();
+    (port.up, port.running) = (true, true);
+    let route = |kind, dst: &str, dev: &str| KernelRoute {
+        kind,
+        dst: dst.parse().unwrap(),
+        table: 254,
+        dev: dev.into(),
+        src: None,
+    };
+    let subnet = KernelRouteKind::Connected;
+    router.lost_routes = vec![route(subnet, "fe80::/64", "eth1"), route(subnet, "192.0.2.0/24", "other")];
+    router.lost_rules = vec![KernelRule { v6: true, to: KernelTable::Main }];
+    built.host.lost_routes =
+        vec![route(KernelRouteKind::Local, "192.0.2.9/32", "eth0"), route(subnet, "192.0.2.0/24", "eth0")];
+    let plan = plan(&desired, &built);
+    let wanted = [
+        "router: add address fe80::ff:fe00:1/64 to eth1",
+        "host: add the kernel's route local 192.0.2.9/32 dev eth0 table 254",
+        "router: add the kernel's rule 32766: IPv6 lookup main",
+        "router: add the kernel's route fe80::/64 dev eth1 table 254",
+    ];
+    assert_eq!(words(&plan), wanted);
+    let after = carry_out(&plan.ops, built);
+    assert_eq!(words(&super::plan(&desired, after)), Vec::<String>::new());
 }
 
 #[test]

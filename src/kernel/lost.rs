@@ -1,0 +1,303 @@
+//! What the kernel makes by itself with an address, a link or a namespace, and does not make again when somebody removes it:
+//! local and connected routes, the multicast route of an IPv6 link, the rules of a namespace.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use libc::{
+    IFA_ADDRESS, IFA_F_PERMANENT, IFA_F_SECONDARY, IFA_F_TENTATIVE, IFA_FLAGS, IFA_LOCAL, RTA_DST, RTA_OIF,
+    RTA_TABLE,
+};
+
+use super::attributes::attributes;
+use super::link::Said;
+use crate::model::{Address, KernelRoute, KernelRouteKind, KernelRule, KernelTable, LinkKind};
+use crate::resolve::MAIN_TABLE;
+
+/// The kernel's local table (`RT_TABLE_LOCAL`, `linux/rtnetlink.h`), and its default table.
+pub(super) const LOCAL_TABLE: u32 = 255;
+const DEFAULT_TABLE: u32 = 253;
+
+/// Address families (`linux/socket.h`).
+const AF_INET6: u8 = 10;
+
+/// Types of routes (`linux/rtnetlink.h`).
+const RTN_UNICAST: u8 = 1;
+const RTN_LOCAL: u8 = 2;
+const RTN_MULTICAST: u8 = 5;
+
+/// No route to the subnet is made with the address (`linux/if_addr.h`).
+const IFA_F_NOPREFIXROUTE: u32 = 0x200;
+
+/// An action of rules: to look in a table (`linux/fib_rules.h`).
+const FR_ACT_TO_TBL: u8 = 1;
+
+/// An address as the kernel describes it (`RTM_NEWADDR`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SeenAddress {
+    pub index: u32,
+    ip: IpAddr,
+    length: u8,
+    flags: u32,
+    /// That of the other end, on a point-to-point link.
+    peer: bool,
+}
+
+impl SeenAddress {
+    /// Reads a message, without its netlink header.
+    pub fn read(message: &[u8]) -> Option<Self> {
+        let (&[_, length, flags, _, i0, i1, i2, i3], rest) = message.split_first_chunk()?;
+        let index = u32::from_ne_bytes([i0, i1, i2, i3]);
+        let (mut local, mut address, mut flags) = (None, None, u32::from(flags));
+        for (kind, value) in attributes(rest) {
+            match kind {
+                IFA_LOCAL => local = ip(value),
+                IFA_ADDRESS => address = ip(value),
+                IFA_FLAGS => flags = number(value).unwrap_or(flags),
+                _ => {}
+            }
+        }
+        // On a point-to-point link IFA_ADDRESS is the peer's and IFA_LOCAL ours.
+        let peer = local.is_some() && address.is_some() && local != address;
+        Some(Self { index, ip: local.or(address)?, length, flags, peer })
+    }
+
+    /// Whether it is one that each IPv6 link has.
+    pub fn is_link_local(&self) -> bool {
+        matches!(self.ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+    }
+
+    /// The address as we keep it.
+    pub fn address(&self) -> Option<Address> {
+        let net = IpNet::new(self.ip, self.length).ok()?;
+        Some(Address { net, permanent: self.flags & IFA_F_PERMANENT != 0 })
+    }
+
+    fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// What tells the kernel's own routes apart: sort, destination, table and link.
+pub(super) type Key = (KernelRouteKind, IpNet, u32, u32);
+
+/// Reads a route of the kernel's (`RTM_NEWROUTE`), without its netlink header.
+pub(super) fn route(message: &[u8]) -> Option<Key> {
+    let (&[family, length, _, _, table, _, _, kind, _, _, _, _], rest) = message.split_first_chunk()?;
+    let kind = match kind {
+        RTN_UNICAST => KernelRouteKind::Connected,
+        RTN_LOCAL => KernelRouteKind::Local,
+        RTN_MULTICAST => KernelRouteKind::Multicast,
+        _ => return None,
+    };
+    let any: IpAddr =
+        if family == AF_INET6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let (mut dst, mut table, mut link) = (any, u32::from(table), None);
+    for (kind, value) in attributes(rest) {
+        match kind {
+            RTA_DST => dst = ip(value)?,
+            RTA_TABLE => table = number(value)?,
+            RTA_OIF => link = number(value),
+            _ => {}
+        }
+    }
+    Some((kind, IpNet::new(dst, length).ok()?, table, link?))
+}
+
+/// The kernel's routes that these addresses should have and that are not `there`.
+pub(super) fn routes(links: &[Said], addresses: &[SeenAddress], there: &HashSet<Key>) -> Vec<KernelRoute> {
+    let mut lost = Vec::new();
+    for address in addresses {
+        let Ok(at) = links.binary_search_by_key(&address.index, |said| said.link.index) else { continue };
+        let link = &links[at].link;
+        let v6 = address.ip.is_ipv6();
+        // IPv6 makes them when an address is known to be unique on a link that runs.
+        if v6 && (!link.running || address.has(IFA_F_TENTATIVE)) {
+            continue;
+        }
+        let index = |index| links.binary_search_by_key(&index, |said| said.link.index).ok();
+        let master = links[at].master.and_then(index).map(|at| &links[at].link.kind);
+        let vrf = match master {
+            Some(LinkKind::Vrf(table)) => Some(*table),
+            _ => None,
+        };
+        let (local, main) = (vrf.unwrap_or(LOCAL_TABLE), vrf.unwrap_or(MAIN_TABLE));
+        let src = (!v6).then_some(address.ip);
+        let mut wanted = |kind, dst: IpNet, table| {
+            if !there.contains(&(kind, dst, table, link.index)) {
+                let route = KernelRoute { kind, dst, table, dev: link.name.clone(), src };
+                if !lost.contains(&route) {
+                    lost.push(route);
+                }
+            }
+        };
+        wanted(KernelRouteKind::Local, address.ip.into(), local);
+        let Ok(net) = IpNet::new(address.ip, address.length) else { continue };
+        let loopback = link.name == "lo";
+        let subnet = link.up && !loopback && (v6 || address.length < 32) && !address.peer;
+        if subnet && !address.has(IFA_F_NOPREFIXROUTE) && (v6 || !address.has(IFA_F_SECONDARY)) {
+            wanted(KernelRouteKind::Connected, net.trunc(), main);
+        }
+        if address.is_link_local() && !loopback {
+            wanted(KernelRouteKind::Multicast, multicast(), local);
+        }
+    }
+    lost
+}
+
+/// All multicast addresses (RFC 4291 §2.7).
+fn multicast() -> IpNet {
+    let net = Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0);
+    IpNet::new(net.into(), 8).unwrap_or_else(|_| IpNet::from(IpAddr::from(net)))
+}
+
+/// Reads a rule (`RTM_NEWRULE`) that applies to everything and leads to a table of the kernel's, wherever it is.
+pub(super) fn rule(message: &[u8]) -> Option<KernelRule> {
+    let (&[family, dst, src, tos, table, _, _, action, f0, f1, f2, f3], rest) =
+        message.split_first_chunk()?;
+    let (mut to, mut bound) = (u32::from(table), dst != 0 || src != 0 || tos != 0);
+    let mut vrf = false;
+    for (kind, value) in attributes(rest) {
+        match kind {
+            FRA_TABLE => to = number(value)?,
+            FRA_L3MDEV => vrf = value == [1],
+            _ => bound |= SELECTORS.contains(&kind),
+        }
+    }
+    let inverted = u32::from_ne_bytes([f0, f1, f2, f3]) & FIB_RULE_INVERT != 0;
+    if bound || inverted || action != FR_ACT_TO_TBL {
+        return None;
+    }
+    let to = match to {
+        _ if vrf => KernelTable::Vrf,
+        LOCAL_TABLE => KernelTable::Local,
+        MAIN_TABLE => KernelTable::Main,
+        DEFAULT_TABLE => KernelTable::Default,
+        _ => return None,
+    };
+    Some(KernelRule { v6: family == AF_INET6, to })
+}
+
+/// `linux/fib_rules.h`.
+const FRA_TABLE: u16 = 15;
+const FRA_L3MDEV: u16 = 19;
+const FIB_RULE_INVERT: u32 = 2;
+
+/// What a rule selects packets by: destination, source, interfaces, mark, tunnel, user, protocol, ports, DSCP, flow label.
+const SELECTORS: [u16; 12] = [1, 2, 3, 10, 12, 17, 20, 22, 23, 24, 25, 26];
+
+/// The kernel's rules that a namespace should have and that are not `there`.
+pub(super) fn rules(there: &[KernelRule], has_vrf: bool) -> Vec<KernelRule> {
+    let mut lost = Vec::new();
+    for v6 in [false, true] {
+        let lacks = |to| !there.contains(&KernelRule { v6, to });
+        let mut wanted = vec![KernelTable::Local, KernelTable::Main];
+        wanted.extend(has_vrf.then_some(KernelTable::Vrf));
+        // It leads nowhere by itself, so that it goes unnoticed when somebody has removed it alone.
+        wanted.extend((!v6 && lacks(KernelTable::Main)).then_some(KernelTable::Default));
+        lost.extend(wanted.into_iter().filter(|to| lacks(*to)).map(|to| KernelRule { v6, to }));
+    }
+    lost
+}
+
+fn number(value: &[u8]) -> Option<u32> {
+    value.try_into().ok().map(u32::from_ne_bytes)
+}
+
+fn ip(value: &[u8]) -> Option<IpAddr> {
+    match value.len() {
+        4 => <[u8; 4]>::try_from(value).ok().map(IpAddr::from),
+        _ => <[u8; 16]>::try_from(value).ok().map(IpAddr::from),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::link::Conf;
+    use crate::model::Link;
+
+    fn said(index: u32, name: &str, kind: LinkKind, master: Option<u32>) -> Said {
+        let link = Link { up: true, running: true, ..Link::new(index, name, kind) };
+        Said { link, master, parent: None, conf: Conf::default() }
+    }
+
+    fn address(index: u32, net: &str, flags: u32) -> SeenAddress {
+        let net: IpNet = net.parse().unwrap();
+        SeenAddress { index, ip: net.addr(), length: net.prefix_len(), flags, peer: false }
+    }
+
+    fn words(links: &[Said], addresses: &[SeenAddress], there: &HashSet<Key>) -> Vec<String> {
+        routes(links, addresses, there).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn each_address_has_its_routes_in_the_table_of_its_vrf() {
+        let links = [
+            said(1, "lo", LinkKind::Device, None),
+            said(2, "eth1", LinkKind::Device, None),
+            said(3, "red", LinkKind::Vrf(88), None),
+            said(4, "veth", LinkKind::Veth(9), Some(3)),
+        ];
+        let addresses = [
+            address(1, "127.0.0.1/8", 0),
+            address(2, "fe80::1/64", 0),
+            address(2, "192.0.2.1/32", 0),
+            address(4, "169.254.88.0/31", 0),
+            address(9, "192.0.2.9/24", 0),
+        ];
+        let lost = words(&links, &addresses, &HashSet::new());
+        assert_eq!(
+            lost,
+            [
+                "local 127.0.0.1/32 dev lo table 255",
+                "local fe80::1/128 dev eth1 table 255",
+                "fe80::/64 dev eth1 table 254",
+                "multicast ff00::/8 dev eth1 table 255",
+                "local 192.0.2.1/32 dev eth1 table 255",
+                "local 169.254.88.0/32 dev veth table 88",
+                "169.254.88.0/31 dev veth table 88",
+            ]
+        );
+        let there = routes(&links, &addresses, &HashSet::new()).into_iter().map(|route| {
+            let index = links.iter().find(|said| said.link.name == route.dev).unwrap().link.index;
+            (route.kind, route.dst, route.table, index)
+        });
+        assert_eq!(words(&links, &addresses, &there.collect()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_the_kernel_has_not_made_is_not_lost() {
+        let links = [said(2, "eth1", LinkKind::Device, None)];
+        let none = HashSet::new();
+        let lost = |address| words(&links, &[address], &none).len();
+        assert_eq!(lost(address(2, "fe80::1/64", IFA_F_TENTATIVE)), 0);
+        assert_eq!(lost(address(2, "2001:db8::1/64", IFA_F_NOPREFIXROUTE)), 1);
+        assert_eq!(lost(address(2, "192.0.2.2/24", IFA_F_SECONDARY)), 1);
+        let mut down = said(2, "eth1", LinkKind::Device, None);
+        down.link.running = false;
+        assert_eq!(words(&[down], &[address(2, "2001:db8::1/64", 0)], &none).len(), 0);
+    }
+
+    #[test]
+    fn rules_that_are_elsewhere_are_not_lost() {
+        let all = |tables: &[KernelTable]| {
+            let of = |v6| tables.iter().map(move |to| KernelRule { v6, to: *to });
+            of(false).chain(of(true)).collect::<Vec<_>>()
+        };
+        use KernelTable::{Default, Local, Main, Vrf};
+        assert_eq!(rules(&all(&[Local, Main]), false), []);
+        let words = |there: &[KernelTable]| {
+            rules(&all(there), true).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            words(&[Local, Main, Default]),
+            ["1000: IPv4 lookup [l3mdev-table]", "1000: IPv6 lookup [l3mdev-table]"]
+        );
+        assert_eq!(
+            words(&[Local, Vrf]),
+            ["32766: IPv4 lookup main", "32767: IPv4 lookup default", "32766: IPv6 lookup main"]
+        );
+    }
+}
