@@ -583,7 +583,7 @@ impl Kernel {
         let mut is_new = self.name.as_ref().is_some_and(|name| self.record.namespace(name, router));
         let made = |side| {
             let made = now.get(side).links.iter().filter(|link| link.role() == Some(Role::Made));
-            made.map(|link| link.index).collect()
+            made.map(|link| (link.index, link.name.clone())).collect()
         };
         let cookie = |side| if side == Side::Host { host } else { router };
         is_new |= self.record.made(now.sides().iter().map(|&side| (cookie(side), made(side))).collect());

@@ -1,7 +1,7 @@
 //! What we made and moved, in a file of root's. An alias on a link can be written by whoever has the rights to its namespace, as a
 //! pod may; so what is fetched out of another namespace, and what a link in the host's gets back, is in here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -24,13 +24,17 @@ pub struct Record {
     namespaces: BTreeMap<String, u64>,
     /// NICs that were moved into them.
     nics: Vec<Moved>,
-    /// The indexes of the links that we made, by the number of their namespace, in which none is given twice.
+    /// The links that we made, by the number of their namespace.
     #[serde(default)]
-    made: BTreeMap<u64, BTreeSet<u32>>,
+    made: BTreeMap<u64, Made>,
     /// It could not be written last time.
     #[serde(skip)]
     unsaved: bool,
 }
+
+/// Links by their index, which no new link is given again, with their names: a link that comes from another namespace brings its index
+/// along where that is free (`__dev_change_net_namespace`, `net/core/dev.c`).
+pub type Made = BTreeMap<u32, String>;
 
 /// A NIC that was moved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,14 +107,15 @@ impl Record {
 
     /// What a link was to us that carries no mark, in the namespace of that number, or of FRR's by name.
     pub fn lost(&self, cookie: u64, namespace: Option<&str>, link: &Link) -> Option<Role> {
-        if link.is_makeable() && self.made.get(&cookie).is_some_and(|made| made.contains(&link.index)) {
+        let made = self.made.get(&cookie).and_then(|made| made.get(&link.index));
+        if link.is_makeable() && made == Some(&link.name) {
             return Some(Role::Made);
         }
         Role::of(self.moved(namespace?, link)?)
     }
 
     /// Notes the links that are ours of those that we make. Whether anything is new.
-    pub fn made(&mut self, made: BTreeMap<u64, BTreeSet<u32>>) -> bool {
+    pub fn made(&mut self, made: BTreeMap<u64, Made>) -> bool {
         let is_new = made != self.made;
         self.made = made;
         is_new
@@ -199,11 +204,13 @@ mod tests {
     fn what_has_lost_its_mark_is_known_by_its_index() {
         let mut record = Record::default();
         let link = |index, kind| Link::new(index, "metallb", kind);
-        assert!(record.made([(7, [3].into())].into()));
-        assert!(!record.made([(7, [3].into())].into()));
+        assert!(record.made([(7, [(3, "metallb".into())].into())].into()));
+        assert!(!record.made([(7, [(3, "metallb".into())].into())].into()));
         assert_eq!(record.lost(7, None, &link(3, LinkKind::Vrf(88))), Some(Role::Made));
         assert_eq!(record.lost(7, None, &link(3, LinkKind::Device)), None, "nothing that we make");
         assert_eq!(record.lost(7, None, &link(4, LinkKind::Vrf(88))), None);
+        let moved_in = Link::new(3, "eth1", LinkKind::Veth(9));
+        assert_eq!(record.lost(7, None, &moved_in), None, "it has the index of one that went");
         assert_eq!(record.lost(8, None, &link(3, LinkKind::Vrf(88))), None, "another namespace");
         let (role, there) = (Role::Nic(vec!["192.0.2.1/32".parse().unwrap()]), nic(5, A, None));
         record.nics(Some("perouter"), [(&there, true, &role)].into_iter(), &Namespaces::default());
