@@ -365,9 +365,13 @@ fn nics_are_found_by_their_address() {
 #[test]
 fn another_namespace_takes_everything_over() {
     let lab = Lab::new(Options::default());
-    ip("host", "addr add 192.0.2.77/32 dev eth1");
-    up(&lab, &[]).terminate();
-    assert!(ip("perouter", "addr show eth1").contains("192.0.2.77/32"));
+    ip_batch("host", "addr add 192.0.2.77/32 dev eth1\naddr add fe80::77/64 dev eth1 nodad\n");
+    let mut node = up(&lab, &[]);
+    let eth1 = ip("perouter", "addr show eth1");
+    assert!(eth1.contains("192.0.2.77/32") && eth1.contains("fe80::77/64"), "{eth1}");
+    // It is looked at after each change, and nothing of this is one.
+    assert!(!node.log_text().contains("put right"), "{}", node.log_text());
+    node.terminate();
     // Who has the rights to a namespace writes on its links what he likes: a pod's does not come into the host's, one that was not moved
     // does not either, nor does the host's own get an address.
     let mark = |n: u8| format!("alias \"frr-supervisor nic 198.51.100.{n}/32\" group 4242");
@@ -400,7 +404,8 @@ fn another_namespace_takes_everything_over() {
     flap(&["leaf1", "leaf2"]);
     every_ping_is_answered(&SERVICES, 20);
     let eth1 = ip("host", "-d addr show eth1");
-    assert!(eth1.contains("192.0.2.77/32") && !eth1.contains("frr-supervisor"), "{eth1}");
+    assert!(["192.0.2.77/32", "fe80::77/64"].iter().all(|net| eth1.contains(net)), "{eth1}");
+    assert!(!eth1.contains("frr-supervisor"), "{eth1}");
     assert!(!ip("host", "route show table all").contains("proto 200"));
     node.terminate();
     let _node = up(&lab, &[]);

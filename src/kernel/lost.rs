@@ -27,6 +27,10 @@ const RTN_UNICAST: u8 = 1;
 const RTN_LOCAL: u8 = 2;
 const RTN_MULTICAST: u8 = 5;
 
+/// Who gave an address, and that it is the link-local one that the kernel makes by itself (`linux/if_addr.h`).
+const IFA_PROTO: u16 = 11;
+const IFAPROT_KERNEL_LL: u8 = 3;
+
 /// No route to the subnet is made with the address (`linux/if_addr.h`).
 const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 
@@ -42,6 +46,8 @@ pub(super) struct SeenAddress {
     flags: u32,
     /// That of the other end, on a point-to-point link.
     peer: bool,
+    /// Who gave it (`IFA_PROTO`).
+    protocol: Option<u8>,
 }
 
 impl SeenAddress {
@@ -49,23 +55,29 @@ impl SeenAddress {
     pub fn read(message: &[u8]) -> Option<Self> {
         let (&[_, length, flags, _, i0, i1, i2, i3], rest) = message.split_first_chunk()?;
         let index = u32::from_ne_bytes([i0, i1, i2, i3]);
-        let (mut local, mut address, mut flags) = (None, None, u32::from(flags));
+        let (mut local, mut address, mut protocol, mut flags) = (None, None, None, u32::from(flags));
         for (kind, value) in attributes(rest) {
             match kind {
                 IFA_LOCAL => local = ip(value),
                 IFA_ADDRESS => address = ip(value),
+                IFA_PROTO => protocol = value.first().copied(),
                 IFA_FLAGS => flags = number(value).unwrap_or(flags),
                 _ => {}
             }
         }
         // On a point-to-point link IFA_ADDRESS is the peer's and IFA_LOCAL ours.
         let peer = local.is_some() && address.is_some() && local != address;
-        Some(Self { index, ip: local.or(address)?, length, flags, peer })
+        Some(Self { index, ip: local.or(address)?, length, flags, peer, protocol })
     }
 
     /// Whether it is one that each IPv6 link has.
     pub fn is_link_local(&self) -> bool {
         matches!(self.ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+    }
+
+    /// Whether it is the one that the kernel made by itself.
+    pub fn is_kernels_link_local(&self) -> bool {
+        self.is_link_local() && self.protocol == Some(IFAPROT_KERNEL_LL)
     }
 
     /// The address as we keep it.
@@ -215,6 +227,7 @@ fn ip(value: &[u8]) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::attributes::put;
     use crate::kernel::link::Conf;
     use crate::model::Link;
 
@@ -225,7 +238,20 @@ mod tests {
 
     fn address(index: u32, net: &str, flags: u32) -> SeenAddress {
         let net: IpNet = net.parse().unwrap();
-        SeenAddress { index, ip: net.addr(), length: net.prefix_len(), flags, peer: false }
+        SeenAddress { index, ip: net.addr(), length: net.prefix_len(), flags, peer: false, protocol: None }
+    }
+
+    #[test]
+    fn only_the_kernels_own_link_local_address_is_no_ones() {
+        let read = |ip: &str, protocol: u8| {
+            let mut bytes = vec![AF_INET6, 64, 0, 0, 2, 0, 0, 0];
+            let ip: Ipv6Addr = ip.parse().unwrap();
+            put(&mut bytes, IFA_ADDRESS, &ip.octets());
+            put(&mut bytes, IFA_PROTO, &[protocol]);
+            SeenAddress::read(&bytes).unwrap().is_kernels_link_local()
+        };
+        assert!(read("fe80::1", IFAPROT_KERNEL_LL));
+        assert!(!read("fe80::1", 0) && !read("2001:db8::1", 2));
     }
 
     fn words(links: &[Said], addresses: &[SeenAddress], there: &HashSet<Key>) -> Vec<String> {

@@ -101,9 +101,9 @@ fn addresses(nl: &mut Netlink, links: &mut [Said]) -> Result<Vec<SeenAddress>, R
     let all = nl.dump_raw(request, SeenAddress::read)?;
     for address in &all {
         let Some(at) = at(links, address.index) else { continue };
-        if address.is_link_local() {
-            links[at].link.link_local = true;
-        } else {
+        links[at].link.link_local |= address.is_link_local();
+        // The link-local one that each link has from the kernel is none that anyone gave it.
+        if !address.is_kernels_link_local() {
             links[at].link.addresses.extend(address.address());
         }
     }

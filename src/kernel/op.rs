@@ -311,11 +311,8 @@ impl Op {
                 link.lost = None;
             }),
             Self::AddAddress { side, name, net } => on(ns, *side, name, |link| {
-                if is_link_local(*net) {
-                    link.link_local = true;
-                } else {
-                    link.addresses.push(Address { net: *net, permanent: true });
-                }
+                link.link_local |= is_link_local(*net);
+                link.addresses.push(Address { net: *net, permanent: true });
             }),
             Self::DelAddress { side, name, net } => on(ns, *side, name.as_str(), |link| {
                 link.addresses.retain(|a| a.net != *net);

@@ -4,6 +4,7 @@
 //! out leaves nothing to plan. Only links that carry our mark are changed or removed.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -347,7 +348,9 @@ impl Planner {
                 settings.push(Setting::Port);
             }
         }
-        let is_other = |a: &&Address| made && !spec.addresses.contains(&a.net);
+        let is_link_local =
+            |a: &Address| matches!(a.net.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local());
+        let is_other = |a: &&Address| made && !spec.addresses.contains(&a.net) && !is_link_local(a);
         let others: Vec<_> = link.addresses.iter().filter(is_other).map(|a| a.net).collect();
         let is_up = link.up;
         settings.into_iter().for_each(|what| self.set(side, name, what));
