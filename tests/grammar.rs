@@ -223,6 +223,12 @@ const COMMANDS: &[(Version, &str, How, &[&str])] = &[
         &["neighbor 10.0.0.1 dampening 15 750 2000 60", "neighbor 10.0.0.1 dampening 20 750 2000 60"],
     ),
     (ANY, ROUTER, InPlace, &["neighbor 10.0.0.1 remote-as 65003", "neighbor 10.0.0.1 remote-as external"]),
+    (
+        ANY,
+        ROUTER,
+        InPlace,
+        &["neighbor eth1 interface remote-as 65003", "neighbor eth1 interface v6only remote-as 65003"],
+    ),
     (ANY, ROUTER, InPlace, &["neighbor 10.0.0.1 timers 3 9", "neighbor 10.0.0.1 timers 5 15"]),
     (ANY, ROUTER, InPlace, &["neighbor 10.0.0.1 timers connect 3", "neighbor 10.0.0.1 timers connect 5"]),
     (ANY, ROUTER, InPlace, &["neighbor 10.0.0.1 timers delayopen 3", "neighbor 10.0.0.1 timers delayopen 5"]),

@@ -47,6 +47,8 @@ const RULES: &[(In, &str, Undo)] = &[
     (In::Interface, "description", Undo::Key),
     (In::Interface, "bandwidth", Undo::Key),
     (In::Interface, "ipv6 nd prefix *", Undo::First),
+    (In::Interface, "ipv6 nd rdnss *", Undo::First),
+    (In::Interface, "ipv6 nd dnssl *", Undo::First),
     (In::Interface, "ipv6 nd *", Undo::Key),
     (In::Router, "bgp router-id", Undo::Key),
     (In::Router, "bgp cluster-id", Undo::Key),
