@@ -87,13 +87,19 @@ impl Shown {
     fn log(&self, record: &Record<'_>) {
         let daemon = Some(record.target()).filter(|target| !target.starts_with(OWN_TARGET));
         let text = record.args().to_string();
-        let line = line(self.format, Time::now(), record.level(), daemon, &printable(&text));
+        let line = line(self.format, &Time::of_wall_clock(), record.level(), daemon, &printable(&text));
         self.queue.push(line.as_bytes(), record.level() == Level::Error, io::stderr());
     }
 }
 
 /// A line of the log, with its end.
-fn line(format: LogFormat, time: Time, level: Level, daemon: Option<&str>, text: &str) -> String {
+fn line(
+    format: LogFormat,
+    time: &dyn std::fmt::Display,
+    level: Level,
+    daemon: Option<&str>,
+    text: &str,
+) -> String {
     match (format, daemon) {
         (LogFormat::Json, _) => {
             let mut line = serde_json::json!({
@@ -255,9 +261,9 @@ mod tests {
     #[test]
     fn a_record_is_one_line_whatever_is_in_it() {
         let text = printable("a\nb \u{1b}[31m");
-        let words = line(LogFormat::Text, Time::from_secs(0), Level::Warn, Some("bgpd"), &text);
+        let words = line(LogFormat::Text, &Time::from_secs(0), Level::Warn, Some("bgpd"), &text);
         assert_eq!(words, "1970-01-01T00:00:00.000Z WARN  bgpd: a\\nb \\u{1b}[31m\n");
-        let json = line(LogFormat::Json, Time::from_secs(0), Level::Info, None, &text);
+        let json = line(LogFormat::Json, &Time::from_secs(0), Level::Info, None, &text);
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!((json["msg"].as_str(), json["level"].as_str()), (Some("a\\nb \\u{1b}[31m"), Some("info")));
     }

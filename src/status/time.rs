@@ -1,20 +1,58 @@
 //! Points in time, as people and jq read them.
 
 use std::fmt;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use serde::Serialize;
 use serde::ser::Serializer;
 
-/// Milliseconds since 1970; written as RFC 3339 in UTC.
+/// Milliseconds since 1970 by a clock that goes steadily: what the wall clock said when this program was started, and the time since
+/// then. Spans between two of them are true whatever becomes of the wall clock. It is written by the wall clock as that goes now, as
+/// RFC 3339 in UTC.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(u64);
+
+/// The same moment by both clocks.
+static START: LazyLock<(u64, Instant)> = LazyLock::new(|| (wall_clock(), Instant::now()));
+
+/// How far the wall clock is ahead of the steady one, in milliseconds.
+static AHEAD: AtomicI64 = AtomicI64::new(0);
+
+/// So far apart they may go before it is taken in, so that the same moment is mostly written in the same way.
+const APART_MS: u64 = 500;
+
+/// Milliseconds since 1970.
+fn wall_clock() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// How far the wall clock is ahead now, if it was `known` before.
+fn ahead(known: i64, steady: u64, wall: u64) -> i64 {
+    let now = wall.cast_signed().saturating_sub(steady.cast_signed());
+    if now.abs_diff(known) < APART_MS { known } else { now }
+}
+
+/// [`AHEAD`], as it is now.
+fn correction() -> i64 {
+    let now = ahead(AHEAD.load(Ordering::Relaxed), Time::now().0, wall_clock());
+    AHEAD.store(now, Ordering::Relaxed);
+    now
+}
 
 impl Time {
     /// Now.
     pub fn now() -> Self {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(Self(0), |d| Self::from_millis(d.as_millis()))
+        let (wall, steady) = *START;
+        Self(wall.saturating_add(Self::from_millis(steady.elapsed().as_millis()).0))
+    }
+
+    /// What the wall clock says now, to the millisecond.
+    pub fn of_wall_clock() -> impl fmt::Display {
+        Written(wall_clock())
     }
 
     fn from_millis(ms: u128) -> Self {
@@ -29,7 +67,7 @@ impl Time {
     /// Seconds since 1970, for Prometheus.
     #[allow(clippy::cast_precision_loss)] // Exact for the next 285,000 years.
     pub fn as_secs(self) -> f64 {
-        self.0 as f64 / 1000.0
+        self.written().0 as f64 / 1000.0
     }
 
     /// That moment of the steady clock.
@@ -54,7 +92,23 @@ impl Time {
     }
 }
 
+/// Milliseconds since 1970 by the wall clock.
+struct Written(u64);
+
+impl Time {
+    fn written(self) -> Written {
+        // 1970 stands for never.
+        Written(if self.0 == 0 { 0 } else { self.0.saturating_add_signed(correction()) })
+    }
+}
+
 impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.written().fmt(f)
+    }
+}
+
+impl fmt::Display for Written {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match i64::try_from(self.0).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()) {
             Some(timestamp) => write!(f, "{timestamp:.3}"),
@@ -84,7 +138,7 @@ pub fn parse(text: &str) -> Option<Time> {
     let days =
         365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day.checked_sub(1)?;
     let seconds = (days.checked_sub(719_468)? * 24 + hour) * 3600 + minute * 60 + second;
-    Some(Time(seconds * 1000 + ms))
+    Some(Time((seconds * 1000 + ms).saturating_sub_signed(correction())))
 }
 
 /// A span as people say it: `3 s`, `5 min`, `2 h 5 min`, `3 d 4 h`.
@@ -136,6 +190,21 @@ mod tests {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
         assert_eq!(time.before(Duration::from_millis(200)).to_string(), "2026-11-21T20:13:55.000Z");
+    }
+
+    #[test]
+    fn a_step_of_the_wall_clock_changes_what_is_written_and_no_span() {
+        const DAY: u64 = 86_400_000;
+        let (steady, wall) = (100 * DAY, 100 * DAY);
+        assert_eq!(ahead(0, steady, wall + 499), 0, "it drifts");
+        assert_eq!(ahead(0, steady, wall - 499), 0);
+        assert_eq!(ahead(0, steady, wall + DAY), DAY.cast_signed());
+        assert_eq!(ahead(0, steady, wall - DAY), -DAY.cast_signed());
+        assert_eq!(ahead(DAY.cast_signed(), steady, wall), 0, "and back");
+        assert_eq!(ahead(0, steady, 0), -(100 * DAY).cast_signed());
+        let (before, now) = (Time::now(), Instant::now());
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(Time::of(now) >= before && before.ago(Time::now()) >= Duration::from_millis(2));
     }
 
     #[test]
