@@ -194,9 +194,10 @@ impl Node {
     fn configure(&mut self, resolved: &Resolved) -> Result<(), Vec<String>> {
         loop {
             let rendered = self.render(&self.config, resolved);
+            let text = rendered.clone().unwrap_or_default();
             let installed = rendered.and_then(|text| self.texts.install(text).map_err(|e| e.to_string()));
             let Err(e) = installed else { break };
-            if self.leave_out_raw(&e) {
+            if self.leave_out_raw(&e, &text) {
                 continue;
             }
             if !self.texts.fall_back_to_stored() {
@@ -210,15 +211,16 @@ impl Node {
     }
 
     /// Leaves out the raw lines of which FRR says this, or all of them if it does not say of which; `false` if there are none.
-    fn leave_out_raw(&mut self, said: &str) -> bool {
+    fn leave_out_raw(&mut self, said: &str, text: &str) -> bool {
+        if !said.starts_with(files::REFUSED) {
+            return false;
+        }
         let overlay = &self.config.overlay;
-        let sources: Vec<String> = match overlay.source_of(said) {
-            Some(source) => vec![source.to_owned()],
-            None if said.starts_with(files::REFUSED) => {
-                overlay.raw.iter().map(|raw| raw.source.clone()).collect()
-            }
-            None => vec![],
-        };
+        let mut sources: Vec<String> =
+            overlay.sources_of(files::named_line(said, text), text).into_iter().map(Into::into).collect();
+        if sources.is_empty() {
+            sources = overlay.raw.iter().map(|raw| raw.source.clone()).collect();
+        }
         for source in &sources {
             let problem = format!("{source}: {said}: this rawFRRConfig is left out");
             log::error!("{problem}");

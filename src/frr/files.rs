@@ -234,6 +234,13 @@ pub fn check(text: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// The line of `text` that vtysh's complaint (`line 3: …`) is about.
+pub fn named_line<'t>(complaint: &str, text: &'t str) -> &'t str {
+    let number =
+        complaint.split("line ").skip(1).find_map(|rest| rest.split_once(':')?.0.parse::<usize>().ok());
+    number.and_then(|number| text.lines().nth(number.checked_sub(1)?)).unwrap_or_default()
+}
+
 /// The file for what MetalLB's speaker announced.
 pub const SERVICES: &str = "services.json";
 
@@ -315,6 +322,15 @@ pub fn sweep(name: &str, pid: Pid) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_complaint_names_a_line() {
+        let complaint = "vtysh refuses the configuration: line 2: % Unknown command[4]: neighbor 10.0.0.1 …";
+        assert_eq!(named_line(complaint, "a\nb\nc\n"), "b");
+        for complaint in ["", "line 0: x", "line 9: x", "line x: y", "the line is wrong"] {
+            assert_eq!(named_line(complaint, "a\nb\n"), "", "{complaint}");
+        }
+    }
 
     #[test]
     fn users_and_groups_have_numbers() {

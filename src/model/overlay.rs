@@ -105,13 +105,16 @@ pub struct Underlay {
 }
 
 impl Overlay {
-    /// Where a line comes from that `words` name, if it is a raw one.
-    pub fn source_of(&self, words: &str) -> Option<&str> {
-        let names = |raw: &&RawLines| {
-            let mut lines = raw.text.lines().map(str::trim).filter(|line| line.len() > 2);
-            lines.any(|line| words.contains(line))
-        };
-        self.raw.iter().find(names).map(|raw| raw.source.as_str())
+    /// Where a line of `text`, the frr.conf that this has led to, comes from: the raw lines that have it, unless it is there without
+    /// them, too.
+    pub fn sources_of(&self, line: &str, text: &str) -> Vec<&str> {
+        let same = |other: &&str| other.split_whitespace().eq(line.split_whitespace());
+        let times = |text: &str| text.lines().filter(same).count();
+        let with = self.raw.iter().map(|raw| (raw, times(&raw.text))).filter(|(_, times)| *times > 0);
+        let (sources, counts): (Vec<_>, Vec<_>) =
+            with.map(|(raw, times)| (raw.source.as_str(), times)).unzip();
+        let elsewhere = times(text) > counts.iter().sum();
+        if elsewhere || line.trim().is_empty() { vec![] } else { sources }
     }
 
     /// Whether this node is the gateway of some workloads.
@@ -362,5 +365,37 @@ pub struct RouteTarget(pub(super) String);
 impl std::fmt::Display for RouteTarget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_of_the_raw_lines_that_have_all_of_it() {
+        let raw = |source: &str, text: &str| RawLines { source: source.into(), text: text.into() };
+        let all = [
+            raw("a", "route-map x permit 1\n set metric 1\n"),
+            raw("b", "router bgp 65001\n neighbor 10.0.0.1 remote-as 1\n"),
+            raw("c", "route-map x permit 10\n set  metric 10\n neighbor 10.0.0.1 remote-as 12\n"),
+        ];
+        let text: String = all.iter().map(|raw| raw.text.as_str()).collect();
+        let text = format!("router bgp 65001\nexit\n{text}");
+        let overlay = Overlay { raw: all.into(), ..Overlay::default() };
+        for (line, sources) in [
+            ("route-map x permit 10", &["c"][..]),
+            ("set metric 10", &["c"]),
+            ("set metric 1", &["a"]),
+            ("neighbor 10.0.0.1 remote-as 12", &["c"]),
+            ("neighbor 10.0.0.1 remote-as 1", &["b"]),
+            // It is the template's as well.
+            ("router bgp 65001", &[]),
+            ("exit", &[]),
+            ("set metric", &[]),
+            ("", &[]),
+        ] {
+            assert_eq!(overlay.sources_of(line, &text), sources, "{line:?}");
+        }
     }
 }

@@ -237,9 +237,10 @@ impl Supervisor<'_> {
         };
         match way {
             Delta::Commands(steps, late) => {
-                let checked = files::check(&text(&steps));
-                checked.map_err(|e| {
-                    Rejected::of_check(&e, format!("{e}{}", origin(&candidate.config, &e.to_string())))
+                let commands = text(&steps);
+                files::check(&commands).map_err(|e| {
+                    let command = files::named_line(&e.to_string(), &commands);
+                    Rejected::of_check(&e, format!("{e}{}", origin(&candidate, command)))
                 })?;
                 let (from, to, version) = (candidate.text.clone(), self.text.clone(), self.node.version);
                 let back = move || match delta(&from, &to, version) {
@@ -286,7 +287,7 @@ impl Supervisor<'_> {
                 events.push_back(Event::Changed { may_fall_back: self.node.texts.may_fall_back() });
             }
             Err(refused) => {
-                let source = origin(&candidate.config, &refused.command);
+                let source = origin(&candidate, &refused.command);
                 self.board.tell(|local| local.counts.rollbacks += 1);
                 let interruptions = self.interruptions + 1;
                 if refused.interrupted && interruptions < INTERRUPTIONS {
@@ -398,9 +399,12 @@ impl Supervisor<'_> {
     }
 }
 
-/// Where the lines come from that a complaint names, in its words.
-fn origin(config: &Config, words: &str) -> String {
-    config.overlay.source_of(words).map_or_else(String::new, |source| format!(", of {source}"))
+/// Where a command comes from that is refused, in words.
+fn origin(candidate: &Candidate, command: &str) -> String {
+    match &candidate.config.overlay.sources_of(command, &candidate.text)[..] {
+        [] => String::new(),
+        sources => format!(", of {}", sources.join(" or ")),
+    }
 }
 
 /// The commands as a file for vtysh.
