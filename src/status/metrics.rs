@@ -13,6 +13,9 @@ use crate::printable::printable;
 /// Whose names the sessions go by.
 const PREFIXES: [&str; 2] = ["frrk8s", "metallb"];
 
+/// BGP's, as MetalLB's label has it.
+const PORT: &str = ":179";
+
 /// The text, metric by metric.
 struct Text(String);
 
@@ -271,25 +274,28 @@ fn bgp(t: &mut Text, status: &Status, fabric: &Fabric) {
         ("total_sent", "BGP messages sent", |m| m.total_sent),
         ("total_received", "BGP messages received", |m| m.total_recv),
     ];
-    fn peer(session: &BgpSession) -> [(&'static str, &str); 2] {
-        [("peer", &session.peer), ("vrf", &session.vrf)]
+    fn peer<'s>((session, name): (&'s BgpSession, &'s String)) -> [(&'static str, &'s str); 2] {
+        [("peer", name), ("vrf", &session.vrf)]
     }
     let sum =
         |s: &BgpSession, which: fn(&super::Prefixes) -> u64| s.families.values().map(which).sum::<u64>();
-    let all = &status.bgp;
     for prefix in PREFIXES {
+        // MetalLB puts the port behind the address (`frr-tools/metrics/collector/bgp.go`), frr-k8s does not.
+        let port = if prefix == "metallb" { PORT } else { "" };
+        let names: Vec<String> = status.bgp.iter().map(|s| format!("{}{port}", s.peer)).collect();
+        let all = || status.bgp.iter().zip(&names);
         let name = format!("{prefix}_bgp_session_up");
         let help = "BGP session state (1 is up, 0 is down).";
-        t.each((&name, Kind::Gauge, help), all, peer, |s| u8::from(s.is_up()));
+        t.each((&name, Kind::Gauge, help), all(), peer, |(s, _)| u8::from(s.is_up()));
         let name = format!("{prefix}_bgp_announced_prefixes_total");
         let help = "Number of prefixes currently being advertised on the BGP session.";
-        t.each((&name, Kind::Untyped, help), all, peer, |s| sum(s, |p| p.sent));
+        t.each((&name, Kind::Untyped, help), all(), peer, |(s, _)| sum(s, |p| p.sent));
         let name = format!("{prefix}_bgp_received_prefixes_total");
         let help = "Number of prefixes currently being received on the BGP session.";
-        t.each((&name, Kind::Untyped, help), all, peer, |s| sum(s, |p| p.received));
+        t.each((&name, Kind::Untyped, help), all(), peer, |(s, _)| sum(s, |p| p.received));
         for (metric, help, value) in messages {
             let name = format!("{prefix}_bgp_{metric}");
-            let both = all.iter().zip(&fabric.messages);
+            let both = all().zip(&fabric.messages);
             t.each((&name, Kind::Untyped, help), both, |(s, _)| peer(s), |(_, m)| value(m));
         }
     }
@@ -374,5 +380,21 @@ mod tests {
             assert!(names.contains(line.split(['{', ' ']).next().unwrap()), "{line}");
         }
         assert!(text.contains("frr_supervisor_problem{code=\"link-down\",subject=\"\"} 0\n"));
+    }
+
+    #[test]
+    fn peers_have_the_labels_that_each_project_gives_them() {
+        let session = BgpSession { peer: "10.0.0.254".into(), vrf: "red".into(), ..BgpSession::default() };
+        let status = Status { bgp: vec![session], ..Status::default() };
+        let fabric =
+            Fabric { messages: vec![crate::status::fabric::Messages::default()], ..Fabric::default() };
+        let text = render(&status, &fabric, true);
+        for line in [
+            "frrk8s_bgp_session_up{peer=\"10.0.0.254\",vrf=\"red\"} 0\n",
+            "metallb_bgp_session_up{peer=\"10.0.0.254:179\",vrf=\"red\"} 0\n",
+            "metallb_bgp_opens_sent{peer=\"10.0.0.254:179\",vrf=\"red\"} 0\n",
+        ] {
+            assert!(text.contains(line), "{line}");
+        }
     }
 }
