@@ -17,6 +17,11 @@ fn every_fault_is_seen_everywhere_and_clears() {
     let node = up(&lab, &[("CONFIG_FILE", CONFIG), ("METALLB_PASSWORD", "s3cr3t-words")]);
     let ready = || get("/readyz").is_ok_and(|answer| answer == (200, "ready\n".into()));
     let healthy = || status()["health"] == "healthy" && ready();
+    // What is named and when does not depend on what the wall clock says.
+    let step_clock = |days: i64| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        exec("", &["date", "-s", &format!("@{}", now.cast_signed() + days * 86_400)]);
+    };
     wait_until("a healthy node", SOON, healthy);
     assert_eq!(get("/healthz").unwrap(), (200, "ok\n".into()));
     let seen = |code: &str, from: usize| {
@@ -32,16 +37,60 @@ fn every_fault_is_seen_everywhere_and_clears() {
 
     // A leaf is down.
     let at = from();
+    step_clock(-1);
     ip("leaf2", "link set node down");
     let problem = seen("link-down", at);
     let (code, body) = get("/readyz").unwrap();
     assert!(code == 503 && body.contains("BGP with eth2 in VRF default is "), "{code} {body}");
     assert_eq!(status()["health"], "degraded");
+    // It is so whether there is a bgpd to ask or not.
+    let at = from();
+    signal_daemons(&lab, "perouter", &["bgpd"], Signal::KILL);
+    let restarted = std::time::Instant::now();
+    while restarted.elapsed() < Duration::from_secs(5) {
+        assert!(problems().contains(&"link-down".to_owned()), "{:?}", problems());
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert!(!node.log()[at..].iter().any(|(_, line)| line.contains("over after")), "{}", node.log_text());
     ip("leaf2", "link set node up");
     over(&problem);
+    settle();
+
+    // What the leaf does to the session, with what to do about it.
+    let leaf1 = |lines: &str| drop(vtysh("leaf1", &format!("conf t\nrouter bgp 65101\n{lines}\nend\nclear bgp *")));
+    let family = |line: &str| format!("address-family ipv4 unicast\n{line}\nexit-address-family");
+    lab.announce("198.51.100.77/32");
+    both_leaves_have("198.51.100.77/32");
+    let all: [(&str, String, String); 3] = [
+        ("no neighbor … shutdown", "neighbor node shutdown".into(), "no neighbor node shutdown".into()),
+        (
+            "maximum-prefix",
+            family("neighbor node maximum-prefix 1"),
+            family("no neighbor node maximum-prefix 1"),
+        ),
+        ("GTSM", "neighbor node ttl-security hops 1".into(), "no neighbor node ttl-security hops 1".into()),
+    ];
+    for (words, wrong, right) in all {
+        let (at, begin) = (from(), std::time::Instant::now());
+        leaf1(&wrong);
+        let named = || {
+            let all = status();
+            let mut all = all["problems"].as_array().into_iter().flatten();
+            all.find(|p| p["remedy"].to_string().contains(words) || p["what"].to_string().contains(words)).cloned()
+        };
+        let problem = wait_until(&format!("a remedy for {words}"), SOON, named);
+        println!("{words}: named after {} ms: {}", begin.elapsed().as_millis(), problem["what"]);
+        node.wait_log_after(at, words, SOON);
+        leaf1(&right);
+        wait_until("the session", SOON, || !problems().contains(&"session-down".to_owned()));
+        settle();
+    }
+
+    lab.withdraw("198.51.100.77/32");
 
     // Another AS number at the leaf.
     let at = from();
+    step_clock(2);
     vtysh("leaf1", "conf t\nrouter bgp 65101\nneighbor node remote-as 65009\nend\nclear bgp *");
     let problem = seen("wrong-as", at);
     vtysh("leaf1", "conf t\nrouter bgp 65101\nneighbor node remote-as external\nend\nclear bgp *");
@@ -130,6 +179,21 @@ fn every_fault_is_seen_everywhere_and_clears() {
     put_config("rawFRRConfigs: []\n");
     over(&problem);
 
+    // One that FRR itself refuses: vtysh, and bgpd where vtysh lets it pass. It names the place, and not the password.
+    for line in ["neighbor 10.9.9.9 pasword s3cr3t-too", "neighbor 10.9.9.9 password s3cr3t-too"] {
+        let at = from();
+        put_config(&format!(
+            "rawFRRConfigs:\n- rawConfig: |\n    router bgp 65001\n     neighbor 10.9.9.9 pass\n- rawConfig: |\n    router bgp 65001\n     {line}\n"
+        ));
+        let problem = seen("configuration-rejected", at);
+        let what = problem["what"].as_str().unwrap();
+        println!("refused: {what}");
+        put_config("rawFRRConfigs: []\n");
+        over(&problem);
+    }
+    assert!(!node.log_text().contains("s3cr3t"), "{}", node.log_text());
+
+    step_clock(-1);
     over(&crashing);
     wait_until("a healthy node", SOON, healthy);
     for path in ["/", "/metrics", "/status.json", "/status.txt"] {
@@ -301,9 +365,9 @@ fn the_metrics_are_well_formed() {
     let _node = up(&lab, &[]);
     wait_until("a healthy node", SOON, || status_of("health") == "healthy");
     let mut wanted = vec!["frr_supervisor_services{state=\"announced\"} 2\n".to_owned()];
-    for name in ["frrk8s_bgp_session_up", "metallb_bgp_session_up"] {
-        wanted.push(format!("{name}{{peer=\"eth1\",vrf=\"default\"}} 1\n"));
-        wanted.push(format!("{name}{{peer=\"fda1:b2c3:d4e5:1::1\",vrf=\"metallb\"}} 1\n"));
+    for (name, port) in [("frrk8s_bgp_session_up", ""), ("metallb_bgp_session_up", ":179")] {
+        wanted.push(format!("{name}{{peer=\"eth1{port}\",vrf=\"default\"}} 1\n"));
+        wanted.push(format!("{name}{{peer=\"fda1:b2c3:d4e5:1::1{port}\",vrf=\"metallb\"}} 1\n"));
     }
     let (head, text) = wait_until("the services and the sessions", SOON, || {
         let (_, head, text) = request("GET /metrics HTTP/1.1\r\n\r\n").ok()?;

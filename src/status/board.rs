@@ -45,6 +45,11 @@ pub struct Notification {
 }
 
 impl Notification {
+    /// Whether a later one may be of the same attempt.
+    fn is_fresh(&self, later: &Self) -> bool {
+        self.at.ago(later.at) < SAME_ATTEMPT
+    }
+
     /// The neighbor and what it or we said, of `%NOTIFICATION: received from neighbor eth1 2/2 (OPEN Message Error/Bad Peer
     /// AS) 2 bytes fd e9` or `%NOTIFICATION(Hard Reset): …` (`bgp_notify_print`, `bgpd/bgp_debug.c`), which is all of the
     /// message: what a peer may have put into another one is none.
@@ -68,6 +73,9 @@ impl Notification {
 
 /// How the message begins that bgpd prints when it gets or sends one.
 pub const NOTIFICATION: &str = "%NOTIFICATION";
+
+/// Both ends dial every few seconds.
+const SAME_ATTEMPT: Duration = Duration::from_secs(10);
 
 /// Notifications that are kept: those of peers that dial from a subnet have no other bound.
 const MOST_NOTIFICATIONS: usize = 1024;
@@ -139,6 +147,13 @@ impl Local {
     /// Takes in notifications of neighbors that there can be.
     pub fn notified(&mut self, all: impl IntoIterator<Item = (String, Notification)>) {
         for (peer, notification) in all.into_iter().filter(|(peer, _)| self.peers.is_known(peer)) {
+            // Two ends with one AS number refuse each other; what we say of it is the more telling.
+            let before = self.notifications.get(&peer).filter(|before| before.code == notification.code);
+            if before.is_some_and(|before| {
+                !before.received && notification.received && before.is_fresh(&notification)
+            }) {
+                continue;
+            }
             if self.notifications.len() >= MOST_NOTIFICATIONS
                 && !self.notifications.contains_key(&peer)
                 && let Some(oldest) =

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
+use super::links::Links;
 use super::{BfdSession, BgpSession, Local, Prefixes, Service, Time, Vni};
 
 /// What is asked of a daemon together.
@@ -66,6 +67,8 @@ pub struct Fabric {
     pub services: Vec<Service>,
     /// Prefixes of MetalLB's speaker that are refused.
     pub refused: Vec<String>,
+    /// What the kernel knows of sessions that are down.
+    pub links: Option<Links>,
 }
 
 impl Fabric {

@@ -7,6 +7,7 @@ mod board;
 mod devices;
 mod fabric;
 pub mod http;
+mod links;
 mod metrics;
 mod observer;
 mod page;

@@ -18,7 +18,7 @@ use super::board::Bell;
 use super::fabric::{Fabric, Topic};
 use super::http::{self, Answer, Server};
 use super::problems::{News, Problems, health};
-use super::{Board, FILE, Life, Local, Phase, Ring, SCHEMA, Status, TEXT, Time, metrics, page, text};
+use super::{Board, FILE, Life, Local, Phase, Ring, SCHEMA, Status, TEXT, Time, links, metrics, page, text};
 use crate::files;
 use crate::frr::files::shown;
 use crate::frr::vty::{Talk, socket};
@@ -287,7 +287,11 @@ impl Observer {
                 Ok(None) if asking.since + PATIENCE > now => self.asking.push(asking),
                 Ok(Some(answers)) => {
                     heard = true;
-                    self.fabric.take_in(asking.topic, &answers, &self.board.read(), Time::now());
+                    let local = self.board.read();
+                    self.fabric.take_in(asking.topic, &answers, &local, Time::now());
+                    if asking.topic == Topic::Bgp {
+                        self.look_at_links(&local);
+                    }
                 }
                 Ok(None) | Err(_) => {
                     heard = true;
@@ -297,6 +301,14 @@ impl Observer {
         }
         self.end_round(now);
         heard
+    }
+
+    /// Looks at what the kernel knows of sessions with the fabric that are down.
+    fn look_at_links(&mut self, local: &Local) {
+        let down = |s: &super::BgpSession| s.role == super::Role::Fabric && !s.is_up();
+        let pid = local.daemons.iter().find(|daemon| daemon.name == "bgpd").and_then(|daemon| daemon.pid);
+        let pid = pid.filter(|_| self.fabric.bgp.iter().any(down));
+        self.fabric.links = pid.and_then(links::look);
     }
 
     /// Sets the time of the next one when this one is over.

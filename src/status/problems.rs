@@ -1,10 +1,15 @@
 //! From what is known to what is wrong: each fault with what it means for traffic and what to do. Pure.
 
+mod sessions;
+mod together;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::fabric::{Fabric, UNKNOWN};
-use super::{BgpSession, Daemon, Health, Interface, Life, Local, Notification, Phase, Problem, Role, Time};
+use super::fabric::Fabric;
+use super::{BgpSession, Daemon, Health, Life, Local, Phase, Problem, Role, Time};
+
+use together::{Sort, Together};
 
 /// What passes by itself in so short a time is none: a session while bgpd restarts, a link while a NIC is moved.
 const PASSING: Duration = Duration::from_secs(2);
@@ -12,18 +17,8 @@ const PASSING: Duration = Duration::from_secs(2);
 /// A new bgpd takes so long to have its sessions, or a little more on a loaded machine.
 const SETTLE: Duration = Duration::from_secs(10);
 
-/// A neighbor with another password dials at least this often: FRR's longest connect time is 120 s.
-const DIALS: Duration = Duration::from_secs(150);
-
-/// bgpd tells since when a session is down in seconds.
-const SECOND: Duration = Duration::from_secs(1);
-
 /// Deaths in a row from which on a daemon is said to keep dying.
 const LOOP: u32 = 3;
-
-/// BGP's error codes for an OPEN that is refused (RFC 4271 §4.5).
-const OPEN_ERROR: u8 = 2;
-const BAD_PEER_AS: (u8, u8) = (OPEN_ERROR, 2);
 
 /// A fault as it is seen at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,6 +30,8 @@ struct Fault {
     remedy: String,
     /// How long it has to last.
     grace: Duration,
+    /// What it is told of together with.
+    sort: Option<Sort>,
 }
 
 /// The codes, worst first. They are in the README, and in the alert rules.
@@ -74,6 +71,7 @@ pub enum News {
 #[derive(Debug, Default)]
 pub struct Problems {
     known: BTreeMap<(usize, String), Known>,
+    together: Together,
 }
 
 #[derive(Debug)]
@@ -81,6 +79,9 @@ struct Known {
     first: Time,
     raised: bool,
     problem: Problem,
+    /// What was logged of it.
+    told: Option<String>,
+    sort: Option<Sort>,
 }
 
 impl Problems {
@@ -94,7 +95,8 @@ impl Problems {
             if self.known.contains_key(&key) {
                 continue;
             }
-            let (first, was) = before.remove(&key).map_or((now, false), |known| (known.first, known.raised));
+            let was = before.remove(&key);
+            let first = was.as_ref().map_or(now, |known| known.first);
             let problem = Problem {
                 code: fault.code.into(),
                 subject: fault.subject,
@@ -103,25 +105,53 @@ impl Problems {
                 remedy: fault.remedy,
                 since: first,
             };
+            let was = was.filter(|known| known.raised);
             let left = fault.grace.saturating_sub(first.ago(now));
-            let raised = was || left.is_zero();
-            if raised && !was {
-                news.push(News::Raised(problem.clone()));
+            let raised = was.is_some() || left.is_zero();
+            // The cause may be known later.
+            let says_more = was.as_ref().is_none_or(|known| known.problem.remedy != problem.remedy);
+            let mut told = was.and_then(|known| known.told);
+            if raised && says_more {
+                told = Some(problem.what.clone());
+                let kind = fault.sort.as_ref().map(|sort| (place, sort.noun));
+                news.push((kind, News::Raised(problem.clone())));
             } else if !raised {
                 again = Some(again.map_or(left, |before: Duration| before.min(left)));
             }
-            self.known.insert(key, Known { first, raised, problem });
+            self.known.insert(key, Known { first, raised, problem, told, sort: fault.sort });
         }
-        let over = before.into_values().filter(|known| known.raised);
-        news.extend(over.map(|known| News::Over(known.problem, known.first.ago(now))));
-        (news, again)
+        for (key, known) in before.into_iter().filter(|(_, known)| known.raised) {
+            let code = CODES.get(key.0).copied().unwrap_or_default();
+            let runs = local.phase == Phase::Running;
+            if (runs && sessions::is_open(code, &key.1, local, fabric, now))
+                || (!runs && !ALWAYS_KNOWN.contains(&code))
+            {
+                self.known.insert(key, known);
+            } else {
+                let kind = known.sort.as_ref().map(|sort| (key.0, sort.noun));
+                let what = known.told.unwrap_or(known.problem.what);
+                let problem = Problem { what, ..known.problem };
+                news.push((kind, News::Over(problem, known.first.ago(now))));
+            }
+        }
+        let (news, later) = self.together.news(news, &self.known, now);
+        (news, [again, later].into_iter().flatten().min())
     }
 
     /// Those that there are, worst first.
     pub fn list(&self) -> Vec<Problem> {
-        self.known.values().filter(|known| known.raised).map(|known| known.problem.clone()).collect()
+        together::shown(&self.known).into_iter().map(|(_, problem)| problem).collect()
     }
 }
+
+/// What is known whether the daemons run or not.
+const ALWAYS_KNOWN: [&str; 5] = [
+    "setup-failed",
+    "interface-missing",
+    "configuration-rejected",
+    "configuration-incomplete",
+    "configuration-drift",
+];
 
 /// How it is on the whole. While bgpd is being restarted no session is up, and traffic flows: it takes a problem to be down.
 pub fn health(local: &Local, fabric: &Fabric, problems: &[Problem]) -> Health {
@@ -148,7 +178,8 @@ fn faults(local: &Local, fabric: &Fabric, now: Time) -> Vec<Fault> {
     setup(local, &mut faults);
     if local.phase == Phase::Running {
         faults.extend(local.daemons.iter().filter_map(|daemon| dying(daemon, local)));
-        sessions(local, fabric, now, &mut faults);
+        sessions::links(local, fabric, &mut faults);
+        sessions::sessions(local, fabric, now, &mut faults);
         services(local, fabric, &mut faults);
         faults.extend(refused(fabric));
         kernel(local, &mut faults);
@@ -187,7 +218,7 @@ fn setup(local: &Local, faults: &mut Vec<Fault>) {
     }
     // What is wrong with one that is there is told below.
     let is_told =
-        |interface: &Interface| local.broken.iter().any(|sentence| sentence.contains(&interface.by));
+        |interface: &super::Interface| local.broken.iter().any(|sentence| sentence.contains(&interface.by));
     for missing in local.interfaces.iter().filter(|interface| !interface.present && !is_told(interface)) {
         let others = local.interfaces.iter().any(|other| other.present) && local.phase == Phase::Running;
         faults.push(Fault {
@@ -244,194 +275,6 @@ fn dying(daemon: &Daemon, local: &Local) -> Option<Fault> {
     })
 }
 
-fn sessions(local: &Local, fabric: &Fabric, now: Time, faults: &mut Vec<Fault>) {
-    let Some(bgpd) =
-        local.daemons.iter().find(|daemon| daemon.name == "bgpd" && daemon.state == Life::Running)
-    else {
-        return;
-    };
-    let settling = if bgpd.since.ago(now) < SETTLE { SETTLE } else { PASSING };
-    for session in fabric.bgp.iter().filter(|s| !s.is_up() && s.state != UNKNOWN) {
-        let link =
-            local.interfaces.iter().find(|interface| interface.present && interface.name == session.peer);
-        let base = Fault { subject: session.peer.clone(), grace: settling, ..Fault::default() };
-        // What was before it went down, or long ago, was something else.
-        let now_so = |at: Time| at.ago(now) < DIALS && at.ago(session.since) <= SECOND;
-        let signed = local.findings.md5.map(|at| at.is_some_and(now_so));
-        let said = local
-            .notifications
-            .get(&session.peer)
-            .filter(|said| said.code.0 == OPEN_ERROR && now_so(said.at));
-        faults.push(match session.role {
-            Role::Metallb => metallb(session, local, said, signed, base),
-            _ if link.is_some_and(|link| !link.carrier) => Fault {
-                code: "link-down",
-                what: format!("{} has no link: nothing is heard at its other end", session.peer),
-                traffic: traffic(session, fabric),
-                remedy: "look at the cable, the transceiver and the switch port".into(),
-                grace: PASSING,
-                ..base
-            },
-            _ => down(session, fabric, said, signed, base),
-        });
-    }
-    if local.bfd {
-        let bfdd = local.daemons.iter().any(|daemon| daemon.name == "bfdd" && daemon.state == Life::Running);
-        let up = |peer: &str, interface: &str| {
-            fabric
-                .bgp
-                .iter()
-                .any(|s| s.is_up() && (s.address == peer || s.peer == interface || s.peer == peer))
-        };
-        // Where BGP is down it has been said already.
-        let down = fabric.bfd.iter().filter(|s| bfdd && s.state == "down" && up(&s.peer, &s.interface));
-        faults.extend(down.map(|s| {
-            Fault {
-                code: "bfd-down",
-                subject: if s.interface.is_empty() { s.peer.clone() } else { s.interface.clone() },
-                what: format!("BFD with {} on {} is down, BGP is up", s.peer, s.interface),
-                traffic: "none is lost now; a dead link is found by the hold time alone".into(),
-                remedy:
-                    "switch BFD on at the leaf with the same timers (BFD_…), or off here (ENABLE_BFD=false)"
-                        .into(),
-                grace: SETTLE,
-            }
-        }));
-    }
-}
-
-/// What a session with a leaf that is down means.
-fn traffic(session: &BgpSession, fabric: &Fabric) -> String {
-    let mut others = fabric.bgp.iter().filter(|s| s.role == session.role && s.is_up());
-    match session.role {
-        Role::Fabric if others.next().is_some() => "traffic has only the other links to the fabric",
-        Role::Fabric => "nothing outside the node reaches its services, and they nothing outside",
-        _ => "what this neighbor announces is not reached",
-    }
-    .into()
-}
-
-fn down(
-    session: &BgpSession,
-    fabric: &Fabric,
-    said: Option<&Notification>,
-    signed: [bool; 3],
-    base: Fault,
-) -> Fault {
-    let peer = &session.peer;
-    let last = if session.last_reset.is_empty() {
-        String::new()
-    } else {
-        format!(", last reset: {}", session.last_reset)
-    };
-    let fault = Fault { traffic: traffic(session, fabric), ..base };
-    match said {
-        Some(said) if said.code == BAD_PEER_AS => Fault {
-            code: "wrong-as",
-            what: if said.received {
-                format!("the neighbor on {peer} refuses our AS number {}: it expects another one", session.local_as)
-            } else {
-                format!("the neighbor on {peer} has another AS number than the one it shall have")
-            },
-            remedy: format!(
-                "set the remote-as of this node at the neighbor to {}, or ASN_LOCAL to what it expects",
-                session.local_as
-            ),
-            grace: Duration::ZERO,
-            ..fault
-        },
-        _ if signed.contains(&true) => password(session, signed, "FABRIC_PASSWORD", fault),
-        Some(said) => Fault {
-            code: "session-down",
-            what: format!(
-                "BGP with {peer} does not come up: {} {}",
-                if said.received { "the neighbor says" } else { "we say" },
-                said.words
-            ),
-            remedy: "compare both ends' configuration: AS numbers, address families, router-ids".into(),
-            grace: PASSING,
-            ..fault
-        },
-        None => Fault {
-            code: "session-down",
-            what: format!("BGP with {peer} is down ({}{last})", session.state),
-            remedy: "look whether the neighbor runs and has a session for this node: an unnumbered one on that port, with \
-                     router advertisements on"
-                .into(),
-            ..fault
-        },
-    }
-}
-
-fn password(session: &BgpSession, [missing, unexpected, _]: [bool; 3], variable: &str, base: Fault) -> Fault {
-    let peer = &session.peer;
-    Fault {
-        code: "wrong-password",
-        what: if unexpected {
-            format!(
-                "BGP with {peer} is down: packets come with a TCP-MD5 signature, and {variable} is not set"
-            )
-        } else if missing {
-            format!(
-                "BGP with {peer} is down: packets come without a TCP-MD5 signature, and {variable} is set"
-            )
-        } else {
-            format!(
-                "BGP with {peer} is down: packets come with a TCP-MD5 signature of another password than {variable}"
-            )
-        },
-        remedy: format!("give both ends the same password; here it is {variable}"),
-        grace: Duration::ZERO,
-        ..base
-    }
-}
-
-fn metallb(
-    session: &BgpSession,
-    local: &Local,
-    said: Option<&Notification>,
-    signed: [bool; 3],
-    base: Fault,
-) -> Fault {
-    let held = local.held.len();
-    let traffic = if held > 0 {
-        format!(
-            "{held} services stay announced for {} s at most (METALLB_HOLD_TIME), then they are not reached",
-            local.hold_s
-        )
-    } else {
-        "MetalLB's services are not announced, and not reached from the fabric".into()
-    };
-    let fault = Fault { code: "metallb-down", traffic, ..base };
-    match said {
-        Some(said) => Fault {
-            what: format!(
-                "MetalLB's speaker ({}) is refused: {}",
-                session.peer,
-                if said.code == BAD_PEER_AS { "the AS numbers do not fit" } else { &said.words }
-            ),
-            remedy: format!(
-                "the BGPPeer needs myASN {} (ASN_METALLB_SPEAKER) and peerASN {} (ASN_VRF_METALLB)",
-                session.remote_as, session.local_as
-            ),
-            grace: PASSING,
-            ..fault
-        },
-        None if signed.contains(&true) => {
-            Fault { code: "metallb-down", ..password(session, signed, "METALLB_PASSWORD", fault) }
-        }
-        None => Fault {
-            what: format!("MetalLB's speaker ({}) does not connect", session.peer),
-            remedy: format!(
-                "look whether the speaker runs on this node (kubectl -n metallb-system get pods -o wide) and has a BGPPeer with \
-                 peerAddress {}",
-                local.metallb.1.join(" or ")
-            ),
-            ..fault
-        },
-    }
-}
-
 fn services(local: &Local, fabric: &Fabric, faults: &mut Vec<Fault>) {
     let mut by_hop: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for service in fabric.services.iter().filter(|service| !service.valid) {
@@ -457,6 +300,12 @@ fn services(local: &Local, fabric: &Fabric, faults: &mut Vec<Fault>) {
             traffic: "they are not announced to the fabric, and not reached from it".into(),
             remedy: remedy.into(),
             grace: PASSING,
+            sort: Some(Sort {
+                noun: "next hops",
+                state: "of MetalLB's services can't be reached",
+                of: "",
+                member: next_hop.to_owned(),
+            }),
         });
     }
 }
@@ -475,6 +324,7 @@ fn refused(fabric: &Fabric) -> Option<Fault> {
                  the addresses of the node, the veth pair and the fabric, and loopback, link-local, multicast and reserved ones"
             .into(),
         grace: PASSING,
+        sort: None,
     })
 }
 
@@ -500,6 +350,7 @@ fn kernel(local: &Local, faults: &mut Vec<Fault>) {
                      peer with it from MetalLB's native mode instead"
                 .into(),
             grace: PASSING,
+            sort: None,
         });
     }
     for sentence in &local.broken {
@@ -510,6 +361,12 @@ fn kernel(local: &Local, faults: &mut Vec<Fault>) {
             traffic: "what needs this device or address does not work; all else does".into(),
             remedy: "put right what the sentence names; it is tried again every 5 s".into(),
             grace: PASSING,
+            sort: Some(Sort {
+                noun: "devices and addresses",
+                state: "can't be put right",
+                of: "",
+                member: sentence.clone(),
+            }),
         });
     }
     if local.fight {

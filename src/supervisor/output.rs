@@ -15,11 +15,11 @@ pub struct Lines {
 
 impl Lines {
     /// Takes bytes in, hands every line that they complete to `line`. A message of FRR's log is written at once and begins with the
-    /// time: what follows its line break without one is still the message, with the name of a peer in it for example.
+    /// time: what follows a line break in one with a peer's name, and does not begin so, is still that message.
     pub fn push(&mut self, bytes: &[u8], mut line: impl FnMut(&str)) {
         for (i, &byte) in bytes.iter().enumerate() {
             let after = &bytes[i + 1..];
-            let ends = byte == b'\n' && (!is_timed(&self.rest) || begins_a_time(after));
+            let ends = byte == b'\n' && (!may_name_a_peer(&self.rest) || begins_a_time(after));
             if ends || self.rest.len() == LONGEST_LINE {
                 self.flush(&mut line);
             }
@@ -110,6 +110,11 @@ fn begins_a_time(text: &[u8]) -> bool {
     TIME.iter().zip(text).all(|(wanted, b)| if *wanted == b'0' { b.is_ascii_digit() } else { b == wanted })
 }
 
+/// Whether it is a message with what may be a peer's name, which stands in brackets (`printfrr_bp`, `bgpd/bgpd.c`).
+fn may_name_a_peer(text: &[u8]) -> bool {
+    is_timed(text) && text.contains(&b'(')
+}
+
 fn is_timed(text: &[u8]) -> bool {
     text.len() >= TIME.len() && begins_a_time(text)
 }
@@ -181,7 +186,7 @@ mod tests {
         let (mut lines, mut seen) = (Lines::default(), Vec::new());
         let first = "2026/11/21 00:28:30.123 informational: BGP: [M59KS-A3ZXZ] %ADJCHANGE: neighbor fda1::1(a\n\
                      [HZN6M-XRM1G] %NOTIFICATION: sent to neighbor eth1 2/2 (b) in vrf default Up\n";
-        let second = "2026/11/21 00:28:30.124 informational: BGP: next\n";
+        let second = "2026/11/21 00:28:30.124 informational: BGP: next (x)\n";
         lines.push(format!("{first}{second}BGP: Received signal 6\n  in file\n").as_bytes(), |line| {
             seen.push(line.to_owned())
         });
@@ -189,6 +194,9 @@ mod tests {
         assert!(parse(&seen[0]).message.unwrap().contains("(a\\n[HZN6M"), "{seen:?}");
         lines.push(b"next\n", |line| seen.push(line.to_owned()));
         assert_eq!(seen.len(), 3, "{seen:?}");
+        // What a daemon prints beside its log.
+        lines.push(second.replace(" (x)", "\nfirst\nsecond").as_bytes(), |line| seen.push(line.to_owned()));
+        assert_eq!(seen[4..], ["first", "second"]);
     }
 
     #[test]

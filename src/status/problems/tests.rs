@@ -1,5 +1,6 @@
 use super::*;
-use crate::status::{BfdSession, Interface, Rejected, Service};
+use crate::status::links::{LinkLocal, Links};
+use crate::status::{BfdSession, Interface, Notification, Rejected, Service};
 
 const START: u64 = 1_000_000;
 
@@ -215,4 +216,196 @@ fn a_new_bgpd_has_time_to_find_its_peers() {
     assert_eq!(problems.list(), []);
     problems.step(&local, &fabric, at(110));
     assert_eq!(problems.list().len(), 3);
+}
+
+/// The only problem after a minute.
+fn only(local: &Local, fabric: &Fabric) -> Problem {
+    let mut problems = Problems::default();
+    problems.step(local, fabric, at(100));
+    problems.step(local, fabric, at(160));
+    let [problem] = &problems.list()[..] else { panic!("{:?}", problems.list()) };
+    problem.clone()
+}
+
+#[test]
+fn with_the_leaves_down_the_node_is_down_whatever_the_host_has() {
+    let (local, mut fabric) = well();
+    fabric.bgp.push(session("192.168.9.2", Role::Host, "Established"));
+    fabric.bgp.push(session("203.0.113.9", Role::Other, "Established"));
+    for leaf in 0..2 {
+        fabric.bgp[leaf].state = "Active".into();
+    }
+    let mut problems = Problems::default();
+    problems.step(&local, &fabric, at(100));
+    problems.step(&local, &fabric, at(103));
+    assert_eq!(health(&local, &fabric, &problems.list()), Health::Down);
+    for problem in problems.list() {
+        assert_eq!(
+            problem.traffic,
+            "nothing outside the node reaches its services, and they nothing outside"
+        );
+    }
+}
+
+#[test]
+fn a_problem_stays_while_its_cause_does_and_bgpd_is_away() {
+    let (mut local, mut fabric) = well();
+    local.interfaces[1].carrier = false;
+    fabric.bgp[1].state = "Active".into();
+    (fabric.bgp[0].state, fabric.bgp[0].since) = ("Active".into(), at(80));
+    let said = Notification { at: at(90), received: true, code: (2, 2), words: "x".into() };
+    local.notifications.insert("eth1".into(), said);
+    let mut problems = Problems::default();
+    problems.step(&local, &fabric, at(100));
+    problems.step(&local, &fabric, at(110));
+    let codes = |problems: &Problems| problems.list().into_iter().map(|p| p.code).collect::<Vec<_>>();
+    assert_eq!(codes(&problems), ["link-down", "wrong-as"]);
+    // It dies, is not there to ask, and comes back without sessions.
+    local.daemons[2].state = Life::Down;
+    fabric.bgp.iter_mut().for_each(|s| s.state = "Unknown".into());
+    let (news, _) = problems.step(&local, &fabric, at(111));
+    assert_eq!((news, codes(&problems)), (vec![], vec!["link-down".into(), "wrong-as".into()]));
+    (local.daemons[2].state, local.daemons[2].since) = (Life::Running, at(112));
+    local.notifications.clear();
+    fabric.bgp.iter_mut().for_each(|s| (s.state, s.since) = ("Idle".into(), at(112)));
+    let (news, _) = problems.step(&local, &fabric, at(113));
+    assert_eq!((news, codes(&problems)), (vec![], vec!["link-down".into(), "wrong-as".into()]));
+    // The session is up: it is over, and the link is as it was.
+    fabric.bgp[0].state = "Established".into();
+    fabric.bgp[2].state = "Established".into();
+    let (news, _) = problems.step(&local, &fabric, at(114));
+    assert!(matches!(&news[..], [News::Over(p, _)] if p.code == "wrong-as"), "{news:?}");
+    assert_eq!(codes(&problems), ["link-down"]);
+    // While the daemons are ended nothing is over.
+    local.phase = Phase::Stopping;
+    assert_eq!(
+        (problems.step(&local, &fabric, at(115)).0, codes(&problems)),
+        (vec![], vec!["link-down".into()])
+    );
+}
+
+#[test]
+fn what_a_leaf_does_is_named_with_its_remedy() {
+    let (local, mut fabric) = well();
+    (fabric.bgp[0].state, fabric.bgp[0].since, fabric.bgp[0].address) =
+        ("Active".into(), at(50), "fe80::1".into());
+    let link_local = |state| [("eth1".to_owned(), state), ("eth2".to_owned(), LinkLocal::There)].into();
+    fabric.links = Some(Links { link_local: link_local(LinkLocal::There), ..Links::default() });
+    let told = |code, received| {
+        let mut local = local.clone();
+        let said = Notification { at: at(50), received, code, words: "words".into() };
+        local.notifications.insert("eth1".into(), said);
+        only(&local, &fabric)
+    };
+    let problem = told((6, 2), true);
+    assert!(
+        problem.what.contains("has shut the session down")
+            && problem.remedy.contains("no neighbor … shutdown")
+    );
+    assert!(told((6, 1), true).what.contains("more prefixes than it takes (maximum-prefix)"));
+    assert!(told((6, 1), false).remedy.contains("here"));
+    assert!(told((2, 3), true).what.contains("the same BGP identifier"));
+    // Our own AS number is wrong here, not there.
+    let problem = told((2, 2), false);
+    assert_eq!(problem.code, "wrong-as");
+    assert!(
+        problem.what.contains("our own AS number 65001") && problem.remedy.starts_with("set ASN_LOCAL"),
+        "{problem:?}"
+    );
+    // bgpd remembers what its log has said before this program was started.
+    let mut reset = fabric.clone();
+    reset.bgp[0].last_reset = "BGP Notification received: Cease/Administrative Shutdown".into();
+    assert!(only(&local, &reset).what.contains("has shut the session down"));
+
+    let mut deaf = fabric.clone();
+    let peers = ["fe80::1".parse().unwrap()].into();
+    deaf.links = Some(Links { link_local: link_local(LinkLocal::There), deaf: peers });
+    assert!(only(&local, &deaf).remedy.contains("GTSM"), "{:?}", only(&local, &deaf));
+}
+
+#[test]
+fn no_one_is_sent_to_the_leaf_for_what_is_wrong_here() {
+    let (local, mut fabric) = well();
+    (fabric.bgp[0].state, fabric.bgp[0].address) = ("Active".into(), "fe80::1".into());
+    let with = |state: Option<LinkLocal>, address: &str| {
+        let mut fabric = fabric.clone();
+        fabric.bgp[0].address = address.into();
+        let link_local = state.map(|state| ("eth1".to_owned(), state)).into_iter().collect();
+        fabric.links = Some(Links { link_local, ..Links::default() });
+        only(&local, &fabric)
+    };
+    let missing = with(None, "");
+    assert!(missing.what.contains("no IPv6 link-local address on this node"), "{missing:?}");
+    assert!(missing.remedy.contains("here, not at the neighbor"), "{missing:?}");
+    assert!(with(Some(LinkLocal::Duplicate), "fe80::1").what.contains("duplicate address"));
+    let numbered = with(Some(LinkLocal::There), "192.0.2.1");
+    assert!(numbered.what.contains("/31") && numbered.remedy.contains("on this node"), "{numbered:?}");
+    // Nothing is known of the kernel: it may be anywhere.
+    fabric.links = None;
+    assert!(only(&local, &fabric).remedy.contains("look whether the neighbor runs"));
+}
+
+#[test]
+fn many_of_a_kind_are_told_together() {
+    let (local, mut fabric) = well();
+    let host = |n: usize| {
+        let mut host = session("192.168.9.2", Role::Host, "Established");
+        host.vrf = format!("red{n:03}");
+        host
+    };
+    fabric.bgp.extend((0..148).map(host));
+    let mut problems = Problems::default();
+    let mut lines = vec![];
+    let mut step = |fabric: &Fabric, ms: u64, problems: &mut Problems| {
+        let (news, again) = problems.step(&local, fabric, Time::from_secs(START + ms / 1000));
+        lines.extend(news);
+        (lines.len(), again)
+    };
+    step(&fabric, 99_000, &mut problems);
+    // Two at first, then all.
+    for n in 3..5 {
+        fabric.bgp[n].state = "Active".into();
+    }
+    step(&fabric, 100_000, &mut problems);
+    assert_eq!(step(&fabric, 103_000, &mut problems).0, 2);
+    for n in 5..151 {
+        fabric.bgp[n].state = "Active".into();
+    }
+    step(&fabric, 104_000, &mut problems);
+    assert_eq!(step(&fabric, 107_000, &mut problems), (3, None));
+    let [problem] = &problems.list()[..] else { panic!("{:?}", problems.list()) };
+    assert_eq!(
+        problem.what,
+        "148 host sessions are down: VRFs red000, red001, red002, red003, red004 and 143 more"
+    );
+    assert_eq!((problem.subject.as_str(), problem.since), ("host sessions", at(100)));
+    // Some come back, one by one: the log says how many are left now and then.
+    for n in 3..141 {
+        fabric.bgp[n].state = "Established".into();
+        let (_, again) = step(&fabric, 108_000, &mut problems);
+        assert_eq!(again, Some(Duration::from_secs(9)));
+    }
+    assert_eq!(step(&fabric, 108_000, &mut problems).0, 3);
+    assert!(problems.list()[0].what.starts_with("10 host sessions are down"));
+    assert_eq!(step(&fabric, 118_000, &mut problems).0, 4);
+    // All of them.
+    for n in 141..151 {
+        fabric.bgp[n].state = "Established".into();
+    }
+    assert_eq!(step(&fabric, 119_000, &mut problems).0, 5);
+    assert!(matches!(lines.last(), Some(News::Over(p, _)) if p.subject == "host sessions"), "{lines:?}");
+    assert_eq!(problems.list(), []);
+}
+
+#[test]
+fn a_vrf_that_is_being_added_is_no_error() {
+    let (mut local, mut fabric) = well();
+    let mut host = session("192.168.9.2", Role::Host, "Idle");
+    (host.vrf, host.last_reset) = ("red".into(), "Waiting for VRF to be initialized".into());
+    fabric.bgp.push(host);
+    local.counts.changing = true;
+    assert_eq!(after_a_minute(&local, &fabric), []);
+    local.counts.changing = false;
+    let problem = only(&local, &fabric);
+    assert!(problem.what.contains("the kernel has no VRF red") && problem.remedy.contains("on this node"));
 }
