@@ -3,9 +3,29 @@
 /// The route to the service as a leaf has it: AS path, communities, whether it is stale.
 fn service_at(leaf: &str) -> (String, String, bool) {
     let route = show(leaf, "bgpd", &format!("show bgp ipv4 unicast {SERVICE4}/32 json"));
-    let path = &route["paths"][0];
+    let paths = route["paths"].as_array().cloned().unwrap_or_default();
+    let path = paths.into_iter().find(|path| path["peer"]["interface"] == "node").unwrap_or_default();
     let text = |pointer: &str| path.pointer(pointer).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
     (text("/aspath/string"), text("/community/string"), path["stale"] == true)
+}
+
+/// Both leaves know another way to the services, by a node of another AS, and tell us of it although ours is better for them.
+fn foreign_paths(lab: &Lab) {
+    for (leaf, asn) in lab.leaves.iter().zip(LEAF_ASN) {
+        let config = format!(
+            "route-map foreign permit 10\n set as-path prepend 65002 4000099998 4000099999\n set local-preference 50\n set weight 0\nexit\n\
+             router bgp {asn}\n address-family ipv4 unicast\n  network {SERVICE4}/32 route-map foreign\n  neighbor node addpath-tx-all-paths\n exit-address-family\n \
+             address-family ipv6 unicast\n  network {SERVICE6}/128 route-map foreign\n  neighbor node addpath-tx-all-paths\n exit-address-family\nexit\n"
+        );
+        leaf.configure(&config).unwrap();
+    }
+    for prefix in [format!("{SERVICE4}/32"), format!("{SERVICE6}/128")] {
+        let family = if prefix.contains(':') { "ipv6" } else { "ipv4" };
+        wait_until("the foreign path", SOON, || {
+            let route = show("node", "bgpd", &format!("show bgp {family} unicast {prefix} json"));
+            route["paths"].as_array().is_some_and(|paths| paths.len() == 3)
+        });
+    }
 }
 
 #[test]
@@ -20,12 +40,21 @@ fn services_stay_announced_until_a_slow_speaker_is_back() {
     let node = Runner::new(&lab, &[("METALLB_HOLD_TIME", "120"), ("GR_SELECT_DEFER_TIME", "1")]);
     every_ping_is_answered(&SERVICES, 20);
     both_leaves_have("198.51.100.101/32");
+    foreign_paths(&lab);
     let before = service_at("leaf1");
     assert_eq!((before.1.as_str(), before.2), ("65000:7", false));
     wait_until("the services to be known", SOON, || {
         std::fs::read_to_string("/run/frr/services.json").is_ok_and(|text| text.contains("198.51.100.101"))
     });
     let flows = flows();
+    let supervisor = node.node.as_ref().unwrap();
+    let returns = || supervisor.log().iter().filter(|(_, l)| l.contains("the speaker is back:")).count();
+    // A quick speaker.
+    node.kill(&["bgpd"]);
+    wait_until("the speaker to be back", SOON, || returns() == 1);
+    settle();
+    wait_until("the service as it was", SOON, || service_at("leaf1") == before);
+    // A slow one.
     let speaker = Pid::from_raw(lab.speaker.as_ref().unwrap().pid("bgpd").unwrap().cast_signed()).unwrap();
     kill_process(speaker, Signal::STOP).unwrap();
     // The second death comes before the speaker is back: the leaves keep a route only over one.
@@ -42,8 +71,8 @@ fn services_stay_announced_until_a_slow_speaker_is_back() {
     kill_process(speaker, Signal::CONT).unwrap();
     // What the speaker withdraws meanwhile goes when it has spoken.
     lab.withdraw("198.51.100.101/32");
-    let supervisor = node.node.as_ref().unwrap();
-    supervisor.wait_log("the speaker is back:", SOON);
+    wait_until("the speaker to be back", SOON, || returns() == 2);
+    supervisor.wait_log("the speaker does not announce 1 services any more: 198.51.100.101/32", SOON);
     wait_until("what was withdrawn to go", SOON, || !has_route("leaf1", "198.51.100.101/32"));
     wait_until("the service as it was", SOON, || service_at("leaf1") == before);
     // A death while what was held before is still being cleared up.
@@ -51,9 +80,7 @@ fn services_stay_announced_until_a_slow_speaker_is_back() {
     node.kill(&["bgpd"]);
     thread::sleep(Duration::from_secs(12));
     kill_process(speaker, Signal::CONT).unwrap();
-    wait_until("the speaker to be back again", SOON, || {
-        supervisor.log().iter().filter(|(_, line)| line.contains("the speaker is back:")).count() == 2
-    });
+    wait_until("the speaker to be back again", SOON, || returns() == 3);
     wait_until("the service as it was", SOON, || service_at("leaf1") == before);
     thread::sleep(Duration::from_secs(8));
     wait_until("the reserve to go", Duration::from_secs(20), || {
@@ -62,7 +89,7 @@ fn services_stay_announced_until_a_slow_speaker_is_back() {
     let config = vtysh("node", "show running-config");
     assert!(!config.contains("frr-supervisor-held") && !config.contains("import-check"), "{config}");
     let cost = Cost::of(flows);
-    println!("three deaths of bgpd, the speaker away: {cost}");
+    println!("four deaths of bgpd, the speaker away: {cost}");
     assert_eq!(cost.lost, 0, "{cost}");
 }
 
@@ -74,6 +101,31 @@ fn nothing_is_held_for_a_speaker_that_does_not_come_back() {
         std::fs::read_to_string("/run/frr/services.json")
             .is_ok_and(|text| SERVICES.iter().all(|service| text.contains(service)))
     });
+    // Services that the leaves are not told of are named with the reason.
+    let map = "route-map fda1:b2c3:d4e5:1::-out permit 1";
+    let mark = |set: &str| vtysh("speaker", &format!("conf t\n{map}\n{set}\nend\nclear bgp * soft out"));
+    let import = |no: &str| {
+        let block = format!("address-family ipv4 unicast\n{no}import vrf metallb\nend");
+        vtysh("node", &format!("conf t\nrouter bgp 65001\n{block}"))
+    };
+    for (subject, words, begin, end) in [
+        ("no-export", "community no-export", &(|| mark("set community no-export")) as &dyn Fn() -> String, &(|| mark("no set community")) as &dyn Fn() -> String),
+        ("import", "imports them from VRF metallb", &|| import("no "), &|| import("")),
+    ] {
+        let named = || {
+            let problems = status()["problems"].as_array().cloned().unwrap_or_default();
+            problems.into_iter().find(|p| p["code"] == "service-not-announced" && p["subject"] == subject)
+        };
+        let from = std::time::Instant::now();
+        begin();
+        let problem = wait_until(&format!("{subject} to be named"), SOON, &named);
+        println!("{subject}: named after {} ms: {}", from.elapsed().as_millis(), problem["what"]);
+        let what = problem["what"].as_str().unwrap();
+        assert!(what.contains(words) && what.contains(SERVICE4), "{what}");
+        end();
+        wait_until(&format!("{subject} to be over"), SOON, || named().is_none());
+    }
+    both_leaves_have(&format!("{SERVICE4}/32"));
     let speaker = lab.speaker.as_ref().unwrap().pid("bgpd").unwrap();
     kill_process(Pid::from_raw(speaker.cast_signed()).unwrap(), Signal::KILL).unwrap();
     node.kill(&["bgpd"]);
@@ -83,4 +135,94 @@ fn nothing_is_held_for_a_speaker_that_does_not_come_back() {
     let line = node.node.as_ref().unwrap().wait_log("the speaker has not come back for 6 s", SOON).1;
     assert!(line.contains(SERVICE4) && line.contains(SERVICE6), "{line}");
     wait_until("the route to go", SOON, || !has_route("leaf1", &format!("{SERVICE4}/32")));
+}
+
+/// Thousands of services: bgpd is never asked for all of them at once, and none of its answers keeps it or us busy.
+#[test]
+fn thousands_of_services_take_little_memory() {
+    const MANY: usize = 5_000;
+    let networks: String =
+        (0..MANY).map(|n| format!("  network 10.{}.{}.{}/32\n", n / 10_000, n / 100 % 100, n % 100)).collect();
+    let speaker = Speaker {
+        extra: format!(
+            "ip prefix-list fda1:b2c3:d4e5:1::-allowed-ipv4 permit 10.0.0.0/8 le 32\n\
+             router bgp 4000099999\n address-family ipv4 unicast\n{networks} exit-address-family\nexit\n"
+        ),
+        ..Speaker::default()
+    };
+    let lab = Lab::new(Options { speaker: Some(speaker), ..Options::default() });
+    let node = Runner::new(&lab, &[("METALLB_HOLD_TIME", "120")]);
+    let supervisor = node.node.as_ref().unwrap();
+    let status = format!("/proc/{}", supervisor.pid());
+    let memory = |what: &str| {
+        let [rss, peak] = ["VmRSS", "VmHWM"].map(|name| number_of(&status, name) / 1024.0);
+        println!("{what}: {rss:.1} MiB resident, {peak:.1} MiB at most");
+        peak
+    };
+    memory("at first");
+    let count = |text: &str| text.matches("/32\"").count();
+    wait_until("all services to be known", Duration::from_secs(300), || {
+        std::fs::read_to_string("/run/frr/services.json").is_ok_and(|text| count(&text) > MANY)
+    });
+    memory("all services known");
+    let flows = flows();
+    node.kill(&["bgpd"]);
+    supervisor.wait_log("services stay announced until the speaker is back", SOON);
+    let begin = std::time::Instant::now();
+    supervisor.wait_log("the speaker is back:", Duration::from_secs(200));
+    println!("all of them released {:.1} s after the death", begin.elapsed().as_secs_f64());
+    settle();
+    thread::sleep(Duration::from_secs(10));
+    let peak = memory("after a death of bgpd");
+    let cost = Cost::of(flows);
+    println!("{MANY} services: {cost}");
+    let log = supervisor.log_text();
+    assert!(!log.contains("has not answered"), "{log}");
+    assert_eq!(log.matches("bgpd started").count(), 2, "{log}");
+    assert_eq!(cost.lost, 0, "{cost}");
+    assert!(peak < 64.0, "{peak} MiB");
+}
+
+/// Many routes and many services: zebra is busy for seconds after a start, and until then no next hop is known.
+#[test]
+fn services_stay_announced_while_a_new_zebra_is_busy() {
+    let mut speaker = Speaker::default();
+    speaker.services.extend((0..300).map(|n| format!("198.51.{}.{}/32", 101 + n / 100, n % 100)));
+    let services = speaker.services.clone();
+    let lab = Lab::new(Options { speaker: Some(speaker), ..Options::default() });
+    for (n, (leaf, asn)) in lab.leaves.iter().zip(LEAF_ASN).enumerate() {
+        let network = |i: usize| format!("  network 10.{}.{}.0/24\n", 12 * n + i / 250, i % 250);
+        let networks: String = (0..3000).map(network).collect();
+        let block = format!("router bgp {asn}\n address-family ipv4 unicast\n{networks} exit-address-family\nexit\n");
+        leaf.configure(&block).unwrap();
+    }
+    let mut node = Runner::new(&lab, &[("METALLB_HOLD_TIME", "60")]);
+    foreign_paths(&lab);
+    let complete = || {
+        let table = show("leaf2", "bgpd", "show bgp ipv4 unicast neighbors node routes json");
+        table["routes"].as_object().is_some_and(|routes| services.iter().filter(|s| s.contains('.')).all(|s| routes.contains_key(s)))
+    };
+    wait_until("all services on the leaf", SOON, complete);
+    wait_until("all services to be known", SOON, || {
+        std::fs::read_to_string("/run/frr/services.json").is_ok_and(|text| services.iter().all(|s| text.contains(s)))
+    });
+    let routes = RouteLog::start(&["perouter", "leaf1", "leaf2"]);
+    let mut lost = vec![];
+    for pause in [300, 1500, 4000] {
+        settle();
+        let flows = flows();
+        thread::sleep(Duration::from_secs(1));
+        node.disturb(&Cell::Everything);
+        thread::sleep(Duration::from_millis(pause));
+        node.kill(&["zebra", "bgpd"]);
+        let supervisor = node.node.as_ref().unwrap();
+        supervisor.wait_log("the speaker is back:", SOON);
+        wait_until("all services on the leaf", SOON, complete);
+        settle();
+        thread::sleep(Duration::from_secs(10));
+        let cost = Cost::of(flows);
+        println!("zebra and bgpd killed {pause} ms after a start: {cost}\n{}", routes.explain(&cost, &node));
+        lost.extend((cost.lost > 0).then(|| format!("{pause} ms: {cost}")));
+    }
+    assert_eq!(lost, Vec::<String>::new());
 }

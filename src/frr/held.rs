@@ -1,12 +1,12 @@
-//! Held announcements: what MetalLB's speaker had announced stays announced while bgpd is new and the speaker has not come
-//! back to it.
+//! Retained services: what MetalLB's speaker announced stays announced while bgpd is new and the speaker has not announced
+//! it again.
 //!
 //! The leaves keep the routes of a bgpd that restarts, but only once: when it dies again before it has announced them anew
-//! they are gone (RFC 4724 §4.2). And it can't announce a service before the speaker has dialled in, which takes its
+//! they are gone (RFC 4724 §4.2). And it can't announce a service before the speaker has connected, which takes its
 //! connect time, up to minutes. So a new bgpd begins with the services as networks of its own, with the path, the
-//! communities and the metric that they had, and behind the speaker's routes in preference. Pure.
+//! communities and the metric that they had. Their weight is above that of any foreign path and below that of the
+//! speaker's own. Pure.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use ipnet::IpNet;
@@ -16,18 +16,29 @@ use serde_json::Value;
 use super::vty::CONFIGURE;
 use crate::model::{Asn, VrfName};
 
+mod services;
+
+pub use services::{MAX_SERVICES, Services};
+
+/// Weight of the paths that the speaker announces, which the import into the default instance keeps: weight is what bgpd
+/// compares first. Below that of networks of the node's own (32768, `BGP_ATTR_DEFAULT_WEIGHT`, `bgpd/bgp_attr.h`) and of the
+/// fabric's prefixes (30000, `fabric-in` of frr.conf), above that of any other path (0), such as another node's to a service.
+pub const SPEAKER_WEIGHT: u16 = 29999;
+
+/// Weight of retained services.
+const RETAINED_WEIGHT: u16 = SPEAKER_WEIGHT - 1;
+
 /// What a route has besides its destination, in FRR's own words, each checked for what it is made of.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Attributes {
     as_path: String,
     origin: String,
     metric: Option<u32>,
+    #[serde(default)]
+    local_preference: Option<u32>,
     community: String,
     large_community: String,
 }
-
-/// The services, by prefix.
-pub type Services = BTreeMap<IpNet, Attributes>;
 
 /// Where services are learnt and where they are announced.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,15 +54,35 @@ pub struct Place {
 /// The name of our route maps, and a number each.
 const ROUTE_MAP: &str = "frr-supervisor-held";
 
+/// Longer paths and lists of communities are not retained: no service of MetalLB's has such, and a line of FRR's
+/// configuration is limited.
+const LONGEST: usize = 1024;
+
+/// Communities that keep a route from every leaf (`bgpd/bgp_community.h`).
+const NOT_FOR_LEAVES: [&str; 3] = ["no-advertise", "no-export", "local-AS"];
+
 impl Place {
     /// The commands that show whether anything has changed.
     pub fn version_question(&self) -> String {
         format!("show bgp vrf {} summary json", self.vrf)
     }
 
-    /// The commands that show the services with all they have.
-    pub fn questions(&self) -> Vec<String> {
-        ["ipv4", "ipv6"].map(|af| format!("show bgp vrf {} {af} unicast detail json", self.vrf)).to_vec()
+    /// The commands that show the services that have changed since the tables had these versions.
+    pub fn changes_questions(&self, since: Tables) -> Vec<String> {
+        let one = |af: &str, version: u64| {
+            format!("show bgp vrf {} {af} unicast version {} json detail", self.vrf, version + 1)
+        };
+        vec![one("ipv4", since.v4), one("ipv6", since.v6)]
+    }
+
+    /// The command that shows the speaker's path to a service, as the speaker announces it.
+    pub fn path_question(&self, prefix: &IpNet) -> String {
+        format!("show bgp vrf {} {} unicast {prefix} bestpath json", self.vrf, family(prefix))
+    }
+
+    /// The command that shows a service in the default instance: every path to it, and who is told.
+    pub fn announced_question(prefix: &IpNet) -> String {
+        format!("show bgp {} unicast {prefix} json", family(prefix))
     }
 
     /// The commands that show whether the speaker is back.
@@ -61,61 +92,89 @@ impl Place {
 
     /// What to add to bgpd's configuration so that it announces `services`.
     pub fn configuration(&self, services: &Services) -> String {
+        let groups = services.groups();
+        if groups.is_empty() {
+            return String::new();
+        }
         let mut text = String::new();
-        for (number, (attributes, _)) in groups(services).iter().enumerate() {
+        for (number, (attributes, _)) in groups.iter().enumerate() {
             let _ = write!(text, "{}", attributes.route_map(number, self.vrf_asn));
         }
-        if text.is_empty() {
-            return text;
-        }
         let _ = writeln!(text, "router bgp {}\n no bgp network import-check", self.asn);
-        for line in self.networks(services, "") {
-            let _ = writeln!(text, " {line}");
+        for v6 in [false, true] {
+            let here = |prefix: &&IpNet| prefix.addr().is_ipv6() == v6;
+            let mut block = String::new();
+            for (number, (_, prefixes)) in groups.iter().enumerate() {
+                for prefix in prefixes.iter().filter(here) {
+                    let _ = writeln!(block, " network {prefix} route-map {ROUTE_MAP}-{number}");
+                }
+            }
+            if !block.is_empty() {
+                let af = if v6 { "ipv6" } else { "ipv4" };
+                let _ = write!(text, " address-family {af} unicast\n{block} exit-address-family\n");
+            }
         }
         text + "exit\n"
     }
 
-    /// The commands that end it; `text` is bgpd's own configuration.
-    pub fn removal(&self, services: &Services, text: &str) -> Vec<String> {
+    /// How many route maps that has.
+    pub fn route_maps(services: &Services) -> usize {
+        services.groups().len()
+    }
+
+    /// The commands that end the announcement of `prefixes`, and of no other.
+    pub fn release(&self, prefixes: &[IpNet]) -> Vec<String> {
         let mut commands = CONFIGURE.map(str::to_owned).to_vec();
         commands.push(format!("router bgp {}", self.asn));
-        commands.extend(self.networks(services, "no "));
-        if !text.contains("no bgp network import-check") {
-            commands.push("bgp network import-check".into());
+        for v6 in [false, true] {
+            let mut here = prefixes.iter().filter(|prefix| prefix.addr().is_ipv6() == v6).peekable();
+            if here.peek().is_some() {
+                commands.push(format!("address-family {} unicast", if v6 { "ipv6" } else { "ipv4" }));
+                commands.extend(here.map(|prefix| format!("no network {prefix}")));
+                commands.push("exit-address-family".into());
+            }
         }
         commands.push("exit".into());
         commands
-            .extend((0..groups(services).len()).map(|number| format!("no route-map {ROUTE_MAP}-{number}")));
-        commands
     }
 
-    fn networks(&self, services: &Services, no: &str) -> Vec<String> {
-        let mut lines = Vec::new();
-        for (af, v6) in [("ipv4", false), ("ipv6", true)] {
-            let mut block = Vec::new();
-            for (number, (_, prefixes)) in groups(services).iter().enumerate() {
-                let here = prefixes.iter().filter(|prefix| prefix.addr().is_ipv6() == v6);
-                let map =
-                    if no.is_empty() { format!(" route-map {ROUTE_MAP}-{number}") } else { String::new() };
-                block.extend(here.map(|prefix| format!("{no}network {prefix}{map}")));
-            }
-            if !block.is_empty() {
-                lines.push(format!("address-family {af} unicast"));
-                lines.append(&mut block);
-                lines.push("exit-address-family".into());
-            }
+    /// The commands that take back the rest of it, when no prefix is left; `text` is bgpd's own configuration.
+    pub fn tidy(&self, route_maps: usize, text: &str) -> Vec<String> {
+        let mut commands = CONFIGURE.map(str::to_owned).to_vec();
+        if !goes_without_import_check(text) {
+            commands.extend([
+                format!("router bgp {}", self.asn),
+                "bgp network import-check".into(),
+                "exit".into(),
+            ]);
         }
-        lines
+        commands.extend((0..route_maps).map(|number| format!("no route-map {ROUTE_MAP}-{number}")));
+        commands
     }
 }
 
-/// The prefixes of each set of attributes.
-fn groups(services: &Services) -> Vec<(&Attributes, Vec<IpNet>)> {
-    let mut groups: BTreeMap<&Attributes, Vec<IpNet>> = BTreeMap::new();
-    for (prefix, attributes) in services {
-        groups.entry(attributes).or_default().push(*prefix);
+fn family(prefix: &IpNet) -> &'static str {
+    if prefix.addr().is_ipv6() { "ipv6" } else { "ipv4" }
+}
+
+/// Whether this configuration of bgpd has `no bgp network import-check` in its default instance. Other instances may have it
+/// for themselves.
+fn goes_without_import_check(text: &str) -> bool {
+    let (mut inside, mut without) = (false, false);
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if !line.starts_with([' ', '\t', '!']) && !words.is_empty() {
+            // At the margin begins, or ends, a block.
+            inside = matches!(words[..], ["router", "bgp", _, ref more @ ..]
+                if !more.iter().any(|word| ["vrf", "view"].contains(word)) || more.contains(&"default"));
+        }
+        match words[..] {
+            ["no", "bgp", "network", "import-check"] if inside => without = true,
+            ["bgp", "network", "import-check"] if inside => without = false,
+            _ => {}
+        }
     }
-    groups.into_iter().collect()
+    without
 }
 
 impl Attributes {
@@ -125,9 +184,16 @@ impl Attributes {
         let words = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b" :-".contains(&b));
         numbers(&self.as_path)
             && !self.as_path.is_empty()
+            && [&self.as_path, &self.community, &self.large_community].iter().all(|s| s.len() <= LONGEST)
             && ["igp", "egp", "incomplete", ""].contains(&self.origin.as_str())
             && words(&self.community)
             && words(&self.large_community)
+    }
+
+    /// The community that keeps it from the leaves, if it has one.
+    pub fn not_for_leaves(&self) -> Option<&'static str> {
+        let has = |community: &&&str| self.community.split(' ').any(|word| word == **community);
+        NOT_FOR_LEAVES.iter().find(has).copied()
     }
 
     fn route_map(&self, number: usize, vrf_asn: Asn) -> String {
@@ -137,57 +203,91 @@ impl Attributes {
                 let _ = writeln!(text, " set {what} {value}");
             }
         };
+        let number = |number: Option<u32>| number.map(|number| number.to_string()).unwrap_or_default();
         // The import from the VRF puts the VRF's AS number in front.
         set("as-path prepend", format!("{vrf_asn} {}", self.as_path).trim());
         set("origin", &self.origin);
-        set("metric", &self.metric.map(|metric| metric.to_string()).unwrap_or_default());
+        set("metric", &number(self.metric));
+        set("local-preference", &number(self.local_preference));
         set("community", &self.community);
         set("large-community", &self.large_community);
-        // The speaker's own route, imported with 100, takes the place as soon as it is there.
-        set("local-preference", "0");
-        set("weight", "0");
+        set("weight", &RETAINED_WEIGHT.to_string());
         text + "exit\n"
     }
 }
 
-/// The versions of the tables, and how many prefixes came from each peer, used or not; nothing if they can't be told.
-pub fn versions(answer: &str) -> Option<Vec<u64>> {
+/// The versions of the VRF's tables: each change of a best path counts its table's on, and is of that version.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tables {
+    v4: u64,
+    v6: u64,
+}
+
+impl Tables {
+    /// How many changes it takes from `before` to here; `None` if these are not the same bgpd's.
+    pub fn changes_since(self, before: Self) -> Option<u64> {
+        Some(self.v4.checked_sub(before.v4)? + self.v6.checked_sub(before.v6)?)
+    }
+}
+
+/// What the summary of the VRF says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    /// The versions of its tables.
+    pub tables: Tables,
+    /// How many prefixes came from its neighbors, used or not.
+    pub received: usize,
+}
+
+/// Reads the summary; nothing if it is none.
+pub fn summary(answer: &str) -> Option<Summary> {
     let value: Value = serde_json::from_str(answer).ok()?;
-    let mut numbers = Vec::new();
-    for family in value.as_object()?.values() {
-        numbers.push(family.get("tableVersion")?.as_u64()?);
+    let mut summary = Summary { tables: Tables::default(), received: 0 };
+    let mut known = false;
+    for (name, family) in value.as_object()? {
+        let version = match name.as_str() {
+            "ipv4Unicast" => &mut summary.tables.v4,
+            "ipv6Unicast" => &mut summary.tables.v6,
+            _ => continue,
+        };
+        *version = family.get("tableVersion")?.as_u64()?;
+        known = true;
         let peers = family.get("peers").and_then(Value::as_object).into_iter().flatten();
-        numbers.extend(peers.filter_map(|(_, peer)| peer.get("pfxRcd")?.as_u64()));
+        let received = peers.filter_map(|(_, peer)| peer.get("pfxRcd")?.as_u64()).sum::<u64>();
+        summary.received += usize::try_from(received).unwrap_or(usize::MAX);
     }
-    Some(numbers)
+    known.then_some(summary)
 }
 
-/// The services that a speaker announces, as `show bgp … detail json` has them: the best path of each prefix.
-pub fn services(answers: &[impl AsRef<str>]) -> Services {
-    let mut services = Services::new();
-    for answer in answers {
-        let value: Value = serde_json::from_str(answer.as_ref()).unwrap_or_default();
-        let Some(routes) = value.get("routes").and_then(Value::as_object) else { continue };
-        for (prefix, route) in routes {
-            let paths = route.get("paths").unwrap_or(route).as_array();
-            let best =
-                |path: &&Value| path.pointer("/bestpath/overall").and_then(Value::as_bool) == Some(true);
-            let Some(path) = paths.and_then(|paths| paths.iter().find(best)) else { continue };
-            if let (Ok(prefix), Some(attributes)) = (prefix.parse(), attributes(path)) {
-                services.insert(prefix, attributes);
-            }
-        }
-    }
-    services
+/// The services that a speaker announces, as bgpd has them for one prefix or for many: the best path of each, without
+/// attributes where these can't be told in a route map.
+pub fn services(answer: &str) -> Vec<(IpNet, Option<Attributes>)> {
+    let value: Value = serde_json::from_str(answer).unwrap_or_default();
+    let one = value.get("prefix").and_then(Value::as_str).map(|prefix| (prefix, &value));
+    let all = value.get("routes").and_then(Value::as_object).into_iter().flatten();
+    let routes = one.into_iter().chain(all.map(|(prefix, route)| (prefix.as_str(), route)));
+    routes.filter_map(|(prefix, route)| Some((prefix.parse().ok()?, attributes(best(route)?)))).collect()
 }
 
-/// `None` for a path that can't be told in a route map: better not held than held as something else.
+/// Whether bgpd has no path at all to the prefix that this is the answer for.
+pub fn is_absent(answer: &str) -> bool {
+    answer.trim() == "{}"
+}
+
+fn best(route: &Value) -> Option<&Value> {
+    let best = |path: &&Value| path.pointer("/bestpath/overall").and_then(Value::as_bool) == Some(true);
+    route.get("paths").unwrap_or(route).as_array()?.iter().find(best)
+}
+
+/// `None` for a path that can't be told in a route map: better not retained than retained as something else.
 fn attributes(path: &Value) -> Option<Attributes> {
     let text = |pointer: &str| path.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let number = |name: &str| path.get(name).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
     let attributes = Attributes {
         as_path: text("/aspath/string"),
         origin: text("/origin").to_ascii_lowercase(),
-        metric: path.get("metric").and_then(Value::as_u64).and_then(|m| u32::try_from(m).ok()),
+        metric: number("metric"),
+        local_preference: number("locPrf"),
         community: text("/community/string"),
         large_community: text("/largeCommunity/string"),
     };
@@ -196,105 +296,87 @@ fn attributes(path: &Value) -> Option<Attributes> {
     plain.then_some(attributes)
 }
 
-/// Whether a speaker has come back and told all it has: End-of-RIB in every family of a session that is up.
-pub fn speaker_is_back(answer: &str) -> bool {
-    let value: Value = serde_json::from_str(answer).unwrap_or_default();
-    let neighbors = value.as_object().into_iter().flatten();
-    let back = |neighbor: &Value| {
-        let up = neighbor.get("bgpState").and_then(Value::as_str) == Some("Established");
-        let told = neighbor.pointer("/gracefulRestartInfo/endOfRibRecv").and_then(Value::as_object);
-        up && told.is_some_and(|families| !families.is_empty() && families.values().all(|v| v == true))
+/// What becomes of a retained service by what bgpd says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// The speaker's own path is usable and in the default instance: the leaves have it, or get it at the release.
+    Taken,
+    /// The speaker announces nothing to that prefix.
+    Absent,
+    /// The speaker's path can't be used yet.
+    Waiting,
+}
+
+/// Reads what bgpd says of a retained service: the speaker's path in the VRF, and the paths in the default instance.
+pub fn turn(path: &str, announced: &str) -> Turn {
+    let announced: Value = serde_json::from_str(announced).unwrap_or_default();
+    let valid = |path: &&Value| path.get("valid").and_then(Value::as_bool) == Some(true);
+    if imported(&announced).filter(valid).is_some() && best(&announced).is_some() {
+        // While routes are not selected yet, none is the best.
+        return Turn::Taken;
+    }
+    // A path that can't be used is shown, too, if only by its prefix.
+    if is_absent(path) { Turn::Absent } else { Turn::Waiting }
+}
+
+/// The path that the default instance has from the VRF.
+fn imported(route: &Value) -> Option<&Value> {
+    let paths = route.get("paths").and_then(Value::as_array)?;
+    paths.iter().find(|path| path.get("importedFrom").is_some())
+}
+
+/// Why no leaf is told of a service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unannounced {
+    /// The default instance does not have the speaker's path.
+    NotImported,
+    /// It has it, and goes by another one.
+    NotBest,
+    /// It has it, and can't use it: its next hop is not reached.
+    Unusable,
+    /// It has this community.
+    Community(&'static str),
+    /// It goes to no neighbor.
+    Filtered,
+}
+
+/// Reads what bgpd says of a service in the default instance; `None` if someone is told of it, or may yet be.
+pub fn unannounced(announced: &str, attributes: &Attributes) -> Option<Unannounced> {
+    let value: Value = serde_json::from_str(announced).ok()?;
+    let told = |path: &Value| {
+        path.get("advertisedTo").and_then(Value::as_object).is_some_and(|peers| !peers.is_empty())
     };
-    let mut neighbors =
-        neighbors.map(|(_, neighbor)| neighbor).filter(|n| n.get("bgpState").is_some()).peekable();
-    neighbors.peek().is_some() && neighbors.all(back)
+    // With a neighbor that is sent more than one path, each path says it for itself.
+    let paths = value.get("paths").and_then(Value::as_array);
+    if told(&value) || paths.is_some_and(|paths| paths.iter().any(told)) {
+        return None;
+    }
+    let Some(own) = imported(&value) else {
+        return Some(Unannounced::NotImported);
+    };
+    if own.get("valid").and_then(Value::as_bool) != Some(true) {
+        return Some(Unannounced::Unusable);
+    }
+    if let Some(community) = attributes.not_for_leaves() {
+        return Some(Unannounced::Community(community));
+    }
+    // Until routes are selected no one is told of any.
+    let best = best(&value)?;
+    Some(if std::ptr::eq(best, own) { Unannounced::Filtered } else { Unannounced::NotBest })
+}
+
+/// Whether any speaker's session is up, and whether every speaker has announced all it has: End-of-RIB in every family.
+pub fn speaker_is_back(answer: &str) -> (bool, bool) {
+    let value: Value = serde_json::from_str(answer).unwrap_or_default();
+    let neighbors = value.as_object().into_iter().flatten().map(|(_, neighbor)| neighbor);
+    let neighbors: Vec<_> = neighbors.filter(|n| n.get("bgpState").is_some()).collect();
+    let up = |n: &&Value| n.get("bgpState").and_then(Value::as_str) == Some("Established");
+    let told_all = |n: &&Value| {
+        let told = n.pointer("/gracefulRestartInfo/endOfRibRecv").and_then(Value::as_object);
+        up(n) && told.is_some_and(|families| !families.is_empty() && families.values().all(|v| v == true))
+    };
+    (neighbors.iter().any(up), !neighbors.is_empty() && neighbors.iter().all(told_all))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::Value as _;
-
-    fn place() -> Place {
-        let asn = |text| Asn::parse(text).unwrap();
-        Place { asn: asn("65001"), vrf_asn: asn("4000099998"), vrf: VrfName::parse("metallb").unwrap() }
-    }
-
-    fn answer(prefix: &str, more: &str) -> String {
-        format!(
-            r#"{{"vrfName":"metallb","tableVersion":7,"routes":{{"{prefix}":[
-            {{"aspath":{{"string":"1"}},"bestpath":{{"overall":false}}}},
-            {{"aspath":{{"string":"4000099999","length":1}},"origin":"IGP","metric":0,{more}"bestpath":{{"overall":true}}}}]}}}}"#
-        )
-    }
-
-    #[test]
-    fn what_was_announced_is_announced_again_as_it_was() {
-        let known = services(&[
-            answer("198.51.100.1/32", r#""community":{"string":"65000:1 no-export"},"#),
-            answer("2001:db8::1/128", ""),
-            answer("198.51.100.2/32", r#""community":{"string":"65000:1 no-export"},"#)
-                .replace("routes\":{", "routes\":{\"198.51.100.9/32\":[],"),
-        ]);
-        assert_eq!(known.len(), 3);
-        let text = place().configuration(&known);
-        assert_eq!(
-            text,
-            "route-map frr-supervisor-held-0 permit 10\n set as-path prepend 4000099998 4000099999\n set origin igp\n \
-             set metric 0\n set local-preference 0\n set weight 0\nexit\n\
-             route-map frr-supervisor-held-1 permit 10\n set as-path prepend 4000099998 4000099999\n set origin igp\n \
-             set metric 0\n set community 65000:1 no-export\n set local-preference 0\n set weight 0\nexit\n\
-             router bgp 65001\n no bgp network import-check\n address-family ipv4 unicast\n \
-             network 198.51.100.1/32 route-map frr-supervisor-held-1\n \
-             network 198.51.100.2/32 route-map frr-supervisor-held-1\n exit-address-family\n \
-             address-family ipv6 unicast\n network 2001:db8::1/128 route-map frr-supervisor-held-0\n \
-             exit-address-family\nexit\n"
-        );
-        let removal = place().removal(&known, "router bgp 65001\n");
-        assert_eq!(removal.iter().filter(|line| line.starts_with("no network ")).count(), 3);
-        assert!(removal.contains(&"bgp network import-check".to_owned()));
-        assert_eq!(removal.last().unwrap(), "no route-map frr-supervisor-held-1");
-        assert!(
-            !place()
-                .removal(&known, "no bgp network import-check")
-                .contains(&"bgp network import-check".into())
-        );
-        assert_eq!(place().configuration(&Services::new()), "");
-    }
-
-    #[test]
-    fn what_can_not_be_said_again_is_not_held() {
-        for more in [
-            r#""extendedCommunity":{"string":"LB:65000:1"},"#,
-            r#""community":{"string":"65000:1\n network 0.0.0.0/0"},"#,
-        ] {
-            assert_eq!(services(&[answer("198.51.100.1/32", more)]), Services::new());
-        }
-        let confederation = answer("198.51.100.1/32", "").replace("4000099999", "(65001) {1,2}");
-        assert_eq!(services(&[confederation]), Services::new());
-        assert_eq!(services(&["% No such VRF"]), Services::new());
-    }
-
-    #[test]
-    fn the_speaker_is_back_when_it_has_said_all() {
-        let neighbor = |state: &str, v4: bool| {
-            format!(
-                r#"{{"vrfId":2,"fd00::1":{{"bgpState":"{state}","gracefulRestartInfo":{{"endOfRibRecv":
-                {{"ipv4Unicast":{v4},"ipv6Unicast":true}}}}}}}}"#
-            )
-        };
-        assert!(speaker_is_back(&neighbor("Established", true)));
-        assert!(!speaker_is_back(&neighbor("Established", false)));
-        assert!(!speaker_is_back(&neighbor("Active", true)));
-        assert!(!speaker_is_back("{}") && !speaker_is_back(""));
-    }
-
-    #[test]
-    fn versions_tell_a_change() {
-        let answer =
-            r#"{"ipv4Unicast":{"vrfName":"metallb","tableVersion":7},"ipv6Unicast":{"tableVersion":8}}"#;
-        assert_eq!(versions(answer), Some(vec![7, 8]));
-        assert_eq!(versions(""), None);
-        assert_eq!(versions(r#"{"warning":"no such VRF"}"#), None);
-    }
-}
+mod tests;

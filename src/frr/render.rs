@@ -10,6 +10,7 @@ use crate::config::{Config, Timers};
 use crate::model::{IfName, Password, VTEP_DEVICE};
 
 use super::Version;
+use super::held::SPEAKER_WEIGHT;
 
 mod announced;
 mod overlay;
@@ -66,6 +67,8 @@ struct Metallb<'a> {
     vrf: &'a str,
     asn: String,
     speaker_asn: String,
+    /// Of the speaker's paths, which are to win over any other neighbor's and over retained ones.
+    weight: u16,
     peer: String,
     password: Option<&'a str>,
     /// How many prefixes the speaker may announce in each address family.
@@ -134,6 +137,7 @@ fn names<'a>(inputs: &Inputs<'a>) -> Names<'a> {
             vrf: metallb.vrf.as_ifname().as_str(),
             asn: metallb.asn.to_string(),
             speaker_asn: metallb.speaker_asn.to_string(),
+            weight: SPEAKER_WEIGHT,
             peer: metallb.v6.metallb.to_string(),
             password: reveal(&metallb.password),
             max_prefixes: metallb.max_prefixes,

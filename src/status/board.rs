@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::probe::Findings;
 use super::{Configuration, Counts, Daemon, Device, Interface, Namespace, Peers, Phase, Time};
+use crate::frr::held::Unannounced;
 
 /// The main loop turns at least every 3 s to ask the daemons; one that has not for so long does not work.
 const ALIVE: Duration = Duration::from_secs(15);
@@ -133,6 +134,12 @@ pub struct Local {
     pub unsaved: Vec<String>,
     /// Services that are held.
     pub held: Vec<String>,
+    /// How many more there are, too many to be listed.
+    pub held_unlisted: usize,
+    /// How many prefixes MetalLB's speaker has announced to bgpd.
+    pub services: usize,
+    /// Services that no leaf is told of, by the reason.
+    pub unannounced: BTreeMap<Unannounced, Vec<String>>,
     /// Who the sessions are with.
     pub peers: Arc<Peers>,
     /// The last notification of each neighbor: a map of [`Peers`], and of [`MOST_NOTIFICATIONS`] at most.

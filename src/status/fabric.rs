@@ -9,6 +9,7 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use super::links::Links;
 use super::{BfdSession, BgpSession, Local, Prefixes, Service, Time, Vni};
+use crate::frr::vty::PING;
 
 /// What is asked of a daemon together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +38,9 @@ impl Topic {
             Self::Bgp => {
                 let (vrf, speaker) = (&local.metallb.0, &local.speaker);
                 let services = ["ipv4", "ipv6"].map(|af| format!("show bgp vrf {vrf} {af} unicast json"));
+                // Where there are too many, nothing is asked in their place.
+                let none = || [PING; 2].map(str::to_owned);
+                let services = if local.services > MOST_LISTED { none() } else { services };
                 let refused = ["ipv4", "ipv6"].map(|af| {
                     format!("show bgp vrf {vrf} {af} unicast neighbors {speaker} filtered-routes json")
                 });
@@ -49,6 +53,10 @@ impl Topic {
         }
     }
 }
+
+/// Where there are more services, bgpd is not asked for all of them: that takes it some 50 µs for each, during which it does
+/// nothing else, and both of us half a kilobyte.
+pub const MOST_LISTED: usize = 1000;
 
 /// What the daemons have said last.
 #[derive(Debug, Clone, Default)]
@@ -63,8 +71,10 @@ pub struct Fabric {
     pub packets: Vec<Packets>,
     /// VNIs.
     pub vnis: Vec<Vni>,
-    /// Services.
+    /// Services, unless there are too many to be asked for.
     pub services: Vec<Service>,
+    /// How many more there are.
+    pub unlisted: usize,
     /// Prefixes of MetalLB's speaker that are refused.
     pub refused: Vec<String>,
     /// What the kernel knows of sessions that are down.
@@ -81,6 +91,10 @@ impl Fabric {
                     (self.bgp, self.messages) = (settled(sessions, &self.bgp), messages);
                 }
                 self.services = [answer(1), answer(2)].into_iter().flat_map(services).collect();
+                // It may have been asked before there were so many.
+                self.services.truncate(MOST_LISTED);
+                let many = local.services > MOST_LISTED;
+                self.unlisted = if many { local.services.saturating_sub(self.services.len()) } else { 0 };
                 self.refused = [answer(3), answer(4)].into_iter().flat_map(refused).collect();
             }
             Topic::Bfd => {

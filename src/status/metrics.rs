@@ -303,9 +303,9 @@ fn bgp(t: &mut Text, status: &Status, fabric: &Fabric) {
     t.family(name, Kind::Gauge, "Prefixes that MetalLB's speaker announces to the node.");
     for (state, valid) in [("announced", true), ("inaccessible", false)] {
         let count = status.services.iter().filter(|service| service.valid == valid).count();
-        t.sample(name, &[("state", state)], count);
+        t.sample(name, &[("state", state)], count + if valid { status.services_unlisted } else { 0 });
     }
-    t.sample(name, &[("state", "held")], status.held.len());
+    t.sample(name, &[("state", "held")], status.held.len() + status.held_unlisted);
 }
 
 fn bfd(t: &mut Text, status: &Status, fabric: &Fabric) {

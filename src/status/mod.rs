@@ -25,6 +25,7 @@ use serde::Serialize;
 
 pub use board::{Bell, Board, Local, NOTIFICATION, Notification, Rejected};
 pub use devices::{Repaired, devices, interfaces, repaired};
+pub use fabric::MOST_LISTED;
 pub use observer::start;
 pub use peers::Peers;
 pub use probe::Probe;
@@ -76,8 +77,14 @@ pub struct Status {
     pub vnis: Vec<Vni>,
     /// What MetalLB's speaker announces to us.
     pub services: Vec<Service>,
+    /// How many more there are, too many to be listed.
+    #[cfg_attr(test, serde(default))]
+    pub services_unlisted: usize,
     /// The same, where it is kept announced for a speaker that has not come back yet.
     pub held: Vec<String>,
+    /// How many more there are, too many to be listed.
+    #[cfg_attr(test, serde(default))]
+    pub held_unlisted: usize,
     /// What has happened how often since this program was started.
     pub counts: Counts,
     /// The last state changes, the newest last.

@@ -378,7 +378,9 @@ impl Observer {
             bfd: self.fabric.bfd.clone(),
             vnis: self.fabric.vnis.clone(),
             services: self.fabric.services.clone(),
+            services_unlisted: self.fabric.unlisted,
             held: local.held,
+            held_unlisted: local.held_unlisted,
             counts: local.counts,
             events: Ring::read().0,
         }

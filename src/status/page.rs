@@ -46,7 +46,7 @@ pub fn render(status: &Status) -> String {
         vnis_total => status.vnis.len(),
         vnis_up => status.vnis.iter().filter(|vni| vni.up).count(),
         services_shown => Serde(services),
-        services_total => status.services.len(),
+        services_total => status.services.len() + status.services_unlisted,
         devices_wrong => Serde(wrong),
         devices_total => status.devices.len(),
     };

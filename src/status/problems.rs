@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::fabric::Fabric;
 use super::{BgpSession, Daemon, Health, Life, Local, Phase, Problem, Role, Time};
+use crate::frr::held::Unannounced;
 
 use together::{Sort, Together};
 
@@ -35,7 +36,7 @@ struct Fault {
 }
 
 /// The codes, worst first. They are in the README, and in the alert rules.
-pub const CODES: [&str; 20] = [
+pub const CODES: [&str; 21] = [
     "setup-failed",
     "interface-missing",
     "daemon-crash-loop",
@@ -49,6 +50,7 @@ pub const CODES: [&str; 20] = [
     "bfd-down",
     "metallb-down",
     "next-hop-inaccessible",
+    "service-not-announced",
     "prefix-refused",
     "device-broken",
     "repairs-undone",
@@ -180,7 +182,7 @@ fn faults(local: &Local, fabric: &Fabric, now: Time) -> Vec<Fault> {
         faults.extend(local.daemons.iter().filter_map(|daemon| dying(daemon, local)));
         sessions::links(local, fabric, &mut faults);
         sessions::sessions(local, fabric, now, &mut faults);
-        services(local, fabric, &mut faults);
+        services(local, fabric, now, &mut faults);
         faults.extend(refused(fabric));
         kernel(local, &mut faults);
     }
@@ -275,7 +277,10 @@ fn dying(daemon: &Daemon, local: &Local) -> Option<Fault> {
     })
 }
 
-fn services(local: &Local, fabric: &Fabric, faults: &mut Vec<Fault>) {
+const NEXT_HOP: &str = "MetalLB's speaker names a next hop that is not on the veth pair: it has to peer from the address that PEER_IP_METALLB or \
+     PEER_IPV4_METALLB gives the host's end";
+
+fn services(local: &Local, fabric: &Fabric, now: Time, faults: &mut Vec<Fault>) {
     let mut by_hop: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for service in fabric.services.iter().filter(|service| !service.valid) {
         by_hop.entry(&service.next_hop).or_default().push(&service.prefix);
@@ -286,8 +291,7 @@ fn services(local: &Local, fabric: &Fabric, faults: &mut Vec<Fault>) {
             "the veth pair has no IPv4 (PEER_IPV4_FRR=none): set PEER_IPV4_FRR and PEER_IPV4_METALLB, or give the BGPPeer's \
              session extended next hops"
         } else {
-            "MetalLB's speaker names a next hop that is not on the veth pair: it has to peer from the address that \
-             PEER_IP_METALLB or PEER_IPV4_METALLB gives the host's end"
+            NEXT_HOP
         };
         faults.push(Fault {
             code: "next-hop-inaccessible",
@@ -306,6 +310,70 @@ fn services(local: &Local, fabric: &Fabric, faults: &mut Vec<Fault>) {
                 of: "",
                 member: next_hop.to_owned(),
             }),
+        });
+    }
+    unannounced(local, fabric, now, faults);
+}
+
+/// What no leaf is told of although there is one to tell; else that is what is wrong.
+fn unannounced(local: &Local, fabric: &Fabric, now: Time, faults: &mut Vec<Fault>) {
+    let bgpd = local.daemons.iter().find(|daemon| daemon.name == "bgpd");
+    let new = bgpd.is_none_or(|bgpd| bgpd.state != Life::Running || bgpd.since.ago(now) < SETTLE);
+    if !fabric.bgp.iter().any(|session| session.role == Role::Fabric && session.is_up()) {
+        return;
+    }
+    let vrf = &local.metallb.0;
+    for (why, prefixes) in &local.unannounced {
+        let prefixes: Vec<&str> = prefixes.iter().map(String::as_str).collect();
+        let (subject, cause, remedy) = match why {
+            Unannounced::NotImported => (
+                "import",
+                format!("they are not in the default instance, which imports them from VRF {vrf}"),
+                format!(
+                    "look for `import vrf {vrf}` in both address families of the default `router bgp` (vtysh -c 'show \
+                     running-config bgpd'): FRR_TEMPLATE, rawFRRConfigs or a hand in vtysh have taken it out, or a route map \
+                     on it denies them"
+                ),
+            ),
+            Unannounced::NotBest => (
+                "other",
+                "another route to them is preferred in the default instance".to_owned(),
+                "look which one it is (vtysh -c 'show bgp ipv4 unicast <prefix>'): a weight or local preference that \
+                 FRR_TEMPLATE or rawFRRConfigs set, or a network of the node's own"
+                    .to_owned(),
+            ),
+            // Where their next hops are known, this is said of each of these.
+            Unannounced::Unusable if fabric.services.iter().any(|service| !service.valid) => continue,
+            Unannounced::Unusable => (
+                "unusable",
+                "the next hop that MetalLB's speaker names can't be reached".to_owned(),
+                NEXT_HOP.to_owned(),
+            ),
+            Unannounced::Community(community) => (
+                *community,
+                format!("MetalLB's speaker marks them with the community {community}"),
+                format!("take {community} out of the BGPAdvertisement's communities"),
+            ),
+            Unannounced::Filtered => (
+                "filter",
+                "a filter towards the leaves keeps them back".to_owned(),
+                "look at the route maps and prefix lists of the neighbors (vtysh -c 'show running-config bgpd') that \
+                 FRR_TEMPLATE or rawFRRConfigs set, and at AS paths that do not begin with ASN_METALLB_SPEAKER"
+                    .to_owned(),
+            ),
+        };
+        faults.push(Fault {
+            code: "service-not-announced",
+            subject: subject.into(),
+            what: format!(
+                "{} of MetalLB's services are announced to no leaf, since {cause}: {}",
+                prefixes.len(),
+                few(&prefixes)
+            ),
+            traffic: "they are not reached from the fabric through this node".into(),
+            remedy,
+            grace: if new { SETTLE } else { PASSING },
+            sort: None,
         });
     }
 }

@@ -247,7 +247,13 @@ pub fn render(status: &Status) -> String {
     rows.extend(status.services.iter().map(|s| {
         vec![s.prefix.clone(), if s.valid { "announced" } else { "inaccessible" }.into(), s.next_hop.clone()]
     }));
+    if status.services_unlisted > 0 {
+        rows.push(vec![format!("{} more", status.services_unlisted), "announced".into(), String::new()]);
+    }
     rows.extend(held.iter().map(|prefix| vec![(*prefix).clone(), "held".into(), String::new()]));
+    if status.held_unlisted > 0 {
+        rows.push(vec![format!("{} more", status.held_unlisted), "held".into(), String::new()]);
+    }
     page.table(&rows, |i| status.services.get(i).is_none_or(|s| s.valid));
     let wrong = status.wrong_devices().count();
     page.line("");

@@ -50,7 +50,7 @@ use change::{Change, Task};
 use drift::Drift;
 use farewell::Farewell;
 use fuse::Fuse;
-use hold::{Hold, News};
+use hold::{Hold, News, Outcome};
 use policy::{Action, Event, PEERS_NOTICE, Policy, Terms};
 use process::Child;
 use reload::{Reading, Wanted};
@@ -471,8 +471,11 @@ impl<'a> Supervisor<'a> {
         match self.daemons[i].name {
             "bfdd" => self.hear_of_sessions(answers),
             "bgpd" => {
-                if answers.first().is_some_and(|versions| self.hold.heard(versions)) {
-                    self.board.tell(|local| local.news += 1);
+                if answers.first().is_some_and(|summary| self.hold.heard(summary, Instant::now())) {
+                    self.board.tell(|local| {
+                        local.news += 1;
+                        local.services = self.hold.received();
+                    });
                 }
                 if let Some(peers) = answers.get(1) {
                     let peers = serde_json::from_str(&peers.text).unwrap_or_default();
@@ -621,31 +624,58 @@ impl<'a> Supervisor<'a> {
         let bgpd = self.running("bgpd");
         let starting = self.starting.iter().any(|waiting| Some(waiting.daemon) == bgpd);
         let text = part(&self.parts, "bgpd");
-        match self.hold.step(text.filter(|_| bgpd.is_some() && !starting), now) {
-            None => {}
-            Some(News::Learnt) => {
-                self.board.tell(|local| local.news += 1);
-                files::write_down(files::SERVICES, self.hold.known());
+        let news = self.hold.step(text.filter(|_| bgpd.is_some() && !starting), now);
+        if self.hold.wants_prefixes() {
+            match self.node.kernel.bgp_prefixes(self.node.config.metallb.table.get()) {
+                Ok(prefixes) => self.hold.take_prefixes(prefixes, now),
+                Err(e) => log::debug!("the services can't be read: {e}"),
             }
-            Some(News::Released(prefixes, back)) => {
-                if back {
-                    log::info!("the speaker is back: {} services are announced by it again", prefixes.len());
-                } else {
-                    let list: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
-                    log::error!(
-                        "the speaker has not come back for {} s (METALLB_HOLD_TIME): no longer announced: {}",
-                        self.node.config.metallb.hold_s,
-                        list.join(", ")
-                    );
-                }
-                let mut all = self.released.take().map(|(_, before)| before).unwrap_or_default();
-                all.extend(prefixes);
-                self.show_held();
-                self.released = Some((now + RELEASED, all));
-            }
+        }
+        for news in news {
+            self.take_services(news, now);
         }
         if let Some((_, prefixes)) = self.released.take_if(|(at, _)| *at <= now) {
             self.reserve_job(reserve::Job::RemoveGone(prefixes));
+        }
+    }
+
+    fn take_services(&mut self, news: News, now: Instant) {
+        match news {
+            News::Learnt => {
+                self.board.tell(|local| local.news += 1);
+                files::write_down(files::SERVICES, self.hold.known());
+            }
+            News::Announced => self.show_unannounced(),
+            News::Released(gone) => {
+                self.show_held();
+                // What was gone before another death is looked at now, too.
+                if !gone.is_empty() || self.released.is_some() {
+                    let mut all = self.released.take().map(|(_, before)| before).unwrap_or_default();
+                    all.extend(gone);
+                    self.released = Some((now + RELEASED, all));
+                }
+            }
+            News::Over(Outcome::Back(back, gone)) => {
+                log::info!("the speaker is back: {back} services are announced by it again");
+                if !gone.is_empty() {
+                    log::info!(
+                        "the speaker does not announce {} services any more: {}",
+                        gone.len(),
+                        few(&gone)
+                    );
+                }
+            }
+            News::Over(Outcome::Late(late, is_up)) => log::error!(
+                "{} for {} s (METALLB_HOLD_TIME): {} services are no longer announced: {}",
+                if is_up {
+                    "the speaker is back, but its routes could not be used"
+                } else {
+                    "the speaker has not come back"
+                },
+                self.node.config.metallb.hold_s,
+                late.len(),
+                few(&late)
+            ),
         }
     }
 
@@ -1115,6 +1145,16 @@ fn questions(daemon: &Daemon, hold: &Hold, peers: bool) -> Vec<String> {
 /// What a daemon reads by itself, without what is added when it starts.
 fn part<'p>(parts: &'p [(&str, String)], name: &str) -> Option<&'p str> {
     parts.iter().find(|(daemon, _)| *daemon == name).map(|(_, text)| text.as_str())
+}
+
+/// The first few prefixes, and how many more.
+fn few(prefixes: &[IpNet]) -> String {
+    const SHOWN: usize = 20;
+    let list: Vec<String> = prefixes.iter().take(SHOWN).map(ToString::to_string).collect();
+    match prefixes.len().saturating_sub(SHOWN) {
+        0 => list.join(", "),
+        more => format!("{} and {more} more", list.join(", ")),
+    }
 }
 
 fn watch_file(path: &FilePath) -> Option<Watch> {

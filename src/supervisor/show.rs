@@ -1,5 +1,6 @@
 //! What the loop tells the status.
 
+use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::time::Instant;
@@ -8,8 +9,11 @@ use super::process::Child;
 use super::{Supervisor, part};
 use crate::config::Config;
 use crate::frr::Version;
+use crate::frr::held::Unannounced;
 use crate::logging;
-use crate::status::{Board, Daemon, Exit, Local, Notification, Peers, Phase, Probe, Rejected, Time};
+use crate::status::{
+    Board, Daemon, Exit, Local, MOST_LISTED, Notification, Peers, Phase, Probe, Rejected, Time,
+};
 
 /// What is remembered of a daemon over its deaths.
 #[derive(Debug, Clone, Default)]
@@ -147,11 +151,22 @@ impl Supervisor<'_> {
     /// Shows which services are held.
     pub(super) fn show_held(&self) {
         let in_force = part(&self.parts, "bgpd").is_some();
-        let held = self.hold.held().filter(|_| in_force).map(ToString::to_string).collect();
+        let held: Vec<String> =
+            self.hold.held().filter(|_| in_force).take(MOST_LISTED).map(ToString::to_string).collect();
+        let unlisted = if in_force { self.hold.held().count() - held.len() } else { 0 };
         self.board.tell(|local| {
-            local.held = held;
+            (local.held, local.held_unlisted) = (held, unlisted);
             local.news += 1;
         });
+    }
+
+    /// Shows which services no leaf is told of.
+    pub(super) fn show_unannounced(&self) {
+        let mut by_reason: BTreeMap<Unannounced, Vec<String>> = BTreeMap::new();
+        for (prefix, why) in self.hold.unannounced() {
+            by_reason.entry(why.clone()).or_default().push(prefix.to_string());
+        }
+        self.board.tell(|local| local.unannounced = by_reason);
     }
 
     /// Looks at what the namespace's own counters say.

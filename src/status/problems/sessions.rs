@@ -395,7 +395,7 @@ fn metallb(
     signed: [bool; 3],
     base: Fault,
 ) -> Fault {
-    let held = local.held.len();
+    let held = local.held.len() + local.held_unlisted;
     let traffic = if held > 0 {
         format!(
             "{held} services stay announced for {} s at most (METALLB_HOLD_TIME), then they are not reached",

@@ -409,3 +409,18 @@ fn a_vrf_that_is_being_added_is_no_error() {
     let problem = only(&local, &fabric);
     assert!(problem.what.contains("the kernel has no VRF red") && problem.remedy.contains("on this node"));
 }
+
+#[test]
+fn services_that_no_leaf_is_told_of_are_named_while_a_leaf_is_there() {
+    let (mut local, mut fabric) = well();
+    local.unannounced = [
+        (Unannounced::NotImported, vec!["198.51.100.1/32".to_owned()]),
+        (Unannounced::Community("no-export"), (2..20).map(|n| format!("198.51.100.{n}/32")).collect()),
+    ]
+    .into();
+    let named = [one("service-not-announced", "import"), one("service-not-announced", "no-export")].concat();
+    assert_eq!(after_a_minute(&local, &fabric), named);
+    fabric.bgp.iter_mut().for_each(|session| session.state = "Active".into());
+    let codes = after_a_minute(&local, &fabric);
+    assert!(codes.iter().all(|(code, _)| code != "service-not-announced"), "{codes:?}");
+}
