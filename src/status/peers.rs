@@ -8,8 +8,8 @@ use super::Role;
 use crate::config::Config;
 use crate::model::Peer;
 
-/// The built-in template's group of the peers on the ports.
-const PORTS_GROUP: &str = "interface peer-group fabric";
+/// How the built-in template's line about a peer on a port ends.
+const OF_PORTS_GROUP: &str = " peer-group fabric";
 
 /// bgpd's word for the VRF that has none.
 const DEFAULT_VRF: &str = "default";
@@ -62,7 +62,7 @@ impl Peers {
         for line in text.lines().map(str::trim) {
             if let Some((name, rest)) = line.strip_prefix("neighbor ").and_then(|rest| rest.split_once(' ')) {
                 peers.names.insert(name.to_owned());
-                if rest == PORTS_GROUP {
+                if rest.starts_with("interface ") && rest.ends_with(OF_PORTS_GROUP) {
                     peers.fabric.insert(name.to_owned());
                 }
             }
@@ -131,7 +131,7 @@ rawFRRConfigs: []
         config
     }
 
-    const TEXT: &str = "router bgp 65001\n neighbor fabric peer-group\n neighbor eth1 interface peer-group fabric\n \
+    const TEXT: &str = "router bgp 65001\n neighbor fabric peer-group\n neighbor eth1 interface v6only peer-group fabric\n \
         neighbor 192.168.9.2 remote-as 64515\n neighbor 203.0.113.9 remote-as 3\n bgp listen range 198.51.100.0/24 peer-group x\n";
 
     #[test]
@@ -155,6 +155,14 @@ rawFRRConfigs: []
         let own = Peers::new(&config(&[("FRR_TEMPLATE", "/x")]), TEXT);
         assert_eq!(own.role("default", "203.0.113.9"), Role::Fabric);
         assert_eq!(own.role("default", "192.168.9.2"), Role::Host);
+    }
+
+    /// What the built-in template says of a port is understood here.
+    #[test]
+    fn the_ports_are_the_fabrics() {
+        let text = include_str!("../../tests/golden/perouter.conf");
+        assert!(text.contains("neighbor eth1 interface"));
+        assert_eq!(Peers::new(&config(&[]), text).role("default", "eth1"), Role::Fabric);
     }
 
     #[test]
