@@ -6,6 +6,7 @@
 # make delta   any change of a running configuration against a start with the new one, on real daemons [PAIRS=n] [SEED=n]
 # make matrix  whatever dies, in either namespace: packets sent and lost [REPEAT=n] [NETNS=perouter|host] [CELL=words]
 # make chaos   random kills and freezes under traffic [KILLS=n] [SECONDS=n] [SEED=n] [NETNS=host] [BFD=off] [DELETIONS=n]
+#              [ROUTES=n] [SERVICES=n] [MTU=bytes] [INTERLEAF=on]
 # make bench   beside others: start-up and recovery (watchfrr), the devices of many VNIs (ip -batch), changes (frr-reload.py) [VNIS=n,…] [VRFS=n,…]
 # make page    the status page in a browser: screenshots and checks, below _out/page
 # make alerts  the alert rules and the metrics, by promtool
@@ -150,7 +151,8 @@ chaos:
 	@$(MAKE) build
 	@set -e; program="$(call program,--test chaos)"; test -n "$$program"; \
 	LAB_TIMEOUT=$$((300 + 60 * $(KILLS))) LAB_KILLS=$(KILLS) LAB_SECONDS="$(SECONDS)" LAB_SEED="$(SEED)" LAB_NETNS="$(NETNS)" \
-	LAB_DELETIONS="$(DELETIONS)" LAB_BFD="$(BFD)" $(LAB) --suite $(SUITE) $$program
+	LAB_DELETIONS="$(DELETIONS)" LAB_BFD="$(BFD)" LAB_ROUTES="$(ROUTES)" LAB_SERVICES="$(SERVICES)" LAB_MTU="$(MTU)" \
+	LAB_INTERLEAF="$(INTERLEAF)" $(LAB) --suite $(SUITE) $$program
 
 bench:
 	tests/lab/setup uml

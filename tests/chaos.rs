@@ -1,7 +1,8 @@
 //! `make chaos`: daemons, ourselves and the whole container are killed and frozen at random under traffic.
 //! LAB_KILLS (50): how many times; LAB_SECONDS: end after so many seconds at the latest; LAB_SEED: another course;
 //! LAB_NETNS: perouter (the default) or host; LAB_BFD=off: without BFD; LAB_LEAF: as in the matrix; LAB_DELETIONS (0): so
-//! many times a device is deleted as well, which does cost packets while it is away.
+//! many times a device is deleted as well, which does cost packets while it is away; LAB_ROUTES (0): so many routes from each leaf;
+//! LAB_SERVICES (0): so many services more; LAB_MTU (1500); LAB_INTERLEAF=on: a link between the leaves.
 
 mod lab;
 
@@ -28,8 +29,12 @@ fn main() {
     let lab = Lab::new(Options {
         bfd: Options::default().bfd.filter(|_| bfd),
         leaf_extra: setting("LAB_LEAF").unwrap_or_default().replace(';', "\n"),
+        mtu: u32::try_from(number("LAB_MTU", 1500)).expect("LAB_MTU is a number of bytes"),
+        interleaf: setting("LAB_INTERLEAF").is_some(),
+        speaker: Some(Speaker::with_more(usize::try_from(number("LAB_SERVICES", 0)).expect("a number of services"))),
         ..Options::default()
     });
+    lab.announce_from_leaves(usize::try_from(number("LAB_ROUTES", 0)).expect("a number of routes"));
     let mut node = Runner::new(&lab, &[("NETNS", ns), ("ENABLE_BFD", if bfd { "true" } else { "false" })]);
     // It would keep a namespace that is to vanish.
     let routes = RouteLog::start(&[ns, "leaf1", "leaf2"][usize::from(deletions > 0)..]);

@@ -186,16 +186,10 @@ fn thousands_of_services_take_little_memory() {
 /// Many routes and many services: zebra is busy for seconds after a start, and until then no next hop is known.
 #[test]
 fn services_stay_announced_while_a_new_zebra_is_busy() {
-    let mut speaker = Speaker::default();
-    speaker.services.extend((0..300).map(|n| format!("198.51.{}.{}/32", 101 + n / 100, n % 100)));
+    let speaker = Speaker::with_more(300);
     let services = speaker.services.clone();
     let lab = Lab::new(Options { speaker: Some(speaker), ..Options::default() });
-    for (n, (leaf, asn)) in lab.leaves.iter().zip(LEAF_ASN).enumerate() {
-        let network = |i: usize| format!("  network 10.{}.{}.0/24\n", 12 * n + i / 250, i % 250);
-        let networks: String = (0..3000).map(network).collect();
-        let block = format!("router bgp {asn}\n address-family ipv4 unicast\n{networks} exit-address-family\nexit\n");
-        leaf.configure(&block).unwrap();
-    }
+    lab.announce_from_leaves(3000);
     let mut node = Runner::new(&lab, &[("METALLB_HOLD_TIME", "60")]);
     foreign_paths(&lab);
     let complete = || {

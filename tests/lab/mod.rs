@@ -282,6 +282,17 @@ impl Lab {
         Supervisor::start("host", args, env)
     }
 
+    /// Each leaf announces so many routes of its own.
+    pub fn announce_from_leaves(&self, routes: usize) {
+        for (n, (leaf, asn)) in self.leaves.iter().zip(LEAF_ASN).enumerate().filter(|_| routes > 0) {
+            let network = |i: usize| format!("  network 10.{}.{}.0/24\n", 100 * n + i / 250, i % 250);
+            let networks: String = (0..routes).map(network).collect();
+            let block =
+                format!("router bgp {asn}\n address-family ipv4 unicast\n{networks} exit-address-family\nexit\n");
+            must("routes at a leaf", leaf.configure(&block));
+        }
+    }
+
     /// Service prefixes come and go.
     pub fn announce(&self, prefix: &str) {
         self.speaker_options().change(prefix, true);

@@ -250,6 +250,13 @@ impl Default for Speaker {
 
 impl Speaker {
     /// `capability extended-nexthop`, which MetalLB itself has no field for: IPv4 services over the IPv6 session.
+    /// The usual one, with so many services more, of which nobody serves any.
+    pub fn with_more(services: usize) -> Self {
+        let mut speaker = Self::default();
+        speaker.services.extend((0..services).map(|n| format!("198.51.{}.{}/32", 101 + n / 100, n % 100)));
+        speaker
+    }
+
     pub fn extended_nexthop(mut self) -> Self {
         self.extra +=
             &format!("router bgp {}\n neighbor {} capability extended-nexthop\nexit\n", self.asn, self.peer);
