@@ -31,7 +31,9 @@ fn main() {
         leaf_extra: setting("LAB_LEAF").unwrap_or_default().replace(';', "\n"),
         mtu: u32::try_from(number("LAB_MTU", 1500)).expect("LAB_MTU is a number of bytes"),
         interleaf: setting("LAB_INTERLEAF").is_some(),
-        speaker: Some(Speaker::with_more(usize::try_from(number("LAB_SERVICES", 0)).expect("a number of services"))),
+        speaker: Some(Speaker::with_more(
+            usize::try_from(number("LAB_SERVICES", 0)).expect("a number of services"),
+        )),
         ..Options::default()
     });
     lab.announce_from_leaves(usize::try_from(number("LAB_ROUTES", 0)).expect("a number of routes"));

@@ -364,9 +364,10 @@ fn nics_are_found_by_their_address() {
 
 #[test]
 fn another_namespace_takes_everything_over() {
-    let lab = Lab::new(Options::default());
+    // With a second link-local address BGP and BFD may each choose another one.
+    let lab = Lab::new(Options { bfd: None, ..Options::default() });
     ip_batch("host", "addr add 192.0.2.77/32 dev eth1\naddr add fe80::77/64 dev eth1 nodad\n");
-    let mut node = up(&lab, &[]);
+    let mut node = up(&lab, &[("ENABLE_BFD", "false")]);
     let eth1 = ip("perouter", "addr show eth1");
     assert!(eth1.contains("192.0.2.77/32") && eth1.contains("fe80::77/64"), "{eth1}");
     // It is looked at after each change, and nothing of this is one.
@@ -389,7 +390,7 @@ fn another_namespace_takes_everything_over() {
         &format!("link add fake type veth peer name fake2\nlink set fake address {} {}\n", MACS[1], mark(8)),
     );
     ip_batch("host", &format!("link add back type dummy\nlink set back up {}\n", mark(9)));
-    let mut node = up(&lab, &[("NETNS", "host")]);
+    let mut node = up(&lab, &[("NETNS", "host"), ("ENABLE_BFD", "false")]);
     assert!(ip("cni-1", "link show").contains("pod@") && ip("perouter", "link show").contains("fake@"));
     let host = ip("host", "addr show");
     assert!(
@@ -408,7 +409,7 @@ fn another_namespace_takes_everything_over() {
     assert!(!eth1.contains("frr-supervisor"), "{eth1}");
     assert!(!ip("host", "route show table all").contains("proto 200"));
     node.terminate();
-    let _node = up(&lab, &[]);
+    let _node = up(&lab, &[("ENABLE_BFD", "false")]);
     flap(&["leaf1", "leaf2"]);
     every_ping_is_answered(&SERVICES, 20);
 }

@@ -287,8 +287,9 @@ impl Lab {
         for (n, (leaf, asn)) in self.leaves.iter().zip(LEAF_ASN).enumerate().filter(|_| routes > 0) {
             let network = |i: usize| format!("  network 10.{}.{}.0/24\n", 100 * n + i / 250, i % 250);
             let networks: String = (0..routes).map(network).collect();
-            let block =
-                format!("router bgp {asn}\n address-family ipv4 unicast\n{networks} exit-address-family\nexit\n");
+            let block = format!(
+                "router bgp {asn}\n address-family ipv4 unicast\n{networks} exit-address-family\nexit\n"
+            );
             must("routes at a leaf", leaf.configure(&block));
         }
     }
