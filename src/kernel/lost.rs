@@ -130,8 +130,9 @@ pub(super) fn routes(links: &[Said], addresses: &[SeenAddress], there: &HashSet<
         }
         let index = |index| links.binary_search_by_key(&index, |said| said.link.index).ok();
         let master = links[at].master.and_then(index).map(|at| &links[at].link.kind);
-        let vrf = match master {
-            Some(LinkKind::Vrf(table)) => Some(*table),
+        // The VRF's own addresses are in its table, too (`l3mdev_fib_table`, `net/l3mdev/l3mdev.c`).
+        let vrf = match (&link.kind, master) {
+            (LinkKind::Vrf(table), _) | (_, Some(LinkKind::Vrf(table))) => Some(*table),
             _ => None,
         };
         let (local, main) = (vrf.unwrap_or(LOCAL_TABLE), vrf.unwrap_or(MAIN_TABLE));
@@ -271,6 +272,7 @@ mod tests {
             address(2, "fe80::1/64", 0),
             address(2, "192.0.2.1/32", 0),
             address(4, "169.254.88.0/31", 0),
+            address(3, "192.0.2.9/32", 0),
             address(9, "192.0.2.9/24", 0),
         ];
         let lost = words(&links, &addresses, &HashSet::new());
@@ -284,6 +286,7 @@ mod tests {
                 "local 192.0.2.1/32 dev eth1 table 255",
                 "local 169.254.88.0/32 dev veth table 88",
                 "169.254.88.0/31 dev veth table 88",
+                "local 192.0.2.9/32 dev red table 88",
             ]
         );
         let there = routes(&links, &addresses, &HashSet::new()).into_iter().map(|route| {

@@ -103,7 +103,13 @@ impl BackupRoutes {
             if work.beyond > 0 {
                 log::warn!("{} routes more have no backup route, which takes too much memory", work.beyond);
             }
-            self.delete(work.remove)?;
+            if refused == 0 {
+                self.delete(work.remove)?;
+            } else {
+                log::warn!(
+                    "routes that a new zebra spoils are left to it, since not all of them have a backup"
+                );
+            }
             count += work.count - refused.min(work.count);
         }
         Ok(count)

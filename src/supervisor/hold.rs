@@ -195,7 +195,8 @@ impl Hold {
         let at = if self.waits_for_speaker() { self.ask_at.max(self.not_before) } else { self.not_before };
         let ask = (self.is_under_way() && idle).then_some(at);
         let until = (!self.retained.is_empty()).then_some(self.until);
-        [ask, until, self.learner.deadline(), self.announced.deadline()].into_iter().flatten().min()
+        let announced = self.announced.deadline().filter(|_| self.may_look_at_announced());
+        [ask, until, self.learner.deadline(), announced].into_iter().flatten().min()
     }
 
     fn waits_for_speaker(&self) -> bool {
@@ -215,7 +216,9 @@ impl Hold {
         let under_way = self.is_under_way();
         if self.learner.step(&self.socket, &mut self.known, under_way, now) {
             news.push(News::Learnt);
-            self.announced.hurry(now);
+            if !under_way {
+                self.announced.hurry(now);
+            }
         }
         if !under_way {
             self.look_at_announced(now, &mut news);
@@ -239,6 +242,14 @@ impl Hold {
             self.go_on(text, now);
         }
         news
+    }
+
+    /// Whether [`Self::look_at_announced`] would.
+    fn may_look_at_announced(&self) -> bool {
+        !self.is_under_way()
+            && self.learner.is_idle()
+            && self.learner.received() > 0
+            && !self.known.is_empty()
     }
 
     fn look_at_announced(&mut self, now: Instant, news: &mut Vec<News>) {

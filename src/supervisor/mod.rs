@@ -38,7 +38,7 @@ use crate::frr::delta::Step;
 use crate::frr::handover::Handover;
 use crate::frr::held::Place;
 use crate::frr::vty::{Answer, PING, Talk, socket};
-use crate::frr::{Daemon, bfd, files, solicit};
+use crate::frr::{Daemon, bfd, files, redact_said, solicit};
 use crate::kernel::Dialling;
 use crate::limits;
 use crate::model::{FilePath, IfName};
@@ -404,7 +404,7 @@ impl<'a> Supervisor<'a> {
             }
             Action::Load(which) => {
                 self.load_well = true;
-                which.iter().for_each(|&i| self.drift.forget(self.daemons[i].name, Instant::now()));
+                which.iter().for_each(|&i| self.forget_drift(i));
                 self.load_queue = if which.len() == self.daemons.len() {
                     [None].into()
                 } else {
@@ -590,6 +590,13 @@ impl<'a> Supervisor<'a> {
         Ok(child)
     }
 
+    /// A daemon has, or is about to have, our configuration and nothing else.
+    fn forget_drift(&mut self, i: usize) {
+        let name = self.daemons[i].name;
+        self.drift.forget(name, Instant::now());
+        self.board.tell(|local| drop(local.drift.remove(name)));
+    }
+
     fn end_load(&mut self) {
         self.load_queue.clear();
         self.load_well = false;
@@ -614,10 +621,17 @@ impl<'a> Supervisor<'a> {
                         config.metallb.hold_s
                     );
                 }
-                self.show_held();
             }
-            Err(e) => log::warn!("the services can't be read, none stays announced: {e}"),
+            Err(e) => {
+                log::warn!(
+                    "the kernel's routes can't be read: {e}; all services that are known stay announced"
+                );
+                let known: BTreeSet<IpNet> = self.hold.known().prefixes().copied().filter(allowed).collect();
+                self.hold.bgpd_is_gone(&known, Instant::now());
+            }
         }
+        self.show_held();
+        self.show_unannounced();
     }
 
     fn hear_of_services(&mut self, now: Instant) {
@@ -713,13 +727,18 @@ impl<'a> Supervisor<'a> {
         events.push_back(Event::Loaded(self.load_well));
     }
 
+    /// Whether the kernel is about to follow a change of FRR's configuration.
+    fn follows(&self) -> bool {
+        self.change.is_some() || self.build.is_some()
+    }
+
     /// When there is something to do although nothing happens.
     fn next_deadline(&self) -> Option<Instant> {
         let waiting = self.starting.iter().chain(self.fresh.iter().flat_map(|(waiting, _)| waiting));
         let silent_daemon = self.policy.silent_at(Instant::now());
         let asks = waiting.filter(|w| w.talk.is_none()).map(|w| w.ask_at);
         let bow_out = self.bow_out.as_ref().map(|(at, _)| *at);
-        let repairs = self.repairs.due().filter(|_| self.end.is_none());
+        let repairs = self.repairs.due().filter(|_| self.end.is_none() && !self.follows());
         let others = [
             silent_daemon,
             self.policy.next_deadline(),
@@ -762,19 +781,23 @@ impl<'a> Supervisor<'a> {
         let mounts_changed = {
             let mut fds = vec![PollFd::new(&*self.signals, PollFlags::IN)];
             fds.extend(self.node.fds());
-            fds.extend(self.watch.as_ref().map(|watch| PollFd::new(watch, PollFlags::IN)));
-            fds.extend(self.reading.as_ref().map(|reading| PollFd::new(&reading.task, PollFlags::IN)));
-            fds.extend(self.change.as_ref().map(|change| PollFd::new(&change.task, PollFlags::IN)));
             fds.extend(self.reserve.task().map(|task| PollFd::new(task, PollFlags::IN)));
-            fds.extend(self.tidying.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
-            fds.extend(self.enforcing.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
+            // No one goes on with these at the end, and what is readable and not read would wake us at once, again and again.
+            let goes_on = self.end.is_none();
+            if goes_on {
+                fds.extend(self.watch.as_ref().map(|watch| PollFd::new(watch, PollFlags::IN)));
+                fds.extend(self.reading.as_ref().map(|reading| PollFd::new(&reading.task, PollFlags::IN)));
+                fds.extend(self.change.as_ref().map(|change| PollFd::new(&change.task, PollFlags::IN)));
+                fds.extend(self.tidying.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
+                fds.extend(self.enforcing.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
+            }
             let children = self.children.iter().chain([&self.load]).flatten();
             let outputs = children.filter_map(|child| child.output.as_ref());
             fds.extend(outputs.map(|output| PollFd::new(output, PollFlags::IN)));
             let waiting = self.starting.iter().chain(self.fresh.iter().flat_map(|(waiting, _)| waiting));
             let talks =
                 waiting.filter_map(|w| w.talk.as_ref()).chain(&self.giving_peers).chain(self.hold.talks());
-            let talks = talks.chain(self.carriers.talks());
+            let talks = talks.chain(self.carriers.talks().filter(|_| goes_on));
             fds.extend(
                 talks
                     .chain(self.farewell.iter().filter_map(Farewell::talk))
@@ -826,8 +849,7 @@ impl<'a> Supervisor<'a> {
             self.watch_for_drift(now);
         }
         // What a change is about to take away is still wanted until it has.
-        let follows = self.change.is_some() || self.build.is_some();
-        if self.end.is_none() && !follows && self.repairs.due().is_some_and(|due| due <= now) {
+        if self.end.is_none() && !self.follows() && self.repairs.due().is_some_and(|due| due <= now) {
             self.look(events);
         }
         if self.reserve.until.is_some_and(|until| until <= now) {
@@ -943,7 +965,7 @@ impl<'a> Supervisor<'a> {
                     }
                     child.finish();
                     self.records[i].ended(&child, status);
-                    self.drift.forget(self.daemons[i].name, Instant::now());
+                    self.forget_drift(i);
                     self.starting.retain(|w| w.daemon != i);
                     self.asked.retain(|(daemon, _)| *daemon != i);
                     self.answering.retain(|(daemon, _)| *daemon != i);
@@ -1049,7 +1071,10 @@ impl<'a> Supervisor<'a> {
                 self.giving_peers = None;
                 let said = answers.into_iter().find(|answer| !answer.well).map(|answer| answer.text);
                 if let Some(words) = said.as_ref().filter(|_| said != self.refused) {
-                    log::warn!("bfdd does not take a peer, which stays without BFD: {}", words.trim());
+                    log::warn!(
+                        "bfdd does not take a peer, which stays without BFD: {}",
+                        redact_said(words.trim())
+                    );
                 }
                 self.refused = said;
             }

@@ -21,6 +21,9 @@ const WAIT: Duration = Duration::from_secs(30);
 /// Before what failed for another reason than its content is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
 
+/// Until the end of a daemon that cut a change short has been seen.
+const NOTICED: Duration = Duration::from_secs(1);
+
 /// A change that so many times in a row was cut short by the end of a daemon may be what ends it.
 const INTERRUPTIONS: u32 = 3;
 
@@ -297,7 +300,8 @@ impl Supervisor<'_> {
                     );
                     // Unless the file says something else by now.
                     let now = Instant::now();
-                    let again = Wanted { interruptions, ..Wanted::new(candidate.config, now) };
+                    let wanted = Wanted::new(candidate.config, now);
+                    let again = Wanted { interruptions, not_before: now + NOTICED, ..wanted };
                     self.wanted.get_or_insert(again);
                 } else {
                     let often = if refused.interrupted { ", several times in a row" } else { "" };
