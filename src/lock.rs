@@ -5,6 +5,8 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, major, minor};
 use rustix::io::Errno;
@@ -15,6 +17,10 @@ use crate::frr::daemons::RUN_DIR;
 /// Locked by the instance that runs, for as long as it does. Root alone can open it: whoever can may lock it.
 pub const PATH: &str = "/run/frr/status.lock";
 
+/// How often, and after which pause, it is tried to take it.
+const ATTEMPTS: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// Takes the lock, before anything else is touched. `None`: there is no space for the file; it can be tried again.
 ///
 /// # Errors
@@ -22,10 +28,7 @@ pub const PATH: &str = "/run/frr/status.lock";
 pub fn take() -> Result<Option<File>, String> {
     match try_to_take() {
         Ok(file) => Ok(Some(file)),
-        Err(e) if e.kind() == io::ErrorKind::StorageFull => {
-            log::warn!("{PATH}: {e}: nothing keeps a second instance from starting until there is space");
-            Ok(None)
-        }
+        Err(e) if e.kind() == io::ErrorKind::StorageFull => Ok(None),
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
             let who = match holder() {
                 Some(pid) => format!("pid {pid}"),
@@ -53,7 +56,15 @@ fn try_to_take() -> io::Result<File> {
     }
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
-    flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive)?;
+    // Someone who only asks whether it is taken has it for a moment: see `is_taken`.
+    let mut attempts = 0;
+    while let Err(e) = flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {
+        attempts += 1;
+        if e != Errno::WOULDBLOCK || attempts == ATTEMPTS {
+            return Err(e.into());
+        }
+        thread::sleep(PAUSE);
+    }
     rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR)?;
     Ok(file)
 }

@@ -29,6 +29,12 @@ pub fn run(base: &Config, mut config: Config, problems: &[String]) -> Result<(),
     limits::drop_capabilities();
     logging::begin();
     logging::problems(problems);
+    if lock.is_none() {
+        log::warn!(
+            "{}: no space is left: nothing keeps a second instance from starting until there is",
+            lock::PATH
+        );
+    }
     let mut signals = Signals::catch().map_err(line)?;
     let version = files::version().map_err(line)?;
     let (board, bell) = Board::new().map_err(line)?;

@@ -390,10 +390,8 @@ impl Observer {
         self.written = Some(now);
         self.changed = false;
         if self.lock.is_none() {
-            self.lock = lock::take().unwrap_or_else(|e| {
-                log::error!("{e}");
-                None
-            });
+            // Why it could not be had was said at the start.
+            self.lock = lock::take().unwrap_or_default();
         }
         let json = printable::to_json(&self.status).unwrap_or_default();
         let text = text::render(&self.status);
