@@ -122,7 +122,7 @@ settings! {
     "PEER_IPV4_PREFIX" peer_ipv4_prefix: Ranged<16, 31> = Text("31"),
         "Prefix length of both.";
     "METALLB_ALLOWED_PREFIXES" metallb_allowed_prefixes: Vec<IpNet> = Unset("/16 to /32 of IPv4 and /48 to /128 of IPv6"),
-        "The service prefixes that the speaker may announce, with everything inside them. In no case: addresses that are no one's (loopback, link-local, multicast and the like), the node's and the fabric's own, and a prefix that a leaf switch announces, unless the path shows that it is another node's service (it ends with `ASN_METALLB_SPEAKER`, or it is a single address that the leaf has of someone else) or it is named here.";
+        "The service prefixes that the speaker may announce, with everything inside them. In no case: addresses that are no one's (loopback, link-local, multicast and the like), the node's and the fabric's own, and a prefix that a leaf switch announces, unless the path shows that it is another node's service (it ends with `ASN_METALLB_SPEAKER`, or it is a single address that the leaf has of someone else) or it is named here. Where leaf switches remove private AS numbers, name the pools.";
     "METALLB_MAX_PREFIXES" metallb_max_prefixes: Ranged<1, 1_000_000> = Text("50000"),
         "Prefixes of one address family that the speaker may announce, refused ones included. At one more its session is closed, for a minute at a time.";
     "METALLB_PASSWORD" metallb_password: Password = Unset("no password"),
