@@ -124,7 +124,7 @@ lab-plain: build
 delta: $(SUITES:%=delta-%)
 $(SUITES:%=delta-%): delta-%:
 	@set -e; program="$(call program,--test delta)"; test -n "$$program"; \
-	LAB_TIMEOUT=7200 LAB_PAIRS=$(PAIRS) LAB_SEED=$(or $(SEED),1) tests/lab/run --kernel any --suite $* $$program --nocapture
+	LAB_TIMEOUT=7200 LAB_PAIRS=$(PAIRS) LAB_SEED=$(or $(SEED),1) tests/lab/run --kernel any --suite $* $$program --test-threads=1 --nocapture
 
 # EVPN's own graceful restart is FRR's from 10.6 on, and so are IPv6 VTEPs. 10.3 now and then loses sight of a neighbor of a listen
 # range, and reflects nothing to it. EVERY=1: what takes minutes, too.

@@ -207,6 +207,14 @@ fn commands(
     let (routers, others): (Vec<_>, Vec<_>) =
         new.inner.iter().partition(|context| context.head.starts_with("router bgp "));
     if going && makes_room {
+        // Also those that get another content under their number, which another may have now.
+        let about: HashSet<String> = new.lines.iter().map(|line| words::about(&new.head, line)).collect();
+        let of_list =
+            |line: &&String| line.starts_with("ip prefix-list ") || line.starts_with("ipv6 prefix-list ");
+        let changed = old.lines.iter().filter(of_list).filter(|line| !new.lines.contains(line));
+        for line in changed.filter(|line| about.contains(&words::about(&new.head, line))) {
+            script.say(&[], &words::undo(&new.head, line));
+        }
         script.lines(&[], old, new, &none, Part::Gone);
     }
     if coming {
