@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::frr::{self, Daemon, Inputs, Texts, Version, end_leftovers, files};
 use crate::kernel::netns::{Held, Origin};
 use crate::kernel::{Changes, Kernel, Monitor, Netns, Op, Outcome, plan};
+use crate::limits;
 use crate::model::{Desired, IfName, Namespaces, Side};
 use crate::resolve::{self, By, Found, Resolved, Search, find, missing, objection};
 use crate::status::{self, Board, Phase, Repaired};
@@ -370,15 +371,20 @@ impl Node {
             }
             Ok(Held::Nothing) => {
                 let name = self.config.namespace.to_string();
-                if let Err(e) = self.kernel.router_ns().hold_as(&name) {
-                    log::error!("namespace {name} was deleted: {e}");
-                    return Check::Gone("was deleted");
+                match self.kernel.router_ns().hold_as(&name) {
+                    Ok(()) => {}
+                    Err(e) if limits::is_ours(&e) => return self.unexamined(&e),
+                    Err(e) => {
+                        log::error!("namespace {name} was deleted: {e}");
+                        return Check::Gone("was deleted");
+                    }
                 }
                 log::warn!(
                     "namespace {name} was deleted: what runs in it has kept it alive, it is held again"
                 );
                 self.nameless_since = None;
             }
+            Err(e) if limits::is_ours(&e) => return self.unexamined(&e),
             Err(e) => {
                 log::error!("{e}");
                 return Check::Gone("can't be examined");
@@ -394,6 +400,16 @@ impl Node {
             self.show_broken();
         }
         check
+    }
+
+    /// Nothing can be looked at for want of something of our own, which says nothing about the node.
+    fn unexamined(&mut self, e: &io::Error) -> Check {
+        let sentence = format!("the node's devices can't be looked at: {e}; {}", limits::REMEDY);
+        if self.said.insert(sentence.clone()) {
+            log::error!("{sentence}");
+            self.show_broken();
+        }
+        Check::Failed
     }
 
     fn repair(&mut self, said: &mut BTreeSet<String>) -> Check {

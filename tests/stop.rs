@@ -62,7 +62,7 @@ fn want_of_files_on_our_side_ends_no_daemon() {
     assert!(used < 3.0, "{used} s");
     // A daemon that dies now is back as soon as there are files.
     signal_daemons(&lab, "perouter", &["staticd"], Signal::KILL);
-    node.wait_log("staticd: cannot be started", SOON);
+    node.wait_log("staticd cannot be started", SOON);
     thread::sleep(Duration::from_secs(5));
     limit_files(node.pid(), Some(1024));
     wait_until("staticd to run", Duration::from_secs(6), || daemons(&lab, "perouter").len() == before.len());

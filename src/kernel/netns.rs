@@ -13,6 +13,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::frr::daemons::BIN_DIR;
+use crate::limits;
 
 /// Where named namespaces are held (`NETNS_RUN_DIR` of iproute2).
 pub const RUN_DIR: &str = "/run/netns";
@@ -303,6 +304,10 @@ fn look(path: &Path) -> io::Result<There> {
     })
 }
 
+/// The error with what could not be done. One of our own limits stays what it is: see [`limits::is_ours`].
 fn because(e: io::Error, what: &str, path: &Path) -> io::Error {
+    if limits::is_ours(&e) {
+        return e;
+    }
     io::Error::new(e.kind(), format!("cannot {what} {}: {e}", path.display()))
 }
