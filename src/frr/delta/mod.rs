@@ -207,12 +207,8 @@ fn commands(
     let (routers, others): (Vec<_>, Vec<_>) =
         new.inner.iter().partition(|context| context.head.starts_with("router bgp "));
     if going && makes_room {
-        // Also those that get another content under their number, which another may have now.
-        let about: HashSet<String> = new.lines.iter().map(|line| words::about(&new.head, line)).collect();
-        let of_list =
-            |line: &&String| line.starts_with("ip prefix-list ") || line.starts_with("ipv6 prefix-list ");
-        let changed = old.lines.iter().filter(of_list).filter(|line| !new.lines.contains(line));
-        for line in changed.filter(|line| about.contains(&words::about(&new.head, line))) {
+        // Also those whose content another number gets, while theirs gets another content.
+        for line in moved(&old.lines, &new.lines) {
             script.say(&[], &words::undo(&new.head, line));
         }
         script.lines(&[], old, new, &none, Part::Gone);
@@ -265,6 +261,24 @@ fn commands(
         script.lines(&[], old, new, &none, Part::Gone);
     }
     Ok(script.finish())
+}
+
+/// Entries of prefix lists that are there under another number afterwards, while another entry has theirs.
+fn moved<'a>(old: &'a [String], new: &'a [String]) -> impl Iterator<Item = &'a String> {
+    fn entry(line: &str) -> Option<(&str, &str, &str)> {
+        let (list, rest) = line.split_once(" seq ")?;
+        let (number, content) = rest.split_once(' ')?;
+        list.contains("prefix-list ").then_some((list, number, content))
+    }
+    let new = || new.iter().filter_map(|line| entry(line));
+    let numbers: HashMap<_, _> = new().map(|(list, number, content)| ((list, content), number)).collect();
+    let taken: HashSet<_> = new().map(|(list, number, _)| (list, number)).collect();
+    old.iter().filter(move |line| {
+        entry(line).is_some_and(|(list, number, content)| {
+            let other = numbers.get(&(list, content)).is_some_and(|other| *other != number);
+            other && taken.contains(&(list, number))
+        })
+    })
 }
 
 /// Two BGP instances of one VRF, with different AS numbers.
