@@ -122,13 +122,13 @@ settings! {
     "PEER_IPV4_PREFIX" peer_ipv4_prefix: Ranged<16, 31> = Text("31"),
         "Prefix length of both.";
     "METALLB_ALLOWED_PREFIXES" metallb_allowed_prefixes: Vec<IpNet> = Unset("/16 to /32 of IPv4 and /48 to /128 of IPv6"),
-        "The service prefixes that the speaker may announce, with everything inside them. In no case: addresses that are no one's (loopback, link-local, multicast and the like), the node's and the fabric's own, and a prefix that a leaf switch announces, unless the path shows that it is another node's service (it ends with `ASN_METALLB_SPEAKER`, or it is a single address that the leaf has of someone else) or it is named here. Where leaf switches remove private AS numbers, name the pools.";
+        "The service prefixes that the speaker may announce, with everything inside them. Never taken: addresses that are no one's (loopback, link-local, multicast and the like), and the node's and the fabric's own. A prefix that a leaf switch announces, too, goes to the leaf, unless it is named here or the path shows that it is another node's service (it ends with `ASN_METALLB_SPEAKER`, or it is a single address that the leaf has of someone else). Where leaf switches remove private AS numbers, name the pools.";
     "METALLB_MAX_PREFIXES" metallb_max_prefixes: Ranged<1, 1_000_000> = Text("50000"),
         "Prefixes of one address family that the speaker may announce, refused ones included. At one more its session is closed, for a minute at a time.";
     "METALLB_PASSWORD" metallb_password: Password = Unset("no password"),
         "TCP-MD5 password of the session with the speaker.";
     "METALLB_HOLD_TIME" metallb_hold_time: Ranged<0, 3600> = Text("150"),
-        "Seconds for which the services that the speaker announced stay announced while bgpd is new and the speaker has not come back to it: more than its `connectTime`. `0` holds nothing.";
+        "Seconds for which the services that the speaker announced stay announced while bgpd is new and the speaker has not come back to it: more than its `connectTime`. `0` retains nothing.";
     "INTERFACE_MTU" interface_mtu: Mtu = Unset("that of the first fabric NIC"),
         "MTU of the veth pair in bytes.";
     "RETURN_PATH" return_path: ReturnMode = Text("connmark"),
@@ -158,7 +158,7 @@ settings! {
     "BFD_DETECT_MULTIPLIER" bfd_detect_multiplier: Ranged<2, 255> = Text("5"),
         "BFD packets that may be missed before the session is down.";
     "LIVENESS_TIMEOUT" liveness_timeout: Ranged<3, 600> = Text("6"),
-        "Seconds for which a daemon may leave a question on its vty unanswered before it is taken to hang and is restarted. They are asked every 3 s.";
+        "Seconds for which a daemon may leave a question on its vty unanswered before it is taken to hang and is restarted; one whose main thread is at work has two minutes. They are asked every 3 s.";
     "ON_STOP" on_stop: OnStop = Text("preserve"),
         "What SIGTERM does: `preserve` lets the peers and the kernel keep our routes for the next start; `withdraw` takes leave of the peers first, so that they send traffic elsewhere.";
     "DRAIN_TIME" drain_time: Ranged<0, 5> = Text("2"),
