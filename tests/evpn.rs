@@ -237,7 +237,7 @@ l2vnis:
     assert!(has(&host, &["eth2", "host-e-200", "br-hs-200", "host-e-300", "pt-host"]), "{host:?}");
     // What a workload advertises is nothing to the host, even where it takes a router's word.
     assert_eq!(ip("host", "-6 addr show dev br-hs-200").trim(), "");
-    for end in ["host-e-100", "host-e-200", "host-e-300", "pt-host", "metallb-frr"] {
+    for end in ["host-e-200", "host-e-300", "pt-host", "metallb-frr"] {
         let takes = exec("host", &["cat", &format!("/proc/sys/net/ipv6/conf/{end}/accept_ra")]);
         assert_eq!(takes.trim(), "0", "{end}");
     }
