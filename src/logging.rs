@@ -3,7 +3,7 @@
 mod queue;
 
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -47,8 +47,13 @@ pub fn start(level: LogLevel, format: LogFormat) {
     }
 }
 
-/// Starts the thread that writes the log. It comes after what the threads of this process have in common is settled.
+/// Starts the thread that writes the log, once. It comes after what the threads of this process have in common is settled.
 pub fn begin() {
+    static BEGUN: Once = Once::new();
+    BEGUN.call_once(start_writing);
+}
+
+fn start_writing() {
     let Some(queue) = QUEUE.get() else { return };
     let tell = |dropped: Dropped| {
         log::warn!(
@@ -66,6 +71,8 @@ pub fn begin() {
 
 /// Waits for the last lines to be written, but not long: whoever reads them may have stopped.
 pub fn finish() {
+    // An end may come before everything else.
+    begin();
     if let Some(queue) = QUEUE.get() {
         queue.drain(LAST_LINES);
     }
