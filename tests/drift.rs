@@ -173,10 +173,12 @@ fn what_is_wrong_with_one_nic_stops_no_other_repair() {
     // A default route, a VLAN and more addresses than a mark can remember.
     ip_batch("perouter", "link add link eth1 name eth1.5 type vlan id 5\nroute add default dev eth1 metric 9\n");
     let addresses = |what| {
-        let line = |n| format!("addr {what} 2001:db8:{n}:1111:2222:3333:4444:5555/64 dev eth1\n");
+        let line = |n| format!("addr {what} 2001:db8:{n}:1111:2222:3333:4444:5555/64 dev eth1 nodad\n");
         ip_batch("perouter", &(0..20).map(line).collect::<String>());
     };
     addresses("add");
+    // What FRR and the kernel make of these.
+    thread::sleep(Duration::from_secs(3));
     times.push(put_right("an MTU beside many addresses", &node, all, mtu));
     // A master: it is taken out of it again.
     ip("perouter", "link add br0 type bridge");
