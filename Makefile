@@ -128,7 +128,7 @@ $(SUITES:%=delta-%): delta-%:
 
 # EVPN's own graceful restart is FRR's from 10.6 on, and so are IPv6 VTEPs. 10.3 now and then loses sight of a neighbor of a listen
 # range, and reflects nothing to it. EVERY=1: what takes minutes, too.
-vnis = between_two takes_the only_a_default $(if $(filter trixie,$(1)),our_own internal_host) $(if $(filter bookworm,$(1)),,the_file_changes $(if $(EVERY),moves)) $(if $(filter forky,$(1)),of_every_sort come_and_go what_is_refused no_packet found_out $(if $(EVERY),over_ipv6 silent a_hundred))
+vnis = between_two takes_the $(if $(filter bookworm,$(1)),,only_a_default) $(if $(filter trixie,$(1)),our_own internal_host) $(if $(filter bookworm,$(1)),,the_file_changes $(if $(EVERY),moves)) $(if $(filter forky,$(1)),of_every_sort come_and_go what_is_refused no_packet found_out $(if $(EVERY),over_ipv6 silent a_hundred))
 
 evpn: $(SUITES:%=evpn-%)
 $(SUITES:%=evpn-%): evpn-%: build
