@@ -252,7 +252,7 @@ const BROKEN: &[(&str, Break)] = &[
     ("has no place here", |t| fs::write(t.in_root("usr/bin/python3"), "x").unwrap()),
     ("has no place here", |t| fs::create_dir_all(t.in_root("usr/share/doc/frr")).unwrap()),
     ("larger than", |t| {
-        fs::File::create(t.in_root("usr/bin/big")).unwrap().set_len(40_000_000).unwrap();
+        fs::File::create(t.in_root("usr/bin/big")).unwrap().set_len(41_000_000).unwrap();
     }),
     ("var/run", |t| fs::remove_file(t.in_root("var/run")).unwrap()),
     ("SBOM", |t| fs::remove_file(t.at("rootfs/usr/local/share/spdx/frr.spdx.json")).unwrap()),
