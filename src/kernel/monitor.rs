@@ -9,6 +9,7 @@ use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
+use super::netlink::messages;
 use super::{Kernel, Netns};
 use crate::model::OWNER_PROTOCOL;
 
@@ -75,7 +76,7 @@ impl Monitor {
         for socket in &self.sockets {
             loop {
                 match rustix::io::read(socket, &mut buffer) {
-                    Ok(n) => concerns |= messages(&buffer[..n]).any(may_concern_us),
+                    Ok(n) => concerns |= concerns_us(&buffer[..n]),
                     Err(Errno::NOBUFS) => concerns = true,
                     Err(Errno::INTR) => {}
                     Err(_) => break,
@@ -86,6 +87,10 @@ impl Monitor {
     }
 }
 
+fn concerns_us(datagram: &[u8]) -> bool {
+    messages(datagram).map_while(Result::ok).any(may_concern_us)
+}
+
 /// All but routes of other protocols: bgpd's come by the hundred thousand. Of the kernel's own the end is of interest.
 fn may_concern_us(message: &[u8]) -> bool {
     let kind = u16::from_ne_bytes([message[4], message[5]]);
@@ -93,16 +98,6 @@ fn may_concern_us(message: &[u8]) -> bool {
     !ROUTE_MESSAGES.contains(&kind)
         || protocol == Some(OWNER_PROTOCOL)
         || (kind == ROUTE_GONE && protocol == Some(KERNEL_PROTOCOL))
-}
-
-fn messages(datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = datagram;
-    std::iter::from_fn(move || {
-        let length = u32::from_ne_bytes(*rest.first_chunk()?) as usize;
-        let message = rest.get(..length).filter(|message| message.len() >= 16)?;
-        rest = &rest[length.next_multiple_of(4).min(rest.len())..];
-        Some(message)
-    })
 }
 
 fn listen(kernel: &Kernel, groups: &[u32]) -> io::Result<Vec<Socket>> {
@@ -134,7 +129,7 @@ mod tests {
 
     #[test]
     fn only_our_own_routes_concern_us() {
-        let concerns = |datagram: &[u8]| messages(datagram).any(may_concern_us);
+        let concerns = concerns_us;
         assert!(!concerns(&message(24, 186)));
         assert!(concerns(&message(25, OWNER_PROTOCOL)));
         assert!(concerns(&message(25, 2)) && !concerns(&message(24, 2)), "the kernel's own");

@@ -185,18 +185,9 @@ impl Netlink {
     /// Takes in the answers to a datagram up to that to its last message, which is the last that was numbered.
     fn answers(&mut self, take: &mut dyn FnMut(&ErrorMessage)) -> Result<(), Refusal> {
         loop {
-            self.received.clear();
-            self.socket.recv(&mut self.received, 0)?;
-            let mut rest = &self.received[..];
-            while rest.len() >= HEADER {
-                let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
-                if length < HEADER || length > rest.len() {
-                    return Err(io::Error::other("malformed netlink message").into());
-                }
-                let message = &rest[..length];
-                rest = &rest[length.next_multiple_of(4).min(rest.len())..];
-                let packet = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message);
-                let packet = packet.map_err(|e| io::Error::other(e.to_string()))?;
+            self.receive()?;
+            for message in messages(&self.received) {
+                let packet = parse(message?)?;
                 if let NetlinkPayload::Error(error) = &packet.payload {
                     take(error);
                     if packet.header.sequence_number == self.sequence {
@@ -220,6 +211,15 @@ impl Netlink {
         })
     }
 
+    /// Takes in a datagram.
+    fn receive(&mut self) -> io::Result<()> {
+        self.received.clear();
+        if self.socket.recv(&mut self.received, libc::MSG_TRUNC)? > self.received.len() {
+            return Err(io::Error::other("netlink message too long"));
+        }
+        Ok(())
+    }
+
     /// Returns whether a change in the kernel disturbed the answer.
     fn exchange(
         &mut self,
@@ -238,18 +238,9 @@ impl Netlink {
 
         let mut disturbed = false;
         loop {
-            self.received.clear();
-            if self.socket.recv(&mut self.received, libc::MSG_TRUNC)? > self.received.len() {
-                return Err(io::Error::other("netlink message too long").into());
-            }
-            let mut rest = &self.received[..];
-            while rest.len() >= HEADER {
-                let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
-                if length < HEADER || length > rest.len() {
-                    return Err(io::Error::other("malformed netlink message").into());
-                }
-                let message = &rest[..length];
-                rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+            self.receive()?;
+            for message in messages(&self.received) {
+                let message = message?;
                 let header = NetlinkBuffer::new(message);
                 if header.sequence_number() != self.sequence {
                     continue;
@@ -259,8 +250,7 @@ impl Netlink {
                     take(message);
                     continue;
                 }
-                let packet = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message);
-                match packet.map_err(|e| io::Error::other(e.to_string()))?.payload {
+                match parse(message)?.payload {
                     NetlinkPayload::Error(e) if e.code.is_some() => return Err(refusal(&e)),
                     NetlinkPayload::Done(done) if done.code < 0 => {
                         return Err(io::Error::from_raw_os_error(-done.code).into());
@@ -334,6 +324,24 @@ const FIRST_OBJECT: u16 = 16;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 /// The attribute of an error that holds a sentence (`NLMSGERR_ATTR_MSG`, `linux/netlink.h`).
 const ATTR_MSG: u16 = 1;
+
+/// The messages of a datagram, each with its header; the last is the error if the rest is none.
+pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = io::Result<&[u8]>> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        let length = u32::from_ne_bytes(*rest.get(..HEADER)?.first_chunk()?) as usize;
+        let Some(message) = rest.get(..length).filter(|message| message.len() >= HEADER) else {
+            rest = &[];
+            return Some(Err(io::Error::other("malformed netlink message")));
+        };
+        rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+        Some(Ok(message))
+    })
+}
+
+fn parse(message: &[u8]) -> io::Result<NetlinkMessage<RouteNetlinkMessage>> {
+    NetlinkMessage::deserialize(message).map_err(|e| io::Error::other(e.to_string()))
+}
 
 /// What the message describes. One exotic object that the crate can't read must not hide the others.
 fn object(message: &[u8]) -> Option<RouteNetlinkMessage> {

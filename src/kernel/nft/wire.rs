@@ -1,6 +1,7 @@
 //! Bytes in, bytes out: attributes, requests, batches, answers.
 
 use crate::kernel::attributes::{attributes, put};
+use crate::kernel::netlink::messages;
 
 pub(super) const NFPROTO_INET: u8 = 1;
 pub(super) const NEWTABLE: u16 = 0; // enum nf_tables_msg_types
@@ -121,12 +122,10 @@ impl Reply<'_> {
 }
 
 /// The messages of a datagram, up to the first malformed one.
-pub(super) fn replies(mut bytes: &[u8]) -> impl Iterator<Item = Reply<'_>> {
-    std::iter::from_fn(move || {
-        let &[l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, ..] = bytes else { return None };
-        let len = usize::try_from(u32::from_ne_bytes([l0, l1, l2, l3])).ok()?;
-        let payload = bytes.get(16..len)?;
-        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+pub(super) fn replies(bytes: &[u8]) -> impl Iterator<Item = Reply<'_>> {
+    messages(bytes).map_while(|message| {
+        let (&[_, _, _, _, k0, k1, f0, f1, s0, s1, s2, s3, _, _, _, _], payload) =
+            message.ok()?.split_first_chunk()?;
         let (kind, flags) = (u16::from_ne_bytes([k0, k1]), u16::from_ne_bytes([f0, f1]));
         Some(Reply { kind, flags, seq: u32::from_ne_bytes([s0, s1, s2, s3]), payload })
     })
