@@ -2,13 +2,13 @@
 //! pod may; so what is fetched out of another namespace, and what a link in the host's gets back, is in here.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::files::{self, Access, Owner};
 use crate::model::{Link, Namespaces, Role};
 
 /// Where it is. Like the namespaces it is gone after a reboot.
@@ -78,10 +78,10 @@ impl Record {
             return;
         }
         let text = serde_json::to_string(self).unwrap_or_default();
-        let result = write(Path::new(PATH), &text);
+        let result = files::write(Path::new(PATH), &text, Access::Root);
         if let (Err(e), false) = (&result, self.unsaved) {
             log::warn!(
-                "cannot write {PATH}: {e}; until that goes, a later start does not know which NICs and links are ours \
+                "{e}; until that goes, a later start does not know which NICs and links are ours \
                  but by their marks"
             );
         }
@@ -156,27 +156,15 @@ impl Record {
     }
 }
 
-/// Reads a regular file of root's.
+/// Reads a file of root's that nobody else can write.
 fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file()
-        || metadata.uid() != rustix::process::geteuid().as_raw()
-        || metadata.mode() & 0o022 != 0
-    {
-        return Err(io::Error::other("it is no regular file that root alone can write"));
+    let file = files::open(path, Owner::Root)?;
+    if file.metadata()?.mode() & 0o022 != 0 {
+        return Err(io::Error::other("others than root can write it"));
     }
     file.take(LARGEST).read_to_string(&mut text)?;
     Ok(text)
-}
-
-fn write(path: &Path, text: &str) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let _ = fs::remove_file(&new);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    file.write_all(text.as_bytes())?;
-    fs::rename(new, path)
 }
 
 #[cfg(test)]
