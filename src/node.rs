@@ -194,13 +194,14 @@ impl Node {
     /// Renders frr.conf and puts it in force if FRR accepts it. Raw lines that it does not accept are left out.
     fn configure(&mut self, resolved: &Resolved) -> Result<(), Vec<String>> {
         loop {
-            let rendered = self.render(&self.config, resolved);
-            let text = rendered.clone().unwrap_or_default();
-            let installed = rendered.and_then(|text| self.texts.install(text).map_err(|e| e.to_string()));
-            let Err(e) = installed else { break };
-            if self.leave_out_raw(&e, &text) {
-                continue;
-            }
+            let e = match self.render(&self.config, resolved) {
+                Ok(text) => match self.texts.install(&text) {
+                    Ok(()) => break,
+                    Err(e) if self.leave_out_raw(&e, &text) => continue,
+                    Err(e) => e.to_string(),
+                },
+                Err(e) => e,
+            };
             if !self.texts.fall_back_to_stored() {
                 return Err(vec![e]);
             }
@@ -212,13 +213,14 @@ impl Node {
     }
 
     /// Leaves out the raw lines of which FRR says this, or all of them if it does not say of which; `false` if there are none.
-    fn leave_out_raw(&mut self, said: &str, text: &str) -> bool {
-        if !said.starts_with(files::REFUSED) {
+    fn leave_out_raw(&mut self, refusal: &io::Error, text: &str) -> bool {
+        if refusal.kind() != io::ErrorKind::InvalidData {
             return false;
         }
+        let said = refusal.to_string();
         let overlay = &self.config.overlay;
         let mut sources: Vec<String> =
-            overlay.sources_of(files::named_line(said, text), text).into_iter().map(Into::into).collect();
+            overlay.sources_of(files::named_line(&said, text), text).into_iter().map(Into::into).collect();
         if sources.is_empty() {
             sources = overlay.raw.iter().map(|raw| raw.source.clone()).collect();
         }

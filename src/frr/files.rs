@@ -208,9 +208,6 @@ pub fn template(config: &Config) -> Result<Option<String>, String> {
     config.template.as_ref().map(read).transpose()
 }
 
-/// How a complaint of FRR's own parser begins.
-pub const REFUSED: &str = "vtysh refuses the configuration";
-
 /// Checks a configuration, or commands, with FRR's own parser.
 ///
 /// # Errors
@@ -228,7 +225,7 @@ pub fn check(text: &str) -> io::Result<()> {
         // That there is a fault in the file is said already.
         let said = said.lines().filter(|line| !line.contains("processing failure"));
         let said: Vec<_> = said.map(redact_said).collect();
-        let sentence = format!("{REFUSED}: {}", said.join("; "));
+        let sentence = format!("vtysh refuses the configuration: {}", said.join("; "));
         return Err(io::Error::new(io::ErrorKind::InvalidData, sentence));
     }
     Ok(())

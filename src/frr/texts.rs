@@ -42,9 +42,9 @@ impl Texts {
     ///
     /// # Errors
     /// What vtysh says about it; the one in force stays.
-    pub fn install(&mut self, text: String) -> io::Result<()> {
-        check(&text)?;
-        self.accept(text);
+    pub fn install(&mut self, text: &str) -> io::Result<()> {
+        check(text)?;
+        self.accept(text.to_owned());
         Ok(())
     }
 
