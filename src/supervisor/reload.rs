@@ -82,8 +82,25 @@ impl Rejected {
     }
 }
 
-/// What the file says with the environment, and what is wrong with it.
-type Contents = (Result<Config, Problem>, Vec<Problem>);
+/// What the file says with the environment.
+#[derive(Debug)]
+pub(super) struct Contents {
+    config: Result<Config, Problem>,
+    /// What is wrong with it.
+    problems: Vec<Problem>,
+    /// It is not the content that is wrong.
+    unreadable: bool,
+}
+
+impl Contents {
+    /// Reads the file that `base`, the environment alone, names.
+    fn of(base: &Config) -> Self {
+        let (config, problems) = base.with_file();
+        let is_wrong = config.is_err() || !problems.is_empty();
+        let unreadable = is_wrong && base.file.as_ref().is_some_and(|path| !file::is_readable(path));
+        Self { config, problems, unreadable }
+    }
+}
 
 /// The file is being read, on a thread of its own: a large one, or a slow disk, must not delay the start of a daemon.
 #[derive(Debug)]
@@ -113,7 +130,7 @@ impl Supervisor<'_> {
         }
         if let Some(reading) = self.reading.take_if(|reading| reading.task.is_over()) {
             let contents = reading.task.join();
-            self.take_in(contents.unwrap_or_else(|| self.base.with_file()), reading.again, now);
+            self.take_in(contents.unwrap_or_else(|| Contents::of(self.base)), reading.again, now);
             if let Some(again) = reading.outdated {
                 self.read_file(again, now);
             }
@@ -171,15 +188,16 @@ impl Supervisor<'_> {
             return;
         }
         let base = self.base.clone();
-        match Task::begin(move || base.with_file()) {
+        match Task::begin(move || Contents::of(&base)) {
             Ok(task) => self.reading = Some(Reading { task, again, outdated: None }),
             // No thread can be had.
-            Err(_) => self.take_in(self.base.with_file(), again, now),
+            Err(_) => self.take_in(Contents::of(self.base), again, now),
         }
     }
 
     /// Takes in what the file says: all of it, or nothing. `again`: even if it says the same.
-    fn take_in(&mut self, (config, problems): Contents, again: bool, now: Instant) {
+    fn take_in(&mut self, contents: Contents, again: bool, now: Instant) {
+        let Contents { config, problems, unreadable } = contents;
         let first = !std::mem::replace(&mut self.has_read, true);
         // What was left out of it at the start is known.
         if first && config.as_ref().is_ok_and(|config| *config == self.node.config) && !again {
@@ -206,7 +224,6 @@ impl Supervisor<'_> {
                     self.rejected = problems;
                 }
                 // No one may touch it again where the fault was not the file's.
-                let unreadable = self.base.file.as_ref().is_some_and(|path| !file::is_readable(path));
                 self.read_again = unreadable.then_some(now + AGAIN);
             }
         }
