@@ -70,10 +70,7 @@ pub fn take_in(sessions: &mut Vec<Session>, answers: &[Answer]) -> bool {
 /// The leaf at the other end of each port.
 pub type Peers = BTreeMap<IfName, Ipv6Addr>;
 
-/// The command that asks bgpd for them.
-pub const PEERS_QUESTION: &str = "show bgp neighbors json";
-
-/// Reads the answer to it into `peers`; one that is not known (any more) stays what it was.
+/// Reads bgpd's answer to [`QUESTION`](super::neighbors::QUESTION) into `peers`; one that is not known (any more) stays what it was.
 pub fn take_in_peers(peers: &mut Peers, answer: &Value) {
     for (name, neighbor) in answer.as_object().into_iter().flatten() {
         let address = neighbor.get("bgpNeighborAddr").and_then(Value::as_str).and_then(|ip| ip.parse().ok());

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::neighbors::is_established;
 use super::vty::CONFIGURE;
 use crate::model::{Asn, VrfName};
 
@@ -370,7 +371,7 @@ pub fn speaker_is_back(answer: &str) -> (bool, bool) {
     let value: Value = serde_json::from_str(answer).unwrap_or_default();
     let neighbors = value.as_object().into_iter().flatten().map(|(_, neighbor)| neighbor);
     let neighbors: Vec<_> = neighbors.filter(|n| n.get("bgpState").is_some()).collect();
-    let up = |n: &&Value| n.get("bgpState").and_then(Value::as_str) == Some("Established");
+    let up = |n: &&Value| is_established(n);
     let told_all = |n: &&Value| {
         let told = n.pointer("/gracefulRestartInfo/endOfRibRecv").and_then(Value::as_object);
         up(n) && told.is_some_and(|families| !families.is_empty() && families.values().all(|v| v == true))

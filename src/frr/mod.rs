@@ -7,6 +7,7 @@ pub mod files;
 pub mod handover;
 pub mod held;
 mod leftovers;
+pub mod neighbors;
 mod redact;
 mod render;
 pub mod solicit;

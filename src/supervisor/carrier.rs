@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::Supervisor;
 use super::reserve::Job;
 use crate::frr::Version;
+use crate::frr::neighbors::{QUESTION, is_established};
 use crate::frr::vty::{Answer, CONFIGURE, Talk, socket};
 use crate::kernel::Carrier;
 use crate::model::IfName;
@@ -25,9 +26,6 @@ const LOOKS: [Duration; 4] =
 
 /// From a carrier's loss or return until bgpd knows of it at the latest: a session that is up later is a new one.
 const NOTICED: Duration = Duration::from_millis(400);
-
-/// The question that tells which peers restart.
-const QUESTION: &str = "show bgp neighbors json";
 
 /// The timer of a peer that restarts, in the answers of FRR 8.4 to 10.6, and from 10.7 on (`bgp_show_peer`,
 /// `bgpd/bgp_vty.c`).
@@ -186,9 +184,7 @@ impl Ports {
         let neighbors = answer.and_then(|answer| serde_json::from_str(&answer.text).ok()).unwrap_or_default();
         let peers = stale(&neighbors, |peer| self.lost.iter().any(|(port, lost)| is_over(peer, port, lost)));
         self.lost.retain(|port, lost| {
-            let established = |(peer, is): (&String, &Value)| {
-                is_over(peer, port, lost) && is.get("bgpState").and_then(Value::as_str) == Some("Established")
-            };
+            let established = |(peer, is): (&String, &Value)| is_over(peer, port, lost) && is_established(is);
             let is_new = lost.is_back && now >= lost.since + NOTICED;
             !(is_new && neighbors.as_object().into_iter().flatten().any(established))
         });
@@ -211,8 +207,8 @@ fn is_over(peer: &str, port: &IfName, lost: &Lost) -> bool {
 fn stale(neighbors: &Value, is_meant: impl Fn(&str) -> bool) -> Vec<String> {
     let restarts = |neighbor: &Value| {
         let info = neighbor.get("gracefulRestartInfo");
-        let is_down = neighbor.get("bgpState").and_then(Value::as_str) != Some("Established");
-        is_down && info.is_some_and(|info| RESTARTS.iter().any(|timer| info.get(timer).is_some()))
+        !is_established(neighbor)
+            && info.is_some_and(|info| RESTARTS.iter().any(|timer| info.get(timer).is_some()))
     };
     let all = neighbors.as_object().into_iter().flatten();
     all.filter(|(peer, neighbor)| is_meant(peer) && restarts(neighbor))

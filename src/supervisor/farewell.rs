@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::frr::bfd::PEERS_QUESTION;
+use crate::frr::neighbors::{QUESTION, is_established};
 use crate::frr::vty::{Answer, CONFIGURE, Talk};
 
 /// bgpd may take so long to carry out either half of it, and its messages so long to reach the peers.
@@ -78,7 +78,7 @@ impl Farewell {
                     self.drain(now);
                 } else if now >= self.next {
                     if self.talk.is_none() {
-                        self.talk = Talk::show(&self.socket, [PEERS_QUESTION]).ok();
+                        self.talk = Talk::show(&self.socket, [QUESTION]).ok();
                     }
                     self.next = (now + ASK_EVERY).min(until);
                 }
@@ -106,8 +106,7 @@ impl Farewell {
 fn all_established(answers: &[Answer]) -> bool {
     let all = answers.first().and_then(|answer| serde_json::from_str::<Value>(&answer.text).ok());
     let neighbors = all.as_ref().and_then(Value::as_object);
-    let up = |neighbor: &Value| neighbor.get("bgpState").and_then(Value::as_str) == Some("Established");
-    neighbors.is_some_and(|all| !all.is_empty() && all.values().all(up))
+    neighbors.is_some_and(|all| !all.is_empty() && all.values().all(is_established))
 }
 
 /// The commands for both halves, for every BGP instance and neighbor of frr.conf.

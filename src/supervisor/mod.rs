@@ -38,7 +38,7 @@ use crate::frr::delta::Step;
 use crate::frr::handover::Handover;
 use crate::frr::held::Place;
 use crate::frr::vty::{Answer, PING, Talk, socket};
-use crate::frr::{Daemon, bfd, files, redact_said, solicit};
+use crate::frr::{Daemon, bfd, files, neighbors, redact_said, solicit};
 use crate::kernel::Dialling;
 use crate::limits;
 use crate::model::{FilePath, IfName};
@@ -1161,7 +1161,7 @@ fn questions(daemon: &Daemon, hold: &Hold, peers: bool) -> Vec<String> {
     match daemon.name {
         "bfdd" => bfd::QUESTIONS.map(str::to_owned).to_vec(),
         "bgpd" => {
-            [hold.question()].into_iter().chain(peers.then(|| bfd::PEERS_QUESTION.to_owned())).collect()
+            [hold.question()].into_iter().chain(peers.then(|| neighbors::QUESTION.to_owned())).collect()
         }
         _ => vec![PING.to_owned()],
     }
