@@ -73,9 +73,7 @@ impl Supervisor<'_> {
 
     /// Has bgpd drop what it keeps of peers whose port has lost its carrier.
     pub(super) fn follow_ports(&mut self, now: Instant) {
-        let bgpd = self.running("bgpd");
-        let starting = self.starting.iter().any(|waiting| Some(waiting.daemon) == bgpd);
-        let text = Some(self.text.as_str()).filter(|_| bgpd.is_some() && !starting);
+        let text = self.ready("bgpd").map(|_| self.text.as_str());
         for peer in self.carriers.step(&socket("bgpd"), text, self.node.version, now) {
             log::warn!(
                 "neighbor {peer}: its port has lost its carrier while it restarted: its routes are dropped until its \

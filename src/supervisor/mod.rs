@@ -518,6 +518,11 @@ impl<'a> Supervisor<'a> {
         self.daemons.iter().position(|d| d.name == name).filter(|&i| self.children[i].is_some())
     }
 
+    /// The same, if it has answered since it was started.
+    fn ready(&self, name: &str) -> Option<usize> {
+        self.running(name).filter(|i| !self.starting.iter().any(|waiting| waiting.daemon == *i))
+    }
+
     fn read_parts(&mut self) {
         (self.text, self.parts) = self.node.texts.parts(self.node.version);
         self.show_configuration();
@@ -635,10 +640,8 @@ impl<'a> Supervisor<'a> {
     }
 
     fn hear_of_services(&mut self, now: Instant) {
-        let bgpd = self.running("bgpd");
-        let starting = self.starting.iter().any(|waiting| Some(waiting.daemon) == bgpd);
-        let text = part(&self.parts, "bgpd");
-        let news = self.hold.step(text.filter(|_| bgpd.is_some() && !starting), now);
+        let bgpd = self.ready("bgpd");
+        let news = self.hold.step(bgpd.and_then(|_| part(&self.parts, "bgpd")), now);
         if self.hold.wants_prefixes() {
             match self.node.kernel.bgp_prefixes(self.node.config.metallb.table.get()) {
                 Ok(prefixes) => self.hold.take_prefixes(prefixes, now),
@@ -888,9 +891,9 @@ impl<'a> Supervisor<'a> {
             "stopping: asking the peers to prefer other paths, shutting the sessions down in {} s",
             drain.as_secs()
         );
-        let bgpd = self.running("bgpd").filter(|i| !self.starting.iter().any(|w| w.daemon == *i));
-        let settled =
-            bgpd.is_some_and(|i| self.children[i].as_ref().is_some_and(|child| child.age() >= FRESH));
+        let settled = self
+            .ready("bgpd")
+            .is_some_and(|i| self.children[i].as_ref().is_some_and(|child| child.age() >= FRESH));
         self.farewell = Some(Farewell::begin(socket("bgpd"), &self.text, drain, settled, now));
     }
 
@@ -1007,8 +1010,7 @@ impl<'a> Supervisor<'a> {
 
     /// Has the sessions watched for a while.
     fn refresh(&mut self, now: Instant) {
-        let there = ["bfdd", "bgpd"].into_iter().filter_map(|name| self.running(name));
-        let there: Vec<_> = there.filter(|i| !self.starting.iter().any(|w| w.daemon == *i)).collect();
+        let there: Vec<_> = ["bfdd", "bgpd"].iter().filter_map(|name| self.ready(name)).collect();
         let (waiting, until) = self.fresh.get_or_insert((vec![], now));
         *until = now + FRESH;
         for daemon in there {
