@@ -8,6 +8,7 @@ use std::panic::resume_unwind;
 use std::thread;
 use std::time::Instant;
 
+use libc::{EEXIST, EINVAL, EOPNOTSUPP};
 use log::Level;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -24,7 +25,7 @@ use crate::model::{
 
 use super::lost::LOCAL_TABLE;
 use super::message::{self, Relations};
-use super::netlink::{Netlink, Refusal};
+use super::netlink::{Netlink, Refusal, unless};
 use super::netns::{Held, Netns, Origin};
 use super::op::Setting;
 use super::record::Record;
@@ -211,12 +212,6 @@ fn remedy(op: &Op, refusal: &Refusal) -> &'static str {
         _ => "",
     }
 }
-
-/// The kernel can't do this with this object (`asm-generic/errno-base.h`).
-const EINVAL: i32 = 22;
-
-/// The kernel does not know this (`asm-generic/errno.h`).
-const EOPNOTSUPP: i32 = 95;
 
 impl Place {
     /// Refuses a namespace that others work in, unless links of ours are in it: then it was made for FRR, whoever looks at it.
@@ -733,14 +728,8 @@ impl Kernel {
 
 /// The kernel has made it meanwhile, with what was put right before.
 fn unless_there(result: Result<(), Refusal>) -> Result<(), Refusal> {
-    match result {
-        Err(refusal) if refusal.error.raw_os_error() == Some(EEXIST) => Ok(()),
-        other => other,
-    }
+    unless(EEXIST, result)
 }
-
-/// It is there (`asm-generic/errno-base.h`).
-const EEXIST: i32 = 17;
 
 /// What was refused, with the links that are not there because of it.
 #[derive(Debug, Default)]

@@ -13,12 +13,13 @@
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 
+use libc::{EEXIST, ENOENT};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange};
 use netlink_packet_route::{AddressFamily, IpProtocol, RouteNetlinkMessage};
 
 use super::Kernel;
-use super::netlink::Refusal;
+use super::netlink::unless;
 use super::shadow::PROTOCOL;
 
 /// Before main (32766), and after the VRFs' own rule (1000), so that the speaker's VRF is not concerned.
@@ -26,12 +27,6 @@ const PRIORITY: u32 = 8799;
 
 /// The port of BGP (RFC 4271 §8.2.1.3).
 const BGP: RulePortRange = RulePortRange { start: 179, end: 179 };
-
-/// Such a rule is there (`asm-generic/errno-base.h`).
-const EEXIST: i32 = 17;
-
-/// There is none (same file).
-const ENOENT: i32 = 2;
 
 /// Connections over link-local addresses, by who opened them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +44,7 @@ impl Kernel {
     /// The kernel refused.
     pub fn forbid(&mut self, which: Dialling) -> io::Result<()> {
         let rule = RouteNetlinkMessage::NewRule(rule(which));
-        unless(EEXIST, self.router_netlink().change(rule, NLM_F_CREATE | NLM_F_EXCL))
+        Ok(unless(EEXIST, self.router_netlink().change(rule, NLM_F_CREATE | NLM_F_EXCL))?)
     }
 
     /// Lets them come up again.
@@ -57,14 +52,7 @@ impl Kernel {
     /// # Errors
     /// The kernel refused.
     pub fn allow(&mut self, which: Dialling) -> io::Result<()> {
-        unless(ENOENT, self.router_netlink().change(RouteNetlinkMessage::DelRule(rule(which)), 0))
-    }
-}
-
-fn unless(errno: i32, result: Result<(), Refusal>) -> io::Result<()> {
-    match result {
-        Err(e) if e.error.raw_os_error() == Some(errno) => Ok(()),
-        other => Ok(other?),
+        Ok(unless(ENOENT, self.router_netlink().change(RouteNetlinkMessage::DelRule(rule(which)), 0))?)
     }
 }
 

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use libc::{
     IFA_ADDRESS, IFA_F_PERMANENT, IFA_F_SECONDARY, IFA_F_TENTATIVE, IFA_FLAGS, IFA_LOCAL, RTA_DST, RTA_OIF,
-    RTA_TABLE,
+    RTA_TABLE, RTN_LOCAL, RTN_MULTICAST, RTN_UNICAST,
 };
 
 use super::attributes::attributes;
@@ -21,11 +21,6 @@ const DEFAULT_TABLE: u32 = 253;
 
 /// Address families (`linux/socket.h`).
 const AF_INET6: u8 = 10;
-
-/// Types of routes (`linux/rtnetlink.h`).
-const RTN_UNICAST: u8 = 1;
-const RTN_LOCAL: u8 = 2;
-const RTN_MULTICAST: u8 = 5;
 
 /// Who gave an address, and that it is the link-local one that the kernel makes by itself (`linux/if_addr.h`).
 const IFA_PROTO: u16 = 11;

@@ -263,6 +263,17 @@ impl Netlink {
     }
 }
 
+/// The result of a change, where that the kernel refuses it with this errno means that there is nothing to change.
+///
+/// # Errors
+/// The kernel refused for another reason.
+pub fn unless(errno: i32, result: Result<(), Refusal>) -> Result<(), Refusal> {
+    match result {
+        Err(refusal) if refusal.error.raw_os_error() == Some(errno) => Ok(()),
+        other => other,
+    }
+}
+
 /// Many changes, one message after the other, as they are sent.
 #[derive(Debug, Default)]
 pub struct Batch(Vec<u8>);

@@ -14,6 +14,7 @@
 
 use std::{fmt, io};
 
+use libc::{EAFNOSUPPORT, EINVAL, ENOENT, EOPNOTSUPP, EPROTONOSUPPORT, MSG_DONTWAIT, MSG_TRUNC};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
 use crate::model::ReturnPath;
@@ -33,9 +34,7 @@ pub const TABLE: &str = "frr-supervisor";
 /// The mark of ownership: a table comment (nftables' `NFTNL_UDATA_TABLE_COMMENT`), shown by `nft list table`.
 const OWNER: &[u8] = b"\0\x15owner=frr-supervisor\0";
 
-const ENOENT: i32 = 2;
 const RECEIVE: usize = 64 * 1024;
-const MSG_DONTWAIT_TRUNC: i32 = 0x40 | 0x20; // bits/socket.h
 
 /// What the kernel has under our table's name.
 #[derive(Clone, Debug)]
@@ -82,8 +81,8 @@ impl Error {
     /// before 5.2. ENOENT for NEWRULE: an expression is missing (`CONFIG_NFT_CT`). EOPNOTSUPP there: no conntrack marks.
     pub fn is_unsupported(&self) -> bool {
         match self.errno() {
-            Some(93 | 95 | 97) => true, // EPROTONOSUPPORT, EOPNOTSUPP, EAFNOSUPPORT
-            Some(22) => self.step == "GETTABLE",
+            Some(EPROTONOSUPPORT | EOPNOTSUPP | EAFNOSUPPORT) => true,
+            Some(EINVAL) => self.step == "GETTABLE",
             Some(ENOENT) => self.step.starts_with("NEW"),
             _ => false,
         }
@@ -182,7 +181,7 @@ fn talk(sock: &Socket, steps: &[&'static str], bytes: &[u8]) -> Result<Vec<Vec<u
     let mut buf = Vec::with_capacity(RECEIVE);
     let mut recv = || loop {
         buf.clear();
-        match sock.recv(&mut buf, MSG_DONTWAIT_TRUNC) {
+        match sock.recv(&mut buf, MSG_DONTWAIT | MSG_TRUNC) {
             Ok(n) if n > buf.len() => return Err(io::Error::other("an answer longer than 64 KiB")),
             Ok(_) => return Ok(buf.clone()),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

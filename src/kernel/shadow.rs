@@ -11,6 +11,7 @@ use std::io;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use libc::{EEXIST, ESRCH};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteProtocol, RouteType,
@@ -28,10 +29,6 @@ const METRIC: u32 = 0xfe00_0000;
 
 /// Memory for copies that are under way, in bytes: some 500,000 routes.
 const MOST: usize = 64 << 20;
-
-/// No such route; such a route is there (`asm-generic/errno-base.h`).
-const ESRCH: i32 = 3;
-const EEXIST: i32 = 17;
 
 /// How often routes are read again because others came and went meanwhile.
 const DUMPS: usize = 3;
