@@ -1,6 +1,7 @@
 //! Text from outside (daemons, their peers, files, the kernel) as it is shown: in one line, and without power over a terminal.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 
 use serde::Serialize;
 
@@ -25,6 +26,16 @@ pub fn printable(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(shown)
+}
+
+/// The first few of a list, and how many more.
+pub fn first(shown: usize, list: &[impl Display]) -> String {
+    let texts: Vec<String> = list.iter().take(shown).map(ToString::to_string).collect();
+    let text = texts.join(", ");
+    match list.len().saturating_sub(shown) {
+        0 => text,
+        more => format!("{text} and {more} more"),
+    }
 }
 
 /// As JSON, in which the same is true of every text once it is read.

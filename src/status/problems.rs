@@ -4,11 +4,13 @@ mod sessions;
 mod together;
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::time::Duration;
 
 use super::fabric::Fabric;
 use super::{BgpSession, Daemon, Health, Life, Local, Phase, Problem, Role, Time};
 use crate::frr::held::Unannounced;
+use crate::printable::first;
 
 use together::{Sort, Together};
 
@@ -380,13 +382,12 @@ fn unannounced(local: &Local, fabric: &Fabric, now: Time, faults: &mut Vec<Fault
 
 /// What MetalLB's speaker may not announce, and does.
 fn refused(fabric: &Fabric) -> Option<Fault> {
-    let prefixes: Vec<&str> = fabric.refused.iter().map(String::as_str).collect();
     const SHOWN: usize = 20;
-    let (count, s) = (prefixes.len(), if prefixes.len() == 1 { "" } else { "es" });
+    let (count, s) = (fabric.refused.len(), if fabric.refused.len() == 1 { "" } else { "es" });
     (count > 0).then(|| Fault {
         code: "prefix-refused",
         subject: "speaker".into(),
-        what: format!("{count} prefix{s} of MetalLB's speaker may not be announced: {}", first(SHOWN, &prefixes)),
+        what: format!("{count} prefix{s} of MetalLB's speaker may not be announced: {}", first(SHOWN, &fabric.refused)),
         traffic: "these are not announced to the fabric; all others are".into(),
         remedy: "correct MetalLB's IPAddressPool or aggregationLength, or name the prefix in METALLB_ALLOWED_PREFIXES; never taken are \
                  the addresses of the node, the veth pair and the fabric, and loopback, link-local, multicast and reserved ones"
@@ -397,14 +398,8 @@ fn refused(fabric: &Fabric) -> Option<Fault> {
 }
 
 /// The first few, and how many more.
-fn few(list: &[&str]) -> String {
+fn few(list: &[impl Display]) -> String {
     first(5, list)
-}
-
-fn first(shown: usize, list: &[&str]) -> String {
-    let more = list.len().saturating_sub(shown);
-    let text = list[..list.len() - more].join(", ");
-    if more == 0 { text } else { format!("{text} and {more} more") }
 }
 
 fn kernel(local: &Local, faults: &mut Vec<Fault>) {
@@ -488,11 +483,10 @@ fn configuration(local: &Local, faults: &mut Vec<Fault>) {
         });
     }
     for (daemon, lines) in &local.drift {
-        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         faults.push(Fault {
             code: "configuration-drift",
             subject: daemon.clone(),
-            what: format!("someone else has changed what {daemon} runs with: {}", few(&lines)),
+            what: format!("someone else has changed what {daemon} runs with: {}", few(lines)),
             traffic: "as these lines say".into(),
             remedy: "undo it by vtysh, or set ENFORCE_CONFIG=true; what shall stay belongs in the configuration file".into(),
             ..Fault::default()

@@ -43,6 +43,7 @@ use crate::kernel::Dialling;
 use crate::limits;
 use crate::model::{FilePath, IfName};
 use crate::node::{Check, NAMELESS, Node};
+use crate::printable::first;
 use crate::status::{Board, Phase, Probe, Time};
 
 use build::Build;
@@ -96,6 +97,9 @@ const WORKLOADS_EVERY: Duration = Duration::from_secs(30);
 
 /// From the end of a hold until FRR's own routes are what they will be.
 const RELEASED: Duration = Duration::from_secs(5);
+
+/// How many prefixes a line of the log names.
+const SHOWN: usize = 20;
 
 /// A turn of the loop that takes longer has kept us from hearing of daemons what they may have said.
 const LATE: Duration = Duration::from_secs(1);
@@ -678,7 +682,7 @@ impl<'a> Supervisor<'a> {
                     log::info!(
                         "the speaker does not announce {} services any more: {}",
                         gone.len(),
-                        few(&gone)
+                        first(SHOWN, &gone)
                     );
                 }
             }
@@ -691,7 +695,7 @@ impl<'a> Supervisor<'a> {
                 },
                 self.node.config.metallb.hold_s,
                 late.len(),
-                few(&late)
+                first(SHOWN, &late)
             ),
         }
     }
@@ -1172,16 +1176,6 @@ fn questions(daemon: &Daemon, hold: &Hold, peers: bool) -> Vec<String> {
 /// What a daemon reads by itself, without what is added when it starts.
 fn part<'p>(parts: &'p [(&str, String)], name: &str) -> Option<&'p str> {
     parts.iter().find(|(daemon, _)| *daemon == name).map(|(_, text)| text.as_str())
-}
-
-/// The first few prefixes, and how many more.
-fn few(prefixes: &[IpNet]) -> String {
-    const SHOWN: usize = 20;
-    let list: Vec<String> = prefixes.iter().take(SHOWN).map(ToString::to_string).collect();
-    match prefixes.len().saturating_sub(SHOWN) {
-        0 => list.join(", "),
-        more => format!("{} and {more} more", list.join(", ")),
-    }
 }
 
 fn watch_file(path: &FilePath) -> Option<Watch> {
