@@ -12,7 +12,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::output::{self, Lines};
-use super::work::Work;
+use super::work::{self, Work};
 use crate::frr::handover::{self, Handover};
 use crate::frr::redact_said;
 use crate::status::NOTIFICATION;
@@ -31,8 +31,8 @@ const UNDONE: &str = "Current configuration object was deleted by another proces
 /// `vtysh/vtysh_config.c`): a transaction that does not end, too.
 const LOCKED_OUT: &str = "running datastore locked by another session";
 
-/// Who uses no more clock ticks from one round to the next waits for someone.
-const RESTING_TICKS: u64 = 3;
+/// Who uses no more processor time from one round to the next waits for someone.
+const RESTING: Duration = Duration::from_millis(30);
 
 /// A child that was started and not yet reaped.
 #[derive(Debug)]
@@ -49,8 +49,8 @@ pub struct Child {
     started: Instant,
     /// How much it had worked when it was asked last.
     mark: Option<(Work, Instant)>,
-    /// Clock ticks that it had used when it was looked at last.
-    ticks_before: Option<u64>,
+    /// The processor time that it had used when it was looked at last.
+    used_before: Option<Duration>,
     heard: Heard,
 }
 
@@ -88,7 +88,7 @@ impl Child {
             lines: Lines::default(),
             last: String::new(),
             killed: false,
-            ticks_before: None,
+            used_before: None,
             heard: Heard::default(),
         })
     }
@@ -145,17 +145,17 @@ impl Child {
 
     /// Whether it has only waited for others since this was asked last.
     pub fn rests(&mut self) -> bool {
-        let now = self.ticks();
-        let used = now.zip(std::mem::replace(&mut self.ticks_before, now)).map(|(now, before)| now - before);
-        std::mem::take(&mut self.heard.locked_out) || used.is_some_and(|ticks| ticks <= RESTING_TICKS)
+        let now = self.used();
+        let used = now
+            .zip(std::mem::replace(&mut self.used_before, now))
+            .map(|(now, before)| now.saturating_sub(before));
+        std::mem::take(&mut self.heard.locked_out) || used.is_some_and(|used| used <= RESTING)
     }
 
-    /// The processor time that it has used: `utime` and `stime` (proc_pid_stat(5)).
-    fn ticks(&self) -> Option<u64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid.as_raw_nonzero())).ok()?;
-        // The name, which ends with a bracket, is the second field.
-        let mut fields = stat.rsplit(')').next()?.split_whitespace().skip(11);
-        Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+    /// The processor time that all its threads have used.
+    fn used(&self) -> Option<Duration> {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid.as_raw_nonzero())).ok()?;
+        Some(work::stat(&text)?.0)
     }
 
     /// The last thing it said.
@@ -248,7 +248,7 @@ mod tests {
         ];
         // The first look has nothing to compare with.
         children.iter_mut().for_each(|child| assert!(!child.rests()));
-        while children[1..].iter().any(|c| c.ticks() <= c.ticks_before.map(|ticks| ticks + RESTING_TICKS)) {
+        while children[1..].iter().any(|c| c.used() <= c.used_before.map(|used| used + RESTING)) {
             thread::sleep(Duration::from_millis(10));
         }
         children[2].read();

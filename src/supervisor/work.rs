@@ -39,7 +39,7 @@ impl Work {
 }
 
 /// Processor time and state (proc_pid_stat(5): fields 3, 14 and 15).
-fn stat(text: &str) -> Option<(Duration, bool)> {
+pub fn stat(text: &str) -> Option<(Duration, bool)> {
     // The name, which ends with a bracket, is the second field.
     let mut fields = text.rsplit_once(')')?.1.split_whitespace();
     let active = matches!(fields.next()?, "R" | "D");
