@@ -46,12 +46,6 @@ fn shape(ns: &str) -> BTreeSet<String> {
     shape
 }
 
-/// What is missing now, and what is there in addition.
-fn difference(before: &BTreeSet<String>, now: &BTreeSet<String>) -> Vec<String> {
-    let missing = before.difference(now).map(|line| format!("- {line}"));
-    missing.chain(now.difference(before).map(|line| format!("+ {line}"))).collect()
-}
-
 /// Does `alter` and returns how long it takes until all is as before.
 fn put_right(what: &str, node: &Supervisor, namespaces: &[&str], alter: impl FnOnce()) -> Duration {
     let all = || namespaces.iter().map(|ns| shape(ns)).collect::<Vec<_>>();
@@ -64,13 +58,12 @@ fn put_right(what: &str, node: &Supervisor, namespaces: &[&str], alter: impl FnO
     let took = repairs()[count].0 - begin;
     let mut told = String::new();
     wait_until(&format!("all to be as before after {what}"), SOON, || {
-        let different: Vec<_> =
-            before.iter().zip(all()).flat_map(|(before, now)| difference(before, &now)).collect();
-        if different.join("\n") != told {
-            told = different.join("\n");
-            println!("after {what}, of what was:\n{told}");
+        let now: String = before.iter().zip(all()).map(|(before, now)| difference(before, &now)).collect();
+        if now != told {
+            println!("after {what}:\n{now}");
+            told = now;
         }
-        different.is_empty()
+        told.is_empty()
     });
     took
 }
