@@ -279,6 +279,13 @@ fn bgp(t: &mut Text, status: &Status, fabric: &Fabric) {
     }
     let sum =
         |s: &BgpSession, which: fn(&super::Prefixes) -> u64| s.families.values().map(which).sum::<u64>();
+    // Those projects know no roles, and neighbors of VRF default need not be leaves.
+    t.each(
+        ("frr_supervisor_bgp_session_up", Kind::Gauge, "1 while the BGP session is up."),
+        &status.bgp,
+        |s| [("peer", s.peer.as_str()), ("vrf", &s.vrf), ("role", s.role.word())],
+        |s| u8::from(s.is_up()),
+    );
     for prefix in PREFIXES {
         // MetalLB puts the port behind the address (`frr-tools/metrics/collector/bgp.go`), frr-k8s does not.
         let port = if prefix == "metallb" { PORT } else { "" };
@@ -390,6 +397,7 @@ mod tests {
             Fabric { messages: vec![crate::status::fabric::Messages::default()], ..Fabric::default() };
         let text = render(&status, &fabric, true);
         for line in [
+            "frr_supervisor_bgp_session_up{peer=\"10.0.0.254\",vrf=\"red\",role=\"other\"} 0\n",
             "frrk8s_bgp_session_up{peer=\"10.0.0.254\",vrf=\"red\"} 0\n",
             "metallb_bgp_session_up{peer=\"10.0.0.254:179\",vrf=\"red\"} 0\n",
             "metallb_bgp_opens_sent{peer=\"10.0.0.254:179\",vrf=\"red\"} 0\n",

@@ -95,7 +95,7 @@ pub struct Status {
 macro_rules! words {
     ($(#[$doc:meta])* $type:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),* }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
         #[cfg_attr(test, derive(serde::Deserialize))]
         pub enum $type { $($(#[$vdoc])* #[serde(rename = $word)] $variant),* }
 
@@ -329,20 +329,19 @@ pub struct BgpSession {
     pub dropped: u64,
 }
 
-/// What a session is to us.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[cfg_attr(test, derive(serde::Deserialize))]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// With a leaf switch.
-    Fabric,
-    /// With MetalLB's speaker.
-    Metallb,
-    /// With the host, of a VRF or by the pass-through.
-    Host,
-    /// Any other.
-    #[default]
-    Other,
+words! {
+    /// What a session is to us.
+    Role {
+        /// With a leaf switch.
+        Fabric = "fabric",
+        /// With MetalLB's speaker.
+        Metallb = "metallb",
+        /// With the host, of a VRF or by the pass-through.
+        Host = "host",
+        /// Any other.
+        #[default]
+        Other = "other"
+    }
 }
 
 /// Prefixes of a session in one address family.
