@@ -14,7 +14,7 @@ use crate::frr::{self, Daemon, Inputs, Texts, Version, end_leftovers, files};
 use crate::kernel::netns::{Held, Origin};
 use crate::kernel::{Changes, Kernel, Monitor, Netns, Op, Outcome, plan};
 use crate::limits;
-use crate::model::{Desired, IfName, Namespaces, Side};
+use crate::model::{Desired, IfName, Namespaces, RawLines, Side};
 use crate::resolve::{self, By, Found, Resolved, Search, find, missing, objection};
 use crate::status::{self, Board, Phase, Repaired};
 use crate::supervisor::Signals;
@@ -22,8 +22,10 @@ use crate::supervisor::Signals;
 /// The kernel's side of the node, and the configuration that FRR runs with.
 #[derive(Debug)]
 pub struct Node {
-    /// What the operator asked for.
+    /// What the operator asked for, without what was left out.
     pub config: Config,
+    /// Raw lines that FRR did not accept at the start.
+    left_out: Vec<RawLines>,
     /// The FRR that runs.
     pub version: Version,
     /// What FRR runs with.
@@ -147,6 +149,7 @@ impl Node {
         let monitor = Monitor::everything(&kernel).map_err(line)?;
         let mut node = Self {
             config,
+            left_out: vec![],
             version,
             texts: Texts::recall(),
             kernel,
@@ -229,8 +232,16 @@ impl Node {
             log::error!("{problem}");
             self.board.tell(|local| local.configuration.left_out.push(problem));
         }
-        self.config.overlay.raw.retain(|raw| !sources.contains(&raw.source));
+        let of_them = |raw: &mut RawLines| sources.contains(&raw.source);
+        self.left_out.extend(self.config.overlay.raw.extract_if(.., of_them));
         !sources.is_empty()
+    }
+
+    /// Whether `config` is the one of the start, with what was left out then.
+    pub fn has_taken(&self, config: &Config) -> bool {
+        let mut config = config.clone();
+        config.overlay.raw.retain(|raw| !self.left_out.contains(raw));
+        config == self.config
     }
 
     /// The daemons that this configuration needs.

@@ -200,7 +200,7 @@ impl Supervisor<'_> {
         let Contents { config, problems, unreadable } = contents;
         let first = !std::mem::replace(&mut self.has_read, true);
         // What was left out of it at the start is known.
-        if first && config.as_ref().is_ok_and(|config| *config == self.node.config) && !again {
+        if first && config.as_ref().is_ok_and(|config| self.node.has_taken(config)) && !again {
             return;
         }
         let mut problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
