@@ -61,7 +61,9 @@ fn what_the_speaker_may_not_announce_is_refused_and_named() {
     wait_until("the leaf's prefix in the VRF", SOON, || {
         show("node", "bgpd", &format!("show bgp vrf metallb ipv4 unicast {} json", CLIENT_NET4[0]))["paths"].is_array()
     });
-    thread::sleep(Duration::from_secs(1));
+    let (_, problem) = await_problem(&node, "service-not-announced", from);
+    let text = problem.to_string();
+    assert!(text.contains(CLIENT_NET4[0]) && text.contains("a leaf announces the same prefix"), "{problem}");
     assert!(!paths("leaf2", CLIENT_NET4[0]).to_string().contains("4000099999"));
     for prefix in bad.iter().chain(&[CLIENT_NET4[0]]) {
         lab.withdraw(prefix);

@@ -331,6 +331,8 @@ fn imported(route: &Value) -> Option<&Value> {
 pub enum Unannounced {
     /// The default instance does not have the speaker's path.
     NotImported,
+    /// It has it, and goes by a neighbor's, which does not leave again.
+    Learned,
     /// It has it, and goes by another one.
     NotBest,
     /// It has it, and can't use it: its next hop is not reached.
@@ -363,7 +365,15 @@ pub fn unannounced(announced: &str, attributes: &Attributes) -> Option<Unannounc
     }
     // Until routes are selected no one is told of any.
     let best = best(&value)?;
-    Some(if std::ptr::eq(best, own) { Unannounced::Filtered } else { Unannounced::NotBest })
+    // Only a neighbor's path has its sort.
+    let is_neighbors = best.pointer("/peer/type").is_some() && best.get("importedFrom").is_none();
+    Some(if std::ptr::eq(best, own) {
+        Unannounced::Filtered
+    } else if is_neighbors {
+        Unannounced::Learned
+    } else {
+        Unannounced::NotBest
+    })
 }
 
 /// Whether any speaker's session is up, and whether every speaker has announced all it has: End-of-RIB in every family.

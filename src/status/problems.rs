@@ -337,6 +337,13 @@ fn unannounced(local: &Local, fabric: &Fabric, now: Time, faults: &mut Vec<Fault
                      on it denies them"
                 ),
             ),
+            Unannounced::Learned => (
+                "learned",
+                "a leaf announces the same prefix, and its route is preferred".to_owned(),
+                "take the prefix out of MetalLB's pools if it is the fabric's; if it is a service's, name it in \
+                 METALLB_ALLOWED_PREFIXES"
+                    .to_owned(),
+            ),
             Unannounced::NotBest => (
                 "other",
                 "another route to them is preferred in the default instance".to_owned(),

@@ -165,6 +165,8 @@ fn a_service_that_no_leaf_is_told_of_is_named_with_the_reason() {
     assert_eq!(unannounced(unresolved, &plain), Some(Unannounced::Unusable));
     let beaten = r#"{"paths":[{"importedFrom":"x:1","valid":true},{"bestpath":{"overall":true}}]}"#;
     assert_eq!(unannounced(beaten, &plain), Some(Unannounced::NotBest));
+    let leafs = beaten.replace(r#"{"best"#, r#"{"peer":{"peerId":"fe80::1","type":"external"},"best"#);
+    assert_eq!(unannounced(&leafs, &plain), Some(Unannounced::Learned));
 }
 
 #[test]
