@@ -1,6 +1,7 @@
 //! The log: one line for one thing, as text or as JSON with the fields that Talos extracts.
 
 mod queue;
+mod repeats;
 
 use std::io;
 use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
@@ -13,6 +14,7 @@ use crate::printable::printable;
 use crate::status::{Ring, Time, span};
 
 use queue::{Dropped, Queue};
+use repeats::Repeats;
 
 /// Our own records; others carry the name of the daemon that spoke.
 const OWN_TARGET: &str = "frr_supervisor";
@@ -156,8 +158,7 @@ impl Log for Tee {
     fn flush(&self) {
         let due = self.repeats.lock().unwrap_or_else(PoisonError::into_inner).due(Instant::now());
         for line in due {
-            let (times, s) = (line.left_out, WINDOW.as_secs());
-            let text = format!("{} ({times} times more within {s} s)", line.text);
+            let text = line.to_string();
             let mut record = Record::builder();
             record.target(&line.target).level(line.level);
             self.shown.log(&record.args(format_args!("{text}")).build());
@@ -171,64 +172,6 @@ impl Tee {
         let text = record.args().to_string();
         let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
         repeats.take(record.target(), record.level(), &text, Instant::now())
-    }
-}
-
-/// Within so long ...
-const WINDOW: Duration = Duration::from_secs(10);
-
-/// ... the same line is shown so many times, and counted from then on.
-const SHOWN: u32 = 3;
-
-/// So many different lines are remembered.
-const REMEMBERED: usize = 64;
-
-/// Lines of daemons that were said lately.
-#[derive(Debug, Default)]
-struct Repeats(Vec<Said>);
-
-#[derive(Debug)]
-struct Said {
-    target: String,
-    level: Level,
-    text: String,
-    since: Instant,
-    times: u32,
-    left_out: u32,
-}
-
-impl Repeats {
-    fn take(&mut self, target: &str, level: Level, text: &str, now: Instant) -> bool {
-        let known = self.0.iter_mut().find(|said| said.text == text && said.target == target);
-        match known {
-            Some(said) if now.duration_since(said.since) < WINDOW || said.left_out > 0 => {
-                said.times += 1;
-                said.left_out += u32::from(said.times > SHOWN);
-                said.times <= SHOWN
-            }
-            Some(said) => {
-                (said.since, said.times) = (now, 1);
-                true
-            }
-            None => {
-                if self.0.len() == REMEMBERED
-                    && let Some(oldest) = self.0.iter().position(|said| said.left_out == 0)
-                {
-                    self.0.remove(oldest);
-                }
-                if self.0.len() < REMEMBERED {
-                    let (target, text) = (target.to_owned(), text.to_owned());
-                    self.0.push(Said { target, level, text, since: now, times: 1, left_out: 0 });
-                }
-                true
-            }
-        }
-    }
-
-    /// Those whose time is over.
-    fn due(&mut self, now: Instant) -> Vec<Said> {
-        let over = |said: &mut Said| now.duration_since(said.since) >= WINDOW;
-        self.0.extract_if(.., over).filter(|said| said.left_out > 0).collect()
     }
 }
 
@@ -250,22 +193,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_that_is_said_again_and_again_is_counted() {
-        let (mut repeats, now) = (Repeats::default(), Instant::now());
-        let shown = (0..100).filter(|_| repeats.take("bgpd", Level::Error, "no", now)).count();
-        assert_eq!(shown, 3);
-        assert!(repeats.take("zebra", Level::Error, "no", now), "another daemon's");
-        assert!(repeats.take("bgpd", Level::Error, "yes", now), "another line");
-        assert!(repeats.due(now + WINDOW / 2).is_empty());
-        let due = repeats.due(now + WINDOW);
-        assert_eq!(
-            due.iter().map(|said| (said.text.as_str(), said.left_out)).collect::<Vec<_>>(),
-            [("no", 97)]
-        );
-        assert!(repeats.take("bgpd", Level::Error, "no", now + WINDOW), "a new window");
-    }
-
-    #[test]
     fn a_record_is_one_line_whatever_is_in_it() {
         let text = printable("a\nb \u{1b}[31m");
         let words = line(LogFormat::Text, &Time::from_secs(0), Level::Warn, Some("bgpd"), &text);
@@ -273,12 +200,5 @@ mod tests {
         let json = line(LogFormat::Json, &Time::from_secs(0), Level::Info, None, &text);
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!((json["msg"].as_str(), json["level"].as_str()), (Some("a\\nb \\u{1b}[31m"), Some("info")));
-    }
-
-    #[test]
-    fn nothing_is_lost_of_many_different_lines() {
-        let (mut repeats, now) = (Repeats::default(), Instant::now());
-        assert!((0..1000).all(|i| repeats.take("bgpd", Level::Info, &i.to_string(), now)));
-        assert!(repeats.0.len() <= REMEMBERED);
     }
 }
