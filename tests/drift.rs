@@ -46,10 +46,23 @@ fn shape(ns: &str) -> BTreeSet<String> {
     shape
 }
 
+/// What we keep in each of the namespaces.
+fn shapes(namespaces: &[&'static str]) -> Vec<(&'static str, BTreeSet<String>)> {
+    namespaces.iter().map(|ns| (*ns, shape(ns))).collect()
+}
+
 /// Does `alter` and returns how long it takes until all is as before.
-fn put_right(what: &str, node: &Supervisor, namespaces: &[&str], alter: impl FnOnce()) -> Duration {
-    let all = || namespaces.iter().map(|ns| shape(ns)).collect::<Vec<_>>();
-    let before = all();
+fn put_right(
+    what: &str,
+    node: &Supervisor,
+    namespaces: &[&'static str],
+    alter: impl FnOnce(),
+) -> Duration {
+    put_right_as(what, node, &shapes(namespaces), alter)
+}
+
+/// Does `alter` and returns how long it takes until all is as it was.
+fn put_right_as(what: &str, node: &Supervisor, before: &[(&str, BTreeSet<String>)], alter: impl FnOnce()) -> Duration {
     let repairs =
         || node.log().into_iter().filter(|(_, line)| line.contains("put right in")).collect::<Vec<_>>();
     let (count, begin) = (repairs().len(), node.started.elapsed());
@@ -58,7 +71,7 @@ fn put_right(what: &str, node: &Supervisor, namespaces: &[&str], alter: impl FnO
     let took = repairs()[count].0 - begin;
     let mut told = String::new();
     wait_until(&format!("all to be as before after {what}"), SOON, || {
-        let now: String = before.iter().zip(all()).map(|(before, now)| difference(before, &now)).collect();
+        let now: String = before.iter().map(|(ns, before)| difference(before, &shape(ns))).collect();
         if now != told {
             println!("after {what}:\n{now}");
             told = now;
@@ -71,7 +84,8 @@ fn put_right(what: &str, node: &Supervisor, namespaces: &[&str], alter: impl FnO
 fn drift(extra: &[(&str, &str)], ns: &'static str) {
     let lab = Lab::new(Options::default());
     let node = up(&lab, extra);
-    let namespaces = if ns == "host" { &["host"][..] } else { &["host", ns] };
+    let both = ["host", ns];
+    let before = shapes(if ns == "host" { &["host"][..] } else { &both });
     let mut times = Vec::new();
     let alterations: &[(&str, &str, &str)] = &[
         ("the veth deleted", "host", "link del metallb-frr"),
@@ -88,16 +102,16 @@ fn drift(extra: &[(&str, &str)], ns: &'static str) {
         if command.contains("route") && ns == "host" {
             continue;
         }
-        times.push(put_right(what, &node, namespaces, || drop(ip(place, command))));
+        times.push(put_right_as(what, &node, &before, || drop(ip(place, command))));
     }
     // A kernel parameter, announced.
-    let before = node.log().len();
+    let from = node.log().len();
     sysctl("host", "net/ipv4/conf/metallb-frr/rp_filter", "1");
     wait_until("the kernel parameter to be put right", SOON, || {
         exec("host", &["cat", "/proc/sys/net/ipv4/conf/metallb-frr/rp_filter"]).trim() == "2"
     });
     wait_until("the warning", SOON, || {
-        node.log()[before..].iter().any(|(_, line)| line.contains("WARN") && line.contains("rp_filter"))
+        node.log()[from..].iter().any(|(_, line)| line.contains("WARN") && line.contains("rp_filter"))
     });
     times.sort();
     println!("put right after, ms: {:?}", times.iter().map(Duration::as_millis).collect::<Vec<_>>());
@@ -109,7 +123,8 @@ fn drift(extra: &[(&str, &str)], ns: &'static str) {
 fn what_the_kernel_made(extra: &[(&str, &str)], ns: &'static str) {
     let lab = Lab::new(Options::default());
     let node = up(&lab, extra);
-    let namespaces = if ns == "host" { &["host"][..] } else { &["host", ns] };
+    let both = ["host", ns];
+    let before = shapes(if ns == "host" { &["host"][..] } else { &both });
     let flows: Vec<_> = flows().into_iter().filter(|(name, _)| name.starts_with("client1")).collect();
     thread::sleep(Duration::from_secs(1));
     for (what, place, command) in [
@@ -128,7 +143,7 @@ fn what_the_kernel_made(extra: &[(&str, &str)], ns: &'static str) {
     ] {
         let argv: Vec<&str> = std::iter::once("ip").chain(command.split(' ')).collect();
         // It fails where something that it has listed has gone by itself meanwhile.
-        put_right(what, &node, namespaces, || drop(try_exec(place, &argv)));
+        put_right_as(what, &node, &before, || drop(try_exec(place, &argv)));
         let begin = std::time::Instant::now();
         for service in SERVICES {
             wait_until(&format!("{service} after {what}"), SOON, || ping("client1", service, 1, 10).1 == 1);
@@ -136,7 +151,7 @@ fn what_the_kernel_made(extra: &[(&str, &str)], ns: &'static str) {
         println!("{what} in {place}: answered after {:?} more", begin.elapsed());
     }
     for link in ["eth1", "frr-metallb", "all"] {
-        put_right("IPv6 switched off", &node, namespaces, || {
+        put_right_as("IPv6 switched off", &node, &before, || {
             sysctl(ns, &format!("net/ipv6/conf/{link}/disable_ipv6"), "1");
         });
     }

@@ -52,7 +52,7 @@ fn perouter_and_a_second_start() {
     let lab = Lab::new(Options::default());
     // As it comes of a leaf's advertisement where they are taken.
     ip("host", "-6 route add default via fe80::1 dev eth1 proto ra metric 1024");
-    let before = snapshot("host");
+    let before = settled("host");
     let mut node = up(&lab, &[]);
     every_ping_is_answered(&SERVICES, 1000);
 
@@ -77,7 +77,7 @@ fn perouter_and_a_second_start() {
     assert!(rss <= 4608.0 && own <= 1024.0, "{rss} kB, {own}");
 
     // SIGTERM ends everything; what is in the kernel stays.
-    let here = snapshot("perouter");
+    let here = settled("perouter");
     let flows = flows();
     let (status, seconds) = node.terminate();
     assert!(status.success(), "{status}");
@@ -115,7 +115,7 @@ fn host_mode_with_an_anycast_address() {
         ip_batch("host", &format!("link set {nic} down\nlink set {nic} up\n"));
     }
     wait_until("the leaves' advertisements", SOON, || advertised().contains("eth1"));
-    let before = snapshot("host");
+    let before = settled("host");
     let _node = up(&lab, &[("NETNS", "host")]);
     assert_eq!(advertised(), "");
     let anycast = ["10.0.0.100", "2001:db8:a::100"];
@@ -267,7 +267,7 @@ fn no_packet_is_lost(extra: &[(&str, &str)], cells: &[Cell]) {
 
 /// Runs the program to its end, which must be a failure that changed nothing, and gives what it said.
 fn refused(lab: &Lab, extra: &[(&str, &str)]) -> String {
-    let before = snapshot("host");
+    let before = settled("host");
     let mut node = start(lab, extra);
     let status = node.wait_end(SOON);
     assert!(!status.success(), "{extra:?}\n{}", node.log_text());
@@ -279,7 +279,7 @@ fn refused(lab: &Lab, extra: &[(&str, &str)]) -> String {
 #[test]
 fn bad_configurations_change_nothing() {
     let lab = Lab::new(Options { speaker: None, ..Options::default() });
-    let before = snapshot("host");
+    let before = settled("host");
     for (name, value) in BAD {
         let mut node = start(&lab, &[(name, value)]);
         assert!(!node.wait_end(SOON).success(), "{name}={value:?}");
@@ -502,7 +502,7 @@ fn a_stale_namespace_file_is_repaired() {
             "directory" => std::fs::create_dir(path).unwrap(),
             from => mount(from),
         }
-        let before = snapshot("client1");
+        let before = settled("client1");
         let said = refused(&lab, &[]);
         assert!(words.iter().all(|word| said.contains(word)), "{what}: {said}");
         assert_eq!(difference(&before, &snapshot("client1")), "");

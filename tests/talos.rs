@@ -192,11 +192,7 @@ fn a_restart_of_the_container(netns: &str) {
     let (_, zebra) = daemons(&lab, netns).into_iter().find(|(name, _)| name == "zebra").unwrap();
     let files = fs::read_to_string(format!("/proc/{zebra}/limits")).unwrap();
     assert!(files.lines().any(|l| l.starts_with("Max open files") && l.contains("4096")), "{files}");
-    let before = wait_until("the namespace to settle", SOON, || {
-        let before = snapshot(netns);
-        thread::sleep(Duration::from_secs(1));
-        (snapshot(netns) == before).then_some(before)
-    });
+    let before = settled(netns);
     let flows = flows();
     thread::sleep(Duration::from_secs(1));
 

@@ -46,7 +46,7 @@ pub use sh::*;
 pub use steady::stood_still;
 pub use supervisor::{Line, Supervisor, program};
 pub use traffic::{Flow, Loss};
-pub use watch::{LinkEvent, LinkMonitor, difference, link_monitor, snapshot};
+pub use watch::{LinkEvent, LinkMonitor, difference, link_monitor, settled, snapshot};
 
 /// The node's fabric NICs, `eth1` and `eth2` of `host`.
 pub const MACS: [&str; 2] = ["02:fa:b0:00:01:01", "02:fa:b0:00:02:01"];

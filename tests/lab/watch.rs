@@ -3,13 +3,16 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::thread;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
 use serde_json::Value;
 
-use super::sh::{in_ns, ip_json, must};
+use super::node::SOON;
+use super::sh::{in_ns, ip_json, must, wait_until};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
@@ -134,6 +137,15 @@ pub fn snapshot(ns: &str) -> BTreeSet<String> {
         }
     }
     lines
+}
+
+/// The same, when nothing has changed any more for a moment: a link that has just come up gets routes.
+pub fn settled(ns: &str) -> BTreeSet<String> {
+    wait_until(&format!("{ns} to settle"), SOON, || {
+        let before = snapshot(ns);
+        thread::sleep(Duration::from_millis(500));
+        (snapshot(ns) == before).then_some(before)
+    })
 }
 
 fn normalize(value: &mut Value) {
