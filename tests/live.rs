@@ -192,10 +192,11 @@ fn what_is_refused_changes_nothing() {
         let from = lab.nodes[0].log().len();
         put(0, file);
         lab.nodes[0].wait_log_after(from, "is in force", SOON);
-        assert_eq!(running()[0].contains("vrf blue"), blue);
+        // A VRF goes when the kernel has followed.
+        wait_until("mgmtd to have it", SOON, || running()[0].contains("vrf blue") == blue);
     }
     exec("", &["sh", "-c", "rm /run/fill && mount -o remount,size=50% /run"]);
-    assert_eq!(running(), before);
+    wait_until("all to be as before", SOON, || running() == before);
     // No daemon refuses it where one hangs or dies meanwhile: it is taken back, and made when all of them run again.
     let pid = || Pid::from_raw(daemons_of(&lab)[1].trim().parse().unwrap()).unwrap();
     for dies in [false, true] {
