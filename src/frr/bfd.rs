@@ -126,9 +126,11 @@ fn send(session: &Session) -> io::Result<()> {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    // bfdd's own ports are still in use only if it lives.
-    let socket = (FIRST_SOURCE_PORT..).find_map(|port| UdpSocket::bind((any, port)).ok());
-    let socket = socket.ok_or(io::ErrorKind::AddrInUse)?;
+    // bfdd's own ports are still in use only if it lives. Any other error would be the next port's, too.
+    let is_free =
+        |bound: &io::Result<UdpSocket>| !matches!(bound, Err(e) if e.kind() == io::ErrorKind::AddrInUse);
+    let bound = (FIRST_SOURCE_PORT..=u16::MAX).map(|port| UdpSocket::bind((any, port))).find(is_free);
+    let socket = bound.unwrap_or(Err(io::ErrorKind::AddrInUse.into()))?;
     let to = match session.peer {
         IpAddr::V4(ip) => {
             socket.set_ttl(255)?;
