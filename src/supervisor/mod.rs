@@ -576,17 +576,11 @@ impl<'a> Supervisor<'a> {
         command.args(daemon.arguments(self.node.version, config_path.as_deref(), &pid.path()));
         let inherited: Vec<&Handover> = config.iter().chain([&pid]).collect();
         let victim = daemon.foundations().find_map(|name| self.children[self.running(name)?].as_ref());
-        let ends = match victim.map(|zebra| fuse::lay(zebra.pid)).transpose() {
-            Ok(laid) => laid.map(|(fuse, ends)| {
-                self.fuse = Some(fuse);
-                ends
-            }),
-            Err(e) => {
-                log::warn!(
-                    "zebra can't be made to go with bgpd: {e}; if bgpd dies, the VNIs lose packets until it is back"
-                );
-                None
-            }
+        let victim = victim.map(|zebra| zebra.pid);
+        let not_linked = |e: io::Error| {
+            log::warn!(
+                "zebra can't be made to go with bgpd: {e}; if bgpd dies, the VNIs lose packets until it is back"
+            );
         };
         let (input, _last) = ends.map_or((Stdio::null(), None), |ends| (ends.input, Some(ends.last)));
         // A child begins in the namespace of the thread that starts it.
@@ -599,6 +593,7 @@ impl<'a> Supervisor<'a> {
         Ok(child)
     }
 
+        let (fuse, ends) = victim.and_then(|_| fuse::lay().map_err(not_linked).ok()).unzip();
     /// A daemon has, or is about to have, our configuration and nothing else.
     fn forget_drift(&mut self, i: usize) {
         let name = self.daemons[i].name;
@@ -606,6 +601,9 @@ impl<'a> Supervisor<'a> {
         self.board.tell(|local| drop(local.drift.remove(name)));
     }
 
+        if let Some((fuse, victim)) = fuse.zip(victim) {
+            self.fuse = fuse.arm(victim).map_err(not_linked).ok().map(|()| fuse);
+        }
     fn end_load(&mut self) {
         self.load_queue.clear();
         self.load_well = false;
