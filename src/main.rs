@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use frr_supervisor::config::{self, Config, file};
 use frr_supervisor::frr::{self, Inputs, Version, files};
 use frr_supervisor::model::{FilePath, IfName, Value as _};
+use frr_supervisor::node::line;
+use frr_supervisor::supervisor::Signals;
 use frr_supervisor::{logging, run, status};
 use lexopt::Arg::{Long, Short, Value};
 
@@ -92,6 +94,8 @@ fn command() -> Result<Option<Command>, lexopt::Error> {
 }
 
 fn execute(what: &Use) -> ExitCode {
+    // Before anything that takes its time: as PID 1 a signal without a handler is lost.
+    let signals = matches!(what, Use::Run).then(Signals::catch);
     let base = match config::from_vars(std::env::vars_os()) {
         Ok(base) => base,
         Err(problems) => {
@@ -117,7 +121,8 @@ fn execute(what: &Use) -> ExitCode {
     let result = match what {
         Use::Run => {
             logging::start(config.log_level, config.log_format);
-            run::run(&base, config, &problems)
+            let signals = signals.unwrap_or_else(Signals::catch).map_err(line);
+            signals.and_then(|signals| run::run(&base, config, &problems, signals))
         }
         Use::Check => {
             let problems = [render(&config).err().unwrap_or_default(), problems].concat();

@@ -18,11 +18,16 @@ use crate::supervisor::{End, Signals, Supervisor, describe, withdraws};
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// Sets the node up, then runs the daemons until a signal asks for the end. `base` is what the environment alone says; what
-/// was left out of the configuration file because of `problems` is said first.
+/// was left out of the configuration file because of `problems` is said first. `signals` are caught already.
 ///
 /// # Errors
 /// Every problem, each a line of its own.
-pub fn run(base: &Config, mut config: Config, problems: &[String]) -> Result<(), Vec<String>> {
+pub fn run(
+    base: &Config,
+    mut config: Config,
+    problems: &[String],
+    mut signals: Signals,
+) -> Result<(), Vec<String>> {
     // Before anything that another instance has is touched.
     let lock = lock::take().map_err(|e| vec![e])?;
     limits::raise();
@@ -35,7 +40,6 @@ pub fn run(base: &Config, mut config: Config, problems: &[String]) -> Result<(),
             lock::PATH
         );
     }
-    let mut signals = Signals::catch().map_err(line)?;
     let version = files::version().map_err(line)?;
     let (board, bell) = Board::new().map_err(line)?;
     board.tell(|local| {
