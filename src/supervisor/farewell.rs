@@ -6,11 +6,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::frr::delta::Context;
 use crate::frr::neighbors::{QUESTION, is_established};
 use crate::frr::vty::{Answer, CONFIGURE, Talk};
 
-/// bgpd may take so long to carry out either half of it, and its messages so long to reach the peers.
+/// bgpd's messages may take so long to reach the peers.
 const LIMIT: Duration = Duration::from_secs(1);
+
+/// bgpd may take so long to shut all sessions down: some milliseconds for each, and there may be hundreds.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(4);
 
 /// A bgpd that is new has no sessions yet, and without them nothing can be withdrawn: they are waited for. Talos ends us 10 s after
 /// its SIGTERM.
@@ -38,7 +42,8 @@ enum Stage {
     /// The sessions come up, until then.
     Sessions(Instant),
     Drain,
-    Shutdown,
+    /// The sessions end, or are given up then.
+    Shutdown(Instant),
 }
 
 impl Farewell {
@@ -86,12 +91,16 @@ impl Farewell {
             }
             _ if now < self.next => false,
             Stage::Drain => {
-                self.stage = Stage::Shutdown;
+                self.stage = Stage::Shutdown(now + SHUTDOWN_LIMIT);
                 self.talk = Talk::begin(&self.socket, std::mem::take(&mut self.shutdown)).ok();
                 self.next = now + LIMIT;
                 self.talk.is_none()
             }
-            Stage::Shutdown => true,
+            Stage::Shutdown(until) if self.talk.is_some() && now < until => {
+                self.next = (now + ASK_EVERY).min(until);
+                false
+            }
+            Stage::Shutdown(_) => true,
         }
     }
 
@@ -109,29 +118,23 @@ fn all_established(answers: &[Answer]) -> bool {
     neighbors.is_some_and(|all| !all.is_empty() && all.values().all(is_established))
 }
 
-/// The commands for both halves, for every BGP instance and neighbor of frr.conf.
+/// The commands for both halves, for every BGP instance and neighbor of frr.conf. The default instance comes first: the leaves are
+/// its neighbors, and all else is reached by them.
 fn commands(text: &str) -> (Vec<String>, Vec<String>) {
     let begin = || CONFIGURE.map(str::to_owned).to_vec();
     let (mut prefer_others, mut shutdown) = (begin(), begin());
-    let mut neighbors = BTreeSet::new();
-    let mut inside = false;
-    for line in text.lines() {
-        if line.starts_with("router bgp ") {
-            inside = true;
-            neighbors.clear();
-            prefer_others.extend([line.to_owned(), "bgp graceful-shutdown".to_owned(), "exit".to_owned()]);
-            shutdown.push(line.to_owned());
-        } else if !line.starts_with(' ') && line != "!" {
-            if std::mem::take(&mut inside) {
-                shutdown.push("exit".to_owned());
-            }
-        } else if let Some(rest) = line.strip_prefix(" neighbor ")
-            && let Some((name, _)) = rest.split_once(' ')
-            && inside
-            && neighbors.insert(name.to_owned())
-        {
-            shutdown.push(format!("neighbor {name} shutdown"));
-        }
+    let tree = Context::parse(text).unwrap_or_default();
+    let routers = || tree.inner.iter().filter(|context| context.head.starts_with("router bgp "));
+    let is_default = |router: &&Context| router.head.split(' ').count() == 3;
+    for router in routers().filter(is_default).chain(routers().filter(|router| !is_default(router))) {
+        prefer_others.extend([&router.head, "bgp graceful-shutdown", "exit"].map(str::to_owned));
+        shutdown.push(router.head.clone());
+        let mut known = BTreeSet::new();
+        let neighbors =
+            router.lines.iter().filter_map(|line| line.strip_prefix("neighbor ")?.split(' ').next());
+        let each = neighbors.filter(|name| known.insert(*name));
+        shutdown.extend(each.map(|name| format!("neighbor {name} shutdown")));
+        shutdown.push("exit".to_owned());
     }
     (prefer_others, shutdown)
 }
@@ -170,19 +173,22 @@ mod tests {
         let (first, second) = commands(text);
         let begin = ["enable", "configure terminal"];
         let gshut = "bgp graceful-shutdown";
-        assert_eq!(first[2..], ["router bgp 1 vrf m", gshut, "exit", "router bgp 3", gshut, "exit"]);
+        assert_eq!(first[2..], ["router bgp 3", gshut, "exit", "router bgp 1 vrf m", gshut, "exit"]);
         assert_eq!(second[..2], begin);
         assert_eq!(
             second[2..],
             [
-                "router bgp 1 vrf m",
-                "neighbor fd00::1 shutdown",
-                "exit",
                 "router bgp 3",
                 "neighbor fabric shutdown",
                 "neighbor eth1 shutdown",
+                "exit",
+                "router bgp 1 vrf m",
+                "neighbor fd00::1 shutdown",
                 "exit"
             ]
         );
+        // However far it is indented.
+        let (_, shutdown) = commands("router bgp 3\n   neighbor 192.0.2.1 remote-as 4\nexit\n");
+        assert_eq!(shutdown[3], "neighbor 192.0.2.1 shutdown");
     }
 }
