@@ -11,7 +11,7 @@ use super::policy::Event;
 use super::{End, Supervisor};
 use crate::config::{Config, Problem, file};
 use crate::frr::delta::{Delta, Step, delta};
-use crate::frr::{Version, files};
+use crate::frr::{Version, files, held};
 use crate::logging;
 use crate::node::{Candidate, line};
 
@@ -256,7 +256,10 @@ impl Supervisor<'_> {
             way => way,
         };
         match way {
-            Delta::Commands(steps, late) => {
+            Delta::Commands(mut steps, late) => {
+                if self.hold.is_under_way() {
+                    held::spare(&mut steps);
+                }
                 let commands = text(&steps);
                 files::check(&commands).map_err(|e| {
                     let command = files::named_line(&e.to_string(), &commands);
@@ -309,7 +312,8 @@ impl Supervisor<'_> {
             Err(refused) => {
                 let source = origin(&candidate, &refused.command);
                 self.board.tell(|local| local.counts.rollbacks += 1);
-                let interruptions = self.interruptions + 1;
+                // What someone else's vtysh holds up ends no daemon.
+                let interruptions = self.interruptions + u32::from(!refused.locked);
                 if refused.interrupted && interruptions < INTERRUPTIONS {
                     log::warn!(
                         "{}: the change was cut short and is taken back; it is made again when all daemons run",

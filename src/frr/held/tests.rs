@@ -1,4 +1,5 @@
 use super::*;
+use crate::frr::delta::Command;
 use crate::model::Value as _;
 
 fn place() -> Place {
@@ -203,4 +204,20 @@ fn the_summary_tells_of_changes() {
     );
     assert_eq!(summary(""), None);
     assert_eq!(summary(r#"{"warning":"no such VRF"}"#), None);
+}
+
+#[test]
+fn a_change_does_not_end_the_retention() {
+    let texts = [
+        "router bgp 65001 vrf red",
+        "bgp network import-check",
+        "router bgp 65001",
+        "bgp network import-check",
+        "x",
+    ];
+    let commands = texts.iter().map(|text| Command { text: (*text).into(), optional: false }).collect();
+    let mut steps = [Step { daemon: "bgpd", commands }];
+    spare(&mut steps);
+    let left: Vec<&str> = steps[0].commands.iter().map(|command| command.text.as_str()).collect();
+    assert_eq!(left, [texts[0], texts[1], texts[2], "x"]);
 }
