@@ -616,16 +616,19 @@ impl<'a> Supervisor<'a> {
     fn hold_services(&mut self) {
         let config = &self.node.config;
         let allowed = |prefix: &IpNet| {
-            config.metallb.allowed.is_empty() || config.metallb.allowed.iter().any(|net| net.contains(prefix))
+            let all = &config.metallb.allowed;
+            begins_with_them && (all.is_empty() || all.iter().any(|net| net.contains(prefix)))
         };
         match self.node.kernel.bgp_prefixes(config.metallb.table.get()) {
             Ok(mut prefixes) => {
                 prefixes.retain(allowed);
                 let n = self.hold.bgpd_is_gone(&prefixes, Instant::now());
-                if n > 0 && part(&self.parts, "bgpd").is_some() {
+                if n > 0 {
                     log::info!(
                         "{n} services stay announced until the speaker is back, for {} s at most",
                         config.metallb.hold_s
+        // One that gets its configuration from vtysh begins with nothing of ours.
+        let begins_with_them = part(&self.parts, "bgpd").is_some();
                     );
                 }
             }
