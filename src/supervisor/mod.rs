@@ -556,11 +556,18 @@ impl<'a> Supervisor<'a> {
     /// Lets those dial again whose time has come.
     fn unhush(&mut self, now: Instant) {
         let covering = self.covering();
-        for (which, _) in self.silent.extract_if(.., |(_, at)| *at + covering <= now) {
-            if let Err(e) = self.node.kernel.allow(which) {
-                log::error!("BGP sessions are still kept from coming up: {e}");
+        let kernel = &mut self.node.kernel;
+        self.silent.retain_mut(|(which, at)| {
+            if *at + covering > now {
+                return true;
             }
-        }
+            let allowed = kernel.allow(*which);
+            if let Err(e) = &allowed {
+                log::error!("BGP sessions are still kept from coming up, which is tried again: {e}");
+                *at = now + RETRY;
+            }
+            allowed.is_err()
+        });
     }
 
     fn start(&mut self, i: usize) -> io::Result<Child> {
