@@ -445,7 +445,11 @@ impl<'a> Supervisor<'a> {
                         self.board.tell(|local| local.configuration.fell_back = true);
                     }
                     Err(e) => {
-                        log::error!("{name} keeps dying, and the last good configuration can't be used: {e}")
+                        log::error!("{name} keeps dying, and the last good configuration can't be used: {e}");
+                        // It is not the configuration that is wrong.
+                        if e.kind() != io::ErrorKind::InvalidData {
+                            events.push_back(Event::Changed { may_fall_back: true });
+                        }
                     }
                 }
                 self.read_parts();
