@@ -762,6 +762,7 @@ impl<'a> Supervisor<'a> {
             silent_daemon,
             self.policy.next_deadline(),
             self.reserve.until,
+            self.reserve.again,
             repairs,
             bow_out,
             self.workloads_at,

@@ -18,6 +18,9 @@ const TAKES_OBJECTS: Version = Version(10, 7);
 /// The line of frr.conf with which it names none: so it is in the host's namespace.
 const WITHOUT_OBJECTS: &str = "no zebra nexthop kernel enable";
 
+/// From one attempt to the next, where there is no thread or descriptor for it.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// Something to do about backup routes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Job {
@@ -40,6 +43,8 @@ pub struct Reserve {
     running: Option<Task<Done>>,
     /// What runs copies routes.
     installing: bool,
+    /// Nothing could be begun: when it is tried again.
+    pub again: Option<Instant>,
 }
 
 type Done = (Job, io::Result<usize>, Duration);
@@ -63,22 +68,25 @@ impl Reserve {
             || self.queue.iter().any(|job| matches!(job, Job::Install(..)))
     }
 
-    /// Begins the next job if none is under way. On a thread, unless there can be none.
-    fn begin(&mut self, open: impl Fn() -> io::Result<BackupRoutes>) {
-        while self.running.is_none()
-            && let Some(job) = self.queue.pop_front()
-        {
-            self.installing = matches!(job, Job::Install(..));
-            match open() {
-                Ok(routes) => {
-                    let again = job.clone();
-                    match Task::begin(move || carry_out(routes, job)) {
-                        Ok(task) => self.running = Some(task),
-                        // This takes the main loop's time, and is better than nothing.
-                        Err(_) => drop(open().map(|routes| tell(carry_out(routes, again)))),
-                    }
+    /// Begins the next job if none is under way.
+    fn begin(&mut self, open: impl Fn() -> io::Result<BackupRoutes>, now: Instant) {
+        if self.running.is_some() || self.again.is_some_and(|at| now < at) {
+            return;
+        }
+        let failed = self.again.take().is_some();
+        let Some(job) = self.queue.pop_front() else { return };
+        self.installing = matches!(job, Job::Install(..));
+        let again = job.clone();
+        match open().and_then(|routes| Task::begin(move || carry_out(routes, job))) {
+            Ok(task) => self.running = Some(task),
+            Err(e) => {
+                if !failed {
+                    log::error!(
+                        "backup routes can't be changed: {e}; some packets may be lost; it is tried again every second"
+                    );
                 }
-                Err(e) => log::error!("backup routes can't be changed: {e}; some packets may be lost"),
+                self.queue.push_front(again);
+                self.again = Some(now + AGAIN);
             }
         }
     }
@@ -150,7 +158,7 @@ impl Supervisor<'_> {
             self.reserve.finish();
         }
         let kernel = &self.node.kernel;
-        self.reserve.begin(|| kernel.backup_routes());
+        self.reserve.begin(|| kernel.backup_routes(), Instant::now());
     }
 
     /// Whether a new zebra spoils IPv4 routes over an IPv6 next hop that it finds.
@@ -164,7 +172,10 @@ impl Supervisor<'_> {
         while waits && (self.reserve.running.is_some() || !self.reserve.queue.is_empty()) {
             self.reserve.finish();
             let kernel = &self.node.kernel;
-            self.reserve.begin(|| kernel.backup_routes());
+            self.reserve.begin(|| kernel.backup_routes(), Instant::now());
+            if self.reserve.again.is_some() {
+                return;
+            }
         }
     }
 }
