@@ -593,6 +593,7 @@ impl<'a> Supervisor<'a> {
                 "zebra can't be made to go with bgpd: {e}; if bgpd dies, the VNIs lose packets until it is back"
             );
         };
+        let (fuse, ends) = victim.and_then(|_| fuse::lay().map_err(not_linked).ok()).unzip();
         let (input, _last) = ends.map_or((Stdio::null(), None), |ends| (ends.input, Some(ends.last)));
         // A child begins in the namespace of the thread that starts it.
         let child = self
@@ -600,11 +601,13 @@ impl<'a> Supervisor<'a> {
             .kernel
             .router_ns()
             .within(|| Child::with_input(daemon.name, command, input, &inherited))?;
+        if let Some((fuse, victim)) = fuse.zip(victim) {
+            self.fuse = fuse.arm(victim).map_err(not_linked).ok().map(|()| fuse);
+        }
         files::started(daemon.name, child.pid);
         Ok(child)
     }
 
-        let (fuse, ends) = victim.and_then(|_| fuse::lay().map_err(not_linked).ok()).unzip();
     /// A daemon has, or is about to have, our configuration and nothing else.
     fn forget_drift(&mut self, i: usize) {
         let name = self.daemons[i].name;
@@ -612,9 +615,6 @@ impl<'a> Supervisor<'a> {
         self.board.tell(|local| drop(local.drift.remove(name)));
     }
 
-        if let Some((fuse, victim)) = fuse.zip(victim) {
-            self.fuse = fuse.arm(victim).map_err(not_linked).ok().map(|()| fuse);
-        }
     fn end_load(&mut self) {
         self.load_queue.clear();
         self.load_well = false;
@@ -626,6 +626,8 @@ impl<'a> Supervisor<'a> {
     /// Keeps what the speaker announced in front of the leaves until it can say so again itself.
     fn hold_services(&mut self) {
         let config = &self.node.config;
+        // One that gets its configuration from vtysh begins with nothing of ours.
+        let begins_with_them = part(&self.parts, "bgpd").is_some();
         let allowed = |prefix: &IpNet| {
             let all = &config.metallb.allowed;
             begins_with_them && (all.is_empty() || all.iter().any(|net| net.contains(prefix)))
@@ -638,8 +640,6 @@ impl<'a> Supervisor<'a> {
                     log::info!(
                         "{n} services stay announced until the speaker is back, for {} s at most",
                         config.metallb.hold_s
-        // One that gets its configuration from vtysh begins with nothing of ours.
-        let begins_with_them = part(&self.parts, "bgpd").is_some();
                     );
                 }
             }
@@ -960,13 +960,21 @@ impl<'a> Supervisor<'a> {
 
     /// Collects every dead child, ours and, as PID 1, those that others left to us.
     fn reap(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
+        let mut dead = vec![];
         loop {
-            let (pid, status) = match wait(WaitOptions::NOHANG) {
-                Ok(Some((pid, status))) => (pid, ExitStatus::from_raw(status.as_raw())),
-                Ok(None) | Err(Errno::CHILD) => return Ok(()),
-                Err(Errno::INTR) => continue,
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => dead.push((pid, ExitStatus::from_raw(status.as_raw()))),
+                Ok(None) | Err(Errno::CHILD) => break,
+                Err(Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
-            };
+            }
+        }
+        // Who has taken others along comes before them, in whatever order the kernel tells of them.
+        dead.sort_by_key(|(pid, _)| {
+            let daemon = self.children.iter().position(|child| child.as_ref().is_some_and(|c| c.pid == *pid));
+            daemon.is_none_or(|i| self.daemons[i].foundations().next().is_none())
+        });
+        for (pid, status) in dead {
             let is = |child: &Option<Child>| child.as_ref().is_some_and(|c| c.pid == pid);
             if let Some(i) = self.children.iter().position(is) {
                 if let Some(mut child) = self.children[i].take() {
@@ -1023,6 +1031,7 @@ impl<'a> Supervisor<'a> {
                 log::debug!("reaped orphan {pid}: {status}");
             }
         }
+        Ok(())
     }
 
     /// Has the sessions watched for a while.
