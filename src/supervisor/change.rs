@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::frr::delta::{Command, Step};
 use crate::frr::vty::{Answer, Session, socket};
@@ -35,7 +35,12 @@ pub struct Refused {
     pub unclean: BTreeSet<&'static str>,
     /// No daemon has refused anything: one ended meanwhile, or could not be reached.
     pub interrupted: bool,
+    /// The same, since someone else was configuring it all the time.
+    pub locked: bool,
 }
+
+/// What mgmtd says to one while another has its configuration (`mgmtd/mgmt_fe_adapter.c`).
+const LOCKED: &str = "could not lock";
 
 impl From<String> for Refused {
     fn from(reason: String) -> Self {
@@ -46,7 +51,8 @@ impl From<String> for Refused {
 impl Refused {
     /// Before anything was done.
     fn before(reason: String) -> Self {
-        Self { reason, command: String::new(), unclean: BTreeSet::new(), interrupted: true }
+        let (command, unclean) = (String::new(), BTreeSet::new());
+        Self { reason, command, unclean, interrupted: true, locked: false }
     }
 }
 
@@ -98,6 +104,8 @@ pub struct Change {
     pub commands: usize,
     /// What is for when the kernel has followed.
     pub late: Vec<Step>,
+    /// When it was begun.
+    pub began: Instant,
     /// The commands on their way.
     pub task: Task<Result<(), Refused>>,
 }
@@ -124,7 +132,7 @@ impl Change {
             }
             Ok(())
         })?;
-        Ok(Self { candidate, commands, late, task })
+        Ok(Self { candidate, commands, late, began: Instant::now(), task })
     }
 }
 
@@ -241,7 +249,8 @@ fn carry_out<S: Ask>(
     let differs =
         |(daemon, lines): &(&'static str, Vec<String>)| running(daemon).map_or(true, |now| now != *lines);
     let unclean = before.into_iter().filter(differs).map(|(daemon, _)| daemon).collect();
-    Err(Refused { reason, command, unclean, interrupted })
+    let locked = interrupted && reason.contains(LOCKED);
+    Err(Refused { reason, command, unclean, interrupted, locked })
 }
 
 /// A command that was not carried out.
@@ -274,9 +283,9 @@ fn send(session: &mut impl Ask, step: &Step) -> Result<(), Failure> {
                 break;
             }
             // mgmtd has one configuration to be changed, and someone with a vtysh may hold it for a moment.
-            let passes = command.text.starts_with("no router bgp ") || answer.text.contains("could not lock");
+            let passes = command.text.starts_with("no router bgp ") || answer.text.contains(LOCKED);
             if !passes || attempt >= ATTEMPTS {
-                return Err(failed(false)(answer.text.trim().to_owned()));
+                return Err(failed(passes)(answer.text.trim().to_owned()));
             }
             thread::sleep(AGAIN);
         }
@@ -331,6 +340,14 @@ mod tests {
         assert_eq!(refused.reason, "bgpd: \"neighbor 10.0.0.1 password …\": % No");
         assert_eq!((refused.unclean, refused.interrupted), (BTreeSet::new(), false));
         assert_eq!(said[3..5], ["neighbor 10.0.0.1 password secret", "no a"]);
+    }
+
+    #[test]
+    fn who_is_configured_by_someone_else_has_refused_nothing() {
+        let (result, said) = run(|c| Ok((c != "b", "% could not lock".into())));
+        let refused = result.unwrap_err();
+        assert!(refused.interrupted && refused.locked, "{refused:?}");
+        assert_eq!(said.iter().filter(|c| *c == "b").count(), ATTEMPTS as usize);
     }
 
     #[test]

@@ -299,7 +299,7 @@ impl Supervisor<'_> {
 
     /// A change by commands is over.
     fn changed(&mut self, change: Change, events: &mut VecDeque<Event>) {
-        let Change { candidate, commands, late, task } = change;
+        let Change { candidate, commands, late, began, task } = change;
         let result = task.result();
         self.board.tell(|local| local.counts.changing = false);
         match result {
@@ -330,7 +330,10 @@ impl Supervisor<'_> {
                     self.show_rejection(&[format!("{}{source}{often}", refused.reason)]);
                 }
                 for (i, daemon) in self.daemons.iter().enumerate() {
-                    if refused.unclean.contains(daemon.name) && self.children[i].is_some() {
+                    // One that was started meanwhile has what it had before.
+                    let child = self.children[i].as_ref();
+                    let was_there = child.is_some_and(|child| child.age() >= began.elapsed());
+                    if refused.unclean.contains(daemon.name) && was_there {
                         log::warn!("{} does not run with what it had before: it starts anew", daemon.name);
                         events.push_back(Event::Renew(i));
                     }
