@@ -1,5 +1,6 @@
 //! The kernel's part of a change, a little at a time: no more than FRR takes in, and so that a daemon that ends is started meanwhile.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use crate::frr::delta::Step;
@@ -26,6 +27,8 @@ pub struct Build {
     pub commands: usize,
     /// What FRR gets when all of it is done.
     pub late: Vec<Step>,
+    /// Those that are to be asked, and were not.
+    to_ask: Vec<&'static str>,
     asked: Vec<Talk>,
     asked_at: Instant,
     look_at: Instant,
@@ -34,7 +37,16 @@ pub struct Build {
 impl Build {
     /// Nothing is changed yet.
     pub fn new(changes: Changes, commands: usize, late: Vec<Step>, now: Instant) -> Self {
-        Self { changes, began: now, commands, late, asked: vec![], asked_at: now, look_at: now }
+        Self {
+            changes,
+            began: now,
+            commands,
+            late,
+            to_ask: vec![],
+            asked: vec![],
+            asked_at: now,
+            look_at: now,
+        }
     }
 
     /// When to go on.
@@ -44,14 +56,29 @@ impl Build {
 
     /// Some changes were made: those who are told of them are asked whether they have come round to answering.
     pub fn told(&mut self, now: Instant) {
-        self.asked = TOLD.iter().filter_map(|daemon| Talk::show(&socket(daemon), [PING]).ok()).collect();
+        self.to_ask = TOLD.into();
+        self.asked.clear();
+        self.ask();
         (self.asked_at, self.look_at) = (now, now + LOOK_EVERY);
+    }
+
+    fn ask(&mut self) {
+        let asked = &mut self.asked;
+        self.to_ask.retain(|daemon| match Talk::show(&socket(daemon), [PING]) {
+            Ok(talk) => {
+                asked.push(talk);
+                false
+            }
+            // It is there, and so busy that it does not even take connections.
+            Err(e) => e.kind() == io::ErrorKind::WouldBlock,
+        });
     }
 
     /// Whether they have, or are not there to, or have had their time.
     pub fn is_digested(&mut self, now: Instant) -> bool {
         self.asked.retain_mut(|talk| matches!(talk.receive(), Ok(None)));
-        let digested = self.asked.is_empty() || now >= self.asked_at + PATIENCE;
+        self.ask();
+        let digested = (self.asked.is_empty() && self.to_ask.is_empty()) || now >= self.asked_at + PATIENCE;
         if !digested {
             self.look_at = now + LOOK_EVERY;
         }
