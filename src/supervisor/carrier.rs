@@ -27,6 +27,9 @@ const LOOKS: [Duration; 4] =
 /// From a carrier's loss or return until bgpd knows of it at the latest: a session that is up later is a new one.
 const NOTICED: Duration = Duration::from_millis(400);
 
+/// What bgpd tells of times may be so much later.
+const SECOND: Duration = Duration::from_secs(1);
+
 /// The timer of a peer that restarts, in the answers of FRR 8.4 to 10.6, and from 10.7 on (`bgp_show_peer`,
 /// `bgpd/bgp_vty.c`).
 const RESTARTS: [&str; 2] = ["gracefulRestartTimerMsecs", "gracefulRestartTimerSec"];
@@ -42,12 +45,16 @@ const BANDWIDTH: &str = "bgp bestpath bandwidth";
 #[derive(Debug, Default)]
 pub struct Ports {
     seen: BTreeMap<IfName, Carrier>,
+    /// The subnets that each had when it was last seen to change.
+    subnets: BTreeMap<IfName, Vec<IpNet>>,
     lost: BTreeMap<IfName, Lost>,
     /// The first of [`LOOKS`] that is still to come.
     look: usize,
     since: Option<Instant>,
     asking: Option<Talk>,
     clearing: Option<(Talk, Vec<String>)>,
+    /// A session has outlived the loss, and nothing was received over it since.
+    unproven: bool,
 }
 
 /// A port that has lost its carrier, and whose peers have had no new session since.
@@ -92,15 +99,20 @@ impl Ports {
         subnets: impl FnOnce() -> Vec<IpNet>,
         now: Instant,
     ) -> bool {
-        let Some(before) = self.seen.insert(port.clone(), is) else { return false };
-        if before == is {
+        let before = self.seen.insert(port.clone(), is);
+        if before == Some(is) {
             return false;
         }
+        // One that is not there any more has none.
+        let subnets =
+            if is.index == 0 { self.subnets.get(port).cloned().unwrap_or_default() } else { subnets() };
+        self.subnets.insert(port.clone(), subnets.clone());
+        let Some(before) = before else { return false };
         let loss = is.was_lost_since(before);
         match self.lost.get_mut(port) {
             Some(lost) => (lost.since, lost.is_back) = (now, is.up),
             None if loss => {
-                let lost = Lost { subnets: subnets(), since: now, is_back: is.up };
+                let lost = Lost { subnets, since: now, is_back: is.up };
                 self.lost.insert(port.clone(), lost);
             }
             None => return false,
@@ -144,10 +156,17 @@ impl Ports {
             Some(answers) => {
                 let peers = self.clearing.take().map(|(_, peers)| peers);
                 // Someone else may just be configuring it: the next look sees whether it was done.
-                if let (Ok(Some(answers)), Some(peers)) = (answers, peers)
-                    && answers.iter().all(|answer| answer.well)
-                {
-                    dropped = peers;
+                if let (Ok(Some(answers)), Some(peers)) = (answers, peers) {
+                    match answers.iter().find(|answer| !answer.well) {
+                        None => dropped = peers,
+                        // bgpd shuts no neighbor of a listen range down.
+                        Some(refusal) if self.look >= LOOKS.len() => log::warn!(
+                            "neighbor {}: its port has lost its carrier while it restarted, and bgpd keeps its routes: {}",
+                            peers.join(", "),
+                            refusal.text.trim()
+                        ),
+                        Some(_) => {}
+                    }
                 }
             }
         }
@@ -163,6 +182,13 @@ impl Ports {
         if self.deadline().is_some_and(|at| at <= now) {
             self.look += 1;
             self.asking = Talk::show(socket, [QUESTION]).ok();
+        } else if self.look >= LOOKS.len()
+            && self.asking.is_none()
+            && self.clearing.is_none()
+            && self.unproven
+        {
+            // The same again, until its peer or its hold time tells what has become of it.
+            (self.look, self.since) = (LOOKS.len() - 1, Some(now));
         } else if self.look >= LOOKS.len() && self.asking.is_none() && self.clearing.is_none() {
             self.since = None;
             // One without a carrier is looked at again when it is back.
@@ -181,10 +207,19 @@ impl Ports {
     ) {
         let neighbors = answer.and_then(|answer| serde_json::from_str(&answer.text).ok()).unwrap_or_default();
         let peers = stale(&neighbors, |peer| self.lost.iter().any(|(port, lost)| is_over(peer, port, lost)));
+        self.unproven = false;
+        let unproven = &mut self.unproven;
         self.lost.retain(|port, lost| {
-            let established = |(peer, is): (&String, &Value)| is_over(peer, port, lost) && is_established(is);
-            let is_new = lost.is_back && now >= lost.since + NOTICED;
-            !(is_new && neighbors.as_object().into_iter().flatten().any(established))
+            let over =
+                neighbors.as_object().into_iter().flatten().filter(|(peer, _)| is_over(peer, port, lost));
+            let mut up =
+                over.map(|(_, neighbor)| neighbor).filter(|neighbor| is_established(neighbor)).peekable();
+            if !lost.is_back || up.peek().is_none() || now < lost.since + NOTICED {
+                return true;
+            }
+            let alive = up.any(|neighbor| is_heard(neighbor, now.duration_since(lost.since)));
+            *unproven |= !alive;
+            !alive
         });
         // zebra uses next hops over a link that is back before it hears of anything from bgpd.
         let again = version < KNOWS_WEIGHTS && self.lost.values().any(|lost| lost.is_back);
@@ -199,6 +234,17 @@ impl Ports {
 fn is_over(peer: &str, port: &IfName, lost: &Lost) -> bool {
     let address = peer.parse::<IpAddr>();
     peer == port.as_str() || address.is_ok_and(|ip| lost.subnets.iter().any(|net| net.contains(&ip)))
+}
+
+/// Whether a session that is up was made, or something was received over it, within this time. Only a neighbor next door that is told
+/// apart by its TTL goes down with its port (`bgp_ifp_down`, `bgpd/bgp_zebra.c`): another session may be one that its peer, which was
+/// started anew, knows nothing of.
+fn is_heard(neighbor: &Value, within: Duration) -> bool {
+    // The second one is told in whole seconds.
+    [("bgpTimerUpMsec", Duration::ZERO), ("bgpTimerLastRead", SECOND)].into_iter().any(|(timer, more)| {
+        let ms = neighbor.get(timer).and_then(Value::as_u64);
+        ms.is_some_and(|ms| Duration::from_millis(ms) + more <= within)
+    })
 }
 
 /// The peers among those that restart, by bgpd's answer.
@@ -283,6 +329,17 @@ mod tests {
         assert!(
             over("eth1") && over("192.0.2.1") && !over("eth2") && !over("192.0.2.2") && !over("2001:db8::1")
         );
+    }
+
+    #[test]
+    fn a_session_that_has_outlived_the_loss_proves_nothing_until_something_is_received() {
+        let heard = |up: u64, read: u64| {
+            let neighbor = serde_json::json!({"bgpTimerUpMsec": up, "bgpTimerLastRead": read});
+            is_heard(&neighbor, Duration::from_secs(5))
+        };
+        assert!(heard(4000, 9000), "it is a new one");
+        assert!(heard(900_000, 4000), "its peer is the one of before");
+        assert!(!heard(900_000, 5000) && !is_heard(&Value::Null, Duration::from_secs(5)));
     }
 
     #[test]
