@@ -60,7 +60,7 @@ pub fn resolve(config: &Config, now: &Namespaces, found: &[Found]) -> Resolved {
         keep_others: false,
     };
     let underlay_mtu = found.iter().map(|nic| nic.mtu).chain(vnis::lower_mtus(&config.overlay, now)).min();
-    vnis::add(&config.overlay, underlay_mtu, &mut desired);
+    vnis::add(&config.overlay, underlay_mtu, isolated, &mut desired);
     let ipv6 = desired.links.iter().filter(|link| needs_ipv6(link)).map(|link| Sysctl {
         side: link.side,
         path: format!("net/ipv6/conf/{}/disable_ipv6", link.name),
@@ -154,11 +154,34 @@ fn home_addresses(now: &Namespaces, nic: &Found) -> Vec<IpNet> {
     }
 }
 
+fn on(side: Side, path: String, value: &'static str) -> Sysctl {
+    Sysctl { side, path, value }
+}
+
+/// Strict reverse-path checks see asymmetric routing as spoofing, and services are asymmetric: the client comes in over the veth
+/// pair whatever the host's own route to it is.
+fn loose(side: Side, dev: &str) -> Sysctl {
+    on(side, format!("net/ipv4/conf/{dev}/rp_filter"), "2")
+}
+
+/// What a link to the fabric needs.
+fn of_port(isolated: bool, name: &IfName) -> Vec<Sysctl> {
+    let mut list = if isolated {
+        // It brought the host's setting along.
+        [("ipv4", "rp_filter", "0"), ("ipv6", "forwarding", "1")]
+            .map(|(family, what, value)| on(Side::Router, format!("net/{family}/conf/{name}/{what}"), value))
+            .to_vec()
+    } else {
+        // What leaves by one leaf may be answered by another.
+        vec![loose(Side::Router, name.as_str())]
+    };
+    // A leaf advertises itself for the sake of BGP; a default route of that would come before BGP's own. Addresses and prefixes are
+    // taken as the host has it.
+    list.push(on(Side::Router, format!("net/ipv6/conf/{name}/accept_ra_defrtr"), "0"));
+    list
+}
+
 fn sysctls(isolated: bool, found: &[Found]) -> Vec<Sysctl> {
-    let on = |side, path: String, value| Sysctl { side, path, value };
-    // Strict reverse-path checks see asymmetric routing as spoofing, and services are asymmetric:
-    // the client comes in over the veth pair whatever the host's own route to it is.
-    let loose = |side, dev: &str| on(side, format!("net/ipv4/conf/{dev}/rp_filter"), "2");
     let mut list = Vec::new();
     if isolated {
         // A router forwards; ECMP hashes over ports; a path over a dead port is not used; and an
@@ -179,23 +202,12 @@ fn sysctls(isolated: bool, found: &[Found]) -> Vec<Sysctl> {
         ] {
             list.push(on(Side::Router, path.into(), value));
         }
-        for nic in found {
-            // It brought the host's setting along.
-            list.push(on(Side::Router, format!("net/ipv4/conf/{}/rp_filter", nic.name), "0"));
-            list.push(on(Side::Router, format!("net/ipv6/conf/{}/forwarding", nic.name), "1"));
-        }
         list.push(on(Side::Router, format!("net/ipv4/conf/{VETH_FRR}/rp_filter"), "0"));
     } else {
         list.push(loose(Side::Router, VETH_FRR));
-        // What leaves by one leaf may be answered by another.
-        list.extend(found.iter().map(|nic| loose(Side::Router, nic.name.as_str())));
     }
     list.push(loose(Side::Host, VETH_HOST));
-    // A leaf advertises itself for the sake of BGP; a default route of that would come before BGP's own. Addresses and prefixes are
-    // taken as the host has it.
-    for nic in found {
-        list.push(on(Side::Router, format!("net/ipv6/conf/{}/accept_ra_defrtr", nic.name), "0"));
-    }
+    list.extend(found.iter().flat_map(|nic| of_port(isolated, &nic.name)));
     // Both ends are ours: a check for duplicates would only hold the first session up by a second.
     for (side, dev) in [(Side::Router, VETH_FRR), (Side::Host, VETH_HOST)] {
         list.push(on(side, format!("net/ipv6/conf/{dev}/accept_dad"), "0"));

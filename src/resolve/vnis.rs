@@ -21,13 +21,18 @@ fn overhead(local: IpAddr) -> u32 {
 }
 
 /// Adds what the overlay needs, on an underlay of that MTU.
-pub(super) fn add(overlay: &Overlay, mtu: Option<u32>, desired: &mut Desired) {
+pub(super) fn add(overlay: &Overlay, mtu: Option<u32>, isolated: bool, desired: &mut Desired) {
     let underlay = &overlay.underlay;
     for interface in &underlay.interfaces {
         if let UnderlayInterface::Macvlan { name, parent, addresses } = interface {
             let kind = SpecKind::Macvlan(parent.clone());
             let addresses = addresses.clone();
             desired.links.push(LinkSpec { addresses, ..LinkSpec::new(Side::Router, name.clone(), kind) });
+            // In a namespace of ours it has this from the defaults there.
+            if !isolated {
+                desired.no_advertised_default.push(name.clone());
+                desired.sysctls.extend(super::of_port(false, name));
+            }
         }
     }
     let vteps: Vec<IpNet> = underlay.vteps().map(IpNet::from).collect();
