@@ -255,24 +255,53 @@ impl Node {
     /// Every reason why it can't be, each a sentence.
     pub fn prepare(&mut self, config: Config) -> Result<Candidate, Vec<String>> {
         let now = self.kernel.observe(Some(&self.desired)).map_err(line)?;
-        let Search { found, missing: lacking, wrong } = find(&By::all(&config), &now, &self.nics);
+        let Search { mut found, missing: mut lacking, mut wrong } = find(&By::all(&config), &now, &self.nics);
+        // What has come over one that is asked for already is a problem of its own, and the node goes on without it.
+        let before = By::all(&self.config);
+        let is_new = |by: &By| !before.contains(by);
+        let all = lacking.len() + wrong.len();
+        lacking.retain(is_new);
+        wrong.retain(|(by, _)| is_new(by));
+        let mut complete = lacking.len() + wrong.len() == all;
         let mut problems: Vec<String> = wrong.into_iter().map(|(_, sentence)| sentence).collect();
         if !lacking.is_empty() {
             problems.push(missing(&lacking, &now));
         }
-        // What has come over one that is in use is a problem of its own.
-        let added = found.iter().filter(|nic| !self.nics.iter().any(|known| known.by == nic.by));
-        problems.extend(added.filter_map(|nic| objection(&config, &now, nic)));
+        let in_use = |nic: &Found| self.nics.iter().any(|known| known.by == nic.by);
+        found.retain(|nic| {
+            let objection = if in_use(nic) { None } else { objection(&config, &now, nic) };
+            let stays_out = objection.is_some();
+            complete &= !stays_out;
+            problems.extend(objection.filter(|_| is_new(&nic.by)));
+            !stays_out
+        });
         if !problems.is_empty() {
             return Err(problems);
         }
-        let resolved = resolve(&config, &now, &found);
-        let conflicts = plan(&resolved.desired, now).conflicts;
+        let mut resolved = resolve(&config, &now, &found);
+        if !complete {
+            self.keep(&mut resolved);
+        }
+        let mut conflicts = plan(&resolved.desired, now).conflicts;
+        if !conflicts.is_empty() {
+            let now = self.kernel.observe(Some(&self.desired)).map_err(line)?;
+            let known = plan(&self.desired, now).conflicts;
+            conflicts.retain(|conflict| !known.contains(conflict));
+        }
         if !conflicts.is_empty() {
             return Err(conflicts.into_iter().map(|(_, sentence)| sentence).collect());
         }
         let text = self.render(&config, &resolved).map_err(line)?;
         Ok(Candidate { config, text, resolved })
+    }
+
+    /// Keeps what depends on a NIC that is missing: the ports that FRR has, and the pair's MTU, which the first of them sets.
+    fn keep(&self, resolved: &mut Resolved) {
+        resolved.ports.clone_from(&self.ports);
+        for link in &mut resolved.desired.links {
+            let before = self.desired.links.iter().find(|l| (l.side, &l.name) == (link.side, &link.name));
+            link.mtu = before.map_or(link.mtu, |before| before.mtu);
+        }
     }
 
     /// Makes it the node's, now that FRR runs with it. The kernel's changes are for [`Self::build`] to make.
@@ -387,6 +416,12 @@ impl Node {
                 match self.kernel.router_ns().hold_as(&name) {
                     Ok(()) => {}
                     Err(e) if limits::is_ours(&e) => return self.unexamined(&e),
+                    // What runs in it keeps it alive, and another one could not be held either.
+                    Err(e) if e.kind() == io::ErrorKind::StorageFull => {
+                        return self.fails(format!(
+                            "namespace {name} was deleted and can't be held again: {e}; make room in /run"
+                        ));
+                    }
                     Err(e) => {
                         log::error!("namespace {name} was deleted: {e}");
                         return Check::Gone("was deleted");
@@ -417,7 +452,11 @@ impl Node {
 
     /// Nothing can be looked at for want of something of our own, which says nothing about the node.
     fn unexamined(&mut self, e: &io::Error) -> Check {
-        let sentence = format!("the node's devices can't be looked at: {e}; {}", limits::REMEDY);
+        self.fails(format!("the node's devices can't be looked at: {e}; {}", limits::REMEDY))
+    }
+
+    /// Says once why nothing can be put right.
+    fn fails(&mut self, sentence: String) -> Check {
         if self.said.insert(sentence.clone()) {
             log::error!("{sentence}");
             self.show_broken();
@@ -460,16 +499,12 @@ impl Node {
         });
         let mut resolved = resolve(&self.config, &now, &found);
         self.nics = found;
+        if !complete {
+            self.keep(&mut resolved);
+        }
         let mut desired = std::mem::take(&mut resolved.desired);
         // None that carries our mark goes home because it can't be told from another.
         desired.keep_others |= unclear;
-        if !complete {
-            // The first NIC sets the pair's MTU, and may be the one that is missing.
-            for link in &mut desired.links {
-                let before = self.desired.links.iter().find(|l| (l.side, &l.name) == (link.side, &link.name));
-                link.mtu = before.map_or(link.mtu, |before| before.mtu);
-            }
-        }
         let seen = (desired == self.desired).then_some(now);
         let begin = Instant::now();
         let outcome = match self.kernel.amend(&desired, seen, Level::Warn) {
@@ -494,7 +529,7 @@ impl Node {
             self.show(&outcome);
         }
         let done = outcome.done;
-        if complete && resolved.ports != self.ports {
+        if resolved.ports != self.ports {
             if let Err(problems) = self.configure(&resolved) {
                 said.extend(problems);
                 return Check::Failed;
