@@ -40,6 +40,8 @@ pub enum LinkLocal {
 pub struct Links {
     /// Interfaces that have a link-local address.
     pub link_local: BTreeMap<String, LinkLocal>,
+    /// These addresses, with their interfaces.
+    pub own: BTreeSet<(String, IpAddr)>,
     /// Peers whose packets reach us, and that do not take in ours: what we send over a connection is not acknowledged, or neither
     /// their attempts to connect nor ours come to an end.
     pub deaf: BTreeSet<IpAddr>,
@@ -54,24 +56,28 @@ pub fn look(pid: u32) -> Option<Links> {
     };
     // Without IPv6 there is no such file.
     let [addresses, tcp6] = ["if_inet6", "tcp6"].map(|name| read(name).unwrap_or_default());
-    Some(Links { link_local: link_local(&addresses), deaf: deaf(&[read("tcp")?, tcp6]) })
+    let (link_local, own) = link_local(&addresses);
+    Some(Links { link_local, own, deaf: deaf(&[read("tcp")?, tcp6]) })
 }
 
 /// `/proc/net/if_inet6`: address, index, prefix length, scope, flags, name.
-fn link_local(text: &str) -> BTreeMap<String, LinkLocal> {
-    let mut found = BTreeMap::new();
+fn link_local(text: &str) -> (BTreeMap<String, LinkLocal>, BTreeSet<(String, IpAddr)>) {
+    let (mut found, mut own) = (BTreeMap::new(), BTreeSet::new());
     for line in text.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let [_, _, _, scope, flags, name] = words[..] else { continue };
+        let [address, _, _, scope, flags, name] = words[..] else { continue };
         let number = |text| u32::from_str_radix(text, 16);
         let (Ok(LINK_SCOPE), Ok(flags)) = (number(scope), number(flags)) else { continue };
+        if let Ok(address) = u128::from_str_radix(address, 16) {
+            own.insert((name.to_owned(), Ipv6Addr::from_bits(address).into()));
+        }
         if flags & DAD_FAILED == 0 {
             found.insert(name.to_owned(), LinkLocal::There);
         } else {
             found.entry(name.to_owned()).or_insert(LinkLocal::Duplicate);
         }
     }
-    found
+    (found, own)
 }
 
 /// `/proc/net/tcp` and `tcp6`: a number, both ends, the state, the lengths of the queues, the timer, retransmissions, and more
@@ -128,7 +134,8 @@ mod tests {
             fe80000000000000000000fffe000201 03 40 20 c8     eth2\n\
             fda100000000000000000000000000ff 04 40 00 80     eth3\n\
             fe80000000000000000000fffe000401 05 40 20 c0     eth4\n";
-        let found = link_local(text);
+        let (found, own) = link_local(text);
+        assert!(own.contains(&("eth1".to_owned(), "fe80::ff:fe00:101".parse().unwrap())) && own.len() == 3);
         assert_eq!(found.get("eth1"), Some(&LinkLocal::There));
         assert_eq!(found.get("eth2"), Some(&LinkLocal::Duplicate));
         assert_eq!(found.get("eth3"), None);

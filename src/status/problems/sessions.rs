@@ -257,7 +257,10 @@ fn here(session: &BgpSession, local: &Local, fabric: &Fabric) -> Option<(String,
     let peer = &session.peer;
     let is_port = local.interfaces.iter().any(|interface| interface.present && interface.name == *peer);
     let links = fabric.links.as_ref().filter(|_| is_port)?;
-    match links.link_local.get(peer) {
+    let address = session.address.parse::<IpAddr>();
+    // What we hear of there is called as we are.
+    let twin = address.is_ok_and(|address| links.own.contains(&(peer.clone(), address)));
+    match links.link_local.get(peer).map(|own| if twin { &LinkLocal::Duplicate } else { own }) {
         None => Some((
             format!("BGP with {peer} is down: {peer} has no IPv6 link-local address on this node"),
             format!(

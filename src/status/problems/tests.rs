@@ -319,7 +319,7 @@ fn what_a_leaf_does_is_named_with_its_remedy() {
 
     let mut deaf = fabric.clone();
     let peers = ["fe80::1".parse().unwrap()].into();
-    deaf.links = Some(Links { link_local: link_local(LinkLocal::There), deaf: peers });
+    deaf.links = Some(Links { link_local: link_local(LinkLocal::There), deaf: peers, ..Links::default() });
     assert!(only(&local, &deaf).remedy.contains("GTSM"), "{:?}", only(&local, &deaf));
 }
 
@@ -331,13 +331,16 @@ fn no_one_is_sent_to_the_leaf_for_what_is_wrong_here() {
         let mut fabric = fabric.clone();
         fabric.bgp[0].address = address.into();
         let link_local = state.map(|state| ("eth1".to_owned(), state)).into_iter().collect();
-        fabric.links = Some(Links { link_local, ..Links::default() });
+        let own = [("eth1".to_owned(), "fe80::2".parse().unwrap())].into();
+        fabric.links = Some(Links { link_local, own, ..Links::default() });
         only(&local, &fabric)
     };
     let missing = with(None, "");
     assert!(missing.what.contains("no IPv6 link-local address on this node"), "{missing:?}");
     assert!(missing.remedy.contains("here, not at the neighbor"), "{missing:?}");
     assert!(with(Some(LinkLocal::Duplicate), "fe80::1").what.contains("duplicate address"));
+    // The other one may be heard of before ours is found to be one too many.
+    assert!(with(Some(LinkLocal::There), "fe80::2").what.contains("duplicate address"));
     let numbered = with(Some(LinkLocal::There), "192.0.2.1");
     assert!(numbered.what.contains("/31") && numbered.remedy.contains("on this node"), "{numbered:?}");
     // Nothing is known of the kernel: it may be anywhere.
