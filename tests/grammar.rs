@@ -648,6 +648,33 @@ fn a_changed_part_is_changed_in_place() {
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+/// What bgpd has once for all its instances.
+#[test]
+fn what_there_is_once_is_overwritten() {
+    let text = |n: u32| {
+        let words = [
+            "bgp route-map delay-timer",
+            "bgp graceful-restart restart-time",
+            "bgp graceful-restart stalepath-time",
+            "bgp update-delay",
+            "bgp session-dscp",
+            "bgp input-queue-limit",
+            "bgp output-queue-limit",
+        ];
+        words.map(|words| format!("{words} {n}\n")).concat()
+            + "router bgp 65001\n bgp router-id 192.0.2.1\nexit\n"
+    };
+    let (old, new) = (text(30), text(40));
+    let (live, fresh) = (Alone::start("olive", &old), Alone::start("ofresh", &new));
+    let Delta::Commands(steps, _) = delta(&old, &new, version()) else { panic!("no commands") };
+    let refused: Vec<_> =
+        steps.iter().flat_map(|step| live.tell(step)).filter(|(_, status, _)| *status != 0).collect();
+    assert!(refused.is_empty(), "{refused:?}");
+    assert_eq!(live.running(), fresh.running());
+    let running = format!("{:?}", live.running());
+    assert_eq!(running.matches(" 40\"").count(), 7, "{running}");
+}
+
 /// Names like words of FRR's commands, or the beginning of one.
 #[test]
 fn a_vrf_may_be_called_by_any_name_that_is_taken() {
