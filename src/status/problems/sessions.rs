@@ -246,7 +246,7 @@ fn down(
             session.local_as
         ),
         _ => "look whether the neighbor runs and has a session for this node: an unnumbered one on that port, with router \
-              advertisements on"
+              advertisements on, and an IPv6 link-local address there (a copy of this port's MAC address leaves it without one)"
             .into(),
     };
     Fault { what: format!("BGP with {peer} is down ({}{last})", session.state), remedy, ..fault }
