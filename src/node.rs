@@ -176,6 +176,11 @@ impl Node {
         }
         node.desired = resolved.desired;
         node.tell(outcome);
+        if node.config.namespace.as_deref().is_some()
+            && let Err(e) = node.kernel.clear_host()
+        {
+            log::warn!("the host's namespace may keep rules and routes of an earlier instance: {e}");
+        }
         let inode = node.kernel.router_ns().inode().unwrap_or(0);
         board.tell(|local| local.namespace.inode = inode);
         end_leftovers().map_err(line)?;

@@ -97,6 +97,7 @@ fn every_fault_is_seen_everywhere_and_clears() {
     ip("leaf1", &format!("addr add {ours} dev node nodad"));
     let at = from();
     ip("perouter", "addr flush dev eth1 scope link");
+    vtysh("leaf1", "clear bgp *");
     let problem = seen("session-down", at);
     assert!(problem["what"].as_str().unwrap().contains("(duplicate address)"), "{problem}");
     ip("leaf1", &format!("addr del {ours} dev node"));

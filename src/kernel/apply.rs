@@ -423,6 +423,11 @@ impl Kernel {
         &mut self.place(Side::Router).nl
     }
 
+    /// The socket in the host's namespace.
+    pub(super) fn host_netlink(&mut self) -> &mut Netlink {
+        &mut self.host.nl
+    }
+
     /// A link in FRR's namespace, as the kernel describes it.
     pub(super) fn router_link(&mut self, name: &str) -> Result<LinkMessage, Refusal> {
         self.place(Side::Router).link(name)

@@ -19,8 +19,8 @@ use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePor
 use netlink_packet_route::{AddressFamily, IpProtocol, RouteNetlinkMessage};
 
 use super::Kernel;
-use super::netlink::unless;
-use super::shadow::PROTOCOL;
+use super::netlink::{Netlink, unless};
+use super::shadow::{BackupRoutes, PROTOCOL};
 
 /// Before main (32766), and after the VRFs' own rule (1000), so that the speaker's VRF is not concerned.
 const PRIORITY: u32 = 8799;
@@ -52,8 +52,24 @@ impl Kernel {
     /// # Errors
     /// The kernel refused.
     pub fn allow(&mut self, which: Dialling) -> io::Result<()> {
-        Ok(unless(ENOENT, self.router_netlink().change(RouteNetlinkMessage::DelRule(rule(which)), 0))?)
+        allow(self.router_netlink(), which)
     }
+
+    /// Removes from the host's namespace what FRR left there when it worked there: these rules and the backup routes.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn clear_host(&mut self) -> io::Result<()> {
+        for which in [Dialling::Ours, Dialling::Theirs] {
+            allow(self.host_netlink(), which)?;
+        }
+        let Some(host) = self.namespaces().next() else { return Ok(()) };
+        BackupRoutes::open(host)?.remove().map(drop)
+    }
+}
+
+fn allow(netlink: &mut Netlink, which: Dialling) -> io::Result<()> {
+    Ok(unless(ENOENT, netlink.change(RouteNetlinkMessage::DelRule(rule(which)), 0))?)
 }
 
 /// `ip -6 rule add to fe80::/10 ipproto tcp dport 179 prohibit`, or with `sport`.

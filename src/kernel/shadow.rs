@@ -19,6 +19,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::netlink::{Batch, Netlink, Refusal};
+use super::netns::Netns;
 
 /// The protocol number of what is there for a while, as the copies are; 200 is that of what we keep for good.
 pub(super) const PROTOCOL: RouteProtocol = RouteProtocol::Other(201);
@@ -72,6 +73,14 @@ struct Work {
 }
 
 impl BackupRoutes {
+    /// Those of a namespace.
+    ///
+    /// # Errors
+    /// There is no socket for it.
+    pub(super) fn open(ns: &Netns) -> io::Result<Self> {
+        ns.within(Netlink::open).map(Self)
+    }
+
     /// Copies every BGP route of the namespace, in all tables. Returns how many there are. Copies that the kernel refuses are
     /// left out with a warning, and so are those beyond [`MOST`].
     ///
@@ -358,6 +367,6 @@ impl super::Kernel {
     /// # Errors
     /// There is no socket for it.
     pub fn backup_routes(&self) -> io::Result<BackupRoutes> {
-        Ok(BackupRoutes(self.router_ns().within(Netlink::open)?))
+        BackupRoutes::open(self.router_ns())
     }
 }
