@@ -124,7 +124,7 @@ settings! {
     "METALLB_ALLOWED_PREFIXES" metallb_allowed_prefixes: Vec<IpNet> = Unset("/16 to /32 of IPv4 and /48 to /128 of IPv6"),
         "The service prefixes that the speaker may announce, with everything inside them. Never taken: addresses that are no one's (loopback, link-local, multicast and the like), and the node's and the fabric's own. A prefix that a leaf switch announces, too, goes to the leaf, unless it is named here or the path shows that it is another node's service (it ends with `ASN_METALLB_SPEAKER`, or it is a single address that the leaf has of someone else). Where leaf switches remove private AS numbers, name the pools.";
     "METALLB_MAX_PREFIXES" metallb_max_prefixes: Ranged<1, 1_000_000> = Text("50000"),
-        "Prefixes of one address family that the speaker may announce, refused ones included. At one more its session is closed, for a minute at a time.";
+        "Prefixes of one address family that are taken of the speaker; refused ones do not count. At one more its session is closed, for a minute at a time.";
     "METALLB_PASSWORD" metallb_password: Password = Unset("no password"),
         "TCP-MD5 password of the session with the speaker.";
     "METALLB_HOLD_TIME" metallb_hold_time: Ranged<0, 3600> = Text("150"),
