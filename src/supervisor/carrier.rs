@@ -223,7 +223,7 @@ impl Ports {
         });
         // zebra uses next hops over a link that is back before it hears of anything from bgpd.
         let again = version < KNOWS_WEIGHTS && self.lost.values().any(|lost| lost.is_back);
-        let commands = commands(text, &peers, again);
+        let commands = commands(text, &shut_with(&neighbors, text, &peers), again);
         if !commands.is_empty() {
             self.clearing = Talk::begin(socket, commands).ok().map(|talk| (talk, peers));
         }
@@ -258,6 +258,30 @@ fn stale(neighbors: &Value, is_meant: impl Fn(&str) -> bool) -> Vec<String> {
     all.filter(|(peer, neighbor)| is_meant(peer) && restarts(neighbor))
         .map(|(peer, _)| peer.clone())
         .collect()
+}
+
+/// What is to be shut down for these peers: a peer of a listen range can't be by itself, and goes with its group where no other one of
+/// that is up.
+fn shut_with(neighbors: &Value, text: &str, peers: &[String]) -> Vec<String> {
+    let group = |neighbor: &Value| neighbor.get("peerGroup").and_then(Value::as_str).map(str::to_owned);
+    let has_line = |peer: &str| {
+        let line = format!("neighbor {peer} ");
+        text.lines().any(|l| l.trim_start().starts_with(&line))
+    };
+    let is_up = |name: &str| {
+        let mut members = neighbors.as_object().into_iter().flatten().map(|(_, neighbor)| neighbor);
+        members.any(|member| is_established(member) && group(member).as_deref() == Some(name))
+    };
+    let mut names: Vec<String> = peers
+        .iter()
+        .map(|peer| {
+            let group = if has_line(peer) { None } else { neighbors.get(peer).and_then(group) };
+            group.filter(|group| !is_up(group)).unwrap_or_else(|| peer.clone())
+        })
+        .collect();
+    names.sort();
+    names.dedup();
+    names
 }
 
 /// The commands that have bgpd drop what it keeps of these peers, and tell zebra of its table `again`, and leave its
@@ -340,6 +364,20 @@ mod tests {
         assert!(heard(4000, 9000), "it is a new one");
         assert!(heard(900_000, 4000), "its peer is the one of before");
         assert!(!heard(900_000, 5000) && !is_heard(&Value::Null, Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn a_peer_of_a_listen_range_goes_with_its_group() {
+        let text = "router bgp 65001\n neighbor lab peer-group\n neighbor 192.0.2.1 peer-group lab\n \
+                    bgp listen range 198.51.100.0/24 peer-group lab\nexit\n";
+        let peers = ["192.0.2.1".to_owned(), "198.51.100.7".to_owned()];
+        let mut neighbors = serde_json::json!({
+            "192.0.2.1": {"bgpState": "Idle", "peerGroup": "lab"}, "198.51.100.7": {"bgpState": "Idle", "peerGroup": "lab"}
+        });
+        assert_eq!(shut_with(&neighbors, text, &peers), ["192.0.2.1", "lab"]);
+        // Another one would lose its session.
+        neighbors["198.51.100.8"] = serde_json::json!({"bgpState": "Established", "peerGroup": "lab"});
+        assert_eq!(shut_with(&neighbors, text, &peers), peers);
     }
 
     #[test]
