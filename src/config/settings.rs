@@ -128,7 +128,7 @@ settings! {
     "METALLB_PASSWORD" metallb_password: Password = Unset("no password"),
         "TCP-MD5 password of the session with the speaker.";
     "METALLB_HOLD_TIME" metallb_hold_time: Ranged<0, 3600> = Text("150"),
-        "Seconds for which the services that the speaker announced stay announced while bgpd is new and the speaker has not come back to it: more than its `connectTime`. `0` retains nothing.";
+        "Seconds for which the services that the speaker announced stay announced while bgpd is new and the speaker has not come back to it: more than its `connectTime`. They stay for longer while the speaker's own routes come into use. `0` retains nothing.";
     "INTERFACE_MTU" interface_mtu: Mtu = Unset("that of the first fabric NIC"),
         "MTU of the veth pair in bytes.";
     "RETURN_PATH" return_path: ReturnMode = Text("connmark"),

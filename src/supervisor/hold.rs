@@ -66,8 +66,8 @@ pub struct Hold {
 #[derive(Debug)]
 enum Asked {
     Speaker,
-    /// Two questions for each.
-    Turn(Vec<IpNet>),
+    /// About each in the default instance, and, where what is not there is gone, in the VRF before that.
+    Turn(Vec<IpNet>, bool),
 }
 
 /// What came of a step.
@@ -136,6 +136,11 @@ impl Hold {
         self.announced.missing()
     }
 
+    /// When all that is retained is released, if any is.
+    pub fn until(&self) -> Option<Instant> {
+        (!self.retained.is_empty()).then_some(self.until)
+    }
+
     /// Whether bgpd may have lines that are not in its file.
     pub fn is_under_way(&self) -> bool {
         !self.retained.is_empty() || self.route_maps > 0
@@ -194,7 +199,7 @@ impl Hold {
         let idle = self.asking.is_none() && self.releasing.is_none();
         let at = if self.waits_for_speaker() { self.ask_at.max(self.not_before) } else { self.not_before };
         let ask = (self.is_under_way() && idle).then_some(at);
-        let until = (!self.retained.is_empty()).then_some(self.until);
+        let until = self.until();
         let announced = self.announced.deadline().filter(|_| self.may_look_at_announced());
         [ask, until, self.learner.deadline(), announced].into_iter().flatten().min()
     }
@@ -307,17 +312,21 @@ impl Hold {
                 self.is_up = up;
                 self.turn = if up { self.retained.prefixes().copied().collect() } else { VecDeque::new() };
             }
-            Some((_, Asked::Turn(prefixes))) => {
-                let settled = self.told_all.is_some_and(|at| now >= at + SETTLE);
+            Some((_, Asked::Turn(prefixes, settled))) => {
                 let (mut taken, mut gone) = (BTreeSet::new(), vec![]);
-                for (prefix, answers) in prefixes.into_iter().zip(answers.chunks_exact(2)) {
-                    match held::turn(&answers[0].text, &answers[1].text) {
+                for (prefix, answers) in prefixes.into_iter().zip(answers.chunks(1 + usize::from(settled))) {
+                    let [in_vrf @ .., announced] = answers else { continue };
+                    match held::turn(in_vrf.first().map_or("", |answer| &answer.text), &announced.text) {
                         Turn::Taken => taken.extend([prefix]),
-                        Turn::Absent if settled => gone.push(prefix),
-                        Turn::Absent | Turn::Waiting => {}
+                        Turn::Absent => gone.push(prefix),
+                        Turn::Waiting => {}
                     }
                 }
                 self.back += taken.len();
+                // bgpd takes its time for thousands of them, and those that wait are about to be taken, too.
+                if !taken.is_empty() {
+                    self.until = now + self.limit;
+                }
                 self.gone.extend(&gone);
                 taken.extend(&gone);
                 if taken.is_empty() {
@@ -365,9 +374,13 @@ impl Hold {
             self.begin_release(self.place.release(&prefixes), prefixes)
         } else if !self.turn.is_empty() {
             let prefixes: Vec<IpNet> = self.turn.drain(..CHUNK.min(self.turn.len())).collect();
-            let questions =
-                prefixes.iter().flat_map(|p| [self.place.path_question(p), Place::announced_question(p)]);
-            self.asking = Talk::show(&self.socket, questions).ok().map(|talk| (talk, Asked::Turn(prefixes)));
+            let settled = self.told_all.is_some_and(|at| now >= at + SETTLE);
+            let questions = prefixes.iter().flat_map(|prefix| {
+                let in_vrf = settled.then(|| self.place.path_question(prefix));
+                in_vrf.into_iter().chain([Place::announced_question(prefix)])
+            });
+            let talk = Talk::show(&self.socket, questions).ok();
+            self.asking = talk.map(|talk| (talk, Asked::Turn(prefixes, settled)));
             self.asking.is_some()
         } else if self.retained.is_empty() {
             self.begin_release(self.place.tidy(self.route_maps, text), vec![])
@@ -572,6 +585,7 @@ mod tests {
         assert!(said.contains(&"no network 198.51.100.1/32".to_owned()), "{said:?}");
         assert!(!said.iter().any(|command| command.contains("no network 198.51.100.2")), "{said:?}");
         assert_eq!(hold.held().collect::<Vec<_>>(), [&two]);
+        assert!(hold.until() > Some(now + Duration::from_secs(100)), "the other one has as long again");
         for _ in 0..5 {
             assert_eq!(round(&mut hold, unresolved, path).1, []);
         }

@@ -209,6 +209,9 @@ struct Waiting {
     ask_at: Instant,
 }
 
+/// Backup routes stay for so much longer than what is retained.
+const AFTER_RETENTION: Duration = Duration::from_secs(5);
+
 impl<'a> Supervisor<'a> {
     /// Takes a node that is set up.
     ///
@@ -337,8 +340,11 @@ impl<'a> Supervisor<'a> {
     fn window(&self) -> Duration {
         let config = &self.node.config;
         // What is held must be reached.
-        let hold = if self.hold.is_under_way() { config.metallb.hold_s + 5 } else { 0 };
-        Duration::from_secs(config.timers.restart_s.max(hold).into())
+        let hold = self
+            .hold
+            .is_under_way()
+            .then(|| Duration::from_secs(config.metallb.hold_s.into()) + AFTER_RETENTION);
+        Duration::from_secs(config.timers.restart_s.into()).max(hold.unwrap_or_default())
     }
 
     fn act(&mut self, action: Action, events: &mut VecDeque<Event>) {
@@ -666,6 +672,10 @@ impl<'a> Supervisor<'a> {
         }
         for news in news {
             self.take_services(news, now);
+        }
+        // What is retained must be reached.
+        if let Some((until, retained)) = self.reserve.until.as_mut().zip(self.hold.until()) {
+            *until = (*until).max(retained + AFTER_RETENTION);
         }
         if let Some((_, prefixes)) = self.released.take_if(|(at, _)| *at <= now) {
             self.reserve_job(reserve::Job::RemoveGone(prefixes));
