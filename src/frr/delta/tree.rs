@@ -119,15 +119,16 @@ impl Context {
     }
 
     /// Every line, after the heads of the contexts that it is in.
-    pub fn flat(&self) -> BTreeSet<String> {
+    pub fn flat(&self) -> BTreeSet<Vec<&str>> {
         let mut lines = BTreeSet::new();
-        self.flatten("", &mut lines);
+        self.flatten(&[], &mut lines);
         lines
     }
 
-    fn flatten(&self, way: &str, lines: &mut BTreeSet<String>) {
-        let way = if self.head.is_empty() { way.to_owned() } else { format!("{way}{}: ", self.head) };
-        lines.extend(self.lines.iter().map(|line| format!("{way}{line}")));
+    fn flatten<'a>(&'a self, way: &[&'a str], lines: &mut BTreeSet<Vec<&'a str>>) {
+        let mut way = way.to_vec();
+        way.extend(Some(self.head.as_str()).filter(|head| !head.is_empty()));
+        lines.extend(self.lines.iter().map(|line| [&way[..], &[line]].concat()));
         self.inner.iter().for_each(|inner| inner.flatten(&way, lines));
     }
 
