@@ -434,6 +434,12 @@ fn a_broken_template_leaves_the_last_configuration_in_force() {
     std::fs::write("/run/own.j2", "router bgp {{ asn }}\n bgp no-such-thing\n").unwrap();
     let said = refused(&lab, &[("FRR_TEMPLATE", "/run/own.j2")]);
     assert!(said.contains("vtysh refuses the configuration") && said.contains("no-such-thing"), "{said}");
+    // FRR itself finds nothing wrong with one that ends early, and reads no further.
+    for end in ["exit\n", "quit\nquit\n"] {
+        std::fs::write("/run/short.j2", format!("log stdout\n{end}router bgp {{{{ asn }}}}\n")).unwrap();
+        let said = refused(&lab, &[("FRR_TEMPLATE", "/run/short.j2")]);
+        assert!(said.contains("ends the configuration") && said.contains("reads no further"), "{said}");
+    }
     let said = refused(&lab, &[("FRR_TEMPLATE", "/run/none.j2")]);
     assert!(said.contains("FRR_TEMPLATE=/run/none.j2: No such file"), "{said}");
     start(&lab, &[]).wait_log(DAEMONS_ANSWER, SOON);
