@@ -433,7 +433,7 @@ fn a_broken_template_leaves_the_last_configuration_in_force() {
     let lab = Lab::new(Options { speaker: None, ..Options::default() });
     std::fs::write("/run/own.j2", "router bgp {{ asn }}\n bgp no-such-thing\n").unwrap();
     let said = refused(&lab, &[("FRR_TEMPLATE", "/run/own.j2")]);
-    assert!(said.contains("vtysh refuses the configuration") && said.contains("no-such-thing"), "{said}");
+    assert!(said.contains("vtysh refuses the configuration: line 2: % Unknown command: bgp"), "{said}");
     // FRR itself finds nothing wrong with one that ends early, and reads no further.
     for end in ["exit\n", "quit\nquit\n"] {
         std::fs::write("/run/short.j2", format!("log stdout\n{end}router bgp {{{{ asn }}}}\n")).unwrap();

@@ -5,8 +5,6 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
-
 use crate::config::file::sounds_secret;
 use crate::model::{MacAddr, Value as _};
 
@@ -84,11 +82,16 @@ impl<'a> Word<'a> {
                     && (is_number(first) || first.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv4())),
             )
         };
+        // Be it of a wrong length.
+        let is_prefix = || {
+            let (address, length) = word.split_once('/')?;
+            Some(address.parse::<IpAddr>().is_ok() && is_number(length))
+        };
         if is_number(word) {
             Some(Self::Number)
         } else if word.parse::<IpAddr>().is_ok() || MacAddr::parse(word).is_ok() {
             Some(Self::Address)
-        } else if word.parse::<IpNet>().is_ok() {
+        } else if is_prefix() == Some(true) {
             Some(Self::Prefix)
         } else {
             is_pair()?.then_some(Self::Pair)
@@ -100,8 +103,9 @@ impl<'a> Word<'a> {
 pub fn redact(line: &str) -> Cow<'_, str> {
     let (mut before, mut timers, mut end) = (None, false, 0);
     for (at, word) in words(line) {
-        let ends_here = BEFORE_SECRETS.contains(&&*word.to_ascii_lowercase());
         let known = Word::of(word, before, timers);
+        let introduces = BEFORE_SECRETS.contains(&&*word.to_ascii_lowercase());
+        let ends_here = introduces || (known.is_none() && is_slip(word));
         // Of a line that we do not know the first word is shown, unless it looks like a password by itself.
         if ends_here || known.is_some() || (end == 0 && is_plain_text(word)) {
             end = at + word.len();
@@ -120,6 +124,16 @@ pub fn redact(line: &str) -> Cow<'_, str> {
         return Cow::Owned(format!("{}{HIDDEN}", &line[..margin]));
     }
     Cow::Owned(format!("{} {HIDDEN}", &line[..end]))
+}
+
+/// Whether it is a keyword but for one letter: the slip is what an operator looks for. Short words are like too many others.
+fn is_slip(word: &str) -> bool {
+    let like = |known: &str| {
+        known.len() > 4
+            && known.len().abs_diff(word.len()) < 2
+            && strsim::damerau_levenshtein(word, known) == 1
+    };
+    is_plain(word, "-") && !sounds_secret(word) && KEYWORDS.iter().any(|known| like(known))
 }
 
 /// What FRR says, as it may be shown: it may quote a line.
@@ -214,6 +228,7 @@ mod tests {
             "set community 1:2 3:4 additive",
             "bgp as-path access-list x seq 5 permit ^(65001_)+[0-9]$",
             "route-target import 192.0.2.1:7",
+            "ip prefix-list x seq 5 permit 10.0.0.0/33",
         ] {
             assert!(matches!(redact(line), Cow::Borrowed(_)), "{line}: {}", redact(line));
         }
@@ -257,7 +272,7 @@ mod tests {
             ("neighbor 10.0.0.1 password:s3cret", "neighbor 10.0.0.1 …"),
             ("neighbor 10.0.0.1 password=s3cret", "neighbor 10.0.0.1 …"),
             ("neighbor 10.0.0.1 PASSWORD:s3cret", "neighbor 10.0.0.1 …"),
-            ("neighbor 10.0.0.1 remot-as 65000", "neighbor 10.0.0.1 …"),
+            ("neighbor 10.0.0.1 remot-as 65000", "neighbor 10.0.0.1 remot-as …"),
             ("neighbor 10.0.0.1 remote-as 5 pw s3cret", "neighbor 10.0.0.1 remote-as 5 …"),
             ("neighbor 10.0.0.1 port s3cret", "neighbor 10.0.0.1 port …"),
             ("neighbor 10.0.0.1 s3cret", "neighbor 10.0.0.1 …"),
@@ -297,6 +312,8 @@ mod tests {
             ("key-string s3cret", "key-string …"),
             ("isis password clear s3cret", "isis password …"),
             ("description the s3cret", "description …"),
+            ("router ospf6x s3cret", "router ospf6x …"),
+            ("bgp no-such-thing", "bgp …"),
         ] {
             assert_eq!(redact(line), shown);
             for before in [

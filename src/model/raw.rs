@@ -93,12 +93,23 @@ impl<'a> Open<'a> {
     /// Lines after which none is open, whether there are fewer or not: a context at the margin that is opened once more is
     /// the same one.
     fn closing(&self) -> Vec<String> {
-        match self.way.first() {
-            None => vec![],
-            // In it, that would be the beginning of another command.
-            Some(&"rpki") => vec!["interface lo".into(), "exit".into()],
-            Some(_) => vec![self.head.into(), "exit".into()],
+        if self.way.is_empty() {
+            return vec![];
         }
+        // What FRR may refuse opens nothing, and is closed by nothing.
+        let head = if is_certain(self.head) { self.head } else { "interface lo" };
+        vec![head.into(), "exit".into()]
+    }
+}
+
+/// Whether FRR takes this, wherever it stands.
+fn is_certain(head: &str) -> bool {
+    let number = |word: &str, most: u32| word.parse().is_ok_and(|number: u32| (1..=most).contains(&number));
+    match head.split_whitespace().collect::<Vec<_>>()[..] {
+        ["router", "bgp", asn] | ["router", "bgp", asn, "vrf", _] => number(asn, u32::MAX),
+        ["route-map", _, "permit" | "deny", entry] => number(entry, 65535),
+        ["vrf" | "interface", _] | ["bfd"] => true,
+        _ => false,
     }
 }
 
@@ -229,7 +240,12 @@ mod tests {
                 &["route-map a permit 1", "exit"],
             ),
             ("vrf red\n rpki", &["vrf red", "exit"]),
+            // There, the same word is the beginning of another command.
             ("rpki\n rpki cache", &["interface lo", "exit"]),
+            ("router ospf6x\n", &["interface lo", "exit"]),
+            ("router bgp x\n", &["interface lo", "exit"]),
+            ("route-map x maybe 10\n", &["interface lo", "exit"]),
+            ("int eth0\n shut\n", &["interface lo", "exit"]),
             ("router bgp 65001\nexit\n", &[]),
             ("bfd\n profile a\n exit\nexit\n", &[]),
             ("ip prefix-list a permit any\n", &[]),
