@@ -458,6 +458,15 @@ fn a_broken_template_leaves_the_last_configuration_in_force() {
         node.wait_log_after(from, "in force", SOON).contains("is in force")
     });
     assert!(vty("node", "bgpd", "show running-config").unwrap().contains("bgp listen limit 77"));
+    // Nor one of which the next start would read a part alone.
+    let better = std::fs::read_to_string("/run/own.j2").unwrap();
+    std::fs::write("/run/own.j2", better.replace("limit 77", "limit 78").replacen("!\n", "exit\n", 1))
+        .unwrap();
+    let from = node.log().len();
+    node.signal(Signal::HUP);
+    node.wait_log_after(from, "\"exit\" ends the configuration, and FRR reads no further", SOON);
+    node.wait_log_after(from, "the configuration in force stays", SOON);
+    assert!(vty("node", "bgpd", "show running-config").unwrap().contains("bgp listen limit 77"));
     assert!(!node.log_text().contains("is gone"));
 }
 

@@ -257,6 +257,11 @@ impl Supervisor<'_> {
         };
         match way {
             Delta::Commands(steps, late) => {
+                // Commands alone do not show that FRR reads all of a template of the operator's at the next start.
+                if candidate.config.template.is_some() {
+                    let text = &candidate.text;
+                    files::check(text).map_err(|e| rejected(&e, &candidate, text, true))?;
+                }
                 let commands = text(&steps);
                 files::check(&commands).map_err(|e| rejected(&e, &candidate, &commands, false))?;
                 let (from, to, version) = (candidate.text.clone(), self.text.clone(), self.node.version);
