@@ -205,7 +205,7 @@ impl Node {
             let e = match self.render(&self.config, resolved) {
                 Ok(text) => match self.texts.install(&text) {
                     Ok(()) => break,
-                    Err(e) if self.leave_out_raw(&e, &text) => continue,
+                    Err(e) if self.leave_out_raw(&e, &text, resolved) => continue,
                     Err(e) => e.to_string(),
                 },
                 Err(e) => e,
@@ -220,26 +220,25 @@ impl Node {
         Ok(())
     }
 
-    /// Leaves out the raw lines of which FRR says this, or all of them if it does not say of which; `false` if there are none.
-    fn leave_out_raw(&mut self, refusal: &io::Error, text: &str) -> bool {
-        if refusal.kind() != io::ErrorKind::InvalidData {
-            return false;
-        }
-        let said = refusal.to_string();
-        let overlay = &self.config.overlay;
-        let mut sources: Vec<String> =
-            overlay.sources_of(files::named_line(&said, text), text).into_iter().map(Into::into).collect();
-        if sources.is_empty() {
-            sources = overlay.raw.iter().map(|raw| raw.source.clone()).collect();
-        }
-        for source in &sources {
-            let problem = format!("{source}: {said}: this rawFRRConfig is left out");
+    /// Leaves out the raw lines for which FRR refuses `text`; `false` if it is not for them.
+    fn leave_out_raw(&mut self, e: &io::Error, text: &str, resolved: &Resolved) -> bool {
+        let Some(refusal) = files::refusal(e) else { return false };
+        let raw = &self.config.overlay.raw;
+        let with = |which: &[usize]| {
+            let mut config = self.config.clone();
+            config.overlay.raw = which.iter().map(|i| raw[*i].clone()).collect();
+            let text = self.render(&config, resolved).ok()?;
+            files::refusal(&files::check(&text).err()?).cloned()
+        };
+        let bad = frr::blame(raw, text, refusal, with);
+        for (i, refusal) in &bad {
+            let problem = format!("{}: {refusal}: this rawFRRConfig is left out", raw[*i].source);
             log::error!("{problem}");
             self.board.tell(|local| local.configuration.left_out.push(problem));
         }
-        let of_them = |raw: &mut RawLines| sources.contains(&raw.source);
-        self.left_out.extend(self.config.overlay.raw.extract_if(.., of_them));
-        !sources.is_empty()
+        let left_out = bad.iter().rev().map(|(i, _)| self.config.overlay.raw.remove(*i));
+        self.left_out.extend(left_out);
+        !bad.is_empty()
     }
 
     /// Whether `config` is the one of the start, with what was left out then.

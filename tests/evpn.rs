@@ -235,8 +235,24 @@ l2vnis:
         |links: &[String], names: &[&str]| names.iter().all(|name| links.iter().any(|link| link == name));
     let ours =
         ["lound", "red", "br-pe-100", "vni100", "br-pe-200", "vni200", "pe-e-200", "vni300", "pt-ns", "net1"];
-    let (host, router, said) = run(&(base.to_owned() + vnis + "rawFRRConfigs: [{rawConfig: xy}]\n"));
-    assert!(said.contains("rawFRRConfigs[0] (/tmp/vnis.yaml:"), "{said}");
+    // One raw line would end FRR's reading, and of another FRR says nothing of a line.
+    let long = "h".repeat(300);
+    let raw = format!(
+        "rawFRRConfigs:\n- rawConfig: xy\n- rawConfig: \"exit\\n\"\n- rawConfig: hostname {long}\n- rawConfig: ip nht resolve-via-default\n- rawConfig: neighbor 10.9.9.9 password:hunter2\n"
+    );
+    let (host, router, said) = run(&(base.to_owned() + vnis + &raw));
+    assert!(
+        said.contains("rawFRRConfigs[1].rawConfig: in its line 1 \\\"exit\\\" closes")
+            || said.contains("rawFRRConfigs[1].rawConfig: in its line 1 \"exit\" closes"),
+        "{said}"
+    );
+    for (entry, is_out) in [(0, true), (2, true), (3, false), (4, true)] {
+        let named = said.lines().any(|line| {
+            line.contains(&format!("rawFRRConfigs[{entry}] (/tmp/vnis.yaml:")) && line.contains("is left out")
+        });
+        assert_eq!(named, is_out, "{entry}: {said}");
+    }
+    assert!(!said.contains("hunter2"), "{said}");
     assert!(has(&router, &ours) && has(&router, &["eth2.100", "eth1"]), "{router:?}");
     assert!(has(&host, &["eth2", "host-e-200", "br-hs-200", "host-e-300", "pt-host"]), "{host:?}");
     // What a workload advertises is nothing to the host, even where it takes a router's word.
@@ -254,7 +270,10 @@ l2vnis:
     assert!(has(&host, &["br-hs-200", "host-e-300", "pt-host"]), "{host:?}");
 
     // One that says so is believed. Of raw lines those are left out that FRR does not take.
-    let raw = "rawFRRConfigs:\n- rawConfig: \"ip prefix-list tab\\tseq 5 permit any\"\n- rawConfig: no-such-thing\n";
+    // Each is by itself: what one leaves open is closed, and what the template has as well is told from it.
+    let raw = "rawFRRConfigs:\n- rawConfig: \"ip prefix-list tab\\tseq 5 permit any\"\n- rawConfig: no-such-thing\n- rawConfig: router bgp 65001\n\
+        - rawConfig: neighbor 9.9.9.9 remote-as 5\n- rawConfig: \"interface x\\n address-family ipv4 unicast\"\n\
+        - rawConfig: \"router bgp 65001\\n timers bgp 3 9\"\n- rawConfig: \"interface x\\n timers bgp 3 9\"\n";
     let (host, router, said) =
         run(&format!("underlay: {{tunnelEndpoint: {{cidrs: [100.65.0.0/24]}}}}\n{raw}"));
     assert!(
@@ -262,7 +281,15 @@ l2vnis:
         "{said}"
     );
     assert!(!said.contains("the configuration is not changed"), "{said}");
+    for (entry, is_out) in [(0, false), (1, true), (2, false), (3, true), (4, true), (5, false), (6, true)] {
+        assert_eq!(
+            said.contains(&format!("rawFRRConfigs[{entry}] (/tmp/vnis.yaml:")),
+            is_out,
+            "{entry}: {said}"
+        );
+    }
     let stored = std::fs::read_to_string("/run/frr/frr.conf").unwrap();
+    assert!(stored.contains("\nrouter bgp 65001\n timers bgp 3 9\nrouter bgp 65001\nexit\n"), "{stored}");
     assert!(stored.contains("\nip prefix-list tab seq 5 permit any\n") && !stored.contains("no-such-thing"));
     let mut left = router;
     left.sort();

@@ -438,7 +438,13 @@ fn a_broken_template_leaves_the_last_configuration_in_force() {
     let lab = Lab::new(Options { speaker: None, ..Options::default() });
     std::fs::write("/run/own.j2", "router bgp {{ asn }}\n bgp no-such-thing\n").unwrap();
     let said = refused(&lab, &[("FRR_TEMPLATE", "/run/own.j2")]);
-    assert!(said.contains("vtysh refuses the configuration") && said.contains("no-such-thing"), "{said}");
+    assert!(said.contains("vtysh refuses the configuration: line 2: % Unknown command: bgp"), "{said}");
+    // FRR itself finds nothing wrong with one that ends early, and reads no further.
+    for end in ["exit\n", "quit\nquit\n"] {
+        std::fs::write("/run/short.j2", format!("log stdout\n{end}router bgp {{{{ asn }}}}\n")).unwrap();
+        let said = refused(&lab, &[("FRR_TEMPLATE", "/run/short.j2")]);
+        assert!(said.contains("ends the configuration") && said.contains("reads no further"), "{said}");
+    }
     let said = refused(&lab, &[("FRR_TEMPLATE", "/run/none.j2")]);
     assert!(said.contains("FRR_TEMPLATE=/run/none.j2: No such file"), "{said}");
     start(&lab, &[]).wait_log(DAEMONS_ANSWER, SOON);
@@ -456,6 +462,15 @@ fn a_broken_template_leaves_the_last_configuration_in_force() {
         node.signal(Signal::HUP);
         node.wait_log_after(from, "in force", SOON).contains("is in force")
     });
+    assert!(vty("node", "bgpd", "show running-config").unwrap().contains("bgp listen limit 77"));
+    // Nor one of which the next start would read a part alone.
+    let better = std::fs::read_to_string("/run/own.j2").unwrap();
+    std::fs::write("/run/own.j2", better.replace("limit 77", "limit 78").replacen("!\n", "exit\n", 1))
+        .unwrap();
+    let from = node.log().len();
+    node.signal(Signal::HUP);
+    node.wait_log_after(from, "\"exit\" ends the configuration, and FRR reads no further", SOON);
+    node.wait_log_after(from, "the configuration in force stays", SOON);
     assert!(vty("node", "bgpd", "show running-config").unwrap().contains("bgp listen limit 77"));
     assert!(!node.log_text().contains("is gone"));
 }

@@ -18,7 +18,7 @@ use crate::model::{FilePath, Value as _};
 
 use super::daemons::{BIN_DIR, DAEMONS, Daemon, RUN_DIR, SOCKET_DIR, Version};
 use super::handover::{Handover, spawn};
-use super::redact::redact_said;
+use super::refusal::{self, Refusal, Said};
 
 /// Directories that FRR writes to: mgmtd's commit history, crash logs.
 const OTHER_DIRECTORIES: [&str; 2] = ["/var/lib/frr", "/var/tmp/frr"];
@@ -208,34 +208,50 @@ pub fn template(config: &Config) -> Result<Option<String>, String> {
     config.template.as_ref().map(read).transpose()
 }
 
-/// Checks a configuration, or commands, with FRR's own parser.
+/// Checks a configuration, or commands, with FRR's own parser: each line, and that it reads to the last one.
 ///
 /// # Errors
-/// What vtysh says about them, as [`io::ErrorKind::InvalidData`]; or that it can't be run.
+/// What vtysh says about them, as [`io::ErrorKind::InvalidData`] (see [`refusal`]); or that it can't be run.
 pub fn check(text: &str) -> io::Result<()> {
+    let refused = |refusal: Refusal| Err(io::Error::new(io::ErrorKind::InvalidData, refusal));
+    if let Some(refusal) = refusal::too_long(text) {
+        return refused(refusal);
+    }
+    let (_, said) = vtysh(&refusal::with_an_end(text))?;
+    let Said { whole, complaints } = Said::of(&said, text);
+    if whole && complaints.is_empty() {
+        return Ok(());
+    }
+    // Not all that it says is a refusal.
+    let (well, said) = vtysh(text)?;
+    let said = Said::of(&said, text);
+    match (well, whole) {
+        (true, true) => Ok(()),
+        (false, true) => refused(Refusal(said.complaints)),
+        (_, false) => refused(said.cut_short()),
+    }
+}
+
+/// Has vtysh check a text. Whether it accepts it, and what it says.
+fn vtysh(text: &str) -> io::Result<(bool, String)> {
     let cannot = |e: io::Error| io::Error::new(e.kind(), format!("cannot run vtysh: {e}"));
     let text = Handover::text("frr.conf", text).map_err(cannot)?;
     let mut command = Command::new("/usr/bin/vtysh");
     command.args(["--config_dir", RUN_DIR, "-C", "-f", &text.path()]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let output = spawn(&mut command, &[&text]).and_then(|child| child.wait_with_output()).map_err(cannot)?;
-    if !output.status.success() {
-        let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8_lossy(&said);
-        // That there is a fault in the file is said already.
-        let said = said.lines().filter(|line| !line.contains("processing failure"));
-        let said: Vec<_> = said.map(redact_said).collect();
-        let sentence = format!("vtysh refuses the configuration: {}", said.join("; "));
-        return Err(io::Error::new(io::ErrorKind::InvalidData, sentence));
-    }
-    Ok(())
+    let said = [output.stdout, output.stderr].concat();
+    Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
 }
 
-/// The line of `text` that vtysh's complaint (`line 3: …`) is about.
-pub fn named_line<'t>(complaint: &str, text: &'t str) -> &'t str {
-    let number =
-        complaint.split("line ").skip(1).find_map(|rest| rest.split_once(':')?.0.parse::<usize>().ok());
-    number.and_then(|number| text.lines().nth(number.checked_sub(1)?)).unwrap_or_default()
+/// What vtysh has said, if that is why a check failed.
+pub fn refusal(e: &io::Error) -> Option<&Refusal> {
+    e.get_ref()?.downcast_ref()
+}
+
+/// The line that the refusal of a text names first, counted from 1.
+pub fn named_line(e: &io::Error) -> Option<usize> {
+    refusal(e)?.0.iter().find_map(|complaint| complaint.line)
 }
 
 /// The file for what MetalLB's speaker announced.
@@ -319,15 +335,6 @@ pub fn sweep(name: &str, pid: Pid) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_complaint_names_a_line() {
-        let complaint = "vtysh refuses the configuration: line 2: % Unknown command[4]: neighbor 10.0.0.1 …";
-        assert_eq!(named_line(complaint, "a\nb\nc\n"), "b");
-        for complaint in ["", "line 0: x", "line 9: x", "line x: y", "the line is wrong"] {
-            assert_eq!(named_line(complaint, "a\nb\n"), "", "{complaint}");
-        }
-    }
 
     #[test]
     fn users_and_groups_have_numbers() {

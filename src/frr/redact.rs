@@ -1,266 +1,215 @@
-//! Configuration lines as they may be shown: without passwords. What is not known to be none is hidden, since the word before a
-//! password may be misspelt. Pure.
+//! Configuration lines as they may be shown: without passwords. What is known to be none is shown, up to the first word that is
+//! not: the word before a password may be misspelt, abbreviated or missing, and then no one can tell a password from another
+//! word. Pure.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
 use crate::config::file::sounds_secret;
+use crate::model::{MacAddr, Value as _};
 
-/// First words of lines of frr.conf, but for those of passwords.
-const HEADS: &[&str] = &[
-    "access-list",
-    "address-family",
-    "advertise",
-    "advertise-all-vni",
-    "advertise-default-gw",
-    "advertise-svi-ip",
-    "agentx",
-    "aggregate-address",
-    "allow-ecmp",
-    "autort",
-    "bfd",
-    "bgp",
-    "call",
-    "continue",
-    "debug",
-    "default-originate",
-    "description",
-    "detect-multiplier",
-    "distance",
-    "dup-addr-detection",
-    "echo",
-    "echo-interval",
-    "echo-mode",
+mod vocabulary;
+
+use vocabulary::{BEFORE_NAMES, KEYWORDS};
+
+/// What may stand before a secret, in the languages of all of FRR's daemons. It is shown, and nothing after it.
+const BEFORE_SECRETS: [&str; 9] = [
+    "authentication",
+    "authentication-key",
     "enable",
-    "end",
-    "evpn",
-    "exit",
-    "exit-address-family",
-    "exit-vni",
-    "exit-vrf",
-    "flooding",
-    "fpm",
-    "frr",
-    "hostname",
-    "import",
-    "export",
-    "interface",
-    "ip",
-    "ipv6",
-    "label",
-    "line",
-    "link-params",
-    "log",
-    "mac",
-    "match",
-    "maximum-paths",
-    "minimum-ttl",
-    "mpls",
-    "neighbor",
-    "network",
-    "nexthop",
-    "nexthop-group",
-    "no",
-    "on-match",
-    "passive-mode",
-    "pbr-map",
-    "peer",
-    "profile",
-    "rd",
-    "receive-interval",
-    "redistribute",
-    "route-map",
-    "route-target",
-    "router",
-    "router-id",
-    "rpki",
-    "rt",
-    "segment-routing",
-    "service",
-    "set",
-    "sid",
-    "shutdown",
-    "srv6",
-    "table-map",
-    "timers",
-    "transmit-interval",
-    "use-underlays-nexthop-weight",
-    "vni",
-    "vnc",
-    "vrf",
-    "zebra",
+    "key",
+    "key-string",
+    "md5",
+    "message-digest-key",
+    "password",
+    "secret",
 ];
-
-/// What may follow a neighbor's name, but for its password.
-const NEIGHBOR: &[&str] = &[
-    "accept-own",
-    "activate",
-    "addpath-rx-paths-limit",
-    "addpath-tx-all-paths",
-    "addpath-tx-best-selected",
-    "addpath-tx-bestpath-per-AS",
-    "advertise-map",
-    "advertisement-interval",
-    "aigp",
-    "allowas-in",
-    "as-override",
-    "attribute-unchanged",
-    "bfd",
-    "capability",
-    "dampening",
-    "default-originate",
-    "description",
-    "disable-addpath-rx",
-    "disable-connected-check",
-    "disable-link-bw-encoding-ieee",
-    "distribute-list",
-    "dont-capability-negotiate",
-    "ebgp-multihop",
-    "encapsulation-mpls",
-    "encapsulation-srv6",
-    "enforce-first-as",
-    "enforce-multihop",
-    "extended-link-bandwidth",
-    "extended-optional-parameters",
-    "filter-list",
-    "graceful-restart",
-    "graceful-restart-disable",
-    "graceful-restart-helper",
-    "graceful-shutdown",
-    "interface",
-    "ip-transparent",
-    "local-as",
-    "local-role",
-    "maximum-prefix",
-    "maximum-prefix-out",
-    "next-hop-self",
-    "nexthop-local",
-    "oad",
-    "override-capability",
-    "passive",
-    "path-attribute",
-    "peer-group",
-    "port",
-    "prefix-list",
-    "remote-as",
-    "remove-private-AS",
-    "route-map",
-    "route-reflector-client",
-    "route-server-client",
-    "rpki",
-    "send-community",
-    "send-nexthop-characteristics",
-    "sender-as-path-loop-detection",
-    "shutdown",
-    "soft-reconfiguration",
-    "solo",
-    "soo",
-    "strict-capability-match",
-    "tcp-mss",
-    "timers",
-    "ttl-security",
-    "unsuppress-map",
-    "update-source",
-    "weight",
-];
-
-/// Words that stand before a key, in the languages of FRR's other daemons.
-const KEYS: [&str; 5] = ["key-string", "authentication-key", "message-digest-key", "md5", "authentication"];
 
 /// What is said in the place of what is hidden.
 const HIDDEN: &str = "…";
 
-/// How far a misspelt word may be from what was meant: two letters.
-const SLIP: usize = 2;
+/// The longest first word or name that is shown, in bytes: the longest keyword has 31.
+const LONGEST: usize = 40;
 
-/// What stands before a line that vtysh or a daemon quotes (`vtysh_config_from_file`, `vtysh/vtysh.c`; `vty_command`, `lib/vty.c`).
-const QUOTES: [&str; 6] = [
-    "nknown command",
-    "mbiguous command",
-    "ommand incomplete",
-    "not allowed",
-    "to communicate",
-    "processing",
-];
+/// What patterns of AS paths are made of.
+const PATTERN: &[u8] = b"0123456789^$_.*+?()[]|-";
 
-/// A configuration line as it may be shown. The contexts that it is in may stand before it, each with a colon, and the sign of a
-/// difference.
-pub fn redact(line: &str) -> Cow<'_, str> {
-    let mut from = 0;
-    for part in line.split_inclusive(": ") {
-        if let Some(shown) = first_words(part) {
-            return Cow::Owned(format!("{}{} {HIDDEN}", &line[..from], part[..shown].trim_end()));
+/// What stands before a line that a daemon or vtysh quotes without its number (`vty_command`, `lib/vty.c`; `vtysh_execute_func`,
+/// `vtysh/vtysh.c`).
+const QUOTES: [&str; 3] = ["nknown command", "mbiguous command", "ommand incomplete"];
+
+/// What a word of a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word<'a> {
+    Keyword(&'a str),
+    Number,
+    Address,
+    Prefix,
+    /// Route targets, communities.
+    Pair,
+    /// What the operator has named so.
+    Name,
+}
+
+impl<'a> Word<'a> {
+    /// What `word` is after `before`, in a line where timers may have been named; `None`: no one knows.
+    fn of(word: &'a str, before: Option<Self>, timers: bool) -> Option<Self> {
+        if KEYWORDS.binary_search(&word).is_ok() {
+            return Some(Self::Keyword(word));
         }
-        from += part.len();
+        // Values are only where a keyword asks for them: after a neighbor's address there may be a password of digits.
+        let Some(Self::Keyword(keyword)) = before else {
+            return match (before?, Self::value(word)?) {
+                (Self::Number, Self::Number) if timers => Some(Self::Number),
+                (Self::Prefix, Self::Address) => Some(Self::Address),
+                (Self::Pair, Self::Pair) => Some(Self::Pair),
+                _ => None,
+            };
+        };
+        let is_pattern =
+            || ["permit", "deny"].contains(&keyword) && word.bytes().all(|b| PATTERN.contains(&b));
+        let is_name = || BEFORE_NAMES.contains(&keyword) && is_plain(word, "._-") && !sounds_secret(word);
+        Self::value(word).or_else(|| (is_name() || is_pattern()).then_some(Self::Name))
     }
-    Cow::Borrowed(line)
+
+    fn value(word: &str) -> Option<Self> {
+        let is_number =
+            |word: &str| word.len() <= 10 && !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit());
+        let is_pair = || {
+            let (first, second) = word.rsplit_once(':')?;
+            Some(
+                is_number(second)
+                    && (is_number(first) || first.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv4())),
+            )
+        };
+        // Be it of a wrong length.
+        let is_prefix = || {
+            let (address, length) = word.split_once('/')?;
+            Some(address.parse::<IpAddr>().is_ok() && is_number(length))
+        };
+        if is_number(word) {
+            Some(Self::Number)
+        } else if word.parse::<IpAddr>().is_ok() || MacAddr::parse(word).is_ok() {
+            Some(Self::Address)
+        } else if is_prefix() == Some(true) {
+            Some(Self::Prefix)
+        } else {
+            is_pair()?.then_some(Self::Pair)
+        }
+    }
+}
+
+/// A configuration line as it may be shown.
+pub fn redact(line: &str) -> Cow<'_, str> {
+    let (mut before, mut timers, mut end) = (None, false, 0);
+    for (at, word) in words(line) {
+        let known = Word::of(word, before, timers);
+        let introduces = BEFORE_SECRETS.contains(&&*word.to_ascii_lowercase());
+        let ends_here = introduces || (known.is_none() && is_slip(word));
+        // Of a line that we do not know the first word is shown, unless it looks like a password by itself.
+        if ends_here || known.is_some() || (end == 0 && is_plain_text(word)) {
+            end = at + word.len();
+        }
+        if ends_here || known.is_none() {
+            break;
+        }
+        timers |= word == "timers";
+        before = known;
+    }
+    if line[end..].trim().is_empty() {
+        return Cow::Borrowed(line);
+    }
+    if end == 0 {
+        let margin = line.len() - line.trim_start().len();
+        return Cow::Owned(format!("{}{HIDDEN}", &line[..margin]));
+    }
+    Cow::Owned(format!("{} {HIDDEN}", &line[..end]))
+}
+
+/// Whether it is a keyword but for one letter: the slip is what an operator looks for. Short words are like too many others.
+fn is_slip(word: &str) -> bool {
+    let like = |known: &str| {
+        known.len() > 4
+            && known.len().abs_diff(word.len()) < 2
+            && strsim::damerau_levenshtein(word, known) == 1
+    };
+    is_plain(word, "-") && !sounds_secret(word) && KEYWORDS.iter().any(|known| like(known))
 }
 
 /// What FRR says, as it may be shown: it may quote a line.
 pub fn redact_said(said: &str) -> Cow<'_, str> {
-    let after = |mark: &str, from: usize| Some(from + said[from..].find(mark)? + mark.len());
-    // `% Unknown command[4]: …`, `Failure to communicate[13] to bgpd, line: …`.
-    let quote = QUOTES.iter().filter_map(|words| after(words, 0)).min();
-    let quoted = quote.and_then(|from| after(": ", from));
-    // With `log commands`: `vty[3]@(config-router)# …`.
-    let typed = || after("@(", 0).and_then(|from| after("# ", from));
-    if let Some(at) = quoted.or_else(typed) {
+    if let Some(at) = quoted(said) {
         return match redact(&said[at..]) {
             Cow::Borrowed(_) => Cow::Borrowed(said),
             Cow::Owned(line) => Cow::Owned(format!("{}{line}", &said[..at])),
         };
     }
-    match words(said).find(|(_, word)| is_password(word)) {
-        Some((at, word)) if !said[at + word.len()..].trim().is_empty() => {
-            Cow::Owned(format!("{} {HIDDEN}", &said[..at + word.len()]))
+    let parts = said.split(|c: char| !c.is_ascii_alphanumeric());
+    match parts.map(|part| (place(said, part), part)).find(|(_, part)| sounds_secret(part)) {
+        Some((at, part)) if said[at + part.len()..].contains(char::is_alphanumeric) => {
+            Cow::Owned(format!("{} {HIDDEN}", &said[..at + part.len()]))
         }
         _ => Cow::Borrowed(said),
     }
 }
 
+/// Where the line begins that FRR quotes.
+fn quoted(said: &str) -> Option<usize> {
+    let after = |mark: &str, from: usize| Some(from + said[from..].find(mark)? + mark.len());
+    if let Some((number, at)) = numbered(said) {
+        // `Unknown command on config line 3: …` (`vty_read_file`, `lib/vty.c`).
+        if said[..number].ends_with("config ") {
+            return Some(at);
+        }
+        // `line 3: % Unknown command[4]: …`, `line 3: Warning[4]...: …`, `line 3: Failure to communicate[13] to bgpd, line: …`
+        // (`vtysh_config_from_file`, `vtysh/vtysh.c`).
+        let kind = ["%", "Warning", "Failure"].iter().any(|word| said[at..].starts_with(word));
+        return if kind { after(": ", at) } else { Some(at) };
+    }
+    let quote = QUOTES.iter().filter_map(|words| after(words, 0)).min();
+    // With `log commands`: `vty[3]@(config-router)# …`, `config-from-file# …`.
+    let typed = || after("@(", 0).or_else(|| after("config-from-file", 0)).and_then(|from| after("# ", from));
+    quote.and_then(|from| after(": ", from)).or_else(typed)
+}
+
+/// Where the first `line 3: ` begins and ends.
+fn numbered(said: &str) -> Option<(usize, usize)> {
+    said.match_indices("line ").find_map(|(at, _)| {
+        let (number, _) = said[at + 5..].split_once(": ")?;
+        let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+        is_number.then_some((at, at + 5 + number.len() + 2))
+    })
+}
+
 /// The words with their places.
 fn words(line: &str) -> impl Iterator<Item = (usize, &str)> {
-    line.split_whitespace().map(|word| (word.as_ptr().addr() - line.as_ptr().addr(), word))
+    line.split_whitespace().map(|word| (place(line, word), word))
 }
 
-/// Whether the word means a password, perhaps misspelt. Quotation marks and the like may be at it.
-fn is_password(word: &str) -> bool {
-    sounds_secret(word.trim_matches(|c: char| !c.is_ascii_alphanumeric()))
+fn place(line: &str, part: &str) -> usize {
+    part.as_ptr().addr() - line.as_ptr().addr()
 }
 
-fn is(word: &str, known: &[&str]) -> bool {
-    known.contains(&word.trim_end_matches([':', ',', '.', ';']))
+fn is_plain(word: &str, also: &str) -> bool {
+    word.len() <= LONGEST && word.chars().all(|c| c.is_ascii_alphanumeric() || also.contains(c))
 }
 
-/// Whether the word may be a misspelt one of these.
-fn is_like(word: &str, known: &[&str]) -> bool {
-    known.iter().any(|known| known.len() > 4 && strsim::damerau_levenshtein(word, known) <= SLIP)
-}
-
-/// Where that part of the line ends which may be shown, if something of it may not.
-fn first_words(line: &str) -> Option<usize> {
-    let signs = ["+", "-", "no", "do"];
-    let words: Vec<(usize, &str)> = words(line).filter(|(_, word)| !signs.contains(word)).collect();
-    let (_, head) = words.first()?;
-    // Of a line that we do not know, the first word.
-    let mut shown = if is(head, HEADS) { words.len() } else { 1 };
-    let before = |(_, word): &(usize, &str)| is_password(word) || is(word, &KEYS) || is_like(word, &KEYS);
-    if let Some(at) = words.iter().position(before) {
-        shown = shown.min(at + 1);
-    }
-    if let ("neighbor", Some((_, word))) = (*head, words.get(2))
-        && !is(word, NEIGHBOR)
-    {
-        // What is like no keyword may be the password itself.
-        shown = shown.min(if is_password(word) || is_like(word, NEIGHBOR) { 3 } else { 2 });
-    }
-    let (at, last) = words.get(shown - 1).filter(|_| shown < words.len())?;
-    Some(at + last.len())
+/// Letters and hyphens.
+fn is_plain_text(word: &str) -> bool {
+    word.len() <= LONGEST && word.bytes().all(|b| b.is_ascii_alphabetic() || b == b'-')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn vocabulary_is_sorted_and_introduces_no_secret() {
+        assert!(KEYWORDS.is_sorted_by(|a, b| a < b));
+        assert!(BEFORE_NAMES.iter().all(|word| KEYWORDS.contains(word)));
+        assert!(!KEYWORDS.iter().any(|word| BEFORE_SECRETS.contains(word)));
+    }
 
     #[test]
     fn what_is_no_secret_is_shown() {
@@ -270,63 +219,125 @@ mod tests {
             " neighbor 10.0.0.1 remote-as 65000",
             "no neighbor fe80::1 timers 3 9",
             "neighbor eth1 interface peer-group fabric",
-            "+ router bgp 1: neighbor 10.0.0.1 shutdown",
-            "- router bgp 1: address-family ipv4 unicast: network 10.0.0.0/24",
+            "network 10.0.0.0/24 route-map a",
+            "ip route 10.0.0.0/8 192.0.2.1",
             "ip prefix-list metallb seq 5 permit 0.0.0.0/0 ge 1",
             "neighbor 10.0.0.1 password",
-            "route-map x permit 10: set community 1:2",
+            "no zebra nexthop kernel enable",
+            "route-map x permit 10",
+            "set community 1:2 3:4 additive",
+            "bgp as-path access-list x seq 5 permit ^(65001_)+[0-9]$",
+            "route-target import 192.0.2.1:7",
+            "ip prefix-list x seq 5 permit 10.0.0.0/33",
         ] {
             assert!(matches!(redact(line), Cow::Borrowed(_)), "{line}: {}", redact(line));
         }
         for said in [
             "line 3: % Unknown command: no-such-thing",
+            "line 3: Warning[4]...: early",
             "[HZN6M-XRM1G] %NOTIFICATION: sent to neighbor eth1 2/2 (OPEN Message Error/Bad Peer AS) 2 bytes fd e9",
             "Configuration file[/run/frr/frr.conf] processing failure: 2",
+            "Failure to communicate[13] to bgpd",
             "% Ambiguous command.",
+            "Hostname length should be less than 255 chars",
             "vty[3]@(config-router)# neighbor 10.0.0.1 remote-as 1",
         ] {
             assert!(matches!(redact_said(said), Cow::Borrowed(_)), "{said}: {}", redact_said(said));
         }
     }
 
+    /// The lines that a node has are told apart in messages.
     #[test]
-    fn what_follows_a_keyword_is_hidden_however_it_is_spelt() {
+    fn lines_of_our_own_are_shown() {
+        let text = include_str!("../../tests/golden/vnis.conf");
+        let host = include_str!("../../tests/golden/host.conf");
+        for line in text.lines().chain(host.lines()).filter(|line| !line.trim_start().starts_with('!')) {
+            let shown = redact(line);
+            let free =
+                ["password", "description"].into_iter().find(|word| line.contains(&format!(" {word} ")));
+            assert!(free.is_some() || matches!(shown, Cow::Borrowed(_)), "{line}: {shown}");
+            assert!(free.is_none_or(|word| shown.ends_with(&format!(" {word} …"))), "{line}: {shown}");
+        }
+    }
+
+    /// In all forms in which FRR quotes them.
+    #[test]
+    fn what_may_be_a_secret_is_hidden() {
         for (line, shown) in [
             ("neighbor 10.0.0.1 password s3cret", "neighbor 10.0.0.1 password …"),
             ("no neighbor 10.0.0.1 password s3cret", "no neighbor 10.0.0.1 password …"),
-            ("neighbor 10.0.0.1 pasword s3cret", "neighbor 10.0.0.1 pasword …"),
+            ("neighbor 10.0.0.1 pasword s3cret", "neighbor 10.0.0.1 …"),
             ("neighbor 10.0.0.1 PASSWORD s3cret", "neighbor 10.0.0.1 PASSWORD …"),
-            ("neighbor 10.0.0.1 pwd s3cret", "neighbor 10.0.0.1 pwd …"),
+            ("neighbor 10.0.0.1 pwd s3cret", "neighbor 10.0.0.1 …"),
+            ("neighbor 10.0.0.1 password:s3cret", "neighbor 10.0.0.1 …"),
+            ("neighbor 10.0.0.1 password=s3cret", "neighbor 10.0.0.1 …"),
+            ("neighbor 10.0.0.1 PASSWORD:s3cret", "neighbor 10.0.0.1 …"),
             ("neighbor 10.0.0.1 remot-as 65000", "neighbor 10.0.0.1 remot-as …"),
+            ("neighbor 10.0.0.1 remote-as 5 pw s3cret", "neighbor 10.0.0.1 remote-as 5 …"),
+            ("neighbor 10.0.0.1 port s3cret", "neighbor 10.0.0.1 port …"),
             ("neighbor 10.0.0.1 s3cret", "neighbor 10.0.0.1 …"),
+            ("neighbor 10.0.0.1: s3cret", "neighbor …"),
+            ("neighbor 10.0.0.1 12345678", "neighbor 10.0.0.1 …"),
+            ("neighbor 10.0.0.1 dead::beef", "neighbor 10.0.0.1 …"),
+            ("neighbor 10.0.0.1 remote-as 5 12345678", "neighbor 10.0.0.1 remote-as 5 …"),
+            ("neighbor fda1:b2c3:: s3cret", "neighbor fda1:b2c3:: …"),
             ("neighbor 10.0.0.1 parole s3cret", "neighbor 10.0.0.1 …"),
             ("neighbor password s3cret 10.0.0.1", "neighbor password …"),
+            ("neighbor password:s3cret 10.0.0.1", "neighbor …"),
             ("neighbor\t10.0.0.1\tpassword\ts3cret", "neighbor\t10.0.0.1\tpassword …"),
             ("neigbor 10.0.0.1 pasword s3cret", "neigbor …"),
+            ("nei 10.0.0.1 pass s3cret", "nei …"),
+            ("NEIGHBOR 10.0.0.1 s3cret", "NEIGHBOR …"),
             ("password s3cret", "password …"),
-            ("enable password 8 s3cret", "enable password …"),
-            ("ip ospf message-digest-key 1 md5 s3cret", "ip ospf message-digest-key …"),
-            ("ip ospf autentication-key s3cret", "ip ospf autentication-key …"),
-            ("key-string s3cret", "key-string …"),
-            ("isis password clear s3cret", "isis …"),
+            ("password:s3cret", "…"),
+            ("s3cret", "…"),
+            ("enable password 8 s3cret", "enable …"),
+            ("enable s3cret", "enable …"),
+            ("enable pword s3cret", "enable …"),
+            ("bgp pw s3cret", "bgp …"),
             (
-                "+ router bgp 1: neighbor 10.0.0.1 password s3cret",
-                "+ router bgp 1: neighbor 10.0.0.1 password …",
+                "bgp listen range 10.0.0.0/8 peer-group x pword s3cret",
+                "bgp listen range 10.0.0.0/8 peer-group x …",
             ),
-            ("- router bgp 1: neigbor 10.0.0.1 s3cret", "- router bgp 1: neigbor …"),
+            ("ip protocol bgp s3cret x", "ip protocol bgp …"),
+            ("ip rip auth string s3cret", "ip rip …"),
+            ("ip ospf auth-key s3cret", "ip ospf …"),
+            ("ip ospf AUTHENTICATION-KEY s3cret", "ip ospf AUTHENTICATION-KEY …"),
+            ("ip ospf MESSAGE-DIGEST-KEY 1 MD5 s3cret", "ip ospf MESSAGE-DIGEST-KEY …"),
+            ("ip ospf message-digest-key 1 md5 s3cret", "ip ospf message-digest-key …"),
+            ("ip ospf mess 1 md s3cret", "ip ospf …"),
+            ("ip ospf autentication-key s3cret", "ip ospf …"),
+            ("mpls ldp neighbor 1.1.1.1 pw s3cret", "mpls ldp neighbor 1.1.1.1 …"),
+            ("peer 1.1.1.1 auth s3cret", "peer 1.1.1.1 …"),
+            ("key-string s3cret", "key-string …"),
+            ("isis password clear s3cret", "isis password …"),
+            ("description the s3cret", "description …"),
+            ("router ospf6x s3cret", "router ospf6x …"),
+            ("bgp no-such-thing", "bgp …"),
         ] {
             assert_eq!(redact(line), shown);
             for before in [
                 "line 17: % Unknown command[4]: ",
+                "line 17: % Unknown command: ",
+                "% Unknown command: ",
+                "% [NO] Unknown command: ",
                 "% Ambiguous command: ",
+                "line 17: % Ambiguous command[21]: ",
                 "line 17: Failure to communicate[13] to bgpd, line:  ",
+                "line 17: Warning[5]...: ",
+                "line 17: Warning...: ",
+                "line 17: ",
                 "line 3: % Command incomplete[4]: ",
+                "[ABCDE-12345] Command returned Warning on config line 12: ",
+                "[EC 100663304] Unknown command on config line 5: ",
                 "[VTVCM-Y2NW3] vty[3]@(config-router)# ",
+                "[ABCDE-12345] config-from-file# ",
             ] {
                 assert_eq!(redact_said(&format!("{before}{line}")), format!("{before}{shown}"));
             }
         }
         assert_eq!(redact_said("the password \"s3cret\" is too long"), "the password …");
+        assert_eq!(redact_said("bad value password:s3cret"), "bad value password …");
     }
 
     proptest! {
@@ -340,12 +351,28 @@ mod tests {
             for line in [
                 format!("{} 10.0.0.1 {slipped} {secret}Z9", slip("neighbor", head)),
                 format!("neighbor 10.0.0.1 {slipped} {secret}Z9"),
+                format!("neighbor 10.0.0.1 {slipped}:{secret}Z9"),
                 format!("neighbor 10.0.0.1 {} {secret}Z9", if twice { slip(&slipped, head) } else { slipped.clone() }),
                 format!("{slipped} {secret}Z9"),
             ] {
                 prop_assert!(!redact(&line).contains("Z9"), "{line}: {}", redact(&line));
                 let said = format!("line 4: % Unknown command[4]: {line}");
                 prop_assert!(!redact_said(&said).contains("Z9"), "{said}");
+            }
+        }
+
+        /// Whatever words stand before it: a word that is no value and no keyword is shown at places of names only.
+        #[test]
+        fn a_word_among_keywords_is_hidden(first in 0..KEYWORDS.len(), second in 0..KEYWORDS.len(), upper in any::<bool>()) {
+            let (first, second) = (KEYWORDS[first], KEYWORDS[second]);
+            prop_assume!(!BEFORE_NAMES.contains(&first) && !BEFORE_NAMES.contains(&second));
+            let cased = if upper { second.to_uppercase() } else { second.into() };
+            for line in [
+                format!("{first} {cased} s3cret x"),
+                format!("neighbor 10.0.0.1 {first} {cased} s3cret"),
+                format!("neighbor 10.0.0.1 {first}s3cret {cased}"),
+            ] {
+                prop_assert!(!redact(&line).contains("s3cret"), "{line}: {}", redact(&line));
             }
         }
     }

@@ -107,7 +107,7 @@ fn fuel(config: &Config) -> u64 {
     let overlay = &config.overlay;
     let entries = overlay.l3vnis.len() + overlay.l2vnis.len() + overlay.underlay.neighbors.len();
     let targets: usize = overlay.l3vnis.iter().map(|vni| vni.import.len() + vni.export.len()).sum();
-    let raw: usize = overlay.raw.iter().map(|raw| raw.text.lines().count()).sum();
+    let raw: usize = overlay.raw.iter().zip(1..).map(|(raw, number)| raw.framed(number).len()).sum();
     let steps = |count: usize, each: u64| each.saturating_mul(u64::try_from(count).unwrap_or(u64::MAX));
     FUEL + steps(entries, FUEL_FOR_ENTRY) + steps(targets + raw, FUEL_FOR_LINE)
 }

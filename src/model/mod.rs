@@ -3,6 +3,7 @@
 mod desired;
 mod observed;
 mod overlay;
+mod raw;
 mod values;
 
 pub use desired::{Desired, LinkSpec, Part, ReturnPath, SpecKind, Sysctl};
@@ -12,9 +13,10 @@ pub use observed::{
 };
 pub use overlay::{
     Family, HostBridge, HostSession, L2Vni, L3Vni, Neighbor, NeighborBfd, Overlay, PASSTHROUGH_HOST,
-    PASSTHROUGH_ROUTER, Peer, RawLines, Remote, RouteTarget, Tunnel, Underlay, UnderlayInterface,
-    VTEP_DEVICE, Vni, VniDevice,
+    PASSTHROUGH_ROUTER, Peer, Remote, RouteTarget, Tunnel, Underlay, UnderlayInterface, VTEP_DEVICE, Vni,
+    VniDevice,
 };
+pub use raw::{LONGEST_LINE, RawLines, objection as raw_objection, places as raw_places};
 pub use values::{
     Asn, FilePath, IfName, Invalid, MacAddr, Mtu, NamespaceName, Password, PeerAddr, Ranged, RebuildToken,
     RouterId, TableId, Value, VrfName, address_with_length,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::{Asn, IfName, MacAddr, Password, RouterId, Value as _, VrfName};
+use super::{Asn, IfName, MacAddr, Password, RawLines, RouterId, Value as _, VrfName};
 
 /// The dummy that carries the VTEP's addresses.
 pub const VTEP_DEVICE: &str = "lound";
@@ -67,24 +67,6 @@ pub struct Overlay {
     pub incomplete: bool,
 }
 
-/// Lines for frr.conf as they are.
-#[derive(Debug, Clone)]
-pub struct RawLines {
-    /// Where they come from, for the log.
-    pub source: String,
-    /// The lines.
-    pub text: String,
-}
-
-/// Two are the same if they say the same, wherever.
-impl PartialEq for RawLines {
-    fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
-    }
-}
-
-impl Eq for RawLines {}
-
 /// The fabric's side.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Underlay {
@@ -105,18 +87,6 @@ pub struct Underlay {
 }
 
 impl Overlay {
-    /// Where a line of `text`, the frr.conf that this has led to, comes from: the raw lines that have it, unless it is there without
-    /// them, too.
-    pub fn sources_of(&self, line: &str, text: &str) -> Vec<&str> {
-        let same = |other: &&str| other.split_whitespace().eq(line.split_whitespace());
-        let times = |text: &str| text.lines().filter(same).count();
-        let with = self.raw.iter().map(|raw| (raw, times(&raw.text))).filter(|(_, times)| *times > 0);
-        let (sources, counts): (Vec<_>, Vec<_>) =
-            with.map(|(raw, times)| (raw.source.as_str(), times)).unzip();
-        let elsewhere = times(text) > counts.iter().sum();
-        if elsewhere || line.trim().is_empty() { vec![] } else { sources }
-    }
-
     /// Whether this node is the gateway of some workloads.
     pub fn has_gateways(&self) -> bool {
         self.l2vnis.iter().any(|vni| !vni.gateways.is_empty())
@@ -365,37 +335,5 @@ pub struct RouteTarget(pub(super) String);
 impl std::fmt::Display for RouteTarget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_is_of_the_raw_lines_that_have_all_of_it() {
-        let raw = |source: &str, text: &str| RawLines { source: source.into(), text: text.into() };
-        let all = [
-            raw("a", "route-map x permit 1\n set metric 1\n"),
-            raw("b", "router bgp 65001\n neighbor 10.0.0.1 remote-as 1\n"),
-            raw("c", "route-map x permit 10\n set  metric 10\n neighbor 10.0.0.1 remote-as 12\n"),
-        ];
-        let text: String = all.iter().map(|raw| raw.text.as_str()).collect();
-        let text = format!("router bgp 65001\nexit\n{text}");
-        let overlay = Overlay { raw: all.into(), ..Overlay::default() };
-        for (line, sources) in [
-            ("route-map x permit 10", &["c"][..]),
-            ("set metric 10", &["c"]),
-            ("set metric 1", &["a"]),
-            ("neighbor 10.0.0.1 remote-as 12", &["c"]),
-            ("neighbor 10.0.0.1 remote-as 1", &["b"]),
-            // It is the template's as well.
-            ("router bgp 65001", &[]),
-            ("exit", &[]),
-            ("set metric", &[]),
-            ("", &[]),
-        ] {
-            assert_eq!(overlay.sources_of(line, &text), sources, "{line:?}");
-        }
     }
 }

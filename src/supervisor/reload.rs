@@ -10,8 +10,8 @@ use super::drift::News;
 use super::policy::Event;
 use super::{End, Supervisor};
 use crate::config::{Config, Problem, file};
-use crate::frr::delta::{Delta, Step, delta};
-use crate::frr::{Version, files, held};
+use crate::frr::delta::{Delta, Step, delta, ways};
+use crate::frr::{Version, files, held, sources};
 use crate::logging;
 use crate::node::{Candidate, line};
 
@@ -257,14 +257,16 @@ impl Supervisor<'_> {
         };
         match way {
             Delta::Commands(mut steps, late) => {
+                // Commands alone do not show that FRR reads all of a template of the operator's at the next start.
+                if candidate.config.template.is_some() {
+                    let text = &candidate.text;
+                    files::check(text).map_err(|e| rejected(&e, &candidate, text, true))?;
+                }
                 if self.hold.is_under_way() {
                     held::spare(&mut steps);
                 }
                 let commands = text(&steps);
-                files::check(&commands).map_err(|e| {
-                    let command = files::named_line(&e.to_string(), &commands);
-                    Rejected::of_check(&e, format!("{e}{}", origin(&candidate, command)))
-                })?;
+                files::check(&commands).map_err(|e| rejected(&e, &candidate, &commands, false))?;
                 let (from, to, version) = (candidate.text.clone(), self.text.clone(), self.node.version);
                 let back = move || match delta(&from, &to, version) {
                     Delta::Commands(back, forget) => [back, forget].concat(),
@@ -275,7 +277,8 @@ impl Supervisor<'_> {
             }
             Delta::Wrong(reason) => return Err(Rejected::Refused(vec![reason])),
             Delta::Restart(which, reason) => {
-                files::check(&candidate.text).map_err(|e| Rejected::of_check(&e, e.to_string()))?;
+                let text = &candidate.text;
+                files::check(text).map_err(|e| rejected(&e, &candidate, text, true))?;
                 self.node.texts.accept(candidate.text.clone());
                 if other_daemons {
                     log::warn!(
@@ -310,7 +313,7 @@ impl Supervisor<'_> {
                 events.push_back(Event::Changed { may_fall_back: self.node.texts.may_fall_back() });
             }
             Err(refused) => {
-                let source = origin(&candidate, &refused.command);
+                let source = origin(&candidate, &refused.command, None);
                 self.board.tell(|local| local.counts.rollbacks += 1);
                 // What someone else's vtysh holds up ends no daemon.
                 let interruptions = self.interruptions + u32::from(!refused.locked);
@@ -427,12 +430,19 @@ impl Supervisor<'_> {
     }
 }
 
-/// Where a command comes from that is refused, in words.
-fn origin(candidate: &Candidate, command: &str) -> String {
-    match &candidate.config.overlay.sources_of(command, &candidate.text)[..] {
-        [] => String::new(),
-        sources => format!(", of {}", sources.join(" or ")),
-    }
+/// What came of a check of `told`, which is indented or not, with the origin of what is refused.
+fn rejected(e: &io::Error, candidate: &Candidate, told: &str, indented: bool) -> Rejected {
+    let named = files::named_line(e).and_then(|line| ways(told, indented).nth(line.checked_sub(1)?));
+    let (way, line) = named.unwrap_or_default();
+    Rejected::of_check(e, format!("{e}{}", origin(candidate, line, Some(&way))))
+}
+
+/// Where a command comes from that is refused, in words; `way`: the contexts that it is in, if they are known.
+fn origin(candidate: &Candidate, command: &str, way: Option<&[&str]>) -> String {
+    let raw = &candidate.config.overlay.raw;
+    let sources = sources(raw, &candidate.text, command, way);
+    let sources: Vec<&str> = sources.into_iter().map(|i| raw[i].source.as_str()).collect();
+    if sources.is_empty() { String::new() } else { format!(", of {}", sources.join(" or ")) }
 }
 
 /// The commands as a file for vtysh.

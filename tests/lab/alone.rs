@@ -102,7 +102,8 @@ impl Alone {
     pub fn running(&self) -> Vec<(&'static str, BTreeSet<String>)> {
         let one = |(daemon, _): &(&'static str, Child)| {
             let text = must(daemon, vty(self.name, daemon, "show running-config"));
-            let mut lines = Context::parse(&text).expect("the lab's own").flat();
+            let tree = Context::parse(&text).expect("the lab's own");
+            let mut lines: BTreeSet<String> = tree.flat().iter().map(|way| way.join(": ")).collect();
             lines.retain(|line| {
                 !["Building", "Current", "frr version", "log file"].iter().any(|w| line.starts_with(w))
             });

@@ -321,8 +321,11 @@ fn rendered(overlay: Overlay) -> Result<String, String> {
 fn a_tab_is_a_blank() {
     let raw = "rawFRRConfigs:\n- rawConfig: \"router bgp 65001\\n\\tbgp\\tcluster-id 192.0.2.1\\n\"\n- rawConfig: |\n    !\t\n    ip\tprefix-list x permit any\n";
     let text = rendered(good(0, raw)).unwrap();
-    assert!(text.contains("\nrouter bgp 65001\n bgp cluster-id 192.0.2.1\n!\n"), "{text}");
-    assert!(text.contains("\n! \nip prefix-list x permit any\n!\n"), "{text}");
+    assert!(
+        text.contains("\nrouter bgp 65001\n bgp cluster-id 192.0.2.1\nrouter bgp 65001\nexit\n! end"),
+        "{text}"
+    );
+    assert!(text.contains("\n! \nip prefix-list x permit any\n! end of raw lines 2\n!\n"), "{text}");
 }
 
 #[test]
@@ -601,5 +604,20 @@ proptest! {
         if list.iter().all(|(.., change)| matches!(change, Change::Delete)) && text.contains("\n    password: change-me\n") {
             prop_assert!(!problems.concat().contains("change-me"), "{}", problems.join("\n"));
         }
+    }
+}
+
+/// FRR would read nothing that stands after them.
+#[test]
+fn raw_lines_that_end_the_configuration_are_left_out_with_their_place() {
+    let entries =
+        ["\"exit\\n\"", "\"router bgp 65001\\n quit\"", "\"router bgp 65001\\nexit\\nexit\\n\"", "\" en\""];
+    for entry in entries {
+        let raw =
+            format!("rawFRRConfigs:\n- rawConfig: \"ip prefix-list x permit any\"\n- rawConfig: {entry}\n");
+        let (overlay, problems) = at(0, &raw);
+        assert_eq!(overlay.raw.len(), 1, "{entry}");
+        assert!(problems.len() == 1 && problems[0].starts_with("vnis.yaml:3:"), "{problems:?}");
+        assert!(problems[0].contains("rawFRRConfigs[1].rawConfig: in its line "), "{problems:?}");
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use crate::model::{
     Asn, IfName, Invalid, Password, PeerAddr, Ranged, RouteTarget, RouterId, Value, Vni, VrfName,
-    address_with_length,
+    address_with_length, raw_objection,
 };
 
 use super::patterns::ours;
@@ -279,7 +279,13 @@ impl Read for RawText {
             Kind::Scalar(text) if text.chars().all(blank) => "is empty",
             Kind::Scalar(text) if text.chars().count() > RAW_LENGTH => "is too long",
             Kind::Scalar(text) if text.contains(control) => "has a control character",
-            Kind::Scalar(text) => return Some(Self(text.replace('\t', " "))),
+            Kind::Scalar(text) => match raw_objection(text) {
+                None => return Some(Self(text.replace('\t', " "))),
+                Some(reason) => {
+                    report.complain(&at.silent(), reason);
+                    return None;
+                }
+            },
             Kind::Null => "is empty",
             _ => "not text",
         };

@@ -13,7 +13,7 @@ use super::Version;
 use super::redact::redact;
 use super::split::{Owner, owners};
 
-pub use tree::Context;
+pub use tree::{Context, ways};
 
 /// Commands for one daemon, from its configuration node on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub fn delta(old: &str, new: &str, version: Version) -> Delta {
         return Delta::Commands(vec![], vec![]);
     }
     if let Some((one, other)) = two_of_a_name(new) {
-        return Delta::Wrong(format!("{one:?} and {other:?} can't both be"));
+        return Delta::Wrong(format!("{:?} and {:?} can't both be", redact(one), redact(other)));
     }
     let (old, new) = differing(old, new);
     let trees = Context::parse(&old).and_then(|old| Ok((old, Context::parse(&new)?)));
@@ -116,7 +116,10 @@ pub fn drift(
     };
     let (running, ours) = (read(&running)?, read(&ours)?);
     let (here, wanted) = (running.flat(), ours.flat());
-    let said = |sign: &str, line: &String| format!("{sign} {}", redact(line));
+    let said = |sign: &str, way: &Vec<&str>| {
+        let shown: Vec<_> = way.iter().map(|line| redact(line)).collect();
+        format!("{sign} {}", shown.join(": "))
+    };
     let more = here.difference(&wanted).map(|line| said("+", line));
     let lines = more.chain(wanted.difference(&here).map(|line| said("-", line))).collect();
     Some((lines, commands(daemon, &running, &ours, Part::All, version).unwrap_or_default()))
@@ -223,7 +226,8 @@ fn commands(
     for router in routers.into_iter().filter(|_| coming) {
         match before.get(&name(&router.head)) {
             Some(old) if old.head != router.head => {
-                return Err(Unsafe(format!("{:?} becomes {:?}", old.head, router.head)));
+                let (old, new) = (redact(&old.head), redact(&router.head));
+                return Err(Unsafe(format!("{old:?} becomes {new:?}")));
             }
             old => script.router(old.copied().unwrap_or(&NOTHING), router),
         }

@@ -56,6 +56,36 @@ fn opens(first: &str, line: &str) -> bool {
     line.starts_with(first) && (first.ends_with(' ') || line == first)
 }
 
+/// Whether `line` opens a context in the one that `head` has opened.
+fn opens_in(head: &str, line: &str) -> bool {
+    OPENERS.iter().any(|(within, first)| {
+        let here = if within.is_empty() { head.is_empty() } else { head.starts_with(within) };
+        here && opens(first, line)
+    })
+}
+
+/// The lines of `text`, trimmed, each with the heads of the contexts that it is in. `indented`: what is at the margin is in none,
+/// as FRR prints it; else only `exit` closes one, as we tell it.
+pub fn ways(text: &str, indented: bool) -> impl Iterator<Item = (Vec<&str>, &str)> {
+    let mut way: Vec<&str> = vec![];
+    text.lines().map(move |line| {
+        let word = line.trim();
+        if word == "exit" || word.starts_with("exit-") {
+            way.pop();
+        } else if indented && !word.is_empty() && !line.starts_with([' ', '\t', '!']) {
+            way.clear();
+        }
+        while way.len() > 1 && !opens_in(way[way.len() - 1], word) && opens_in(way[way.len() - 2], word) {
+            way.pop();
+        }
+        let here = way.clone();
+        if opens_in(way.last().copied().unwrap_or_default(), word) {
+            way.push(word);
+        }
+        (here, word)
+    })
+}
+
 impl Context {
     /// Reads `text`, in which what is in a context is indented, as FRR prints it.
     ///
@@ -104,10 +134,7 @@ impl Context {
     }
 
     fn opens(&self, line: &str) -> bool {
-        OPENERS.iter().any(|(within, first)| {
-            let here = if within.is_empty() { self.head.is_empty() } else { self.head.starts_with(within) };
-            here && opens(first, line)
-        })
+        opens_in(&self.head, line)
     }
 
     fn at(&self, way: &[usize]) -> &Self {
@@ -119,15 +146,16 @@ impl Context {
     }
 
     /// Every line, after the heads of the contexts that it is in.
-    pub fn flat(&self) -> BTreeSet<String> {
+    pub fn flat(&self) -> BTreeSet<Vec<&str>> {
         let mut lines = BTreeSet::new();
-        self.flatten("", &mut lines);
+        self.flatten(&[], &mut lines);
         lines
     }
 
-    fn flatten(&self, way: &str, lines: &mut BTreeSet<String>) {
-        let way = if self.head.is_empty() { way.to_owned() } else { format!("{way}{}: ", self.head) };
-        lines.extend(self.lines.iter().map(|line| format!("{way}{line}")));
+    fn flatten<'a>(&'a self, way: &[&'a str], lines: &mut BTreeSet<Vec<&'a str>>) {
+        let mut way = way.to_vec();
+        way.extend(Some(self.head.as_str()).filter(|head| !head.is_empty()));
+        lines.extend(self.lines.iter().map(|line| [&way[..], &[line]].concat()));
         self.inner.iter().for_each(|inner| inner.flatten(&way, lines));
     }
 
@@ -161,5 +189,20 @@ mod tests {
             Context::parse(" neighbor 10.0.0.1 remote-as 1\n"),
             Err("neighbor 10.0.0.1 remote-as 1".into())
         );
+    }
+
+    #[test]
+    fn each_line_has_its_way() {
+        let text = "router bgp 1\n timers bgp 3 9\n address-family ipv4 unicast\n  network 10.0.0.0/8\n address-family l2vpn evpn\n  \
+                    vni 7\n   rd 1:1\n! x\n  vni 8\n   rd 1:2\ninterface x\n shutdown\nlog stdout\n";
+        let way = |line: &str, indented| ways(text, indented).find(|(_, word)| *word == line).unwrap().0;
+        assert_eq!(way("timers bgp 3 9", true), ["router bgp 1"]);
+        assert_eq!(way("network 10.0.0.0/8", true), ["router bgp 1", "address-family ipv4 unicast"]);
+        assert_eq!(way("rd 1:2", true), ["router bgp 1", "address-family l2vpn evpn", "vni 8"]);
+        assert_eq!(way("shutdown", true), ["interface x"]);
+        assert_eq!(way("log stdout", true), [""; 0]);
+        let told = "router bgp 1\naddress-family ipv4 unicast\nnetwork 10.0.0.0/8\nexit\ntimers bgp 3 9\nexit\nlog stdout\n";
+        let ways: Vec<usize> = ways(told, false).map(|(way, _)| way.len()).collect();
+        assert_eq!(ways, [0, 1, 2, 1, 1, 0, 0]);
     }
 }

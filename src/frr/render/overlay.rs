@@ -28,7 +28,8 @@ pub(super) struct Names<'a> {
     passthrough_ends: BTreeMap<&'static str, Vec<String>>,
     /// BFD profiles.
     profiles: Vec<Profile>,
-    raw: Vec<Vec<&'a str>>,
+    /// Each entry's lines, with what keeps them apart from others.
+    raw: Vec<Vec<String>>,
 }
 
 /// A VRF with a VNI.
@@ -113,7 +114,7 @@ pub(super) fn names(config: &Config) -> Names<'_> {
                 .map(|(_, host)| IpNet::from(host.addr())),
         ),
         profiles,
-        raw: overlay.raw.iter().map(|raw| raw.text.lines().collect()).collect(),
+        raw: overlay.raw.iter().zip(1..).map(|(raw, number)| raw.framed(number)).collect(),
     }
 }
 
