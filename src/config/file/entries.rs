@@ -305,3 +305,13 @@ keys! {
         "nodeSelector" selector: optional EveryNode, "Which nodes it is for: only all of them can be selected.";
     }
 }
+
+/// Whether a map may have a key of that name.
+pub(super) fn is_key(name: &str) -> bool {
+    KEYS.iter().any(|(names, _)| names.contains(&name))
+}
+
+/// Whether all values of keys of that name are words, and no secrets.
+pub(super) fn has_words(name: &str) -> bool {
+    KEYS.iter().any(|(names, shows)| *shows && names.contains(&name))
+}

@@ -350,7 +350,7 @@ fn as_many_as_are_allowed_can_be_rendered() {
 #[test]
 fn a_problem_has_its_line_and_a_caret() {
     let (_, problems) = at(0, &format!("{VTEP}l3vnis:\n- vrf: red\n  vni: 16777216 # large\n"));
-    let wanted = "vnis.yaml:6:8: l3vnis[0].vni=\"16777216\": out of range (allowed: an integer 1-16777215)\n  6 |   vni: 16777216 # large\n    |        ^";
+    let wanted = "vnis.yaml:6:8: l3vnis[0].vni=\"16777216\": out of range (allowed: an integer 1-16777215)\n  6 |   vni: 16777216 …\n    |        ^";
     assert_eq!(problems, [wanted]);
 }
 

@@ -66,6 +66,7 @@ words_of! {
 }
 
 impl<const MIN: u32, const MAX: u32> Read for Ranged<MIN, MAX> {
+    const WORDS: bool = true;
     fn read(at: &At<'_>, report: &mut Report<'_>) -> Option<Self> {
         number(at, report)
     }
