@@ -275,8 +275,32 @@ fn the_limits_are_those_of_all_files_together() {
     let problems = said_soon("files", &('a'..='z').map(file).collect::<Vec<_>>());
     let broken: Vec<_> =
         problems.iter().filter(|problem| problem.contains("more than 250000 nodes")).collect();
-    assert!(broken.len() == 1 && broken[0].starts_with("3.yaml:1:"), "{broken:?}");
-    assert!(!problems.iter().any(|problem| problem.starts_with("4.yaml")), "{problems:?}");
+    assert!(broken.len() == 23 && broken[0].starts_with("3.yaml:1:"), "{broken:?}");
+    assert!(broken.iter().all(|problem| problem.ends_with(": this file is left out")), "{broken:?}");
+
+    // One that goes beyond does not take from the others.
+    let bomb = format!("x: &a [{}]\ny: [{}]\n", vec!["1"; 10_000].join(","), vec!["*a"; 100].join(","));
+    let red = "l3vnis:\n- vrf: red\n  vni: 10\n".to_owned();
+    let files =
+        [("0.yaml".to_owned(), bomb), ("1.yaml".to_owned(), VTEP.to_owned()), ("2.yaml".to_owned(), red)];
+    let (overlay, problems) = load(&files, &config(&[]));
+    assert_eq!((overlay.l3vnis.len(), overlay.incomplete, problems.len()), (1, true, 1), "{problems:?}");
+    assert!(problems[0].0.starts_with("0.yaml:2:"), "{problems:?}");
+}
+
+#[test]
+fn a_file_that_can_not_be_read_leaves_the_others_and_what_is_there() {
+    let dir = std::env::temp_dir().join(format!("frr-supervisor-overlay-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("a.yaml"), format!("{VTEP}l3vnis:\n- vrf: red\n  vni: 10\n")).unwrap();
+    std::fs::write(dir.join("b.yaml"), b"\xff").unwrap();
+    let config = config(&[("CONFIG_FILE", dir.to_str().unwrap())]);
+    let (whole, problems) = config.with_file();
+    let overlay = whole.unwrap().overlay;
+    assert_eq!((overlay.l3vnis.len(), overlay.incomplete, problems.len()), (1, true, 1), "{problems:?}");
+    let path = config.file.as_ref().unwrap();
+    assert!(!is_readable(path) && inspect(path) == problems, "{problems:?}");
+    std::fs::remove_dir_all(&dir).unwrap();
 }
 
 #[test]

@@ -66,25 +66,19 @@ const BYTES: usize = 4 << 20;
 const KEYS: usize = 256;
 
 /// What is left of the limits that hold for all files together.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Budget {
     nodes: usize,
     bytes: usize,
-    spent: bool,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { nodes: NODES, bytes: BYTES, spent: false }
+        Self { nodes: NODES, bytes: BYTES }
     }
 }
 
 impl Budget {
-    /// Whether more was asked for than there was.
-    pub fn is_spent(&self) -> bool {
-        self.spent
-    }
-
     /// Takes some away, if there is as much left.
     fn take(&mut self, span: Span, weight: Weight) -> Result<(), Broken> {
         let left = (self.nodes.checked_sub(weight.nodes), self.bytes.checked_sub(weight.bytes));
@@ -96,11 +90,10 @@ impl Budget {
             (None, _) => format!("{NODES} nodes"),
             (_, None) => format!("{} MiB of text", BYTES >> 20),
         };
-        self.spent = true;
         Err(broken(
             span,
             format!(
-                "the text has more than {limit}, what aliases repeat and other files included: what follows is not read"
+                "the text has more than {limit}, what aliases repeat and the files before it included: this file is left out"
             ),
         ))
     }
