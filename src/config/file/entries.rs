@@ -6,8 +6,8 @@ use crate::model::{Asn, IfName, Password, Ranged, RouteTarget, RouterId, Vni};
 
 use super::read::{Attempt, Entries, List, choice, keys};
 use super::values::{
-    Bridge, EveryNode, HoldTime, HostNet, Index, Name, NetOf, OtherDevice, Port, RawText, Reference, Unicast,
-    UnicastOf, Vrf,
+    Bridge, EveryNode, HoldTime, HostNet, Index, ListenRange, Name, NetOf, OtherDevice, Port, RawText,
+    Reference, Unicast, UnicastOf, Vrf,
 };
 
 /// The most VNIs of each kind, and of both together.
@@ -162,7 +162,7 @@ keys! {
         "type" kind: optional PeerType, "Whether the peer's AS number is ours; this or `asn`.";
         "address" address: optional Unicast, "The peer's address; this, `interface` or `listenRange`.";
         "interface" interface: optional IfName, "The interface that the peer is on (unnumbered).";
-        "listenRange" range: optional IpNet, "The subnet that peers dial from.";
+        "listenRange" range: optional ListenRange, "The subnet that peers dial from.";
         "port" port: optional Port, "The peer's TCP port. Default: 179.";
         "password" password: optional Password, "TCP-MD5 password (RFC 2385).";
         "passwordSecret" secret: refused "there is no Kubernetes API here, use password", "";

@@ -1,7 +1,5 @@
 //! A neighbor of the file → the model's.
 
-use ipnet::IpNet;
-
 use crate::config::Config;
 use crate::model::{Family, Neighbor, NeighborBfd, Peer, Remote};
 
@@ -90,15 +88,7 @@ fn peer(entry: &Located<entries::Neighbor>, report: &mut Report<'_>) -> Option<P
         return None;
     }
     if let Some(range) = &entry.range {
-        let special = match range.value {
-            IpNet::V4(net) => net.network().is_multicast(),
-            IpNet::V6(net) => net.network().is_multicast() || net.network().is_unicast_link_local(),
-        };
-        if special {
-            report.complain(&range.spot, "a multicast or link-local prefix, which no peer dials from");
-            return None;
-        }
-        return Some(Peer::Range(range.value));
+        return Some(Peer::Range(range.0));
     }
     match (&entry.address, &entry.interface) {
         (Some(address), _) => Some(Peer::Address(address.0)),

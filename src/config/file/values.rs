@@ -53,6 +53,7 @@ words_of! {
     scalar Password: text("^[$-{}~][!#-{}~]*$", 80);
     scalar RouteTarget: defined("routeTarget");
     scalar IpNet: either(["ipv4Prefix", "ipv6Prefix"]);
+    scalar ListenRange: either(["ipv4PeerPrefix", "ipv6PeerPrefix"]);
     scalar NetOf<false>: defined("ipv4Prefix");
     scalar NetOf<true>: defined("ipv6Prefix");
     scalar HostNet: either(["ipv4HostPrefix", "ipv6HostPrefix"]);
@@ -88,6 +89,28 @@ impl<const V6: bool> Value for NetOf<V6> {
         match IpNet::parse(text)? {
             net if net.addr().is_ipv6() == V6 => Ok(Self(net)),
             _ => Err(Invalid("a prefix of the other family".into())),
+        }
+    }
+}
+
+/// A subnet in which peers may have addresses.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ListenRange(pub IpNet);
+
+/// Subnets of which [`unicast`] takes no address.
+const NO_PEERS: [&str; 7] =
+    ["0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", "::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8"];
+
+impl Value for ListenRange {
+    fn allowed() -> String {
+        "a prefix with addresses that a peer can have, such as 198.51.100.0/24".into()
+    }
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        let net = IpNet::parse(text)?;
+        let has_no_peers = |other: &&&str| other.parse().is_ok_and(|other: IpNet| other.contains(&net));
+        match NO_PEERS.iter().find(has_no_peers) {
+            Some(other) => Err(Invalid(format!("lies in {other}, from which no peer dials"))),
+            None => Ok(Self(net)),
         }
     }
 }
