@@ -306,6 +306,13 @@ impl<'a> Fields<'a> {
             let owner = if at.path.is_empty() { "" } else { ": " };
             let spot = Spot { path: format!("{}{owner}{}", spot.path, quoted(key_name(&key.name))), ..spot };
             match nearest(&key.name, &served) {
+                // An object of Kubernetes in the place of its spec.
+                _ if ["apiVersion", "kind", "metadata", "spec", "status"].contains(&&*key.name) => {
+                    report.complain(
+                        &spot,
+                        "not supported: this is no Kubernetes object, write what its spec has",
+                    );
+                }
                 Some(name) => report.complain(&spot, format_args!("unknown key, did you mean {name}?")),
                 None => {
                     let keys: Vec<&str> = served.iter().map(|names| names[0]).collect();
@@ -509,7 +516,7 @@ pub(super) fn object(map: &str, keys: Vec<(&[&str], Json, &str, &str)>) -> Json 
             properties.insert((*name).into(), schema.clone());
         }
         if names.len() > 1 {
-            rules.push(json!({"not": {"required": names}}));
+            rules.push(json!({"not": {"type": "object", "required": names}}));
         }
     }
     let mut object = json!({"type": "object", "additionalProperties": false, "properties": properties});

@@ -172,6 +172,93 @@ fn aliases_stand_for_what_they_name() {
     assert_eq!(ports, [("red".into(), 4790), ("blue".into(), 4790), ("green".into(), 4790)]);
 }
 
+/// Every key that OpenPERouter has had, by what it is in: it is taken, or the answer says what there is instead.
+#[test]
+fn no_key_of_openperouter_is_unknown() {
+    let entries: [(&str, &str, &[&str]); 13] = [
+        ("nodeIndex: {index: 0", "}", &["interfaceName", "cidr"]),
+        (
+            "a: 1",
+            "",
+            &["nodeName", "logLevel", "l3vpns", "apiVersion", "kind", "metadata", "spec", "status", "items"],
+        ),
+        (
+            "underlay: {asn: 65001",
+            "}",
+            &[
+                "routeridcidr",
+                "vtepcidr",
+                "vtepInterface",
+                "nics",
+                "evpn",
+                "isis",
+                "srv6",
+                "metadata",
+                "spec",
+            ],
+        ),
+        ("underlay: {tunnelEndpoint: {cidrs: [10.9.0.0/24]", "}}", &["vtepcidr", "vtepInterface"]),
+        (
+            "underlay: {neighbors: [{address: 10.9.0.1, asn: 5",
+            "}]}",
+            &[
+                "hostasn",
+                "hostASN",
+                "passwordSecret",
+                "holdTime",
+                "keepaliveTime",
+                "connectTime",
+                "ebgpMultiHop",
+            ],
+        ),
+        (
+            "underlay: {neighbors: [{address: 10.9.0.1, asn: 5, bfd: {receiveInterval: 300",
+            "}}]}",
+            &["echoInterval", "echoMode", "passiveMode", "minimumTtl"],
+        ),
+        (
+            "l3vnis: [{vrf: red, vni: 1",
+            "}]",
+            &["asn", "hostasn", "localcidr", "hostsession", "vxlanport", "spec"],
+        ),
+        (
+            "l3vnis: [{vrf: red, vni: 1, hostSession: {asn: 1, hostASN: 2, localCIDR: {ipv4: 10.9.0.0/24}",
+            "}}]",
+            &["hostasn", "hosttype", "localcidr"],
+        ),
+        (
+            "l2vnis: [{vni: 1",
+            "}]",
+            &["vrf", "l2gatewayip", "l2gatewayips", "hostmaster", "vxlanport", "metadata", "kind"],
+        ),
+        (
+            "l2vnis: [{vni: 1, hostMaster: {type: LinuxBridge",
+            "}}]",
+            &["name", "autocreate", "autoCreate", "ovsBridge"],
+        ),
+        (
+            "l2vnis: [{vni: 1, hostMaster: {type: LinuxBridge, linuxBridge: {lifecycle: Managed",
+            "}}}]",
+            &["autoCreate"],
+        ),
+        ("l3passthrough: {nodeSelector: {}", "}", &["hostsession", "spec"]),
+        ("rawFRRConfigs: [{rawConfig: '!'", "}]", &["metadata", "apiVersion"]),
+    ];
+    for (begin, end, keys) in entries {
+        for key in keys {
+            let text =
+                if begin == "a: 1" { format!("{key}: 1\n") } else { format!("{begin}, {key}: 1{end}\n") };
+            let said = at(0, &text).1.join("\n");
+            let about = said
+                .lines()
+                .filter(|line| line.starts_with("vnis.yaml:"))
+                .find(|line| line.contains(&format!("{key}: ")) || line.contains(&format!("{key}\": ")));
+            assert!(about.is_some_and(|line| line.contains("not supported: ")), "{text}{said}");
+            assert!(!said.contains("unknown key"), "{text}{said}");
+        }
+    }
+}
+
 #[test]
 fn files_add_up() {
     let load = |files: &[(&str, &str)]| {

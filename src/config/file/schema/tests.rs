@@ -173,6 +173,7 @@ fn a_scalar_is_what_yaml_says() {
             failures.extend(seen(&text).and_then(|value| agree(&validator, &text, &value).err()));
         }
     }
+    failures.extend(agree(&validator, "# nothing\n", &Json::Null).err());
     assert!(failures.is_empty(), "{} differ:\n{}", failures.len(), failures.join("\n"));
 }
 
