@@ -222,7 +222,7 @@ mod tests {
         let mut config = from_vars(BASE.iter().map(|(k, v)| ((*k).into(), (*v).into()))).unwrap();
         let mut text = String::from("underlay: {tunnelEndpoint: {cidrs: [100.65.0.0/24]}}\nl3vnis:\n");
         for n in 0..4096 {
-            let net = format!("10.{}.{}.0/29", n / 256, n % 256);
+            let net = format!("11.{}.{}.0/29", n / 256, n % 256);
             writeln!(
                 text,
                 "- {{vrf: v{n}, vni: {}, hostSession: {{asn: 1, hostASN: 2, localCIDR: {{ipv4: {net}}}}}}}",

@@ -2,12 +2,12 @@
 
 use ipnet::IpNet;
 
-use crate::model::{Asn, IfName, Password, Ranged, RouteTarget, RouterId, Vni};
+use crate::model::{Asn, Password, Ranged, RouteTarget, RouterId, Vni};
 
 use super::read::{Attempt, Entries, List, choice, keys};
 use super::values::{
-    Bridge, EveryNode, HoldTime, HostNet, Index, ListenRange, Name, NetOf, OtherDevice, Port, RawText,
-    Reference, Unicast, UnicastOf, Vrf,
+    Bridge, EveryNode, HoldTime, HostNet, Index, ListenRange, Name, NetOf, OtherDevice, PeerDevice, Port,
+    RawText, Reference, Unicast, UnicastOf, Vrf,
 };
 
 /// The most VNIs of each kind, and of both together.
@@ -157,7 +157,7 @@ keys! {
 
     /// A macvlan.
     strict Macvlan {
-        "parent" parent: required IfName, "The NIC, which stays with the host.";
+        "parent" parent: required OtherDevice, "The NIC, which stays with the host.";
         "interfaceName" name: optional OtherDevice, "Its name in the namespace. Default: net1.";
         "addresses" addresses: optional List<HostNet, 0, 8>, "Its addresses, each with its prefix length.";
     }
@@ -167,7 +167,7 @@ keys! {
         "asn" asn: optional Asn, "The peer's AS number; this or `type`.";
         "type" kind: optional PeerType, "Whether the peer's AS number is ours; this or `asn`.";
         "address" address: optional Unicast, "The peer's address; this, `interface` or `listenRange`.";
-        "interface" interface: optional IfName, "The interface that the peer is on (unnumbered).";
+        "interface" interface: optional PeerDevice, "The interface that the peer is on (unnumbered).";
         "listenRange" range: optional ListenRange, "The subnet that peers dial from.";
         "port" port: optional Port, "The peer's TCP port. Default: 179.";
         "password" password: optional Password, "TCP-MD5 password (RFC 2385).";

@@ -6,6 +6,7 @@ mod disk;
 mod entries;
 mod names;
 mod neighbor;
+mod own;
 mod patterns;
 mod read;
 mod report;

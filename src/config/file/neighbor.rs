@@ -92,7 +92,7 @@ fn peer(entry: &Located<entries::Neighbor>, report: &mut Report<'_>) -> Option<P
     }
     match (&entry.address, &entry.interface) {
         (Some(address), _) => Some(Peer::Address(address.0)),
-        (None, interface) => Some(Peer::Interface(interface.as_ref()?.value.clone())),
+        (None, interface) => Some(Peer::Interface(interface.as_ref()?.0.clone())),
     }
 }
 

@@ -467,7 +467,7 @@ fn a_problem_has_its_line_and_a_caret() {
 
 #[test]
 fn passwords_are_never_shown() {
-    let neighbor = |more: &str| format!("underlay:\n  neighbors:\n  - address: 10.0.0.1\n{more}");
+    let neighbor = |more: &str| format!("underlay:\n  neighbors:\n  - address: 10.0.0.11\n{more}");
     for text in [
         neighbor("    password: hush hush\n    asn: 65100\n"),
         neighbor("    asn: 65100\n    password:\n      hush hush\n"),
@@ -480,12 +480,12 @@ fn passwords_are_never_shown() {
         neighbor("    asn: 65100\n    Password : hush\n"),
         neighbor("    asn: 65100\n    passwd: hush\n"),
         "underlay:\n  neighbors:\n  - {address: x, password: hush}\n".into(),
-        "underlay:\n  neighbors:\n  - {address: 10.0.0.1, asn: 1, password:\n    hush , port: 0}\n".into(),
+        "underlay:\n  neighbors:\n  - {address: 10.0.0.11, asn: 1, password:\n    hush , port: 0}\n".into(),
         "underlay:\n  neighbors:\n  - password:hush\n".into(),
-        "underlay:\n  neighbors:\n  - {address: 10.0.0.1, password:hush}\n".into(),
-        "x: &p hush hush\nunderlay:\n  neighbors:\n  - address: 10.0.0.1\n    asn: 1\n    password: *p\n".into(),
-        "rawFRRConfigs:\n- rawConfig: \"neighbor 10.0.0.1 password hush\\u0007\"\n".into(),
-        "rawFRRConfigs:\n- rawConfig: |\n    router bgp 1\n     neighbor 10.0.0.1 password hush\n  priority: -1\n".into(),
+        "underlay:\n  neighbors:\n  - {address: 10.0.0.11, password:hush}\n".into(),
+        "x: &p hush hush\nunderlay:\n  neighbors:\n  - address: 10.0.0.11\n    asn: 1\n    password: *p\n".into(),
+        "rawFRRConfigs:\n- rawConfig: \"neighbor 10.0.0.11 password hush\\u0007\"\n".into(),
+        "rawFRRConfigs:\n- rawConfig: |\n    router bgp 1\n     neighbor 10.0.0.11 password hush\n  priority: -1\n".into(),
     ] {
         let (_, problems) = at(0, &text);
         assert!(!problems.is_empty(), "{text}");

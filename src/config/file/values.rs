@@ -11,6 +11,7 @@ use crate::model::{
     address_with_length,
 };
 
+use super::names::{ADDRESS, GROUPS, no_peer};
 use super::patterns::ours;
 use super::read::{At, Read, number, words_of};
 use super::report::Report;
@@ -48,6 +49,13 @@ words_of! {
     number HoldTime: json!({"type": "integer", "minimum": 0, "maximum": 65535, "not": {"enum": [1, 2]}});
     scalar IfName: text("^[A-Za-z0-9_][A-Za-z0-9._-]*$", 15);
     scalar OtherDevice: device("^[A-Za-z0-9_][A-Za-z0-9._-]*$", &[]);
+    scalar PeerDevice: {
+        let mut schema = device("^[A-Za-z0-9_][A-Za-z0-9._-]*$", &GROUPS);
+        if let Some(not) = schema["not"]["anyOf"].as_array_mut() {
+            not.push(json!({"pattern": ADDRESS}));
+        }
+        schema
+    };
     scalar RouterId: defined("ipv4Host");
     // Neither `"` and `|` nor, at the beginning, `!` and `#`.
     scalar Password: text("^[$-{}~][!#-{}~]*$", 80);
@@ -209,6 +217,20 @@ impl Value for OtherDevice {
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         IfName::parse(text).map(Self)
+    }
+}
+
+/// The name of a device that a peer is on.
+#[derive(Debug, Clone)]
+pub(super) struct PeerDevice(pub IfName);
+
+impl Value for PeerDevice {
+    fn allowed() -> String {
+        IfName::allowed()
+    }
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        let name = IfName::parse(text)?;
+        no_peer(text).map_or(Ok(Self(name)), |reason| Err(Invalid(reason.into())))
     }
 }
 

@@ -8,12 +8,13 @@ use ipnet::IpNet;
 
 use crate::config::Config;
 use crate::model::{
-    HostBridge, HostSession, L2Vni, L3Vni, RouteTarget, Tunnel, Underlay, Vni, VniDevice, VrfName,
+    HostBridge, HostSession, L2Vni, L3Vni, Peer, RouteTarget, Tunnel, Underlay, Vni, VniDevice, VrfName,
 };
 
-use super::address::Taken;
+use super::address::{Taken, overlap};
 use super::entries::{IpFamily, L2, L3, Lifecycle, Master, Passthrough};
 use super::names::is_ours;
+use super::own::{Own, of_neighbors, of_node, of_underlay};
 use super::read::List;
 use super::report::{Located, Report, Spot};
 use super::session::session;
@@ -35,6 +36,8 @@ pub(super) struct Vnis<'a> {
     segments: BTreeMap<String, String>,
     /// Subnets of sessions with the host, which are all in its one namespace.
     sessions: Taken,
+    /// The node's own addresses beside the link to MetalLB: in the host's namespace, and in the router's default VRF.
+    own: [Own; 2],
     /// Subnets in VRFs.
     routed: BTreeMap<String, Taken>,
 }
@@ -54,6 +57,7 @@ impl<'a> Vnis<'a> {
             domains: BTreeMap::new(),
             segments: BTreeMap::new(),
             sessions,
+            own: [of_node(config), [of_underlay(underlay), of_neighbors(underlay)].concat()],
             routed: BTreeMap::new(),
         }
     }
@@ -79,6 +83,8 @@ impl<'a> Vnis<'a> {
             judge.leave_out(&entry.vrf.spot, "the name of VRF_METALLB");
         } else if self.underlay.interfaces.iter().any(|link| link.name() == vrf.as_ifname()) {
             judge.leave_out(&entry.vrf.spot, "the name of an interface of the underlay");
+        } else if self.underlay.neighbors.iter().any(|n| n.peer == Peer::Interface(vrf.as_ifname().clone())) {
+            judge.leave_out(&entry.vrf.spot, "the name of the interface of a neighbor of the underlay");
         } else if let Some(other) = self.vrfs.get(&text) {
             judge.leave_out(&entry.vrf.spot, format_args!("the VRF of {other} already"));
         } else {
@@ -94,7 +100,7 @@ impl<'a> Vnis<'a> {
         let session = match &entry.session {
             Some(given) => match session(given, self.index, judge.report) {
                 Some((session, nets)) => {
-                    self.check_sessions(&nets, &mut judge);
+                    self.check_sessions(&nets, &self.own[..1], &mut judge);
                     Some((session, nets))
                 }
                 None => {
@@ -178,7 +184,7 @@ impl<'a> Vnis<'a> {
             judge.leave_out(&asn.spot, format_args!("not ASN_LOCAL={ours}, which the fabric's own VRF has"));
         }
         let (session, nets) = session(&entry.session, self.index, judge.report)?;
-        self.check_sessions(&nets, &mut judge);
+        self.check_sessions(&nets, &self.own, &mut judge);
         judge.sound.then_some(session)
     }
 
@@ -212,10 +218,14 @@ impl<'a> Vnis<'a> {
         Some(Tunnel { vni: vni.value, port, local: local? })
     }
 
-    fn check_sessions(&self, nets: &[Located<IpNet>], judge: &mut Judge<'_, '_>) {
+    fn check_sessions(&self, nets: &[Located<IpNet>], own: &[Own], judge: &mut Judge<'_, '_>) {
         for net in nets {
-            if let Some((used, other)) = self.sessions.overlapping(net.value) {
+            let used = self.sessions.overlapping(net.value);
+            if let Some((used, other)) = used {
                 judge.leave_out(&net.spot, format_args!("overlaps with {used} of {other}"));
+            } else if let Some((used, whose)) = own.iter().flatten().find(|(own, _)| overlap(*own, net.value))
+            {
+                judge.leave_out(&net.spot, format_args!("overlaps with {}, which is {whose}", used.addr()));
             }
         }
     }

@@ -32,6 +32,8 @@ const BEYOND: &[&str] = &[
     "is the name of VRF_METALLB",
     "the name of VRF_METALLB",
     "the name of an interface of the underlay",
+    "the name of the interface of a neighbor",
+    "where no neighbor is",
     "of our own devices",
     " already",
     "names an l3vni that is left out",
