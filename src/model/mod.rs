@@ -16,8 +16,8 @@ pub use overlay::{
     VTEP_DEVICE, Vni, VniDevice,
 };
 pub use values::{
-    Asn, FilePath, IfName, Invalid, MacAddr, Mtu, NamespaceName, Password, PeerAddr, Ranged, RebuildToken,
-    RouterId, TableId, Value, VrfName, address_with_length,
+    Asn, FilePath, IfName, Invalid, MARTIANS, MacAddr, Mtu, NamespaceName, Password, PeerAddr, Ranged,
+    RebuildToken, RouterId, TableId, Value, VrfName, address_with_length,
 };
 
 /// The address of the namespace that ICMPv6 errors come from, in the unique-local /48 of the default veth addresses: its last 32

@@ -15,6 +15,12 @@ pub(in crate::config) fn is_ours(name: &str) -> bool {
     FIXED.contains(&name) || VniDevice::ALL.iter().any(|device| numbered(device.prefix()))
 }
 
+/// The same in words.
+pub(in crate::config) fn our_names() -> String {
+    let numbered = VniDevice::ALL.map(VniDevice::prefix).join(", ");
+    format!("{}, and {numbered} with a number", FIXED.join(", "))
+}
+
 /// The peer groups of the built-in template: to FRR a peer by interface has a name of the same kind.
 pub(super) const GROUPS: [&str; 1] = ["fabric"];
 

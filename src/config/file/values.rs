@@ -11,7 +11,7 @@ use crate::model::{
     address_with_length,
 };
 
-use super::names::{ADDRESS, GROUPS, no_peer};
+use super::names::{ADDRESS, GROUPS, no_peer, our_names};
 use super::patterns::ours;
 use super::read::{At, Read, number, words_of};
 use super::report::Report;
@@ -213,7 +213,7 @@ pub(super) struct OtherDevice(pub IfName);
 
 impl Value for OtherDevice {
     fn allowed() -> String {
-        IfName::allowed()
+        format!("{}; no device of ours: {}", IfName::allowed(), our_names())
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         IfName::parse(text).map(Self)
@@ -226,7 +226,8 @@ pub(super) struct PeerDevice(pub IfName);
 
 impl Value for PeerDevice {
     fn allowed() -> String {
-        IfName::allowed()
+        let groups = GROUPS.join(", ");
+        format!("{}; not {groups}, an address, or a device of ours: {}", IfName::allowed(), our_names())
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         let name = IfName::parse(text)?;
@@ -289,7 +290,11 @@ pub(super) struct Vrf(pub VrfName);
 
 impl Value for Vrf {
     fn allowed() -> String {
-        "a letter, then up to 14 of A-Z a-z 0-9 _ -; not default, all or lo".into()
+        let reserved = VrfName::RESERVED.join(", ");
+        format!(
+            "a letter, then up to 14 of A-Z a-z 0-9 _ -; not {reserved}, nor a device of ours: {}",
+            our_names()
+        )
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         device_name(text)?;
@@ -303,7 +308,7 @@ pub(super) struct Bridge(pub IfName);
 
 impl Value for Bridge {
     fn allowed() -> String {
-        "a letter, then up to 14 of A-Z a-z 0-9 _ -".into()
+        format!("a letter, then up to 14 of A-Z a-z 0-9 _ -; no device of ours: {}", our_names())
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         device_name(text)?;
