@@ -208,7 +208,8 @@ impl<'a> Report<'a> {
             Some(shown) => format!("={}", quoted(shown)),
             None => String::new(),
         };
-        self.add(spot.file, spot.place, format!("{}{value}: {reason}", spot.path));
+        let path = if spot.path.is_empty() { "the file" } else { &spot.path };
+        self.add(spot.file, spot.place, format!("{path}{value}: {reason}"));
     }
 
     /// The file itself can't be read as YAML.
@@ -276,6 +277,23 @@ impl<'a> Report<'a> {
             )));
         }
         problems
+    }
+}
+
+/// Whether an entry stays.
+#[derive(Debug)]
+pub(super) struct Judge<'a, 'b> {
+    pub sound: bool,
+    /// What kind of entry it is.
+    pub what: &'static str,
+    pub report: &'a mut Report<'b>,
+}
+
+impl Judge<'_, '_> {
+    /// Something is wrong with it.
+    pub fn leave_out(&mut self, spot: &Spot, reason: impl Display) {
+        self.report.complain(spot, format_args!("{reason}: this {} is left out", self.what));
+        self.sound = false;
     }
 }
 

@@ -123,6 +123,10 @@ pub(super) fn parse(text: &str, budget: &mut Budget) -> Result<Node, Broken> {
     Ok(tree.unwrap_or(Node { kind: Kind::Null, place: start, end: start }))
 }
 
+fn too_deep() -> String {
+    format!("nested more than {DEPTH} levels deep")
+}
+
 fn place(marker: &Marker) -> Place {
     Place { line: marker.line().max(1), column: marker.col() + 1 }
 }
@@ -147,7 +151,11 @@ struct Measured {
 
 impl<'a> Reader<'a, '_> {
     fn next(&mut self) -> Result<Option<(Event<'a>, Span)>, Broken> {
-        let of = |e: ScanError| Broken { place: place(e.marker()), reason: e.info() };
+        let of = |e: ScanError| {
+            // The parser's own limit is beyond ours.
+            let is_deep = e.info().contains("recursion limit");
+            Broken { place: place(e.marker()), reason: if is_deep { too_deep() } else { e.info() } }
+        };
         self.parser.next_event().transpose().map_err(of)
     }
 
@@ -256,7 +264,7 @@ impl<'a> Reader<'a, '_> {
 
     fn count(&mut self, span: Span, weight: Weight, depth: usize) -> Result<(), Broken> {
         if depth > DEPTH {
-            return Err(broken(span, format!("nested more than {DEPTH} levels deep")));
+            return Err(broken(span, too_deep()));
         }
         self.budget.take(span, weight)
     }

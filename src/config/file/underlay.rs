@@ -170,7 +170,10 @@ fn interface(
     };
     if !wanted.1 || other {
         let kind = entry.kind.value;
-        report.complain(&entry.spot, format_args!("type {kind} needs {} and nothing else", wanted.0));
+        report.complain(
+            &entry.spot,
+            format_args!("type {kind} needs {} and nothing else: this interface is left out", wanted.0),
+        );
         return None;
     }
     if let Some(device) = &entry.device {

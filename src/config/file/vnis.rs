@@ -1,7 +1,6 @@
 //! The file's VNIs → the model's: each by itself, then against those before it.
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -16,7 +15,7 @@ use super::entries::{IpFamily, L2, L3, Lifecycle, Master, Passthrough};
 use super::names::is_ours;
 use super::own::{Own, of_neighbors, of_node, of_underlay};
 use super::read::List;
-use super::report::{Located, Report, Spot};
+use super::report::{Judge, Located, Report};
 use super::session::session;
 use super::values::{Port, VXLAN_PORT};
 
@@ -98,7 +97,7 @@ impl<'a> Vnis<'a> {
             }
         }
         let session = match &entry.session {
-            Some(given) => match session(given, self.index, judge.report) {
+            Some(given) => match session(given, self.index, &mut judge) {
                 Some((session, nets)) => {
                     self.check_sessions(&nets, &self.own[..1], &mut judge);
                     Some((session, nets))
@@ -183,7 +182,7 @@ impl<'a> Vnis<'a> {
             let ours = self.config.asn;
             judge.leave_out(&asn.spot, format_args!("not ASN_LOCAL={ours}, which the fabric's own VRF has"));
         }
-        let (session, nets) = session(&entry.session, self.index, judge.report)?;
+        let (session, nets) = session(&entry.session, self.index, &mut judge)?;
         self.check_sessions(&nets, &self.own, &mut judge);
         judge.sound.then_some(session)
     }
@@ -267,20 +266,5 @@ impl<'a> Vnis<'a> {
             }
             (Lifecycle::External, Some(name)) => Some(HostBridge { name: name.0.clone(), managed: false }),
         }
-    }
-}
-
-/// Whether an entry stays.
-#[derive(Debug)]
-struct Judge<'a, 'b> {
-    sound: bool,
-    what: &'static str,
-    report: &'a mut Report<'b>,
-}
-
-impl Judge<'_, '_> {
-    fn leave_out(&mut self, spot: &Spot, reason: impl Display) {
-        self.report.complain(spot, format_args!("{reason}: this {} is left out", self.what));
-        self.sound = false;
     }
 }
