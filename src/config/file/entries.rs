@@ -77,7 +77,7 @@ keys! {
     lenient Document {
         "nodeIndex" node_index: optional Attempt<NodeIndex>, "The node's number.";
         "underlay" underlay: optional Underlay, "What the VNIs stand on: the fabric's side.";
-        "underlays" underlays: entries Entries<Underlay, 1>, "The same as a list of at most one.";
+        "underlays" underlays: entries Entries<Underlay, 64>, "The same as a list of at most one.";
         "l3vnis" l3vnis: entries Entries<L3, MAX_VNIS>, "Routing domains over EVPN, each a VRF.";
         "l2vnis" l2vnis: entries Entries<L2, MAX_VNIS>, "Broadcast domains over EVPN.";
         "l3passthrough" | "bgppassthrough" passthrough: optional Passthrough,
