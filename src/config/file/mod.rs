@@ -49,6 +49,17 @@ pub fn is_readable(path: &FilePath) -> bool {
     read(path).1.is_empty()
 }
 
+/// What is no mistake by itself, but most likely one: a directory without a file of a name that is read.
+pub fn remark(path: &FilePath) -> Option<String> {
+    let nothing = matches!(read(path), (files, problems) if files.is_empty() && problems.is_empty());
+    nothing.then(|| {
+        let path = path.as_str();
+        format!(
+            "CONFIG_FILE={path}: this directory has no *.yaml and no *.yml in it, so the file adds nothing"
+        )
+    })
+}
+
 /// What is wrong with the file by itself, where there is no configuration to hold it against.
 pub fn inspect(path: &FilePath) -> Vec<Problem> {
     let (files, unread) = read(path);

@@ -387,6 +387,13 @@ fn a_file_that_can_not_be_read_leaves_the_others_and_what_is_there() {
     assert_eq!((overlay.l3vnis.len(), overlay.incomplete, problems.len()), (1, true, 1), "{problems:?}");
     let path = config.file.as_ref().unwrap();
     assert!(!is_readable(path) && inspect(path) == problems, "{problems:?}");
+    assert_eq!(remark(path), None);
+    std::fs::remove_file(dir.join("a.yaml")).unwrap();
+    assert_eq!(remark(path), None);
+    // To take the last file away is how to take away what it added.
+    std::fs::rename(dir.join("b.yaml"), dir.join("b.json")).unwrap();
+    assert!(remark(path).unwrap().contains("no *.yaml"));
+    assert_eq!(config.with_file().1, []);
     std::fs::remove_dir_all(&dir).unwrap();
 }
 
