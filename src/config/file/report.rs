@@ -46,14 +46,19 @@ impl<'a> Source<'a> {
         self.lines.get_or_init(|| self.text.lines().collect())
     }
 
-    /// What may be shown of these lines.
+    /// What may be shown of these lines, in their order.
     fn shown_on(&self, lines: &BTreeSet<usize>) -> Vec<(Place, Place)> {
         if self.broken {
             let of = |line: &usize| self.lines().get(line - 1).map(|text| known_words(*line, text));
             return lines.iter().filter_map(of).flatten().collect();
         }
-        let on = |(begin, end): &&(Place, Place)| lines.range(begin.line..=end.line).next().is_some();
-        self.shown.iter().filter(on).copied().collect()
+        let on = |(begin, end): &&(Place, Place)| {
+            lines.range(begin.line..).next().is_some_and(|line| *line <= end.line)
+        };
+        let mut shown: Vec<_> = self.shown.iter().filter(on).copied().collect();
+        shown.sort_unstable();
+        shown.dedup();
+        shown
     }
 
     fn excerpt(&self, place: Place, shown: &[(Place, Place)]) -> Option<String> {
@@ -82,19 +87,23 @@ fn visible(c: char) -> char {
     }
 }
 
-/// How many characters of a line come before the first that is neither punctuation of YAML nor may be shown.
+/// How many characters of a line come before the first that is neither punctuation of YAML nor may be shown; `shown` is in
+/// order.
 fn hidden_from(line: usize, text: &str, shown: &[(Place, Place)]) -> usize {
     let mut rest = text.chars().peekable();
-    let mut index = 0;
+    let mut shown = shown.iter().peekable();
+    let mut at = Place { line, column: 1 };
+    let mut known_to = at;
     while let Some(c) = rest.next() {
-        let at = Place { line, column: index + 1 };
-        let is_shown = shown.iter().any(|(begin, end)| (*begin..*end).contains(&at));
-        if !is_shown && !is_punctuation(c, rest.peek()) {
+        while let Some((_, end)) = shown.next_if(|(begin, _)| *begin <= at) {
+            known_to = known_to.max(*end);
+        }
+        if at >= known_to && !is_punctuation(c, rest.peek()) {
             break;
         }
-        index += 1;
+        at.column += 1;
     }
-    index
+    at.column - 1
 }
 
 /// Whether a character, with this one behind it, has a meaning of its own in YAML.

@@ -417,6 +417,8 @@ fn there_is_an_end_to_problems() {
     // All on one line, and all below a password.
     let entries = vec!["{vni: 0, vrf: '!'}"; 4096].join(",");
     assert_eq!(said_soon("one line", &[format!("l3vnis: [{entries}]\n")]).len(), 51);
+    let entries = vec!["{vni: 0, vrf: '!'}"; 800].join(",");
+    assert_eq!(said_soon("one line that is shown", &[format!("l3vnis: [{entries}]\n")]).len(), 51);
     assert_eq!(said_soon("lines", &[format!("password: x\n{}", "\n".repeat(4_000_000))]).len(), 1);
 }
 
