@@ -14,6 +14,9 @@ use crate::printable::printable;
 /// can have fit.
 const LIMIT: u64 = 4 << 20;
 
+/// Why one of several is left out.
+const TOO_LARGE: &str = "larger than 4 MiB with the files before it";
+
 /// The most files in a directory.
 const FILES: usize = 256;
 
@@ -51,10 +54,15 @@ pub fn read(path: &FilePath) -> (Vec<(String, String)>, Vec<Problem>) {
     paths.sort();
     let mut left = LIMIT;
     for path in paths.iter().take(FILES) {
-        let text = text(path).and_then(|text| {
-            let rest = left.checked_sub(text.len() as u64);
-            left = rest.ok_or_else(|| io::Error::other("larger than 4 MiB with the files before it"))?;
-            Ok(text)
+        // What is too large is not read first: there may be many such.
+        let length =
+            fs::metadata(path).ok().filter(fs::Metadata::is_file).map_or(0, |metadata| metadata.len());
+        let fits = |length| left.checked_sub(length).ok_or_else(|| io::Error::other(TOO_LARGE));
+        let text =
+            fits(length).and_then(|_| text(path)).and_then(|text| Ok((fits(text.len() as u64)?, text)));
+        let text = text.map(|(rest, text)| {
+            left = rest;
+            text
         });
         match text {
             Ok(text) => files.push((name(path), text)),
