@@ -43,7 +43,7 @@ impl<'a> Source<'a> {
     }
 
     fn lines(&self) -> &[&'a str] {
-        self.lines.get_or_init(|| self.text.lines().collect())
+        self.lines.get_or_init(|| lines(self.text))
     }
 
     /// What may be shown of these lines, in their order.
@@ -76,6 +76,15 @@ impl<'a> Source<'a> {
         let indent = " ".repeat(at - begin);
         Some(format!("  {line} | {}\n  {margin} | {indent}^", window.trim_end()))
     }
+}
+
+/// The lines as YAML counts them, which may end with a carriage return alone (YAML 1.2.2 §5.4).
+fn lines(text: &str) -> Vec<&str> {
+    let mut lines: Vec<&str> = text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)).collect();
+    if text.contains('\r') {
+        lines = lines.into_iter().flat_map(|line| line.split('\r')).collect();
+    }
+    lines
 }
 
 /// One column for each character, and none that a terminal acts upon.

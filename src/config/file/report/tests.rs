@@ -60,6 +60,8 @@ fn only_what_is_known_to_be_no_secret_is_shown() {
     texts.extend(
         [
             "hunter2\n",
+            "underlay:\r  asn: 0\r  x:\r    # y\nz: 000hunter2\n",
+            "underlay:\r  neighbors: [{asn: 0}, {asn: 000000000000, psk: 1}]\r\n# x\n\r  {a: hunter2hunter2hunter2}\n",
             "[hunter2]\n",
             "psk:hunter2\n",
             "underlay:\n  neighbors:\n  - psk:hunter2\n",
@@ -85,6 +87,7 @@ fn only_what_is_known_to_be_no_secret_is_shown() {
 #[test]
 fn an_excerpt_helps_with_an_ordinary_mistake() {
     for (text, excerpt) in [
+        ("underlay:\r  x: 1\r\n  asn: 0\r\n", "  3 |   asn: 0\n    |        ^"),
         (
             "underlay:\n  neighbors:\n  - address: 1.1.1.300\n    asn: 5\n",
             "  3 |   - address: 1.1.1.300\n    |              ^",
