@@ -118,13 +118,16 @@ fn execute(what: &Use) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let remark = config.file.as_ref().and_then(file::remark);
     let result = match what {
         Use::Run => {
             logging::start(config.log_level, config.log_format);
+            remark.iter().for_each(|remark| log::warn!("{remark}"));
             let signals = signals.unwrap_or_else(Signals::catch).map_err(line);
             signals.and_then(|signals| run::run(&base, config, &problems, signals))
         }
         Use::Check => {
+            remark.iter().for_each(complain);
             let problems = [render(&config).err().unwrap_or_default(), problems].concat();
             none(problems).map(|()| print("configuration: no problem found\n"))
         }

@@ -7,10 +7,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::model::{MacAddr, Overlay, Ranged};
+use crate::model::{MARTIANS, MacAddr, Overlay, Ranged, node_source};
+use crate::printable::printable;
 
-use super::file::is_ours;
-
+use super::file::{is_ours, our_names};
 use super::settings::{Field, IfUnset, Raw, SETTINGS, Setting};
 use super::{Bfd, Config, Metallb, PeerPair, Problem, Timers};
 
@@ -76,6 +76,7 @@ fn select(
         let Some(name) = name.to_str() else { continue };
         let Some(setting) = SETTINGS.iter().find(|s| s.name == name) else {
             if let Some(nearest) = misspelt(name) {
+                let name: String = printable(name).chars().take(SHOWN).collect();
                 problems.push(Problem(format!("{name}: unknown variable, did you mean {nearest}?")));
             }
             continue;
@@ -186,6 +187,19 @@ impl Reader<'_> {
     }
 }
 
+/// What the prefix lies in, if the speaker may announce nothing of it, whatever is allowed.
+fn never_taken(net: IpNet, pairs: &[PeerPair], own: Option<[IpAddr; 2]>) -> Option<String> {
+    let mut martians = MARTIANS.iter().copied().flatten();
+    if let Some(martian) = martians.find(|text| text.parse().is_ok_and(|other: IpNet| other.contains(&net))) {
+        return Some(format!("{martian}, addresses that are no one's or never leave a link"));
+    }
+    if let Some(pair) = pairs.iter().map(|pair| pair.frr_net().trunc()).find(|pair| pair.contains(&net)) {
+        return Some(format!("{pair}, the link to MetalLB"));
+    }
+    let own = own.into_iter().flatten().find(|ip| IpNet::from(*ip) == net)?;
+    Some(format!("what is the node's own address {own}"))
+}
+
 /// Takes every field, so that every problem is seen, then holds the values against each other.
 fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
     let node_ip = r.take("NODE_IP", raw.node_ip);
@@ -257,6 +271,24 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
         }
         _ => None,
     };
+    let own = node_ip.map(|ip| [IpAddr::V4(ip.get()), IpAddr::V6(node_source(ip))]);
+    let pairs: Vec<PeerPair> = v6.into_iter().chain(v4.flatten()).collect();
+    for ip in own.into_iter().flatten() {
+        if let Some(net) = pairs.iter().map(|pair| pair.frr_net().trunc()).find(|net| net.contains(&ip)) {
+            let what = if ip.is_ipv4() { "NODE_IP=" } else { "the address that is made of NODE_IP, " };
+            let pair = if ip.is_ipv4() { "PEER_IPV4" } else { "PEER_IP" };
+            r.complain(format!(
+                "{what}{ip} is in {net}, the subnet of the link to MetalLB ({pair}_FRR, {pair}_METALLB): the link needs addresses of its own"
+            ));
+        }
+    }
+    for net in allowed.iter().flatten().flatten() {
+        if let Some(reason) = never_taken(*net, &pairs, own) {
+            r.complain(format!(
+                "METALLB_ALLOWED_PREFIXES: {net} lies in {reason}, of which nothing is ever taken from the speaker: leave it out"
+            ));
+        }
+    }
     if let (Some(a), Some(b)) = (table, return_table)
         && a == b
     {
@@ -304,7 +336,7 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
     if let Some(vrf) = &vrf
         && is_ours(vrf.as_ifname().as_str())
     {
-        r.complain(format!("VRF_METALLB={vrf}: the name of a device of our own"));
+        r.complain(format!("VRF_METALLB={vrf}: the name of a device of our own (those are {})", our_names()));
     }
 
     let hold_s = hold?.get();

@@ -99,7 +99,15 @@ pub fn render(inputs: &Inputs<'_>, template: Option<&str>) -> Result<String, Str
     env.set_formatter(one_line);
     env.set_fuel(Some(fuel(inputs.config)));
     let names = Value::from(Serde(names(inputs)));
-    env.render_named_str("frr.conf.j2", template.unwrap_or(TEMPLATE), names).map_err(|e| format!("{e:#}"))
+    env.render_named_str("frr.conf.j2", template.unwrap_or(TEMPLATE), names).map_err(|e| {
+        // The error quotes no value, and may have several lines.
+        let e = format!("{e:#}").split_whitespace().collect::<Vec<_>>().join(" ");
+        match (template, &inputs.config.template) {
+            (Some(_), Some(path)) => format!("FRR_TEMPLATE={}: {e}", path.as_str()),
+            (Some(_), None) => format!("FRR_TEMPLATE: {e}"),
+            (None, _) => format!("the built-in template: {e}"),
+        }
+    })
 }
 
 /// How many steps a template may take.
@@ -222,7 +230,7 @@ mod tests {
         let mut config = from_vars(BASE.iter().map(|(k, v)| ((*k).into(), (*v).into()))).unwrap();
         let mut text = String::from("underlay: {tunnelEndpoint: {cidrs: [100.65.0.0/24]}}\nl3vnis:\n");
         for n in 0..4096 {
-            let net = format!("10.{}.{}.0/29", n / 256, n % 256);
+            let net = format!("11.{}.{}.0/29", n / 256, n % 256);
             writeln!(
                 text,
                 "- {{vrf: v{n}, vni: {}, hostSession: {{asn: 1, hostASN: 2, localCIDR: {{ipv4: {net}}}}}}}",
@@ -254,6 +262,20 @@ mod tests {
     fn a_template_can_not_print_nothing_or_a_line_break() {
         let error = rendered(&[], Some("a\n{{ no_such_name }}\n")).unwrap_err();
         assert!(error.contains("frr.conf.j2:2"), "{error}");
+        assert!(error.starts_with("FRR_TEMPLATE: undefined value (in "), "{error}");
+        for broken in [
+            "{{ no_such_name }}",
+            "{% if %}",
+            "{{ asn | no_such_filter }}",
+            "{% include 'x' %}",
+            "{{ 1 / 0 }}",
+        ] {
+            let error = rendered(&[("FRR_TEMPLATE", "/etc/frr/own.j2")], Some(broken)).unwrap_err();
+            assert!(
+                error.starts_with("FRR_TEMPLATE=/etc/frr/own.j2: ") && error.lines().count() == 1,
+                "{error}"
+            );
+        }
         assert!(rendered(&[], Some("{{ password }}")).is_err());
         assert!(rendered(&[], Some("{{ \"a\\nb\" }}")).is_err());
         let endless = "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}";

@@ -18,8 +18,8 @@ pub use overlay::{
 };
 pub use raw::{LONGEST_LINE, RawLines, objection as raw_objection, places as raw_places};
 pub use values::{
-    Asn, FilePath, IfName, Invalid, MacAddr, Mtu, NamespaceName, Password, PeerAddr, Ranged, RebuildToken,
-    RouterId, TableId, Value, VrfName, address_with_length,
+    Asn, FilePath, IfName, Invalid, MARTIANS, MacAddr, Mtu, NamespaceName, Password, PeerAddr, Ranged,
+    RebuildToken, RouterId, TableId, Value, VrfName, address_with_length,
 };
 
 /// The address of the namespace that ICMPv6 errors come from, in the unique-local /48 of the default veth addresses: its last 32

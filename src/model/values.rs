@@ -260,9 +260,9 @@ pub struct VrfName(IfName);
 
 impl VrfName {
     /// What is no VRF's name: words that FRR's commands have in its place (`show bgp vrf all`, for which `a` and `al` will do,
-    /// `import vrf route-map …`, `vrf default`), and the kernel's loopback.
-    pub const RESERVED: [&str; 10] =
-        ["default", "all", "al", "a", "route-map", "view", "vrf", "none", "any", "lo"];
+    /// `import vrf route-map …`, `vrf default`), the kernel's loopback, and the devices whose addresses are announced.
+    pub const RESERVED: [&str; 12] =
+        ["default", "all", "al", "a", "route-map", "view", "vrf", "none", "any", "lo", "dummy0", "dummy1"];
 
     /// The name of the VRF's device.
     pub fn as_ifname(&self) -> &IfName {
@@ -272,7 +272,7 @@ impl VrfName {
 
 impl Value for VrfName {
     fn allowed() -> String {
-        format!("{}; not {}", IfName::allowed(), Self::RESERVED.join(", "))
+        format!("{}; not {}, nor a name of our own devices", IfName::allowed(), Self::RESERVED.join(", "))
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         if Self::RESERVED.contains(&text) {
@@ -304,6 +304,9 @@ impl Value for NamespaceName {
         "`host`, or 1-64 of A-Z a-z 0-9 . _ -, not . or - first".into()
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
+        if text.eq_ignore_ascii_case("host") && text != "host" {
+            return Err(Invalid::new("differs from `host` in case only: write `host` if it is meant"));
+        }
         Ok(Self((text != "host").then_some(plain_word(text)?)))
     }
 }
@@ -369,6 +372,12 @@ fn unicast4(ip: Ipv4Addr) -> Result<(), Invalid> {
         _ => Ok(()),
     }
 }
+
+/// What is no one's address, or never leaves a link or a host (RFC 6890, RFC 4291), of IPv4 and IPv6.
+pub const MARTIANS: [&[&str]; 2] = [
+    &["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "192.0.0.0/24", "224.0.0.0/3"],
+    &["::/8", "100::/64", "fe80::/10", "fec0::/10", "ff00::/8"],
+];
 
 /// One end of the point-to-point link between FRR and the speaker: a unicast address of family `V6` or IPv4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -557,7 +566,7 @@ impl<T: Value + PartialEq + fmt::Display> Value for Vec<T> {
     fn parse(text: &str) -> Result<Self, Invalid> {
         let mut list = Vec::new();
         for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
-            let value = T::parse(item).map_err(|e| Invalid::new(format!("{item:?} is {e}")))?;
+            let value = T::parse(item).map_err(|e| Invalid::new(format!("{item:?}: {e}")))?;
             if list.contains(&value) {
                 return Err(Invalid::new(format!("{value} is there twice")));
             }

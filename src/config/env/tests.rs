@@ -78,6 +78,49 @@ fn a_misspelt_name_is_put_right() {
 }
 
 #[test]
+fn a_name_has_no_power_over_a_terminal() {
+    let problems = read(&[("FE_\u{1b}[31mX\u{202e}\n", "1")]).unwrap_err();
+    assert_eq!(problems, ["FE_\\u{1b}[31mX\\u{202e}\\n: unknown variable, did you mean FE_MACS?"]);
+    assert!(read(&[(&format!("FE_{}", "X".repeat(10_000)), "1")]).unwrap_err()[0].len() < 150);
+}
+
+#[test]
+fn the_link_to_the_speaker_has_addresses_of_its_own() {
+    for vars in [
+        [("NODE_IP", "169.254.88.1"), ("NETNS", "perouter"), ("LOG_LEVEL", "info")],
+        [("NODE_IP", "169.254.88.0"), ("NETNS", "host"), ("LOG_LEVEL", "info")],
+        [("PEER_IPV4_FRR", "10.0.0.2"), ("PEER_IPV4_METALLB", "10.0.0.3"), ("PEER_IPV4_PREFIX", "24")],
+        [
+            ("PEER_IP_FRR", "fda1:b2c3:d4e5::2"),
+            ("PEER_IP_METALLB", "fda1:b2c3:d4e5::3"),
+            ("PEER_IP_PREFIX", "64"),
+        ],
+    ] {
+        let problems = read(&vars).unwrap_err();
+        assert!(problems.len() == 1 && problems[0].contains("NODE_IP"), "{problems:?}");
+        assert!(problems[0].contains("the subnet of the link to MetalLB"), "{problems:?}");
+    }
+    assert!(read(&[("NODE_IP", "169.254.88.1"), ("PEER_IPV4_FRR", "none")]).is_ok());
+}
+
+#[test]
+fn each_prefix_of_which_nothing_is_taken_is_named() {
+    let problems =
+        read(&[("METALLB_ALLOWED_PREFIXES", "127.0.0.0/8,198.51.100.0/24,10.0.0.1/32,::/0,10.0.0.0/24")]);
+    let problems = problems.unwrap_err();
+    assert!(
+        problems.len() == 2 && problems[0].contains(": 127.0.0.0/8 lies in 127.0.0.0/8, "),
+        "{problems:?}"
+    );
+    assert!(
+        problems[1].contains(": 10.0.0.1/32 lies in what is the node's own address 10.0.0.1"),
+        "{problems:?}"
+    );
+    let problems = read(&[("METALLB_ALLOWED_PREFIXES", "10.0.0.1/24")]).unwrap_err();
+    assert!(problems[0].contains("\"10.0.0.1/24\": has host bits set, write 10.0.0.0/24"), "{problems:?}");
+}
+
+#[test]
 fn a_value_that_is_not_text_is_named() {
     use std::os::unix::ffi::OsStringExt as _;
     let vars = [("NODE_IP", b"10.0.0.\xff".to_vec()), ("OTHER", b"\xff".to_vec())];

@@ -1,61 +1,97 @@
 //! The file, or the files of a directory, as text.
 
-use std::fs;
+use std::ffi::OsStr;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
+use crate::config::Problem;
 use crate::files::{self, Owner};
 use crate::model::FilePath;
+use crate::printable::printable;
 
 /// The largest file, and the most that the files of a directory may have together, in bytes: 4096 VNIs with all that they
 /// can have fit.
 const LIMIT: u64 = 4 << 20;
 
+/// Why one of several is left out.
+const TOO_LARGE: &str = "larger than 4 MiB with the files before it";
+
 /// The most files in a directory.
 const FILES: usize = 256;
 
 /// Reads the file, or the `*.yaml` and `*.yml` of the directory in the order of their names, each with the name that
-/// problems call it by. Links are followed, as Kubernetes' mounts are made of them; names with a leading dot, which are
-/// what they point to, are passed over.
-///
-/// # Errors
-/// One can't be read, is no regular file or is not UTF-8, or they are too large or too many; in a sentence.
-pub fn read(path: &FilePath) -> Result<Vec<(String, String)>, String> {
+/// problems call it by; and what is wrong with those that can't be read: no regular file, not UTF-8, too large, too many.
+/// Links are followed, as Kubernetes' mounts are made of them; names with a leading dot, which are what they point to, are
+/// passed over.
+pub fn read(path: &FilePath) -> (Vec<(String, String)>, Vec<Problem>) {
     let path = Path::new(path.as_str());
-    let metadata = fs::metadata(path).map_err(|e| sentence(path, e))?;
-    if !metadata.is_dir() {
-        return Ok(vec![(path.display().to_string(), text(path)?)]);
+    let (mut files, mut problems) = (vec![], vec![]);
+    let is_directory = match fs::metadata(path) {
+        Ok(metadata) => metadata.is_dir(),
+        Err(e) => return (files, vec![problem(path, e)]),
+    };
+    if !is_directory {
+        match text(path) {
+            Ok(text) => files.push((name(path), text)),
+            Err(e) => problems.push(problem(path, e)),
+        }
+        return (files, problems);
     }
     let mut paths: Vec<PathBuf> = vec![];
-    for entry in fs::read_dir(path).map_err(|e| sentence(path, e))? {
-        let entry = entry.map_err(|e| sentence(path, e))?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if !name.starts_with('.') && (name.ends_with(".yaml") || name.ends_with(".yml")) {
-            paths.push(entry.path());
+    match fs::read_dir(path) {
+        Ok(entries) => {
+            for entry in entries {
+                match entry {
+                    Ok(entry) if is_named_so(&entry.file_name()) => paths.push(entry.path()),
+                    Ok(_) => {}
+                    Err(e) => problems.push(problem(path, e)),
+                }
+            }
         }
+        Err(e) => problems.push(problem(path, e)),
     }
     paths.sort();
-    if let Some(first) = paths.get(FILES) {
-        return Err(sentence(first, format_args!("the directory has more than {FILES} files")));
-    }
-    let (mut files, mut bytes) = (vec![], 0);
-    for path in &paths {
-        let text = text(path)?;
-        bytes += text.len() as u64;
-        if bytes > LIMIT {
-            return Err(sentence(path, "larger than 4 MiB with the files before it"));
+    let mut left = LIMIT;
+    for path in paths.iter().take(FILES) {
+        // What is too large is not read first: there may be many such.
+        let length =
+            fs::metadata(path).ok().filter(fs::Metadata::is_file).map_or(0, |metadata| metadata.len());
+        let fits = |length| left.checked_sub(length).ok_or_else(|| io::Error::other(TOO_LARGE));
+        let text =
+            fits(length).and_then(|_| text(path)).and_then(|text| Ok((fits(text.len() as u64)?, text)));
+        let text = text.map(|(rest, text)| {
+            left = rest;
+            text
+        });
+        match text {
+            Ok(text) => files.push((name(path), text)),
+            Err(e) => problems.push(problem(path, format_args!("{e}: this file is left out"))),
         }
-        files.push((path.display().to_string(), text));
     }
-    Ok(files)
+    if let Some(first) = paths.get(FILES) {
+        let reason =
+            format!("the directory has more than {FILES} files: this and those after it are left out");
+        problems.push(problem(first, reason));
+    }
+    (files, problems)
 }
 
-fn sentence(path: &Path, reason: impl std::fmt::Display) -> String {
-    format!("CONFIG_FILE: {}: {reason}", path.display())
+fn is_named_so(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    !name.starts_with('.') && (name.ends_with(".yaml") || name.ends_with(".yml"))
 }
 
-fn text(path: &Path) -> Result<String, String> {
-    files::read(path, Owner::Operator, LIMIT).map_err(|e| sentence(path, e))
+fn name(path: &Path) -> String {
+    printable(&path.to_string_lossy()).into_owned()
+}
+
+fn problem(path: &Path, reason: impl Display) -> Problem {
+    Problem(format!("CONFIG_FILE: {}: {reason}", name(path)))
+}
+
+fn text(path: &Path) -> io::Result<String> {
+    files::read(path, Owner::Operator, LIMIT)
 }
 
 #[cfg(test)]
@@ -64,28 +100,72 @@ mod tests {
     use crate::model::Value as _;
     use std::os::unix::fs::symlink;
 
+    fn read(path: &Path) -> (Vec<(String, String)>, String) {
+        let (files, problems) = super::read(&FilePath::parse(path.to_str().unwrap()).unwrap());
+        (files, problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    }
+
+    fn directory(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("frr-supervisor-{name}-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
     #[test]
     fn a_directory_is_read_in_the_order_of_names() {
-        let dir = std::env::temp_dir().join(format!("frr-supervisor-file-{}", std::process::id()));
+        let dir = directory("file");
         let data = dir.join("..data");
         fs::create_dir_all(&data).unwrap();
-        let read = |path: &Path| super::read(&FilePath::parse(path.to_str().unwrap()).unwrap());
         for (name, content) in [("b.yaml", "b"), ("a.yml", "a"), ("c.txt", "c"), (".d.yaml", "d")] {
             fs::write(data.join(name), content).unwrap();
             symlink(format!("..data/{name}"), dir.join(name)).unwrap();
         }
-        let texts: Vec<String> = read(&dir).unwrap().into_iter().map(|(_, text)| text).collect();
-        assert_eq!(texts, ["a", "b"]);
-        assert_eq!(read(&dir.join("c.txt")).unwrap()[0].1, "c");
-        assert!(read(&dir.join("none.yaml")).unwrap_err().contains("none.yaml"));
-        fs::write(dir.join("large.yaml"), vec![b' '; (4 << 20) + 1]).unwrap();
-        assert!(read(&dir).unwrap_err().contains("4 MiB"));
-        fs::write(dir.join("large.yaml"), b"\xff").unwrap();
-        assert!(read(&dir).unwrap_err().contains("UTF-8"));
-        fs::remove_file(dir.join("large.yaml")).unwrap();
-        fs::create_dir(dir.join("sub.yaml")).unwrap();
-        assert!(read(&dir).unwrap_err().contains("not a regular file"));
-        assert!(read(Path::new("/dev/null")).unwrap_err().contains("not a regular file"));
+        let (files, problems) = read(&dir);
+        assert_eq!((files[0].1.as_str(), files[1].1.as_str(), files.len()), ("a", "b", 2));
+        assert_eq!(problems, "");
+        assert_eq!(read(&dir.join("c.txt")).0[0].1, "c");
+        assert!(read(&dir.join("none.yaml")).1.contains("none.yaml: No such file"));
+        assert!(read(Path::new("/dev/null")).1.contains("not a regular file"));
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    /// Whatever one file is, the others are read.
+    #[test]
+    fn what_can_not_be_read_leaves_the_others() {
+        type Make = fn(&Path);
+        let kinds: [(&str, Make); 6] = [
+            ("not UTF-8", |path| fs::write(path, b"\xff").unwrap()),
+            ("larger than 4 MiB", |path| fs::write(path, vec![b' '; (4 << 20) + 1]).unwrap()),
+            ("larger than 4 MiB with the files before it", |path| {
+                fs::write(path, vec![b' '; 4 << 20]).unwrap();
+            }),
+            ("not a regular file but a directory", |path| fs::create_dir(path).unwrap()),
+            ("No such file", |path| symlink("nowhere", path).unwrap()),
+            ("not a regular file but a FIFO", |path| {
+                let mode = rustix::fs::Mode::from_raw_mode(0o600);
+                rustix::fs::mkfifoat(rustix::fs::CWD, path, mode).unwrap();
+            }),
+        ];
+        let dir = directory("others");
+        for (reason, make) in kinds {
+            fs::write(dir.join("a.yaml"), "a").unwrap();
+            fs::write(dir.join("c.yaml"), "c").unwrap();
+            make(&dir.join("b\u{1b}.yaml"));
+            let (files, problems) = read(&dir);
+            let texts: Vec<&str> = files.iter().map(|(_, text)| text.as_str()).collect();
+            assert_eq!(texts, ["a", "c"], "{reason}");
+            assert!(problems.contains(reason) && problems.contains("b\\u{1b}.yaml: "), "{problems}");
+            assert!(
+                problems.ends_with(": this file is left out") && problems.lines().count() == 1,
+                "{problems}"
+            );
+            fs::remove_dir_all(&dir).unwrap();
+            fs::create_dir(&dir).unwrap();
+        }
+        (0..260).for_each(|i| fs::write(dir.join(format!("{i:03}.yaml")), "").unwrap());
+        let (files, problems) = read(&dir);
+        assert_eq!(files.len(), 256);
+        assert!(problems.contains("256.yaml: the directory has more than 256 files"), "{problems}");
         fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -2,12 +2,12 @@
 
 use ipnet::IpNet;
 
-use crate::model::{Asn, IfName, Password, Ranged, RouteTarget, RouterId, Vni};
+use crate::model::{Asn, Password, Ranged, RouteTarget, RouterId, Vni};
 
 use super::read::{Attempt, Entries, List, choice, keys};
 use super::values::{
-    Bridge, EveryNode, HoldTime, HostNet, Index, Name, NetOf, OtherDevice, Port, RawText, Reference, Unicast,
-    UnicastOf, Vrf,
+    Bridge, EveryNode, HoldTime, HostNet, Index, ListenRange, Name, NetOf, OtherDevice, PeerDevice, Port,
+    RawText, Reference, Unicast, UnicastOf, Vrf,
 };
 
 /// The most VNIs of each kind, and of both together.
@@ -77,7 +77,7 @@ keys! {
     lenient Document {
         "nodeIndex" node_index: optional Attempt<NodeIndex>, "The node's number.";
         "underlay" underlay: optional Underlay, "What the VNIs stand on: the fabric's side.";
-        "underlays" underlays: entries Entries<Underlay, 1>, "The same as a list of at most one.";
+        "underlays" underlays: entries Entries<Underlay, 64>, "The same as a list of at most one.";
         "l3vnis" l3vnis: entries Entries<L3, MAX_VNIS>, "Routing domains over EVPN, each a VRF.";
         "l2vnis" l2vnis: entries Entries<L2, MAX_VNIS>, "Broadcast domains over EVPN.";
         "l3passthrough" | "bgppassthrough" passthrough: optional Passthrough,
@@ -91,6 +91,7 @@ keys! {
         "metadata" metadata: refused "this is no Kubernetes object, write its spec as an entry of the list here", "";
         "spec" spec: refused "this is no Kubernetes object, write its spec as an entry of the list here", "";
         "status" status: refused "this is no Kubernetes object, write its spec as an entry of the list here", "";
+        "items" items: refused "this is no Kubernetes object, write its spec as an entry of the list here", "";
     }
 
     /// The node's number.
@@ -114,6 +115,9 @@ keys! {
         "isis" isis: refused "there is no isisd here", "";
         "srv6" srv6: refused "there is no SRv6 here", "";
         "nics" nics: refused "what it named are interfaces now", "";
+        "routeridcidr" old_router_id: refused "it is routerIDCIDR now", "";
+        "vtepcidr" old_cidr: refused "it is an entry of tunnelEndpoint.cidrs now", "";
+        "vtepInterface" vtep_interface: refused "a VTEP has its address of tunnelEndpoint.cidrs, not a NIC's", "";
         "evpn" evpn: refused "what it had is the tunnelEndpoint now", "";
         "nodeSelector" selector: optional Attempt<EveryNode>, "Which nodes it is for: only all of them can be selected.";
     }
@@ -122,6 +126,8 @@ keys! {
     strict TunnelEndpoint {
         "cidrs" cidrs: required List<IpNet, 1, 2>,
             "At most one subnet of each family; the node's address is the one at its index. A host prefix is the address itself.";
+        "vtepcidr" old_cidr: refused "it is an entry of cidrs now", "";
+        "vtepInterface" interface: refused "a VTEP has its address of cidrs, not a NIC's", "";
     }
 
     /// The node reflects routes.
@@ -151,7 +157,7 @@ keys! {
 
     /// A macvlan.
     strict Macvlan {
-        "parent" parent: required IfName, "The NIC, which stays with the host.";
+        "parent" parent: required OtherDevice, "The NIC, which stays with the host.";
         "interfaceName" name: optional OtherDevice, "Its name in the namespace. Default: net1.";
         "addresses" addresses: optional List<HostNet, 0, 8>, "Its addresses, each with its prefix length.";
     }
@@ -161,8 +167,8 @@ keys! {
         "asn" asn: optional Asn, "The peer's AS number; this or `type`.";
         "type" kind: optional PeerType, "Whether the peer's AS number is ours; this or `asn`.";
         "address" address: optional Unicast, "The peer's address; this, `interface` or `listenRange`.";
-        "interface" interface: optional IfName, "The interface that the peer is on (unnumbered).";
-        "listenRange" range: optional IpNet, "The subnet that peers dial from.";
+        "interface" interface: optional PeerDevice, "The interface that the peer is on (unnumbered).";
+        "listenRange" range: optional ListenRange, "The subnet that peers dial from.";
         "port" port: optional Port, "The peer's TCP port. Default: 179.";
         "password" password: optional Password, "TCP-MD5 password (RFC 2385).";
         "passwordSecret" secret: refused "there is no Kubernetes API here, use password", "";
@@ -170,6 +176,8 @@ keys! {
         "keepaliveTime" keepalive_time: refused "it is keepaliveTimeSeconds now", "";
         "connectTime" connect_time: refused "it is connectTimeSeconds now", "";
         "ebgpMultiHop" multihop: refused "it is an entry of properties now", "";
+        "hostasn" host_asn: refused "the peer's AS number is asn", "";
+        "hostASN" host_asn_too: refused "the peer's AS number is asn", "";
         "holdTimeSeconds" hold: optional HoldTime,
             "Hold time in seconds, 0 or at least 3; with `keepaliveTimeSeconds`.";
         "keepaliveTimeSeconds" keepalive: optional Ranged<0, 65535>,
@@ -199,6 +207,10 @@ keys! {
         "detectMultiplier" multiplier: optional Ranged<2, 255>, "Packets that may be missed.";
         "sessionMode" mode: optional BfdMode, "Whether we begin or wait for the peer to. Default: Active.";
         "minimumTTL" ttl: optional Ranged<1, 254>, "Least TTL of received packets, on multihop sessions.";
+        "minimumTtl" old_ttl: refused "it is minimumTTL now", "";
+        "passiveMode" passive: refused "it is sessionMode: Passive now", "";
+        "echoMode" echo: refused "there is no echo here, leave it out", "";
+        "echoInterval" echo_interval: refused "there is no echo here, leave it out", "";
     }
 
     /// An address family that is exchanged.
@@ -224,6 +236,11 @@ keys! {
         "exportRTs" export: optional List<RouteTarget, 0, 100>, "Route targets to announce with. Default: FRR's own.";
         "importRTs" import: optional List<RouteTarget, 0, 100>, "Route targets to take in. Default: FRR's own.";
         "nodeSelector" selector: optional EveryNode, "Which nodes it is for: only all of them can be selected.";
+        "asn" old_asn: refused "it is hostSession.asn now", "";
+        "hostasn" old_host_asn: refused "it is hostSession.hostASN now", "";
+        "localcidr" old_net: refused "it is hostSession.localCIDR now", "";
+        "hostsession" old_session: refused "it is hostSession now", "";
+        "vxlanport" old_port: refused "it is vxlanPort now", "";
     }
 
     /// A BGP session with the host.
@@ -236,6 +253,9 @@ keys! {
         "hostIP" host_ip: optional Addresses,
             "The host's addresses in these subnets. Default: computed from the node's index.";
         "bfd" bfd: optional Bfd, "BFD with the host.";
+        "hostasn" old_host_asn: refused "it is hostASN now", "";
+        "hosttype" old_host_type: refused "it is hostType now", "";
+        "localcidr" old_net: refused "it is localCIDR now", "";
     }
 
     /// Subnets by family.
@@ -262,7 +282,9 @@ keys! {
         "gatewayIPs" gateways: optional List<HostNet, 0, 2>,
             "The gateway's addresses, one of each family at most; they need a `routingDomain`.";
         "vrf" vrf: refused "its routingDomain says what routes for it", "";
-        "l2gatewayips" old_gateways: refused "they are gatewayIPs now", "";
+        "l2gatewayips" | "l2gatewayip" old_gateways: refused "they are gatewayIPs now", "";
+        "hostmaster" old_master: refused "it is hostMaster now", "";
+        "vxlanport" old_port: refused "it is vxlanPort now", "";
         "nodeSelector" selector: optional EveryNode, "Which nodes it is for: only all of them can be selected.";
     }
 
@@ -283,18 +305,22 @@ keys! {
         "type" kind: required MasterType, "Which of the other keys is given.";
         "linuxBridge" linux: optional LinuxBridge, "A bridge of the kernel.";
         "ovsBridge" ovs: refused "there is no Open vSwitch here, use LinuxBridge", "";
+        "name" old_name: refused "it is linuxBridge.name now", "";
+        "autocreate" | "autoCreate" auto_create: refused "it is linuxBridge.lifecycle now: Managed for true, External for false", "";
     }
 
     /// A bridge of the kernel.
     strict LinuxBridge {
         "lifecycle" lifecycle: required Lifecycle, "Managed: we make it, as br-hs- and the VNI. External: it is there.";
         "name" name: optional Bridge, "The name of an External one.";
+        "autoCreate" auto_create: refused "it is lifecycle now: Managed for true, External for false", "";
     }
 
     /// The host's session with the fabric's own VRF.
     strict Passthrough {
         "hostSession" session: required Session,
             "The BGP session with the host over a veth pair; its `asn` is that of `ASN_LOCAL`.";
+        "hostsession" old_session: refused "it is hostSession now", "";
         "nodeSelector" selector: optional EveryNode, "Which nodes it is for: only all of them can be selected.";
     }
 
@@ -304,4 +330,14 @@ keys! {
         "rawConfig" text: required RawText, "The lines.";
         "nodeSelector" selector: optional EveryNode, "Which nodes it is for: only all of them can be selected.";
     }
+}
+
+/// Whether a map may have a key of that name.
+pub(super) fn is_key(name: &str) -> bool {
+    KEYS.iter().any(|(names, _)| names.contains(&name))
+}
+
+/// Whether all values of keys of that name are words, and no secrets.
+pub(super) fn has_words(name: &str) -> bool {
+    KEYS.iter().any(|(names, shows)| *shows && names.contains(&name))
 }

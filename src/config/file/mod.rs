@@ -6,6 +6,7 @@ mod disk;
 mod entries;
 mod names;
 mod neighbor;
+mod own;
 mod patterns;
 mod read;
 mod report;
@@ -30,34 +31,41 @@ use tree::{Budget, Kind, Node};
 use vnis::Vnis;
 
 pub use disk::read;
-pub(super) use names::is_ours;
+pub(super) use names::{is_ours, our_names};
 pub(crate) use report::sounds_secret;
 pub use schema::schema;
 
 /// What the file that `config` names adds to it; without one nothing.
 pub fn overlay(config: &Config) -> (Overlay, Vec<Problem>) {
     let Some(path) = &config.file else { return (Overlay::default(), vec![]) };
-    match read(path) {
-        Ok(files) => load(&files, config),
-        Err(problem) => (Overlay { incomplete: true, ..Overlay::default() }, vec![Problem(problem)]),
-    }
+    let (files, unread) = read(path);
+    let (mut overlay, problems) = load(&files, config);
+    overlay.incomplete |= !unread.is_empty();
+    (overlay, [unread, problems].concat())
 }
 
 /// Whether the file, or each of the directory, can be read, whatever it says.
 pub fn is_readable(path: &FilePath) -> bool {
-    read(path).is_ok()
+    read(path).1.is_empty()
+}
+
+/// What is no mistake by itself, but most likely one: a directory without a file of a name that is read.
+pub fn remark(path: &FilePath) -> Option<String> {
+    let nothing = matches!(read(path), (files, problems) if files.is_empty() && problems.is_empty());
+    nothing.then(|| {
+        let path = path.as_str();
+        format!(
+            "CONFIG_FILE={path}: this directory has no *.yaml and no *.yml in it, so the file adds nothing"
+        )
+    })
 }
 
 /// What is wrong with the file by itself, where there is no configuration to hold it against.
 pub fn inspect(path: &FilePath) -> Vec<Problem> {
-    match read(path) {
-        Ok(files) => {
-            let (mut report, trees) = parse(&files);
-            documents(&trees, &mut report);
-            report.into_problems()
-        }
-        Err(problem) => vec![Problem(problem)],
-    }
+    let (files, unread) = read(path);
+    let (mut report, trees) = parse(&files);
+    documents(&trees, &mut report);
+    [unread, report.into_problems()].concat()
 }
 
 /// What `files`, each a name and a text, add to `config`: all of it that is valid, and every problem. A problem is a
@@ -70,21 +78,19 @@ pub fn load(files: &[(String, String)], config: &Config) -> (Overlay, Vec<Proble
     (overlay, report.into_problems())
 }
 
-/// The trees of those that are YAML, each with the index of its file.
+/// The trees of those that are YAML, each with the index of its file. One that goes beyond what is left of the budget is
+/// left out, and takes nothing of it.
 fn parse(files: &[(String, String)]) -> (Report<'_>, Vec<(usize, Node)>) {
     let mut report = Report::new(files.iter().map(|(name, text)| Source::new(name, text)).collect());
     let (mut trees, mut budget) = (vec![], Budget::default());
     for (file, (_, text)) in files.iter().enumerate() {
-        match tree::parse(text, &mut budget) {
-            Ok(Node { kind: Kind::Null, .. }) => {}
+        let mut left = budget.clone();
+        match tree::parse(text, &mut left) {
             Ok(node) => {
-                report.sources[file].hide_passwords(&node);
-                trees.push((file, node));
+                budget = left;
+                trees.extend((!matches!(node.kind, Kind::Null)).then_some((file, node)));
             }
             Err(broken) => report.broken(file, broken.place, &broken.reason),
-        }
-        if budget.is_spent() {
-            break;
         }
     }
     (report, trees)

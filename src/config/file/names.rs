@@ -15,8 +15,50 @@ pub(in crate::config) fn is_ours(name: &str) -> bool {
     FIXED.contains(&name) || VniDevice::ALL.iter().any(|device| numbered(device.prefix()))
 }
 
+/// The same in words.
+pub(in crate::config) fn our_names() -> String {
+    let numbered = VniDevice::ALL.map(VniDevice::prefix).join(", ");
+    format!("{}, and {numbered} with a number", FIXED.join(", "))
+}
+
+/// The peer groups of the built-in template: to FRR a peer by interface has a name of the same kind.
+pub(super) const GROUPS: [&str; 1] = ["fabric"];
+
+/// Names that FRR takes for an IPv4 address.
+pub(super) const ADDRESS: &str = "^[0-9]+(?:\\.[0-9]+){3}$";
+
+/// Why a device of that name can be no peer's interface.
+pub(super) fn no_peer(name: &str) -> Option<&'static str> {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    match name {
+        _ if is_ours(name) => Some("a name of our own devices, on which no peer is"),
+        _ if GROUPS.contains(&name) => Some("the name of a peer group, which it would change"),
+        _ if name.split('.').count() == 4 && name.split('.').all(is_number) => {
+            Some("an address to FRR, not a name")
+        }
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    /// The names that the built-in template gives to groups, and those that would be taken for one of them.
+    #[test]
+    fn groups() {
+        let template = include_str!("../../../templates/frr.conf.j2");
+        let named = template
+            .lines()
+            .filter_map(|line| line.trim().strip_suffix(" peer-group")?.strip_prefix("neighbor "));
+        let named: Vec<&str> = named.filter(|name| !name.contains('{')).collect();
+        assert_eq!(named, super::GROUPS);
+        for name in ["fabric", "lo", "frr-metallb", "vni7", "1.2.3.4", "0.0.0.300"] {
+            assert!(super::no_peer(name).is_some(), "{name}");
+        }
+        for name in ["eth1", "fabric0", "eth1.2.3.4", "1.2.3", "1.2.3.4.5", "a.2.3.4"] {
+            assert_eq!(super::no_peer(name), None, "{name}");
+        }
+    }
+
     #[test]
     fn ours() {
         for name in

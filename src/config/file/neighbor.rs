@@ -1,13 +1,11 @@
 //! A neighbor of the file → the model's.
 
-use ipnet::IpNet;
-
 use crate::config::Config;
 use crate::model::{Family, Neighbor, NeighborBfd, Peer, Remote};
 
 use super::entries::{self, Bfd, BfdMode, FamilyType, PeerType};
 use super::read::List;
-use super::report::{Located, Report, Spot};
+use super::report::{Judge, Located, Report};
 
 /// Reads one neighbor.
 pub(super) fn neighbor(
@@ -15,19 +13,19 @@ pub(super) fn neighbor(
     config: &Config,
     report: &mut Report<'_>,
 ) -> Option<Neighbor> {
-    let spot = &entry.spot;
-    let remote = remote(entry, config, report);
-    let peer = peer(entry, report);
-    let timers = timers(entry, report);
+    let judge = &mut Judge { sound: true, what: "neighbor", report };
+    let remote = remote(entry, config, judge);
+    let peer = peer(entry, judge);
+    let timers = timers(entry, judge);
     let internal = remote == Some(Remote::Internal);
     let multihop = match &entry.properties {
-        Some(list) => multihop(list, internal, report),
+        Some(list) => multihop(list, internal, judge),
         None => Some(None),
     };
-    let families = families(entry, internal, report);
+    let families = families(entry, internal, judge);
     let bfd = entry.bfd.as_ref().map(|bfd| self::bfd(bfd));
     if let (Some(Peer::Interface(_)), Some(Some(_))) = (&peer, &multihop) {
-        report.complain(spot, "ebgpMultiHop has no meaning on an interface");
+        judge.leave_out(&entry.spot, "ebgpMultiHop has no meaning on an interface");
         return None;
     }
     Some(Neighbor {
@@ -43,26 +41,22 @@ pub(super) fn neighbor(
     })
 }
 
-/// Says so unless exactly one of the keys is given.
-pub(super) fn exactly_one(spot: &Spot, keys: &[(&str, bool)], report: &mut Report<'_>) -> bool {
+/// Says why not exactly one of the keys is given.
+pub(super) fn exactly_one(keys: &[(&str, bool)]) -> Result<(), String> {
     let given: Vec<&str> = keys.iter().filter(|(_, given)| *given).map(|(key, _)| *key).collect();
-    if given.len() == 1 {
-        return true;
-    }
     let all: Vec<&str> = keys.iter().map(|(key, _)| *key).collect();
     let all = all.join(", ");
     match given.len() {
-        0 => report.complain(spot, format_args!("needs one of {all}")),
-        _ => {
-            report.complain(spot, format_args!("has {}: exactly one of {all} is needed", given.join(" and ")))
-        }
+        0 => Err(format!("needs one of {all}")),
+        1 => Ok(()),
+        _ => Err(format!("has {}: exactly one of {all} is needed", given.join(" and "))),
     }
-    false
 }
 
-fn remote(entry: &Located<entries::Neighbor>, config: &Config, report: &mut Report<'_>) -> Option<Remote> {
+fn remote(entry: &Located<entries::Neighbor>, config: &Config, judge: &mut Judge<'_, '_>) -> Option<Remote> {
     let keys = [("asn", entry.asn.is_some()), ("type", entry.kind.is_some())];
-    if !exactly_one(&entry.spot, &keys, report) {
+    if let Err(reason) = exactly_one(&keys) {
+        judge.leave_out(&entry.spot, reason);
         return None;
     }
     Some(match (&entry.asn, &entry.kind) {
@@ -80,46 +74,39 @@ pub(super) fn remote_of(kind: PeerType) -> Remote {
     }
 }
 
-fn peer(entry: &Located<entries::Neighbor>, report: &mut Report<'_>) -> Option<Peer> {
+fn peer(entry: &Located<entries::Neighbor>, judge: &mut Judge<'_, '_>) -> Option<Peer> {
     let keys = [
         ("address", entry.address.is_some()),
         ("interface", entry.interface.is_some()),
         ("listenRange", entry.range.is_some()),
     ];
-    if !exactly_one(&entry.spot, &keys, report) {
+    if let Err(reason) = exactly_one(&keys) {
+        judge.leave_out(&entry.spot, reason);
         return None;
     }
     if let Some(range) = &entry.range {
-        let special = match range.value {
-            IpNet::V4(net) => net.network().is_multicast(),
-            IpNet::V6(net) => net.network().is_multicast() || net.network().is_unicast_link_local(),
-        };
-        if special {
-            report.complain(&range.spot, "a multicast or link-local prefix, which no peer dials from");
-            return None;
-        }
-        return Some(Peer::Range(range.value));
+        return Some(Peer::Range(range.0));
     }
     match (&entry.address, &entry.interface) {
         (Some(address), _) => Some(Peer::Address(address.0)),
-        (None, interface) => Some(Peer::Interface(interface.as_ref()?.value.clone())),
+        (None, interface) => Some(Peer::Interface(interface.as_ref()?.0.clone())),
     }
 }
 
 /// Keepalive and hold time: both or none, as the protocol wants them (RFC 4271 §4.2).
-fn timers(entry: &Located<entries::Neighbor>, report: &mut Report<'_>) -> Option<Option<(u32, u32)>> {
+fn timers(entry: &Located<entries::Neighbor>, judge: &mut Judge<'_, '_>) -> Option<Option<(u32, u32)>> {
     let (keepalive, hold) = match (&entry.keepalive, &entry.hold) {
         (None, None) => return Some(None),
         (Some(keepalive), Some(hold)) => (keepalive, hold),
         (keepalive, hold) => {
             let given =
                 keepalive.as_ref().map(|given| &given.spot).or(hold.as_ref().map(|given| &given.spot))?;
-            report.complain(given, "holdTimeSeconds and keepaliveTimeSeconds need each other");
+            judge.leave_out(given, "holdTimeSeconds and keepaliveTimeSeconds need each other");
             return None;
         }
     };
     if keepalive.get() > hold.0 {
-        report.complain(&keepalive.spot, format_args!("more than holdTimeSeconds {}", hold.0));
+        judge.leave_out(&keepalive.spot, format_args!("more than holdTimeSeconds {}", hold.0));
         return None;
     }
     Some(Some((keepalive.get(), hold.0)))
@@ -128,11 +115,11 @@ fn timers(entry: &Located<entries::Neighbor>, report: &mut Report<'_>) -> Option
 fn multihop(
     list: &Located<List<entries::Property, 0, 1>>,
     internal: bool,
-    report: &mut Report<'_>,
+    judge: &mut Judge<'_, '_>,
 ) -> Option<Option<u8>> {
     let Some(property) = list.0.first() else { return Some(None) };
     if internal {
-        report.complain(&property.kind.spot, "only for a peer of another AS number");
+        judge.leave_out(&property.kind.spot, "only for a peer of another AS number");
         return None;
     }
     let ttl =
@@ -153,10 +140,9 @@ pub(super) fn bfd(bfd: &Bfd) -> NeighborBfd {
 fn families(
     entry: &Located<entries::Neighbor>,
     internal: bool,
-    report: &mut Report<'_>,
+    judge: &mut Judge<'_, '_>,
 ) -> Option<Vec<(Family, bool)>> {
     let mut families: Vec<(Family, bool)> = vec![];
-    let mut sound = true;
     for item in entry.families.iter().flat_map(|list| &list.0) {
         let family = match item.kind.value {
             FamilyType::Ipv4Unicast => Family::Ipv4Unicast,
@@ -164,17 +150,15 @@ fn families(
             FamilyType::Evpn => Family::Evpn,
         };
         if families.iter().any(|(other, _)| *other == family) {
-            report.complain(&item.kind.spot, "is there twice");
-            sound = false;
+            judge.leave_out(&item.kind.spot, "is there twice");
         }
         let properties: Vec<_> = item.properties.iter().flat_map(|list| &list.0).collect();
         if let Some(client) = properties.first()
             && !internal
         {
-            report.complain(&client.kind.spot, "only for a peer of our own AS number");
-            sound = false;
+            judge.leave_out(&client.kind.spot, "only for a peer of our own AS number");
         }
         families.push((family, !properties.is_empty()));
     }
-    sound.then_some(families)
+    judge.sound.then_some(families)
 }

@@ -19,18 +19,23 @@ pub(super) fn definitions() -> Json {
         up_to(255)
     );
     let whole = |pattern: &str| json!({"type": "string", "pattern": format!("^(?:{pattern})$")});
-    let not_special = |pattern: String| {
+    let but_for = |pattern: String, special: [String; 5]| {
         let mut schema = whole(&pattern);
-        schema["not"] = json!({"anyOf": special6(&ip4).map(|special| json!({"pattern": special}))});
+        schema["not"] = json!({"anyOf": special.map(|special| json!({"pattern": special}))});
         schema
     };
+    let not_special = |pattern| but_for(pattern, special6(&ip4, "(?:/|$)", ""));
+    // A prefix that is not longer than these has other addresses, too, or host bits set.
+    let peers6 = but_for(format!("(?:{ip6})/(?:{len6})"), special6(&ip4, "/12[78]$", ".*/[1-9][0-9]"));
     let (u16, u32) = (up_to(u16::MAX.into()), up_to(u32::MAX.into()));
     json!({
         "ipv4Host": whole(&host4),
         "ipv4HostPrefix": whole(&format!("{host4}/(?:{len4})")),
+        "ipv4PeerPrefix": whole(&format!("{host4}/(?:{len4})|0\\.0\\.0\\.0/[0-7]")),
         "ipv4Prefix": whole(&format!("{ip4}/(?:{len4})")),
         "ipv6Host": not_special(ip6.clone()),
         "ipv6HostPrefix": not_special(format!("(?:{ip6})/(?:{len6})")),
+        "ipv6PeerPrefix": peers6,
         "ipv6Prefix": whole(&format!("(?:{ip6})/(?:{len6})")),
         // Two octets are left beside an address or a long AS number, four beside a short one.
         "routeTarget": whole(&format!("(?:{u16}):(?:{u32})|(?:{u32}|{ip4}):(?:{u16})")),
@@ -97,13 +102,14 @@ fn ipv6() -> String {
 }
 
 /// IPv6 addresses that are no host's, or none beyond its link, each in the beginning of a text that is an address:
-/// multicast, link-local, unspecified and loopback, and IPv4-mapped ones in all their spellings.
-fn special6(ip4: &str) -> [String; 5] {
+/// multicast, link-local, unspecified and loopback, and IPv4-mapped ones in all their spellings. `one`: what follows one
+/// of two addresses, `link`: what follows the beginning of a link-local one.
+fn special6(ip4: &str, one: &str, link: &str) -> [String; 5] {
     let end = "(?:/|$)";
     [
         "^[Ff][Ff][0-9A-Fa-f]{2}:".into(),
-        "^[Ff][Ee][89ABab][0-9A-Fa-f]:".into(),
-        format!("^[0:]*:(?:0{{0,3}}[01]?|0\\.0\\.0\\.[01]){end}"),
+        format!("^[Ff][Ee][89ABab][0-9A-Fa-f]:{link}"),
+        format!("^[0:]*:(?:0{{0,3}}[01]?|0\\.0\\.0\\.[01]){one}"),
         format!("^[0:]*:[Ff]{{4}}:(?:{GROUP}:{GROUP}|{ip4}){end}"),
         format!("^(?:0{{1,4}}:){{5}}[Ff]{{4}}:(?::(?:{GROUP})?|{GROUP}::){end}"),
     ]

@@ -4,7 +4,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::model::Value;
 
-use super::report::{Located, Report, Spot, quoted, shown, sounds_secret};
+use super::report::{Located, Report, Spot, quoted, shown};
 use super::rules::rules;
 use super::tree::{Key, Kind, Node, is_number, plain_integer};
 
@@ -45,6 +45,8 @@ impl<'a> At<'a> {
 pub(super) trait Read: Sized {
     /// Whether its text must not be shown.
     const SECRET: bool = false;
+    /// Whether it is one word, or a list of them.
+    const WORDS: bool = false;
     /// The value, or `None` after having said why not.
     fn read(at: &At<'_>, report: &mut Report<'_>) -> Option<Self>;
     /// What an editor may know of it (JSON Schema).
@@ -53,6 +55,7 @@ pub(super) trait Read: Sized {
 
 impl<T: Read> Read for Located<T> {
     const SECRET: bool = T::SECRET;
+    const WORDS: bool = T::WORDS;
     fn read(at: &At<'_>, report: &mut Report<'_>) -> Option<Self> {
         let value = T::read(at, report)?;
         Some(Self { value, spot: if T::SECRET { at.silent() } else { at.spot() } })
@@ -67,6 +70,8 @@ impl<T: Read> Read for Located<T> {
 pub(super) struct List<T, const MIN: usize, const MAX: usize>(pub Vec<Located<T>>);
 
 impl<T: Read, const MIN: usize, const MAX: usize> Read for List<T, MIN, MAX> {
+    const SECRET: bool = T::SECRET;
+    const WORDS: bool = T::WORDS;
     fn read(at: &At<'_>, report: &mut Report<'_>) -> Option<Self> {
         let items = items(at, report)?;
         if !(MIN..=MAX).contains(&items.len()) {
@@ -119,6 +124,7 @@ pub(super) struct Attempt<T>(pub Option<T>);
 
 impl<T: Read> Read for Attempt<T> {
     const SECRET: bool = T::SECRET;
+    const WORDS: bool = T::WORDS;
     fn read(at: &At<'_>, report: &mut Report<'_>) -> Option<Self> {
         Some(Self(T::read(at, report)))
     }
@@ -141,6 +147,7 @@ fn items<'a>(at: &At<'a>, report: &mut Report<'_>) -> Option<&'a [Node]> {
 
 /// Reads one word by the rules of its type.
 pub(super) fn scalar<T: Value>(at: &At<'_>, report: &mut Report<'_>) -> Option<T> {
+    may_be_shown::<T>(at, report);
     let text = word(at, report, T::SECRET, &T::allowed)?;
     match T::parse(text) {
         Ok(value) => Some(value),
@@ -152,8 +159,16 @@ pub(super) fn scalar<T: Value>(at: &At<'_>, report: &mut Report<'_>) -> Option<T
     }
 }
 
+/// A word in its place may be shown, unless it is a secret there.
+fn may_be_shown<T: Value>(at: &At<'_>, report: &mut Report<'_>) {
+    if !T::SECRET && !matches!(at.node.kind, Kind::List(_) | Kind::Map(_)) {
+        report.may_be_shown(at.file, at.node.place, at.node.end);
+    }
+}
+
 /// The same for a number, which is none in quotes.
 pub(super) fn number<T: Value>(at: &At<'_>, report: &mut Report<'_>) -> Option<T> {
+    may_be_shown::<T>(at, report);
     let parsed = match &at.node.kind {
         Kind::Number(text) => T::parse(plain_integer(text).as_deref().unwrap_or(text)),
         Kind::Scalar(text) if is_number(text) => {
@@ -190,6 +205,7 @@ macro_rules! words_of {
     ($($how:ident $type:ty: $schema:expr;)*) => {$(
         impl $crate::config::file::read::Read for $type {
             const SECRET: bool = <$type as $crate::model::Value>::SECRET;
+            const WORDS: bool = true;
             fn read(
                 at: &$crate::config::file::read::At<'_>,
                 report: &mut $crate::config::file::report::Report<'_>,
@@ -272,9 +288,14 @@ impl<'a> Fields<'a> {
             return None;
         };
         let mut fields = Self { at, map, strict, sound: true };
-        for (key, _) in
-            map.iter().filter(|(key, _)| !known.iter().any(|(names, _)| names.contains(&&*key.name)))
-        {
+        for (key, _) in map.iter() {
+            let is_known = known.iter().any(|(names, _)| names.contains(&&*key.name));
+            if is_known || key_name(&key.name) == &*key.name {
+                report.may_be_shown(at.file, key.place, key.end);
+            }
+            if is_known {
+                continue;
+            }
             fields.sound = false;
             // To look for what was meant takes time, and there is no end to what may be wrong.
             if report.is_full() {
@@ -285,6 +306,13 @@ impl<'a> Fields<'a> {
             let owner = if at.path.is_empty() { "" } else { ": " };
             let spot = Spot { path: format!("{}{owner}{}", spot.path, quoted(key_name(&key.name))), ..spot };
             match nearest(&key.name, &served) {
+                // An object of Kubernetes in the place of its spec.
+                _ if ["apiVersion", "kind", "metadata", "spec", "status"].contains(&&*key.name) => {
+                    report.complain(
+                        &spot,
+                        "not supported: this is no Kubernetes object, write what its spec has",
+                    );
+                }
                 Some(name) => report.complain(&spot, format_args!("unknown key, did you mean {name}?")),
                 None => {
                     let keys: Vec<&str> = served.iter().map(|names| names[0]).collect();
@@ -357,10 +385,9 @@ fn nearest(name: &str, known: &[&[&'static str]]) -> Option<&'static str> {
     (distance(&nearest) <= (nearest.len() / 3).max(1)).then_some(nearest)
 }
 
-/// A key as a problem shows it: `password:x`, with the blank forgotten, is a key and holds a password.
+/// A key as a problem shows it, its first word: `password:x`, with the blank forgotten, is a key and holds a password.
 fn key_name(name: &str) -> &str {
-    let word = name.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
-    if sounds_secret(word) { word } else { name }
+    name.split(|c: char| !c.is_alphanumeric() && !"_-.".contains(c)).next().unwrap_or_default()
 }
 
 /// Declares a map once: its keys with their types and meanings. Yields the struct, its reader and its schema.
@@ -408,9 +435,26 @@ macro_rules! keys {
                 ),)*])
             }
         }
-    )*};
+    )*
+
+        /// Every key, and whether its values are words that may be shown.
+        const KEYS: &[(&[&str], bool)] = &[$($(
+            (&[$key $(, $alias)*], $crate::config::file::read::shows!($mode $type $(<$($arg),*>)?)),
+        )*)*];
+    };
 }
 pub(super) use keys;
+
+macro_rules! shows {
+    (refused $why:literal) => {
+        false
+    };
+    ($mode:ident $($type:tt)*) => {
+        !<$($type)* as $crate::config::file::read::Read>::SECRET
+            && <$($type)* as $crate::config::file::read::Read>::WORDS
+    };
+}
+pub(super) use shows;
 
 macro_rules! slot {
     (required $($type:tt)*) => { $crate::config::file::report::Located<$($type)*> };
@@ -472,7 +516,7 @@ pub(super) fn object(map: &str, keys: Vec<(&[&str], Json, &str, &str)>) -> Json 
             properties.insert((*name).into(), schema.clone());
         }
         if names.len() > 1 {
-            rules.push(json!({"not": {"required": names}}));
+            rules.push(json!({"not": {"type": "object", "required": names}}));
         }
     }
     let mut object = json!({"type": "object", "additionalProperties": false, "properties": properties});

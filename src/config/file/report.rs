@@ -1,12 +1,15 @@
 //! What is wrong and where: the sentence, the source line and a caret.
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
-use std::collections::{BTreeSet, HashMap};
-use std::fmt::{Display, Write as _};
+use std::collections::BTreeSet;
+use std::fmt::Display;
 
 use crate::config::Problem;
+use crate::printable::printable;
 
-use super::tree::{Kind, Node, Place};
+use super::entries::{has_words, is_key};
+use super::tree::Place;
 
 /// How many characters of a bad value a problem shows.
 const SHOWN: usize = 60;
@@ -27,104 +30,136 @@ pub(super) struct Source<'a> {
     text: &'a str,
     /// Its lines, only taken apart where there is a problem.
     lines: OnceCell<Vec<&'a str>>,
-    /// Lines, counted from 1, that may hold a password.
-    hidden: BTreeSet<usize>,
-    /// The same, by the words on them: only asked for where there is a problem.
-    hidden_by_words: OnceCell<Vec<bool>>,
+    /// What may be shown of it, by where it begins and ends: keys, and words of which their reader knows that they are no
+    /// secrets. Of all the rest no one knows what it is.
+    shown: Vec<(Place, Place)>,
+    /// It is no YAML, so that nothing of it was read.
+    broken: bool,
 }
 
 impl<'a> Source<'a> {
     pub fn new(name: &'a str, text: &'a str) -> Self {
-        Self { name, text, lines: OnceCell::new(), hidden: BTreeSet::new(), hidden_by_words: OnceCell::new() }
+        Self { name, text, lines: OnceCell::new(), shown: vec![], broken: false }
     }
 
     fn lines(&self) -> &[&'a str] {
-        self.lines.get_or_init(|| self.text.lines().collect())
+        self.lines.get_or_init(|| lines(self.text))
     }
 
-    /// Hides where the values of passwords begin, which the words of a line alone do not tell: a line of its own, or
-    /// one behind an alias.
-    pub fn hide_passwords(&mut self, node: &Node) {
-        self.look_for_passwords(node, &mut HashMap::new());
-    }
-
-    /// `known`: what keys sound like, of which there are few.
-    fn look_for_passwords<'n>(&mut self, node: &'n Node, known: &mut HashMap<&'n str, bool>) {
-        match &node.kind {
-            Kind::List(list) => list.iter().for_each(|node| self.look_for_passwords(node, known)),
-            Kind::Map(map) => {
-                for (key, value) in map.iter() {
-                    if *known.entry(&*key.name).or_insert_with_key(|name| sounds_secret(name)) {
-                        self.hide(value);
-                    } else {
-                        self.look_for_passwords(value, known);
-                    }
-                }
-            }
-            _ => {}
+    /// What may be shown of these lines, in their order.
+    fn shown_on(&self, lines: &BTreeSet<usize>) -> Vec<(Place, Place)> {
+        if self.broken {
+            let of = |line: &usize| self.lines().get(line - 1).map(|text| known_words(*line, text));
+            return lines.iter().filter_map(of).flatten().collect();
         }
+        let on = |(begin, end): &&(Place, Place)| {
+            lines.range(begin.line..).next().is_some_and(|line| *line <= end.line)
+        };
+        let mut shown: Vec<_> = self.shown.iter().filter(on).copied().collect();
+        shown.sort_unstable();
+        shown.dedup();
+        shown
     }
 
-    fn hide(&mut self, node: &Node) {
-        self.hidden.extend([node.place.line, node.written.line]);
-        match &node.kind {
-            Kind::List(list) => list.iter().for_each(|node| self.hide(node)),
-            Kind::Map(map) => map.iter().for_each(|(_, value)| self.hide(value)),
-            _ => {}
-        }
-    }
-
-    fn hides(&self, line: usize) -> bool {
-        self.hidden.contains(&line)
-            || self
-                .hidden_by_words
-                .get_or_init(|| hidden_by_words(self.lines()))
-                .get(line - 1)
-                .is_some_and(|hidden| *hidden)
-    }
-
-    fn excerpt(&self, place: Place) -> Option<String> {
+    fn excerpt(&self, place: Place, shown: &[(Place, Place)]) -> Option<String> {
         let Place { line, column } = place;
         let text = self.lines().get(line - 1).filter(|text| text.len() <= LONGEST_LINE)?;
         let margin = " ".repeat(line.to_string().len());
-        if self.hides(line) {
+        let (at, hidden) = (column - 1, hidden_from(line, text, shown));
+        if at > hidden {
             return Some(format!("  {line} | (not shown, it may hold a password)"));
         }
-        let at = column - 1;
         let begin = if at < EXCERPT { 0 } else { at - EXCERPT / 2 };
-        let window: String = text.chars().skip(begin).take(EXCERPT).map(visible).collect();
+        let known = text.trim_end().chars().take(hidden);
+        let rest = (hidden < text.trim_end().chars().count()).then_some('…');
+        let window: String = known.chain(rest).skip(begin).take(EXCERPT).map(visible).collect();
         let indent = " ".repeat(at - begin);
         Some(format!("  {line} | {}\n  {margin} | {indent}^", window.trim_end()))
     }
+}
+
+/// The lines as YAML counts them, which may end with a carriage return alone (YAML 1.2.2 §5.4).
+fn lines(text: &str) -> Vec<&str> {
+    let mut lines: Vec<&str> = text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)).collect();
+    if text.contains('\r') {
+        lines = lines.into_iter().flat_map(|line| line.split('\r')).collect();
+    }
+    lines
 }
 
 /// One column for each character, and none that a terminal acts upon.
 fn visible(c: char) -> char {
     match c {
         '\t' => ' ',
-        c if c.is_control() => '\u{fffd}',
+        c if matches!(printable(c.encode_utf8(&mut [0; 4])), Cow::Owned(_)) => '\u{fffd}',
         c => c,
     }
 }
 
-/// Lines that name a password, those below them that are deeper, and those that may be what an alias stands for.
-fn hidden_by_words(lines: &[&str]) -> Vec<bool> {
-    let mut hidden = vec![false; lines.len()];
-    let mut below = None;
-    let depth = |line: &str| line.chars().take_while(|c| " \t-".contains(*c)).count();
-    for (hidden, line) in hidden.iter_mut().zip(lines) {
-        let secret = line.split(|c: char| !c.is_ascii_alphanumeric()).any(sounds_secret);
-        if secret {
-            below = Some(depth(line));
-        } else if !line.trim().is_empty() && below.is_some_and(|above| depth(line) <= above) {
-            below = None;
+/// How many characters of a line come before the first that is neither punctuation of YAML nor may be shown; `shown` is in
+/// order.
+fn hidden_from(line: usize, text: &str, shown: &[(Place, Place)]) -> usize {
+    let mut rest = text.chars().peekable();
+    let mut shown = shown.iter().peekable();
+    let mut at = Place { line, column: 1 };
+    let mut known_to = at;
+    while let Some(c) = rest.next() {
+        while let Some((_, end)) = shown.next_if(|(begin, _)| *begin <= at) {
+            known_to = known_to.max(*end);
         }
-        *hidden = below.is_some();
+        if at >= known_to && !is_punctuation(c, rest.peek()) {
+            break;
+        }
+        at.column += 1;
     }
-    if hidden.contains(&true) {
-        hidden.iter_mut().zip(lines).for_each(|(hidden, line)| *hidden |= line.contains(" &"));
+    at.column - 1
+}
+
+/// Whether a character, with this one behind it, has a meaning of its own in YAML.
+fn is_punctuation(c: char, next: Option<&char>) -> bool {
+    match c {
+        // Without a blank it may begin a word.
+        '-' | ':' | '?' => next.is_none_or(|next| " \t[{".contains(*next)),
+        c => " \t[]{},".contains(c),
     }
-    hidden
+}
+
+/// The keys that we know of a line that is no YAML, and their values if they are single words.
+fn known_words(line: usize, text: &str) -> Vec<(Place, Place)> {
+    let mut words = vec![];
+    let chars: Vec<char> = text.chars().take(LONGEST_LINE).collect();
+    let end_of = |from: usize, more: &str| {
+        let is_over = |c: &char| !c.is_ascii_alphanumeric() && !more.contains(*c);
+        chars[from..].iter().position(is_over).map_or(chars.len(), |length| from + length)
+    };
+    let mut add = |from, to| {
+        words.push((Place { line, column: from + 1 }, Place { line, column: to + 1 }));
+        to
+    };
+    let mut at = 0;
+    while let Some(c) = chars.get(at) {
+        let end = end_of(at, "");
+        if end == at {
+            if !is_punctuation(*c, chars.get(at + 1)) {
+                break;
+            }
+            at += 1;
+            continue;
+        }
+        let key: String = chars[at..end].iter().collect();
+        if chars.get(end) != Some(&':') || !is_key(&key) {
+            break;
+        }
+        at = add(at, end) + 1;
+        if has_words(&key) {
+            let blanks = chars[at.min(chars.len())..].iter().take_while(|c| **c == ' ').count();
+            let value = at + blanks;
+            if blanks > 0 {
+                at = add(value, end_of(value, "._-/\"':"));
+            }
+        }
+    }
+    words
 }
 
 /// Whether the word means a password, perhaps misspelt.
@@ -165,8 +200,9 @@ impl<T> std::ops::Deref for Located<T> {
 /// The problems found so far.
 #[derive(Debug)]
 pub(super) struct Report<'a> {
-    pub sources: Vec<Source<'a>>,
-    found: Vec<(usize, Place, Problem)>,
+    sources: Vec<Source<'a>>,
+    /// Each with its file and place.
+    found: Vec<(usize, Place, String)>,
     /// How many are not named.
     more: usize,
 }
@@ -190,7 +226,8 @@ impl<'a> Report<'a> {
             Some(shown) => format!("={}", quoted(shown)),
             None => String::new(),
         };
-        self.add(spot.file, spot.place, format!("{}{value}: {reason}", spot.path));
+        let path = if spot.path.is_empty() { "the file" } else { &spot.path };
+        self.add(spot.file, spot.place, format!("{path}{value}: {reason}"));
     }
 
     /// The file itself can't be read as YAML.
@@ -198,20 +235,21 @@ impl<'a> Report<'a> {
         if self.is_full() {
             return self.count();
         }
-        let hidden = self.sources.get(file).is_some_and(|source| source.hides(place.line));
-        // What the parser quotes may be the password.
-        let reason = if hidden { reason.split(['`', ':', '\'']).next().unwrap_or_default() } else { reason };
+        if let Some(source) = self.sources.get_mut(file) {
+            source.broken = true;
+        }
         self.add(file, place, cut(&reason.chars().map(visible).collect::<String>(), 4 * SHOWN));
     }
 
-    fn add(&mut self, file: usize, place: Place, sentence: String) {
-        let Some(source) = self.sources.get(file) else { return };
-        let mut text = format!("{}:{}:{}: {sentence}", source.name, place.line, place.column);
-        if let Some(excerpt) = source.excerpt(place) {
-            // Writing to a String can't fail.
-            let _ = write!(text, "\n{excerpt}");
+    /// What stands there is a key, or a word that is no secret.
+    pub fn may_be_shown(&mut self, file: usize, begin: Place, end: Place) {
+        if let Some(source) = self.sources.get_mut(file) {
+            source.shown.push((begin, end));
         }
-        self.found.push((file, place, Problem(text)));
+    }
+
+    fn add(&mut self, file: usize, place: Place, sentence: String) {
+        self.found.push((file, place, sentence));
     }
 
     /// Whether what follows is only counted.
@@ -238,7 +276,18 @@ impl<'a> Report<'a> {
     /// Those that were found first, in the order of the text, and how many more there are.
     pub fn into_problems(mut self) -> Vec<Problem> {
         self.found.sort_by_key(|(file, place, _)| (*file, *place));
-        let mut problems: Vec<_> = self.found.into_iter().map(|(_, _, problem)| problem).collect();
+        let mut problems = vec![];
+        for (i, source) in self.sources.iter().enumerate() {
+            let found = || self.found.iter().filter(|(file, ..)| *file == i);
+            let lines: BTreeSet<usize> = found().map(|(_, place, _)| place.line).collect();
+            let shown = if lines.is_empty() { continue } else { source.shown_on(&lines) };
+            for (_, place, sentence) in found() {
+                let Place { line, column } = place;
+                let excerpt = source.excerpt(*place, &shown).map(|text| format!("\n{text}"));
+                let text = excerpt.unwrap_or_default();
+                problems.push(Problem(format!("{}:{line}:{column}: {sentence}{text}", source.name)));
+            }
+        }
         if self.more > 0 {
             problems.push(Problem(format!(
                 "CONFIG_FILE: there are {} more problems; correct the {NAMED} that are named, and the next are",
@@ -246,6 +295,23 @@ impl<'a> Report<'a> {
             )));
         }
         problems
+    }
+}
+
+/// Whether an entry stays.
+#[derive(Debug)]
+pub(super) struct Judge<'a, 'b> {
+    pub sound: bool,
+    /// What kind of entry it is.
+    pub what: &'static str,
+    pub report: &'a mut Report<'b>,
+}
+
+impl Judge<'_, '_> {
+    /// Something is wrong with it.
+    pub fn leave_out(&mut self, spot: &Spot, reason: impl Display) {
+        self.report.complain(spot, format_args!("{reason}: this {} is left out", self.what));
+        self.sound = false;
     }
 }
 
@@ -266,3 +332,6 @@ fn cut(text: &str, limit: usize) -> String {
     }
     shown
 }
+
+#[cfg(test)]
+mod tests;

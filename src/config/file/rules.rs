@@ -5,10 +5,15 @@ use serde_json::{Value as Json, json};
 /// The rules of the map with this name.
 pub(super) fn rules(map: &str) -> Vec<Json> {
     match map {
-        "Document" => vec![json!({"not": {
-            "required": ["underlay", "underlays"],
-            "properties": {"underlays": {"type": "array", "minItems": 1}}
-        }})],
+        // Of what is no map `required` says nothing, and an empty file is fine.
+        "Document" => vec![
+            json!({"not": {
+                "type": "object",
+                "required": ["underlay", "underlays"],
+                "properties": {"underlays": {"type": "array", "minItems": 1}}
+            }}),
+            json!({"properties": {"underlays": {"maxItems": 1}}}),
+        ],
         "TunnelEndpoint" => vec![one_of_each_family("cidrs")],
         "Interface" => vec![either(
             "type",

@@ -7,18 +7,17 @@ use crate::model::{HostSession, Remote};
 use super::address;
 use super::entries::Session;
 use super::neighbor::{self, exactly_one, remote_of};
-use super::report::{Located, Report, Spot};
+use super::report::{Judge, Located, Spot};
 
 /// Reads one session.
 pub(super) fn session(
     entry: &Located<Session>,
     index: u32,
-    report: &mut Report<'_>,
+    judge: &mut Judge<'_, '_>,
 ) -> Option<(HostSession, Vec<Located<IpNet>>)> {
-    let remote = remote(entry, report);
-    let nets = nets(entry, report)?;
+    let remote = remote(entry, judge);
+    let nets = nets(entry, judge)?;
     let mut ends = vec![];
-    let mut sound = true;
     for net in &nets {
         let literal = entry.host_ip.as_ref().and_then(|host_ip| {
             if net.addr().is_ipv4() {
@@ -29,10 +28,7 @@ pub(super) fn session(
         });
         match address::ends(net.value, index, literal) {
             Ok(pair) => ends.push(pair),
-            Err(reason) => {
-                report.complain(&net.spot, reason);
-                sound = false;
-            }
+            Err(reason) => judge.leave_out(&net.spot, reason),
         }
     }
     let v4 = entry.host_ip.as_ref().and_then(|host_ip| host_ip.v4.as_ref().map(|ip| &ip.spot));
@@ -41,22 +37,22 @@ pub(super) fn session(
         if let Some(spot) = spot
             && !nets.iter().any(|net| net.addr().is_ipv4() == is_v4)
         {
-            report.complain(spot, "there is no subnet of its family");
-            sound = false;
+            judge.leave_out(spot, "there is no subnet of its family");
         }
     }
     let (asn, bfd) = (entry.asn.value, entry.bfd.as_ref().map(|bfd| neighbor::bfd(bfd)));
-    sound.then_some((HostSession { asn, remote: remote?, ends, bfd }, nets))
+    judge.sound.then_some((HostSession { asn, remote: remote?, ends, bfd }, nets))
 }
 
-fn remote(entry: &Located<Session>, report: &mut Report<'_>) -> Option<Remote> {
+fn remote(entry: &Located<Session>, judge: &mut Judge<'_, '_>) -> Option<Remote> {
     let keys = [("hostASN", entry.host_asn.is_some()), ("hostType", entry.host_type.is_some())];
-    if !exactly_one(&entry.spot, &keys, report) {
+    if let Err(reason) = exactly_one(&keys) {
+        judge.leave_out(&entry.spot, reason);
         return None;
     }
     match (&entry.host_asn, &entry.host_type) {
         (Some(asn), _) if asn.value == entry.asn.value => {
-            report.complain(&asn.spot, "the same as asn: write hostType: Internal if that is meant");
+            judge.leave_out(&asn.spot, "the same as asn: write hostType: Internal if that is meant");
             None
         }
         (Some(asn), _) => Some(Remote::Asn(asn.value)),
@@ -65,9 +61,10 @@ fn remote(entry: &Located<Session>, report: &mut Report<'_>) -> Option<Remote> {
 }
 
 /// The subnets, IPv4 first.
-fn nets(entry: &Located<Session>, report: &mut Report<'_>) -> Option<Vec<Located<IpNet>>> {
+fn nets(entry: &Located<Session>, judge: &mut Judge<'_, '_>) -> Option<Vec<Located<IpNet>>> {
     let keys = [("localCIDR", entry.net.is_some()), ("localCIDRs", entry.nets.is_some())];
-    if !exactly_one(&entry.spot, &keys, report) {
+    if let Err(reason) = exactly_one(&keys) {
+        judge.leave_out(&entry.spot, reason);
         return None;
     }
     let mut nets = vec![];
@@ -77,7 +74,7 @@ fn nets(entry: &Located<Session>, report: &mut Report<'_>) -> Option<Vec<Located
         if let [first, second] = &nets[..]
             && first.addr().is_ipv4() == second.addr().is_ipv4()
         {
-            report.complain(&second.spot, "the second subnet of its family");
+            judge.leave_out(&second.spot, "the second subnet of its family");
             return None;
         }
     }
@@ -86,7 +83,7 @@ fn nets(entry: &Located<Session>, report: &mut Report<'_>) -> Option<Vec<Located
         nets.extend(by_family.v4.iter().map(|net| located(net.0, &net.spot)));
         nets.extend(by_family.v6.iter().map(|net| located(net.0, &net.spot)));
         if nets.is_empty() {
-            report.complain(&by_family.spot, "needs ipv4 or ipv6");
+            judge.leave_out(&by_family.spot, "needs ipv4 or ipv6");
             return None;
         }
     }

@@ -172,6 +172,93 @@ fn aliases_stand_for_what_they_name() {
     assert_eq!(ports, [("red".into(), 4790), ("blue".into(), 4790), ("green".into(), 4790)]);
 }
 
+/// Every key that OpenPERouter has had, by what it is in: it is taken, or the answer says what there is instead.
+#[test]
+fn no_key_of_openperouter_is_unknown() {
+    let entries: [(&str, &str, &[&str]); 13] = [
+        ("nodeIndex: {index: 0", "}", &["interfaceName", "cidr"]),
+        (
+            "a: 1",
+            "",
+            &["nodeName", "logLevel", "l3vpns", "apiVersion", "kind", "metadata", "spec", "status", "items"],
+        ),
+        (
+            "underlay: {asn: 65001",
+            "}",
+            &[
+                "routeridcidr",
+                "vtepcidr",
+                "vtepInterface",
+                "nics",
+                "evpn",
+                "isis",
+                "srv6",
+                "metadata",
+                "spec",
+            ],
+        ),
+        ("underlay: {tunnelEndpoint: {cidrs: [10.9.0.0/24]", "}}", &["vtepcidr", "vtepInterface"]),
+        (
+            "underlay: {neighbors: [{address: 10.9.0.1, asn: 5",
+            "}]}",
+            &[
+                "hostasn",
+                "hostASN",
+                "passwordSecret",
+                "holdTime",
+                "keepaliveTime",
+                "connectTime",
+                "ebgpMultiHop",
+            ],
+        ),
+        (
+            "underlay: {neighbors: [{address: 10.9.0.1, asn: 5, bfd: {receiveInterval: 300",
+            "}}]}",
+            &["echoInterval", "echoMode", "passiveMode", "minimumTtl"],
+        ),
+        (
+            "l3vnis: [{vrf: red, vni: 1",
+            "}]",
+            &["asn", "hostasn", "localcidr", "hostsession", "vxlanport", "spec"],
+        ),
+        (
+            "l3vnis: [{vrf: red, vni: 1, hostSession: {asn: 1, hostASN: 2, localCIDR: {ipv4: 10.9.0.0/24}",
+            "}}]",
+            &["hostasn", "hosttype", "localcidr"],
+        ),
+        (
+            "l2vnis: [{vni: 1",
+            "}]",
+            &["vrf", "l2gatewayip", "l2gatewayips", "hostmaster", "vxlanport", "metadata", "kind"],
+        ),
+        (
+            "l2vnis: [{vni: 1, hostMaster: {type: LinuxBridge",
+            "}}]",
+            &["name", "autocreate", "autoCreate", "ovsBridge"],
+        ),
+        (
+            "l2vnis: [{vni: 1, hostMaster: {type: LinuxBridge, linuxBridge: {lifecycle: Managed",
+            "}}}]",
+            &["autoCreate"],
+        ),
+        ("l3passthrough: {nodeSelector: {}", "}", &["hostsession", "spec"]),
+        ("rawFRRConfigs: [{rawConfig: '!'", "}]", &["metadata", "apiVersion"]),
+    ];
+    for (begin, end, keys) in entries {
+        for key in keys {
+            let text =
+                if begin == "a: 1" { format!("{key}: 1\n") } else { format!("{begin}, {key}: 1{end}\n") };
+            let said = at(0, &text).1.join("\n");
+            let about = said
+                .lines()
+                .filter(|line| line.starts_with("vnis.yaml:"))
+                .find(|line| line.contains(&format!("{key}: ")) || line.contains(&format!("{key}\": ")));
+            assert!(about.is_some_and(|line| line.contains("not supported: ")), "{text}{said}");
+            assert!(!said.contains("unknown key"), "{text}{said}");
+        }
+    }
+}
+
 #[test]
 fn files_add_up() {
     let load = |files: &[(&str, &str)]| {
@@ -275,8 +362,39 @@ fn the_limits_are_those_of_all_files_together() {
     let problems = said_soon("files", &('a'..='z').map(file).collect::<Vec<_>>());
     let broken: Vec<_> =
         problems.iter().filter(|problem| problem.contains("more than 250000 nodes")).collect();
-    assert!(broken.len() == 1 && broken[0].starts_with("3.yaml:1:"), "{broken:?}");
-    assert!(!problems.iter().any(|problem| problem.starts_with("4.yaml")), "{problems:?}");
+    assert!(broken.len() == 23 && broken[0].starts_with("3.yaml:1:"), "{broken:?}");
+    assert!(broken.iter().all(|problem| problem.ends_with(": this file is left out")), "{broken:?}");
+
+    // One that goes beyond does not take from the others.
+    let bomb = format!("x: &a [{}]\ny: [{}]\n", vec!["1"; 10_000].join(","), vec!["*a"; 100].join(","));
+    let red = "l3vnis:\n- vrf: red\n  vni: 10\n".to_owned();
+    let files =
+        [("0.yaml".to_owned(), bomb), ("1.yaml".to_owned(), VTEP.to_owned()), ("2.yaml".to_owned(), red)];
+    let (overlay, problems) = load(&files, &config(&[]));
+    assert_eq!((overlay.l3vnis.len(), overlay.incomplete, problems.len()), (1, true, 1), "{problems:?}");
+    assert!(problems[0].0.starts_with("0.yaml:2:"), "{problems:?}");
+}
+
+#[test]
+fn a_file_that_can_not_be_read_leaves_the_others_and_what_is_there() {
+    let dir = std::env::temp_dir().join(format!("frr-supervisor-overlay-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("a.yaml"), format!("{VTEP}l3vnis:\n- vrf: red\n  vni: 10\n")).unwrap();
+    std::fs::write(dir.join("b.yaml"), b"\xff").unwrap();
+    let config = config(&[("CONFIG_FILE", dir.to_str().unwrap())]);
+    let (whole, problems) = config.with_file();
+    let overlay = whole.unwrap().overlay;
+    assert_eq!((overlay.l3vnis.len(), overlay.incomplete, problems.len()), (1, true, 1), "{problems:?}");
+    let path = config.file.as_ref().unwrap();
+    assert!(!is_readable(path) && inspect(path) == problems, "{problems:?}");
+    assert_eq!(remark(path), None);
+    std::fs::remove_file(dir.join("a.yaml")).unwrap();
+    assert_eq!(remark(path), None);
+    // To take the last file away is how to take away what it added.
+    std::fs::rename(dir.join("b.yaml"), dir.join("b.json")).unwrap();
+    assert!(remark(path).unwrap().contains("no *.yaml"));
+    assert_eq!(config.with_file().1, []);
+    std::fs::remove_dir_all(&dir).unwrap();
 }
 
 #[test]
@@ -299,6 +417,8 @@ fn there_is_an_end_to_problems() {
     // All on one line, and all below a password.
     let entries = vec!["{vni: 0, vrf: '!'}"; 4096].join(",");
     assert_eq!(said_soon("one line", &[format!("l3vnis: [{entries}]\n")]).len(), 51);
+    let entries = vec!["{vni: 0, vrf: '!'}"; 800].join(",");
+    assert_eq!(said_soon("one line that is shown", &[format!("l3vnis: [{entries}]\n")]).len(), 51);
     assert_eq!(said_soon("lines", &[format!("password: x\n{}", "\n".repeat(4_000_000))]).len(), 1);
 }
 
@@ -353,13 +473,13 @@ fn as_many_as_are_allowed_can_be_rendered() {
 #[test]
 fn a_problem_has_its_line_and_a_caret() {
     let (_, problems) = at(0, &format!("{VTEP}l3vnis:\n- vrf: red\n  vni: 16777216 # large\n"));
-    let wanted = "vnis.yaml:6:8: l3vnis[0].vni=\"16777216\": out of range (allowed: an integer 1-16777215)\n  6 |   vni: 16777216 # large\n    |        ^";
+    let wanted = "vnis.yaml:6:8: l3vnis[0].vni=\"16777216\": out of range (allowed: an integer 1-16777215)\n  6 |   vni: 16777216 …\n    |        ^";
     assert_eq!(problems, [wanted]);
 }
 
 #[test]
 fn passwords_are_never_shown() {
-    let neighbor = |more: &str| format!("underlay:\n  neighbors:\n  - address: 10.0.0.1\n{more}");
+    let neighbor = |more: &str| format!("underlay:\n  neighbors:\n  - address: 10.0.0.11\n{more}");
     for text in [
         neighbor("    password: hush hush\n    asn: 65100\n"),
         neighbor("    asn: 65100\n    password:\n      hush hush\n"),
@@ -372,12 +492,12 @@ fn passwords_are_never_shown() {
         neighbor("    asn: 65100\n    Password : hush\n"),
         neighbor("    asn: 65100\n    passwd: hush\n"),
         "underlay:\n  neighbors:\n  - {address: x, password: hush}\n".into(),
-        "underlay:\n  neighbors:\n  - {address: 10.0.0.1, asn: 1, password:\n    hush , port: 0}\n".into(),
+        "underlay:\n  neighbors:\n  - {address: 10.0.0.11, asn: 1, password:\n    hush , port: 0}\n".into(),
         "underlay:\n  neighbors:\n  - password:hush\n".into(),
-        "underlay:\n  neighbors:\n  - {address: 10.0.0.1, password:hush}\n".into(),
-        "x: &p hush hush\nunderlay:\n  neighbors:\n  - address: 10.0.0.1\n    asn: 1\n    password: *p\n".into(),
-        "rawFRRConfigs:\n- rawConfig: \"neighbor 10.0.0.1 password hush\\u0007\"\n".into(),
-        "rawFRRConfigs:\n- rawConfig: |\n    router bgp 1\n     neighbor 10.0.0.1 password hush\n  priority: -1\n".into(),
+        "underlay:\n  neighbors:\n  - {address: 10.0.0.11, password:hush}\n".into(),
+        "x: &p hush hush\nunderlay:\n  neighbors:\n  - address: 10.0.0.11\n    asn: 1\n    password: *p\n".into(),
+        "rawFRRConfigs:\n- rawConfig: \"neighbor 10.0.0.11 password hush\\u0007\"\n".into(),
+        "rawFRRConfigs:\n- rawConfig: |\n    router bgp 1\n     neighbor 10.0.0.11 password hush\n  priority: -1\n".into(),
     ] {
         let (_, problems) = at(0, &text);
         assert!(!problems.is_empty(), "{text}");

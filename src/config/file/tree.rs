@@ -6,6 +6,8 @@ use std::rc::Rc;
 
 use granit_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
 
+use super::entries::is_key;
+
 /// What a line and a column are: both count from 1, a column in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
@@ -16,10 +18,10 @@ pub(super) struct Place {
 #[derive(Debug, Clone)]
 pub(super) struct Node {
     pub kind: Kind,
-    /// Where it is used.
+    /// Where it is used: behind an alias another place than where it is written.
     pub place: Place,
-    /// Where it is written: another place behind an alias.
-    pub written: Place,
+    /// Where that ends.
+    pub end: Place,
 }
 
 /// What is inside is shared, so that an alias takes no memory for what it repeats.
@@ -40,6 +42,7 @@ pub(super) enum Kind {
 pub(super) struct Key {
     pub name: Rc<str>,
     pub place: Place,
+    pub end: Place,
 }
 
 /// Why a text is no tree.
@@ -63,25 +66,19 @@ const BYTES: usize = 4 << 20;
 const KEYS: usize = 256;
 
 /// What is left of the limits that hold for all files together.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Budget {
     nodes: usize,
     bytes: usize,
-    spent: bool,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { nodes: NODES, bytes: BYTES, spent: false }
+        Self { nodes: NODES, bytes: BYTES }
     }
 }
 
 impl Budget {
-    /// Whether more was asked for than there was.
-    pub fn is_spent(&self) -> bool {
-        self.spent
-    }
-
     /// Takes some away, if there is as much left.
     fn take(&mut self, span: Span, weight: Weight) -> Result<(), Broken> {
         let left = (self.nodes.checked_sub(weight.nodes), self.bytes.checked_sub(weight.bytes));
@@ -93,11 +90,10 @@ impl Budget {
             (None, _) => format!("{NODES} nodes"),
             (_, None) => format!("{} MiB of text", BYTES >> 20),
         };
-        self.spent = true;
         Err(broken(
             span,
             format!(
-                "the text has more than {limit}, what aliases repeat and other files included: what follows is not read"
+                "the text has more than {limit}, what aliases repeat and the files before it included: this file is left out"
             ),
         ))
     }
@@ -124,7 +120,11 @@ pub(super) fn parse(text: &str, budget: &mut Budget) -> Result<Node, Broken> {
             event => tree = Some(reader.node(event, span, 0)?.node),
         }
     }
-    Ok(tree.unwrap_or(Node { kind: Kind::Null, place: start, written: start }))
+    Ok(tree.unwrap_or(Node { kind: Kind::Null, place: start, end: start }))
+}
+
+fn too_deep() -> String {
+    format!("nested more than {DEPTH} levels deep")
 }
 
 fn place(marker: &Marker) -> Place {
@@ -151,7 +151,11 @@ struct Measured {
 
 impl<'a> Reader<'a, '_> {
     fn next(&mut self) -> Result<Option<(Event<'a>, Span)>, Broken> {
-        let of = |e: ScanError| Broken { place: place(e.marker()), reason: e.info() };
+        let of = |e: ScanError| {
+            // The parser's own limit is beyond ours.
+            let is_deep = e.info().contains("recursion limit");
+            Broken { place: place(e.marker()), reason: if is_deep { too_deep() } else { e.info() } }
+        };
         self.parser.next_event().transpose().map_err(of)
     }
 
@@ -162,7 +166,7 @@ impl<'a> Reader<'a, '_> {
 
     /// The node that begins with `event`, at that depth.
     fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Measured, Broken> {
-        let at = place(&span.start);
+        let (at, end) = (place(&span.start), place(&span.end));
         let mut weight = match &event {
             Event::Alias(_) => Weight::default(),
             Event::Scalar(text, ..) => Weight { nodes: 1, bytes: text.len() },
@@ -176,7 +180,7 @@ impl<'a> Reader<'a, '_> {
                     return Err(broken(span, "a recursive alias: it stands inside what it stands for"));
                 };
                 self.count(span, found.weight, depth + found.levels)?;
-                found.node.place = at;
+                (found.node.place, found.node.end) = (at, end);
                 return Ok(found);
             }
             Event::Scalar(text, style, anchor, tag) => (scalar(&text, style, tag, span)?, anchor),
@@ -203,7 +207,7 @@ impl<'a> Reader<'a, '_> {
             }
             _ => return Err(broken(span, "not a YAML node")),
         };
-        let node = Measured { node: Node { kind, place: at, written: at }, levels, weight };
+        let node = Measured { node: Node { kind, place: at, end }, levels, weight };
         if anchor != 0 {
             self.anchors.insert(anchor, node.clone());
         }
@@ -241,7 +245,10 @@ impl<'a> Reader<'a, '_> {
             } else if names.insert(Rc::clone(&key.name)) {
                 map.push((key, value.node));
             } else {
-                return Err(broken(at, format!("duplicate mapping key: {}", key.name)));
+                // A key that no one knows may be a password in the wrong place.
+                let name =
+                    if is_key(&key.name) { &*key.name } else { "(not shown, it is none that is known)" };
+                return Err(broken(at, format!("duplicate mapping key: {name}")));
             }
             few(&names, at)?;
         }
@@ -257,7 +264,7 @@ impl<'a> Reader<'a, '_> {
 
     fn count(&mut self, span: Span, weight: Weight, depth: usize) -> Result<(), Broken> {
         if depth > DEPTH {
-            return Err(broken(span, format!("nested more than {DEPTH} levels deep")));
+            return Err(broken(span, too_deep()));
         }
         self.budget.take(span, weight)
     }
@@ -367,7 +374,7 @@ fn key(node: Node) -> Key {
         Kind::Null => "null".into(),
         Kind::List(_) | Kind::Map(_) => "(no text)".into(),
     };
-    Key { name, place: node.place }
+    Key { name, place: node.place, end: node.end }
 }
 
 #[cfg(test)]
@@ -450,7 +457,8 @@ mod tests {
         let Kind::Map(map) = &tree.kind else { panic!() };
         let keys: Vec<_> = map.iter().map(|(key, _)| (&*key.name, key.place.line)).collect();
         assert_eq!(keys, [("a", 1), ("c", 3), ("(no text)", 4)]);
-        assert_eq!((map[1].1.place.line, map[1].1.written.line), (3, 2));
+        let alias = &map[1].1;
+        assert_eq!((alias.place.line, alias.place.column, alias.end.column), (3, 4, 6));
     }
 
     #[test]

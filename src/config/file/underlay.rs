@@ -11,6 +11,7 @@ use super::address;
 use super::entries::{self, GracefulRestart, Interface, InterfaceType, TunnelEndpoint};
 use super::names::is_ours;
 use super::neighbor::neighbor;
+use super::own::{of_node, of_underlay, owner};
 use super::report::{Located, Report, Spot};
 use super::values::CLUSTER_ID;
 
@@ -39,7 +40,7 @@ pub(super) fn underlay(
     if let (Some(tunnel), Some(index)) = (&file.tunnel, index)
         && let Some(tunnel) = &tunnel.0
     {
-        vtep(tunnel, index, &mut underlay, report);
+        vtep(tunnel, index, config, &mut underlay, report);
     }
     if let Some(reflector) = &file.reflector {
         let (id, spot) = match &reflector.cluster_id {
@@ -61,7 +62,16 @@ pub(super) fn underlay(
     underlay
 }
 
-fn vtep(tunnel: &TunnelEndpoint, index: u32, underlay: &mut Underlay, report: &mut Report<'_>) {
+fn vtep(
+    tunnel: &TunnelEndpoint,
+    index: u32,
+    config: &Config,
+    underlay: &mut Underlay,
+    report: &mut Report<'_>,
+) {
+    let mut own = of_node(config);
+    // A node may be reached by the address of its VTEP.
+    own.retain(|(net, _)| net.addr() != IpAddr::V4(config.node_ip.get()));
     let cidrs = &tunnel.cidrs.0;
     if let [first, second] = &cidrs[..]
         && first.addr().is_ipv4() == second.addr().is_ipv4()
@@ -70,7 +80,11 @@ fn vtep(tunnel: &TunnelEndpoint, index: u32, underlay: &mut Underlay, report: &m
         return;
     }
     for cidr in cidrs {
-        match address::vtep(cidr.value, index) {
+        let free = |ip: IpAddr| match owner(&own, ip.into()) {
+            Some(whose) => Err(format!("leads to {ip}, which is {whose}")),
+            None => Ok(ip),
+        };
+        match address::vtep(cidr.value, index).and_then(free) {
             Ok(IpAddr::V4(ip)) => underlay.vtep4 = Some(ip),
             Ok(IpAddr::V6(ip)) => underlay.vtep6 = Some(ip),
             Err(reason) => {
@@ -106,6 +120,7 @@ fn interfaces(
     underlay: &mut Underlay,
     report: &mut Report<'_>,
 ) {
+    let vrf = config.metallb.vrf.as_ifname();
     // Where a macvlan stands on, and its place: the NIC must stay.
     let mut parents: Vec<(IfName, Spot)> = vec![];
     for entry in list {
@@ -113,7 +128,7 @@ fn interfaces(
         let name = interface.name();
         let reason = if is_ours(name.as_str()) {
             "a name of our own devices"
-        } else if name == config.metallb.vrf.as_ifname() {
+        } else if name == vrf {
             "the name of VRF_METALLB"
         } else if underlay.interfaces.iter().any(|other| other.name() == name) {
             "there twice"
@@ -127,19 +142,20 @@ fn interfaces(
         report.complain(&spot, format_args!("{name} is {reason}: this interface is left out"));
     }
     for (parent, spot) in parents {
-        let moved =
-            |other: &UnderlayInterface| matches!(other, UnderlayInterface::Device(name) if *name == parent);
-        if underlay.interfaces.iter().any(moved) {
-            report.complain(
-                &spot,
-                format_args!(
-                    "its parent {parent} is moved into the namespace by another entry: this interface is left out"
-                ),
-            );
-            underlay.interfaces.retain(
-                |other| !matches!(other, UnderlayInterface::Macvlan { parent: p, .. } if *p == parent),
-            );
-        }
+        let reason = match underlay.interfaces.iter().find(|other| *other.name() == parent) {
+            _ if is_ours(parent.as_str()) => "a device of our own",
+            _ if parent == *vrf => "the device of VRF_METALLB",
+            Some(UnderlayInterface::Device(_)) => "moved into the namespace by another entry",
+            Some(UnderlayInterface::Macvlan { .. }) => "a macvlan of this file, which is in the namespace",
+            None => continue,
+        };
+        report.complain(
+            &spot,
+            format_args!("its parent {parent} is {reason}, not a NIC that stays with the host: this interface is left out"),
+        );
+        underlay
+            .interfaces
+            .retain(|other| !matches!(other, UnderlayInterface::Macvlan { parent: p, .. } if *p == parent));
     }
 }
 
@@ -154,7 +170,10 @@ fn interface(
     };
     if !wanted.1 || other {
         let kind = entry.kind.value;
-        report.complain(&entry.spot, format_args!("type {kind} needs {} and nothing else", wanted.0));
+        report.complain(
+            &entry.spot,
+            format_args!("type {kind} needs {} and nothing else: this interface is left out", wanted.0),
+        );
         return None;
     }
     if let Some(device) = &entry.device {
@@ -166,7 +185,7 @@ fn interface(
         Some(name) => (name.0.clone(), name.spot.clone()),
         None => (IfName::parse(MACVLAN).ok()?, macvlan.spot.clone()),
     };
-    let parent = macvlan.parent.value.clone();
+    let parent = macvlan.parent.0.clone();
     let addresses = macvlan.addresses.iter().flat_map(|list| &list.0);
     let mut unique: Vec<IpNet> = vec![];
     for address in addresses {
@@ -186,19 +205,37 @@ fn neighbors(
     underlay: &mut Underlay,
     report: &mut Report<'_>,
 ) {
+    let own = [of_node(config), of_underlay(underlay)].concat();
     for entry in list {
         let Some(neighbor) = neighbor(entry, config, report) else { continue };
+        let spot = match &neighbor.peer {
+            Peer::Address(_) => entry.address.as_ref().map(|address| &address.spot),
+            Peer::Interface(_) => entry.interface.as_ref().map(|interface| &interface.spot),
+            Peer::Range(_) => entry.range.as_ref().map(|range| &range.spot),
+        };
+        let spot = spot.unwrap_or(&entry.spot);
+        let whose = match &neighbor.peer {
+            Peer::Address(ip) => owner(&own, IpNet::from(*ip)),
+            Peer::Range(net) => owner(&own, *net),
+            Peer::Interface(name) => {
+                (name == config.metallb.vrf.as_ifname()).then_some("the device of VRF_METALLB")
+            }
+        };
+        if let Some(whose) = whose {
+            report
+                .complain(spot, format_args!("is {whose}, where no neighbor is: this neighbor is left out"));
+            continue;
+        }
         let clashes = |other: &Peer| match (other, &neighbor.peer) {
             (Peer::Range(a), Peer::Range(b)) => address::overlap(*a, *b),
             (a, b) => a == b,
         };
         if underlay.neighbors.iter().any(|other| clashes(&other.peer)) {
-            let (spot, reason) = match &neighbor.peer {
-                Peer::Address(_) => (entry.address.as_ref().map(|a| &a.spot), "is there twice"),
-                Peer::Interface(_) => (entry.interface.as_ref().map(|i| &i.spot), "is there twice"),
-                Peer::Range(_) => (entry.range.as_ref().map(|r| &r.spot), "overlaps with another range"),
+            let reason = match &neighbor.peer {
+                Peer::Address(_) | Peer::Interface(_) => "is there twice",
+                Peer::Range(_) => "overlaps with another range",
             };
-            report.complain(spot.unwrap_or(&entry.spot), format_args!("{reason}: this neighbor is left out"));
+            report.complain(spot, format_args!("{reason}: this neighbor is left out"));
             continue;
         }
         underlay.neighbors.push(neighbor);

@@ -11,6 +11,7 @@ use crate::model::{
     address_with_length, raw_objection,
 };
 
+use super::names::{ADDRESS, GROUPS, no_peer, our_names};
 use super::patterns::ours;
 use super::read::{At, Read, number, words_of};
 use super::report::Report;
@@ -48,11 +49,19 @@ words_of! {
     number HoldTime: json!({"type": "integer", "minimum": 0, "maximum": 65535, "not": {"enum": [1, 2]}});
     scalar IfName: text("^[A-Za-z0-9_][A-Za-z0-9._-]*$", 15);
     scalar OtherDevice: device("^[A-Za-z0-9_][A-Za-z0-9._-]*$", &[]);
+    scalar PeerDevice: {
+        let mut schema = device("^[A-Za-z0-9_][A-Za-z0-9._-]*$", &GROUPS);
+        if let Some(not) = schema["not"]["anyOf"].as_array_mut() {
+            not.push(json!({"pattern": ADDRESS}));
+        }
+        schema
+    };
     scalar RouterId: defined("ipv4Host");
     // Neither `"` and `|` nor, at the beginning, `!` and `#`.
     scalar Password: text("^[$-{}~][!#-{}~]*$", 80);
     scalar RouteTarget: defined("routeTarget");
     scalar IpNet: either(["ipv4Prefix", "ipv6Prefix"]);
+    scalar ListenRange: either(["ipv4PeerPrefix", "ipv6PeerPrefix"]);
     scalar NetOf<false>: defined("ipv4Prefix");
     scalar NetOf<true>: defined("ipv6Prefix");
     scalar HostNet: either(["ipv4HostPrefix", "ipv6HostPrefix"]);
@@ -66,6 +75,7 @@ words_of! {
 }
 
 impl<const MIN: u32, const MAX: u32> Read for Ranged<MIN, MAX> {
+    const WORDS: bool = true;
     fn read(at: &At<'_>, report: &mut Report<'_>) -> Option<Self> {
         number(at, report)
     }
@@ -87,6 +97,28 @@ impl<const V6: bool> Value for NetOf<V6> {
         match IpNet::parse(text)? {
             net if net.addr().is_ipv6() == V6 => Ok(Self(net)),
             _ => Err(Invalid("a prefix of the other family".into())),
+        }
+    }
+}
+
+/// A subnet in which peers may have addresses.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ListenRange(pub IpNet);
+
+/// Subnets of which [`unicast`] takes no address.
+const NO_PEERS: [&str; 7] =
+    ["0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", "::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8"];
+
+impl Value for ListenRange {
+    fn allowed() -> String {
+        "a prefix with addresses that a peer can have, such as 198.51.100.0/24".into()
+    }
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        let net = IpNet::parse(text)?;
+        let has_no_peers = |other: &&&str| other.parse().is_ok_and(|other: IpNet| other.contains(&net));
+        match NO_PEERS.iter().find(has_no_peers) {
+            Some(other) => Err(Invalid(format!("lies in {other}, from which no peer dials"))),
+            None => Ok(Self(net)),
         }
     }
 }
@@ -181,10 +213,25 @@ pub(super) struct OtherDevice(pub IfName);
 
 impl Value for OtherDevice {
     fn allowed() -> String {
-        IfName::allowed()
+        format!("{}; no device of ours: {}", IfName::allowed(), our_names())
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         IfName::parse(text).map(Self)
+    }
+}
+
+/// The name of a device that a peer is on.
+#[derive(Debug, Clone)]
+pub(super) struct PeerDevice(pub IfName);
+
+impl Value for PeerDevice {
+    fn allowed() -> String {
+        let groups = GROUPS.join(", ");
+        format!("{}; not {groups}, an address, or a device of ours: {}", IfName::allowed(), our_names())
+    }
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        let name = IfName::parse(text)?;
+        no_peer(text).map_or(Ok(Self(name)), |reason| Err(Invalid(reason.into())))
     }
 }
 
@@ -243,7 +290,11 @@ pub(super) struct Vrf(pub VrfName);
 
 impl Value for Vrf {
     fn allowed() -> String {
-        "a letter, then up to 14 of A-Z a-z 0-9 _ -; not default, all or lo".into()
+        let reserved = VrfName::RESERVED.join(", ");
+        format!(
+            "a letter, then up to 14 of A-Z a-z 0-9 _ -; not {reserved}, nor a device of ours: {}",
+            our_names()
+        )
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         device_name(text)?;
@@ -257,7 +308,7 @@ pub(super) struct Bridge(pub IfName);
 
 impl Value for Bridge {
     fn allowed() -> String {
-        "a letter, then up to 14 of A-Z a-z 0-9 _ -".into()
+        format!("a letter, then up to 14 of A-Z a-z 0-9 _ -; no device of ours: {}", our_names())
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         device_name(text)?;

@@ -1,21 +1,21 @@
 //! The file's VNIs → the model's: each by itself, then against those before it.
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use crate::config::Config;
 use crate::model::{
-    HostBridge, HostSession, L2Vni, L3Vni, RouteTarget, Tunnel, Underlay, Vni, VniDevice, VrfName,
+    HostBridge, HostSession, L2Vni, L3Vni, Peer, RouteTarget, Tunnel, Underlay, Vni, VniDevice, VrfName,
 };
 
-use super::address::Taken;
+use super::address::{Taken, overlap};
 use super::entries::{IpFamily, L2, L3, Lifecycle, Master, Passthrough};
 use super::names::is_ours;
+use super::own::{Own, of_neighbors, of_node, of_underlay};
 use super::read::List;
-use super::report::{Located, Report, Spot};
+use super::report::{Judge, Located, Report};
 use super::session::session;
 use super::values::{Port, VXLAN_PORT};
 
@@ -35,6 +35,8 @@ pub(super) struct Vnis<'a> {
     segments: BTreeMap<String, String>,
     /// Subnets of sessions with the host, which are all in its one namespace.
     sessions: Taken,
+    /// The node's own addresses beside the link to MetalLB: in the host's namespace, and in the router's default VRF.
+    own: [Own; 2],
     /// Subnets in VRFs.
     routed: BTreeMap<String, Taken>,
 }
@@ -54,6 +56,7 @@ impl<'a> Vnis<'a> {
             domains: BTreeMap::new(),
             segments: BTreeMap::new(),
             sessions,
+            own: [of_node(config), [of_underlay(underlay), of_neighbors(underlay)].concat()],
             routed: BTreeMap::new(),
         }
     }
@@ -79,6 +82,8 @@ impl<'a> Vnis<'a> {
             judge.leave_out(&entry.vrf.spot, "the name of VRF_METALLB");
         } else if self.underlay.interfaces.iter().any(|link| link.name() == vrf.as_ifname()) {
             judge.leave_out(&entry.vrf.spot, "the name of an interface of the underlay");
+        } else if self.underlay.neighbors.iter().any(|n| n.peer == Peer::Interface(vrf.as_ifname().clone())) {
+            judge.leave_out(&entry.vrf.spot, "the name of the interface of a neighbor of the underlay");
         } else if let Some(other) = self.vrfs.get(&text) {
             judge.leave_out(&entry.vrf.spot, format_args!("the VRF of {other} already"));
         } else {
@@ -92,9 +97,9 @@ impl<'a> Vnis<'a> {
             }
         }
         let session = match &entry.session {
-            Some(given) => match session(given, self.index, judge.report) {
+            Some(given) => match session(given, self.index, &mut judge) {
                 Some((session, nets)) => {
-                    self.check_sessions(&nets, &mut judge);
+                    self.check_sessions(&nets, &self.own[..1], &mut judge);
                     Some((session, nets))
                 }
                 None => {
@@ -177,8 +182,8 @@ impl<'a> Vnis<'a> {
             let ours = self.config.asn;
             judge.leave_out(&asn.spot, format_args!("not ASN_LOCAL={ours}, which the fabric's own VRF has"));
         }
-        let (session, nets) = session(&entry.session, self.index, judge.report)?;
-        self.check_sessions(&nets, &mut judge);
+        let (session, nets) = session(&entry.session, self.index, &mut judge)?;
+        self.check_sessions(&nets, &self.own, &mut judge);
         judge.sound.then_some(session)
     }
 
@@ -212,10 +217,14 @@ impl<'a> Vnis<'a> {
         Some(Tunnel { vni: vni.value, port, local: local? })
     }
 
-    fn check_sessions(&self, nets: &[Located<IpNet>], judge: &mut Judge<'_, '_>) {
+    fn check_sessions(&self, nets: &[Located<IpNet>], own: &[Own], judge: &mut Judge<'_, '_>) {
         for net in nets {
-            if let Some((used, other)) = self.sessions.overlapping(net.value) {
+            let used = self.sessions.overlapping(net.value);
+            if let Some((used, other)) = used {
                 judge.leave_out(&net.spot, format_args!("overlaps with {used} of {other}"));
+            } else if let Some((used, whose)) = own.iter().flatten().find(|(own, _)| overlap(*own, net.value))
+            {
+                judge.leave_out(&net.spot, format_args!("overlaps with {}, which is {whose}", used.addr()));
             }
         }
     }
@@ -257,20 +266,5 @@ impl<'a> Vnis<'a> {
             }
             (Lifecycle::External, Some(name)) => Some(HostBridge { name: name.0.clone(), managed: false }),
         }
-    }
-}
-
-/// Whether an entry stays.
-#[derive(Debug)]
-struct Judge<'a, 'b> {
-    sound: bool,
-    what: &'static str,
-    report: &'a mut Report<'b>,
-}
-
-impl Judge<'_, '_> {
-    fn leave_out(&mut self, spot: &Spot, reason: impl Display) {
-        self.report.complain(spot, format_args!("{reason}: this {} is left out", self.what));
-        self.sound = false;
     }
 }

@@ -5,16 +5,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::config::Config;
-use crate::model::{Peer, UnderlayInterface, node_source};
+use crate::model::{MARTIANS, Peer, UnderlayInterface, node_source};
 
 /// Lengths that a host or a pool of addresses has, of IPv4 and IPv6.
 const LENGTHS: [(u8, u8); 2] = [(16, 32), (48, 128)];
-
-/// What is no one's address, or never leaves a link or a host (RFC 6890, RFC 4291).
-const MARTIANS: [&[&str]; 2] = [
-    &["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "192.0.0.0/24", "224.0.0.0/3"],
-    &["::/8", "100::/64", "fe80::/10", "fec0::/10", "ff00::/8"],
-];
 
 /// Entries for what is allowed and everything inside it; with nothing named, for whatever has the size of a host or a pool.
 pub(super) fn allowed(allowed: &[IpNet], v6: bool) -> Vec<String> {

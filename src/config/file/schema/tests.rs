@@ -25,7 +25,6 @@ const BEYOND: &[&str] = &[
     "stale-path time",
     "routes are not reflected",
     "the router-id stays",
-    "which no peer dials from",
     "needs underlay.tunnelEndpoint",
     "needs nodeIndex",
     "has no address of this family",
@@ -33,6 +32,8 @@ const BEYOND: &[&str] = &[
     "is the name of VRF_METALLB",
     "the name of VRF_METALLB",
     "the name of an interface of the underlay",
+    "the name of the interface of a neighbor",
+    "where no neighbor is",
     "of our own devices",
     " already",
     "names an l3vni that is left out",
@@ -174,6 +175,7 @@ fn a_scalar_is_what_yaml_says() {
             failures.extend(seen(&text).and_then(|value| agree(&validator, &text, &value).err()));
         }
     }
+    failures.extend(agree(&validator, "# nothing\n", &Json::Null).err());
     assert!(failures.is_empty(), "{} differ:\n{}", failures.len(), failures.join("\n"));
 }
 
@@ -328,7 +330,10 @@ fn address() -> impl Strategy<Value = String> {
     let v4 = proptest::collection::vec(octet, 4..5).prop_map(|octets| octets.join("."));
     let ip =
         prop_oneof![3 => v6.clone(), 2 => v4.clone(), 1 => (v6, v4).prop_map(|(a, b)| format!("{a}:{b}"))];
-    let length = select(vec!["", "/0", "/8", "/24", "/31", "/32", "/33", "/64", "/128", "/129", "/024", "/"]);
+    let length = select(vec![
+        "", "/0", "/1", "/3", "/7", "/8", "/9", "/10", "/24", "/31", "/32", "/33", "/64", "/95", "/96",
+        "/126", "/127", "/128", "/129", "/024", "/",
+    ]);
     (ip, length).prop_map(|(ip, length)| format!("{ip}{length}"))
 }
 
@@ -417,6 +422,18 @@ proptest! {
         for (at, mutation) in changes {
             mutate(&mut value, &at, mutation);
         }
+        let text = serde_json::to_string(&value).unwrap();
+        VALIDATOR.with(|validator| agree(validator, &text, &value)).map_err(TestCaseError::fail)?;
+    }
+
+    /// Where most of the addresses are those of networks.
+    #[test]
+    fn they_agree_on_listen_ranges(
+        ip in select(vec!["0.0.0.0", "10.0.0.0", "127.0.0.0", "128.0.0.0", "192.0.0.0", "224.0.0.0", "240.0.0.0", "::", "0::0", "::1", "::0.0.0.1", "::ffff:0:0", "::ffff:0.0.0.0", "0:0:0:0:0:FFFF::", "::fffe:0:0", "8000::", "f000::", "fe00::", "fe80::", "FE80:0::", "fec0::", "ff00::", "ff02::1", "2001:db8::"]),
+        length in 0..129_u8,
+    ) {
+        thread_local!(static VALIDATOR: Validator = validator());
+        let value = json!({"underlay": {"neighbors": [{"listenRange": format!("{ip}/{length}"), "type": "Internal"}]}});
         let text = serde_json::to_string(&value).unwrap();
         VALIDATOR.with(|validator| agree(validator, &text, &value)).map_err(TestCaseError::fail)?;
     }
