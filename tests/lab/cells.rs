@@ -172,24 +172,33 @@ impl RouteLog {
         let mut text = format!("--- our log from {from} to {to}\n");
         // "2026-11-22T02:36:59.318Z …"
         let ours = node.node.as_ref().map(Supervisor::log).unwrap_or_default();
+        let ours: Vec<_> = node.past.iter().cloned().chain(ours).collect();
         let then =
             |line: &&String| line.get(11..23).is_some_and(|at| (from.as_str()..=to.as_str()).contains(&at));
         ours.iter()
             .map(|(_, line)| line)
             .filter(then)
-            .take(400)
+            .take(2000)
             .for_each(|line| text += &format!("{line}\n"));
         for (ns, path, _) in &self.0 {
             text += &format!("--- routes of {ns} from {from} to {to}\n");
             let log = std::fs::read_to_string(path).unwrap_or_default();
             // "[2026-11-22T02:36:59.318000] …", and lines that go on.
             let at = |line: &str| line.strip_prefix('[')?.get(11..23).map(str::to_owned);
+            // Of thousands of routes those that the flows go by.
+            let concerns = |line: &str| {
+                let route = ["unicast ", "Deleted unicast "].iter().any(|word| line.contains(word));
+                !route
+                    || ["198.51.100.100", "2001:db8:100::100", "192.0.2.", "2001:db8:1::/", "2001:db8:2::/"]
+                        .iter()
+                        .any(|net| line.contains(net))
+            };
             let mut inside = false;
             let lines = log.lines().filter(|line| {
-                inside = at(line).map_or(inside, |at| from <= at && at <= to);
+                inside = at(line).map_or(inside, |at| from <= at && at <= to && concerns(line));
                 inside
             });
-            lines.take(400).for_each(|line| text += &format!("{line}\n"));
+            lines.take(2000).for_each(|line| text += &format!("{line}\n"));
         }
         text
     }
@@ -211,6 +220,8 @@ pub struct Runner<'a> {
     env: Vec<(String, String)>,
     ns: &'static str,
     pub node: Option<Supervisor>,
+    /// What earlier ones have said.
+    past: Vec<Line>,
 }
 
 impl<'a> Runner<'a> {
@@ -219,7 +230,7 @@ impl<'a> Runner<'a> {
         let ns = if extra.contains(&("NETNS", "host")) { "host" } else { "perouter" };
         let base = [("GR_RESTART_TIME", "30"), ("GR_SELECT_DEFER_TIME", "5"), ("METALLB_HOLD_TIME", "20")];
         let env = base.iter().chain(extra).map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        let mut runner = Self { lab, env, ns, node: None };
+        let mut runner = Self { lab, env, ns, node: None, past: vec![] };
         runner.start();
         runner
     }
@@ -263,11 +274,13 @@ impl<'a> Runner<'a> {
             Cell::Restart => {
                 if let Some(mut node) = self.node.take() {
                     node.terminate();
+                    self.past.extend(node.log());
                 }
             }
             Cell::Ourselves | Cell::Everything => {
                 if let Some(mut node) = self.node.take() {
                     node.kill9();
+                    self.past.extend(node.log());
                 }
                 if *cell == Cell::Everything {
                     self.kill(&[]);
