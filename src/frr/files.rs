@@ -5,10 +5,12 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{OnceLock, mpsc};
+use std::thread;
+use std::time::Duration;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -232,6 +234,9 @@ pub fn check(text: &str) -> io::Result<()> {
     }
 }
 
+/// vtysh takes some 0.1 ms for a line of a configuration; no check may stop everything else for good.
+const CHECK_LIMIT: Duration = Duration::from_secs(30);
+
 /// Has vtysh check a text. Whether it accepts it, and what it says.
 fn vtysh(text: &str) -> io::Result<(bool, String)> {
     let cannot = |e: io::Error| io::Error::new(e.kind(), format!("cannot run vtysh: {e}"));
@@ -239,9 +244,32 @@ fn vtysh(text: &str) -> io::Result<(bool, String)> {
     let mut command = Command::new("/usr/bin/vtysh");
     command.args(["--config_dir", RUN_DIR, "-C", "-f", &text.path()]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let output = spawn(&mut command, &[&text]).and_then(|child| child.wait_with_output()).map_err(cannot)?;
+    let output =
+        spawn(&mut command, &[&text]).and_then(|child| output_within(CHECK_LIMIT, child)).map_err(cannot)?;
     let said = [output.stdout, output.stderr].concat();
     Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
+}
+
+/// What a process has printed until its end, which comes when `limit` is over at the latest.
+fn output_within(limit: Duration, child: Child) -> io::Result<Output> {
+    let pid = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).map_err(io::Error::from);
+    let (ended, end) = mpsc::channel::<()>();
+    // Without a descriptor or a thread there is no limit.
+    let watch = pid.and_then(|pid| {
+        thread::Builder::new().name("check".into()).spawn(move || {
+            let late = end.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout);
+            late && pidfd_send_signal(pid, Signal::KILL).is_ok()
+        })
+    });
+    let output = child.wait_with_output();
+    drop(ended);
+    match watch.map(thread::JoinHandle::join) {
+        Ok(Ok(true)) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("it has not ended within {} s", limit.as_secs()),
+        )),
+        _ => output,
+    }
 }
 
 /// What vtysh has said, if that is why a check failed.
@@ -335,6 +363,14 @@ pub fn sweep(name: &str, pid: Pid) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_check_that_hangs_has_an_end() {
+        let start = |seconds| Command::new("sleep").arg(seconds).stdout(Stdio::piped()).spawn().unwrap();
+        assert!(output_within(Duration::from_secs(30), start("0")).unwrap().status.success());
+        let late = output_within(Duration::from_millis(50), start("60")).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+    }
 
     #[test]
     fn users_and_groups_have_numbers() {
