@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv,
 use serde_json::Value;
 
 use super::node::SOON;
-use super::sh::{in_ns, ip_json, must, wait_until};
+use super::sh::{in_ns, ip, ip_json, must, wait_until};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
@@ -139,12 +139,14 @@ pub fn snapshot(ns: &str) -> BTreeSet<String> {
     lines
 }
 
-/// The same, when nothing has changed any more for a moment: a link that has just come up gets routes.
+/// The same, when nothing has changed any more for a moment: a link that has just come up gets routes, and more of them when its
+/// addresses are found to be no one else's.
 pub fn settled(ns: &str) -> BTreeSet<String> {
     wait_until(&format!("{ns} to settle"), SOON, || {
         let before = snapshot(ns);
         thread::sleep(Duration::from_millis(500));
-        (snapshot(ns) == before).then_some(before)
+        let tried = ip(ns, "-6 addr show tentative");
+        (tried.trim().is_empty() && snapshot(ns) == before).then_some(before)
     })
 }
 

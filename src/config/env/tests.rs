@@ -145,6 +145,11 @@ fn bad_values() {
         assert!(problems[0].contains(name), "{problems:?}");
         assert!(!problems[0].contains('\n') && problems[0].len() < 300, "{problems:?}");
     }
+    // The node's own addresses.
+    for own in ["10.0.0.1/32", "fda1:b2c3:d4e5::a00:1/128"] {
+        let problems = read(&[("NODE_IP", "10.0.0.1"), ("METALLB_ALLOWED_PREFIXES", own)]).unwrap_err();
+        assert!(problems.len() == 1 && problems[0].contains(own), "{problems:?}");
+    }
 }
 
 proptest::proptest! {
