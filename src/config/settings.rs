@@ -108,7 +108,7 @@ settings! {
     "ASN_VRF_METALLB" asn_vrf_metallb: Asn = Text("4000099998"),
         "Our AS number in the VRF: MetalLB's `peerASN`.";
     "ASN_METALLB_SPEAKER" asn_metallb_speaker: Asn = Text("4000099999"),
-        "The speaker's AS number: MetalLB's `myASN`.";
+        "The speaker's AS number: MetalLB's `myASN`. Not `ASN_LOCAL`.";
     "PEER_IP_FRR" peer_ip_frr: PeerAddr<true> = Text("fda1:b2c3:d4e5:1::0"),
         "IPv6 address of our end of the veth pair: MetalLB's `peerAddress`.";
     "PEER_IP_METALLB" peer_ip_metallb: PeerAddr<true> = Text("fda1:b2c3:d4e5:1::1"),
@@ -170,9 +170,9 @@ settings! {
     "ENFORCE_CONFIG" enforce_config: bool = Text("false"),
         "Put right what someone else changes of the daemons' configuration (by vtysh); it is named in the log in any case.";
     "NODE_INDEX" node_index: Ranged<0, 16777215> = Text("0"),
-        "The node's number, from which per-node addresses are computed.";
+        "The node's number, from which per-node addresses are computed: another one on each node.";
     "STATUS_LISTEN" status_listen: Option<SocketAddr> = Text("127.0.0.1:9080"),
-        "Where the status is shown by HTTP, in the host's namespace: a page, `/metrics`, `/readyz` …; nothing in it is secret, and no one is asked who he is.";
+        "Where the status is shown by HTTP, in the host's namespace: a page, `/metrics`, `/readyz` …; nothing in it is secret, and there is no authentication.";
     "LOG_LEVEL" log_level: LogLevel = Text("info"),
         "Least severe message to log.";
     "LOG_FORMAT" log_format: LogFormat = Text("text"),

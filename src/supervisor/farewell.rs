@@ -14,11 +14,11 @@ use crate::frr::vty::{Answer, CONFIGURE, Talk};
 const LIMIT: Duration = Duration::from_secs(1);
 
 /// bgpd may take so long to shut all sessions down: some milliseconds for each, and there may be hundreds.
-const SHUTDOWN_LIMIT: Duration = Duration::from_secs(4);
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
 
 /// A bgpd that is new has no sessions yet, and without them nothing can be withdrawn: they are waited for. Talos ends us 10 s after
 /// its SIGTERM.
-const SESSIONS_LIMIT: Duration = Duration::from_secs(5);
+const SESSIONS_LIMIT: Duration = Duration::from_secs(4);
 
 /// How often it is asked about them.
 const ASK_EVERY: Duration = Duration::from_millis(100);
