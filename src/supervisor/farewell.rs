@@ -1,12 +1,10 @@
 //! A stop for good: the peers send traffic elsewhere before the sessions end.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::frr::delta::Context;
 use crate::frr::neighbors::{QUESTION, is_established};
 use crate::frr::vty::{Answer, CONFIGURE, Talk};
 
@@ -19,6 +17,9 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
 /// A bgpd that is new has no sessions yet, and without them nothing can be withdrawn: they are waited for. Talos ends us 10 s after
 /// its SIGTERM.
 const SESSIONS_LIMIT: Duration = Duration::from_secs(4);
+
+/// All of it ends within so long, since Talos' patience is for the daemons' end, too.
+const WHOLE_LIMIT: Duration = Duration::from_secs(8);
 
 /// How often it is asked about them.
 const ASK_EVERY: Duration = Duration::from_millis(100);
@@ -35,6 +36,8 @@ pub struct Farewell {
     shutdown: Vec<String>,
     talk: Option<Talk>,
     next: Instant,
+    /// The latest end.
+    until: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +54,8 @@ impl Farewell {
     pub fn begin(socket: PathBuf, text: &str, drain: Duration, settled: bool, now: Instant) -> Self {
         let (prefer_others, shutdown) = commands(text);
         let stage = Stage::Sessions(if settled { now } else { now + SESSIONS_LIMIT });
-        let mut begun = Self { socket, stage, drain, prefer_others, shutdown, talk: None, next: now };
+        let until = now + WHOLE_LIMIT;
+        let mut begun = Self { socket, stage, drain, prefer_others, shutdown, talk: None, next: now, until };
         if settled {
             begun.drain(now);
         }
@@ -91,7 +95,7 @@ impl Farewell {
             }
             _ if now < self.next => false,
             Stage::Drain => {
-                self.stage = Stage::Shutdown(now + SHUTDOWN_LIMIT);
+                self.stage = Stage::Shutdown((now + SHUTDOWN_LIMIT).min(self.until.max(now + LIMIT)));
                 self.talk = Talk::begin(&self.socket, std::mem::take(&mut self.shutdown)).ok();
                 self.next = now + LIMIT;
                 self.talk.is_none()
@@ -107,7 +111,8 @@ impl Farewell {
     fn drain(&mut self, now: Instant) {
         self.stage = Stage::Drain;
         self.talk = Talk::begin(&self.socket, std::mem::take(&mut self.prefer_others)).ok();
-        self.next = now + if self.talk.is_some() { self.drain } else { Duration::ZERO };
+        let latest = self.until.checked_sub(LIMIT).unwrap_or(now).max(now);
+        self.next = if self.talk.is_some() { (now + self.drain).min(latest) } else { now };
     }
 }
 
@@ -118,22 +123,54 @@ fn all_established(answers: &[Answer]) -> bool {
     neighbors.is_some_and(|all| !all.is_empty() && all.values().all(is_established))
 }
 
+/// Lines at the margin that may be in a BGP instance all the same: FRR does not look at the indentation.
+const OF_INSTANCE: [&str; 9] =
+    ["!", "address-family ", "bgp ", "bmp ", "exit-", "neighbor ", "network ", "no ", "segment-routing "];
+
+/// The BGP instances of frr.conf, with their neighbors. The text may have anything in it, and nothing there keeps a neighbor from being
+/// found.
+fn instances(text: &str) -> Vec<(&str, Vec<&str>)> {
+    let mut instances: Vec<(&str, Vec<&str>)> = vec![];
+    let mut inside = false;
+    for line in text.lines() {
+        if line.starts_with("router bgp ") {
+            let head = line.trim_end();
+            inside = true;
+            match instances.iter().position(|(other, _)| *other == head) {
+                // It goes on.
+                Some(known) => {
+                    let known = instances.remove(known);
+                    instances.push(known);
+                }
+                None => instances.push((head, vec![])),
+            }
+        } else if !line.starts_with([' ', '\t'])
+            && !line.is_empty()
+            && !OF_INSTANCE.iter().any(|words| line.starts_with(words))
+        {
+            inside = false;
+        } else if let Some(rest) = line.trim_start().strip_prefix("neighbor ")
+            && let Some(name) = rest.split(' ').next()
+            && let Some((_, neighbors)) = instances.last_mut().filter(|_| inside)
+            && !neighbors.contains(&name)
+        {
+            neighbors.push(name);
+        }
+    }
+    instances
+}
+
 /// The commands for both halves, for every BGP instance and neighbor of frr.conf. The default instance comes first: the leaves are
 /// its neighbors, and all else is reached by them.
 fn commands(text: &str) -> (Vec<String>, Vec<String>) {
     let begin = || CONFIGURE.map(str::to_owned).to_vec();
     let (mut prefer_others, mut shutdown) = (begin(), begin());
-    let tree = Context::parse(text).unwrap_or_default();
-    let routers = || tree.inner.iter().filter(|context| context.head.starts_with("router bgp "));
-    let is_default = |router: &&Context| router.head.split(' ').count() == 3;
-    for router in routers().filter(is_default).chain(routers().filter(|router| !is_default(router))) {
-        prefer_others.extend([&router.head, "bgp graceful-shutdown", "exit"].map(str::to_owned));
-        shutdown.push(router.head.clone());
-        let mut known = BTreeSet::new();
-        let neighbors =
-            router.lines.iter().filter_map(|line| line.strip_prefix("neighbor ")?.split(' ').next());
-        let each = neighbors.filter(|name| known.insert(*name));
-        shutdown.extend(each.map(|name| format!("neighbor {name} shutdown")));
+    let (first, others): (Vec<_>, Vec<_>) =
+        instances(text).into_iter().partition(|(head, _)| head.split_whitespace().count() == 3);
+    for (head, neighbors) in first.into_iter().chain(others) {
+        prefer_others.extend([head, "bgp graceful-shutdown", "exit"].map(str::to_owned));
+        shutdown.push(head.to_owned());
+        shutdown.extend(neighbors.into_iter().map(|name| format!("neighbor {name} shutdown")));
         shutdown.push("exit".to_owned());
     }
     (prefer_others, shutdown)
@@ -190,5 +227,12 @@ mod tests {
         // However far it is indented.
         let (_, shutdown) = commands("router bgp 3\n   neighbor 192.0.2.1 remote-as 4\nexit\n");
         assert_eq!(shutdown[3], "neighbor 192.0.2.1 shutdown");
+        // Whatever else there is.
+        let text = "segment-routing\n srv6\n  x\n exit\nexit\nrouter bgp 3\n bmp targets x\n  y\n exit\n neighbor a interface\nexit\n\
+                    rpki\n rpki cache x\nexit\nrouter bgp 3\nneighbor b interface\nrouter bgp 4 vrf x\n neighbor c interface\n\
+                    interface eth0\n link-params\n  neighbor d x\n exit-link-params\nexit\n";
+        let (_, shutdown) = commands(text);
+        let neighbors: Vec<_> = shutdown.iter().filter(|line| line.starts_with("neighbor ")).collect();
+        assert_eq!(neighbors, ["neighbor a shutdown", "neighbor b shutdown", "neighbor c shutdown"]);
     }
 }
