@@ -24,6 +24,9 @@ use crate::model::IfName;
 const LOOKS: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2)];
 
+/// So often is looked again, every [`LOOKS`]' last, for a session that has outlived a loss: longer than FRR's default hold time.
+const MORE_LOOKS: u32 = 100;
+
 /// From a carrier's loss or return until bgpd knows of it at the latest: a session that is up later is a new one.
 const NOTICED: Duration = Duration::from_millis(400);
 
@@ -55,6 +58,8 @@ pub struct Ports {
     clearing: Option<(Talk, Vec<String>)>,
     /// A session has outlived the loss, and nothing was received over it since.
     unproven: bool,
+    /// How often was looked again because of that.
+    more: u32,
 }
 
 /// A port that has lost its carrier, and whose peers have had no new session since.
@@ -117,7 +122,7 @@ impl Ports {
             }
             None => return false,
         }
-        (self.look, self.since) = (0, Some(now));
+        (self.look, self.since, self.more) = (0, Some(now), 0);
         loss
     }
 
@@ -186,9 +191,10 @@ impl Ports {
             && self.asking.is_none()
             && self.clearing.is_none()
             && self.unproven
+            && self.more < MORE_LOOKS
         {
             // The same again, until its peer or its hold time tells what has become of it.
-            (self.look, self.since) = (LOOKS.len() - 1, Some(now));
+            (self.look, self.since, self.more) = (LOOKS.len() - 1, Some(now), self.more + 1);
         } else if self.look >= LOOKS.len() && self.asking.is_none() && self.clearing.is_none() {
             self.since = None;
             // One without a carrier is looked at again when it is back.
@@ -222,7 +228,7 @@ impl Ports {
             !alive
         });
         // zebra uses next hops over a link that is back before it hears of anything from bgpd.
-        let again = version < KNOWS_WEIGHTS && self.lost.values().any(|lost| lost.is_back);
+        let again = version < KNOWS_WEIGHTS && self.more == 0 && self.lost.values().any(|lost| lost.is_back);
         let commands = commands(text, &shut_with(&neighbors, text, &peers), again);
         if !commands.is_empty() {
             self.clearing = Talk::begin(socket, commands).ok().map(|talk| (talk, peers));
@@ -247,13 +253,15 @@ fn is_heard(neighbor: &Value, within: Duration) -> bool {
     })
 }
 
+/// Whether bgpd keeps the routes of a neighbor that is away.
+fn restarts(neighbor: &Value) -> bool {
+    let info = neighbor.get("gracefulRestartInfo");
+    !is_established(neighbor)
+        && info.is_some_and(|info| RESTARTS.iter().any(|timer| info.get(timer).is_some()))
+}
+
 /// The peers among those that restart, by bgpd's answer.
 fn stale(neighbors: &Value, is_meant: impl Fn(&str) -> bool) -> Vec<String> {
-    let restarts = |neighbor: &Value| {
-        let info = neighbor.get("gracefulRestartInfo");
-        !is_established(neighbor)
-            && info.is_some_and(|info| RESTARTS.iter().any(|timer| info.get(timer).is_some()))
-    };
     let all = neighbors.as_object().into_iter().flatten();
     all.filter(|(peer, neighbor)| is_meant(peer) && restarts(neighbor))
         .map(|(peer, _)| peer.clone())
@@ -268,15 +276,18 @@ fn shut_with(neighbors: &Value, text: &str, peers: &[String]) -> Vec<String> {
         let line = format!("neighbor {peer} ");
         text.lines().any(|l| l.trim_start().starts_with(&line))
     };
-    let is_up = |name: &str| {
-        let mut members = neighbors.as_object().into_iter().flatten().map(|(_, neighbor)| neighbor);
-        members.any(|member| is_established(member) && group(member).as_deref() == Some(name))
+    // Another one may be up, or restart.
+    let is_used = |name: &str| {
+        let of_group = |(_, neighbor): &(&String, &Value)| group(neighbor).as_deref() == Some(name);
+        let mut others = neighbors.as_object().into_iter().flatten().filter(of_group);
+        others
+            .any(|(peer, neighbor)| !peers.contains(peer) && (is_established(neighbor) || restarts(neighbor)))
     };
     let mut names: Vec<String> = peers
         .iter()
         .map(|peer| {
             let group = if has_line(peer) { None } else { neighbors.get(peer).and_then(group) };
-            group.filter(|group| !is_up(group)).unwrap_or_else(|| peer.clone())
+            group.filter(|group| !is_used(group)).unwrap_or_else(|| peer.clone())
         })
         .collect();
     names.sort();

@@ -315,17 +315,30 @@ impl Supervisor<'_> {
             Err(refused) => {
                 let source = origin(&candidate, &refused.command, None);
                 self.board.tell(|local| local.counts.rollbacks += 1);
+                let interruptions = self.interruptions.saturating_add(1);
+                let often = interruptions >= INTERRUPTIONS;
                 // What someone else's vtysh holds up ends no daemon.
-                let interruptions = self.interruptions + u32::from(!refused.locked);
-                if refused.interrupted && interruptions < INTERRUPTIONS {
-                    log::warn!(
-                        "{}: the change was cut short and is taken back; it is made again when all daemons run",
-                        refused.reason
-                    );
+                if refused.interrupted && (!often || refused.locked) {
+                    let pause = if often { AGAIN } else { NOTICED };
+                    if interruptions < INTERRUPTIONS {
+                        log::warn!(
+                            "{}: the change was cut short and is taken back; it is made again when all daemons run",
+                            refused.reason
+                        );
+                    } else if interruptions == INTERRUPTIONS {
+                        log::error!(
+                            "{}: {KEPT}; it is tried again every {} s",
+                            refused.reason,
+                            pause.as_secs()
+                        );
+                    }
+                    if often {
+                        self.show_rejection(&[refused.reason]);
+                    }
                     // Unless the file says something else by now.
                     let now = Instant::now();
                     let wanted = Wanted::new(candidate.config, now);
-                    let again = Wanted { interruptions, not_before: now + NOTICED, ..wanted };
+                    let again = Wanted { interruptions, not_before: now + pause, ..wanted };
                     self.wanted.get_or_insert(again);
                 } else {
                     let often = if refused.interrupted { ", several times in a row" } else { "" };

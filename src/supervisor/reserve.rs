@@ -85,7 +85,11 @@ impl Reserve {
                         "backup routes can't be changed: {e}; some packets may be lost; it is tried again every second"
                     );
                 }
-                self.queue.push_front(again);
+                // A new zebra may be at work by then, and what it has installed is not to be taken from it.
+                self.queue.push_front(match again {
+                    Job::Install(_, window) => Job::Install(Spoils::Nothing, window),
+                    other => other,
+                });
                 self.again = Some(now + AGAIN);
             }
         }
