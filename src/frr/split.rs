@@ -111,8 +111,10 @@ pub fn split(text: &str) -> Vec<(&'static str, String)> {
 /// A line at the margin, with the indented ones after it and what closes them.
 fn blocks(text: &str) -> Vec<String> {
     let mut blocks: Vec<String> = Vec::new();
-    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('!')) {
-        let continues = line.starts_with(' ') || line.starts_with("exit") || line == "end";
+    // vtysh passes over `end`, a daemon that reads its own file goes no further.
+    let counts = |line: &&str| !line.is_empty() && !line.starts_with('!') && line.trim() != "end";
+    for line in text.lines().filter(counts) {
+        let continues = line.starts_with(' ') || line.starts_with("exit");
         match blocks.last_mut() {
             Some(block) if continues => block.push_str(line),
             _ => blocks.push(line.to_owned()),
@@ -138,6 +140,8 @@ mod tests {
             parts[0],
             ("bgpd", "log stdout\nip prefix-list a permit any\nrouter bgp 1\n neighbor x\n !\nexit\n".into())
         );
+        let text = text.replace("bfd\n", "end\nbfd\n");
+        assert_eq!(split(&text), parts, "a daemon would read no further");
         assert_eq!(parts[1], ("bfdd", "log stdout\nbfd\n profile p\n exit\nexit\n".into()));
         assert_eq!(parts[2], ("zebra", "log stdout\nno zebra nexthop kernel enable\n".into()));
     }
