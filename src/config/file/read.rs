@@ -20,7 +20,12 @@ impl<'a> At<'a> {
     /// Where it stands, with its value if that is one word.
     pub fn spot(&self) -> Spot {
         let shown = match &self.node.kind {
-            Kind::Bool(text) | Kind::Number(text) | Kind::Scalar(text) => Some(shown(text)),
+            Kind::Bool(text) | Kind::Number(text) | Kind::Scalar(text) => {
+                // No value but a secret has several words: a key was forgotten, and no one knows what the others are.
+                let first = text.split_whitespace().next().unwrap_or_default();
+                let more = if text.trim() == first { "" } else { " …" };
+                Some(if more.is_empty() { shown(text) } else { shown(&format!("{first}{more}")) })
+            }
             _ => None,
         };
         Spot { file: self.file, place: self.node.place, path: self.path.clone(), shown }
@@ -161,7 +166,12 @@ pub(super) fn scalar<T: Value>(at: &At<'_>, report: &mut Report<'_>) -> Option<T
 
 /// A word in its place may be shown, unless it is a secret there.
 fn may_be_shown<T: Value>(at: &At<'_>, report: &mut Report<'_>) {
-    if !T::SECRET && !matches!(at.node.kind, Kind::List(_) | Kind::Map(_)) {
+    let is_one_word = match &at.node.kind {
+        Kind::Scalar(text) => !text.trim().contains(char::is_whitespace),
+        Kind::List(_) | Kind::Map(_) => false,
+        _ => true,
+    };
+    if !T::SECRET && is_one_word {
         report.may_be_shown(at.file, at.node.place, at.node.end);
     }
 }
