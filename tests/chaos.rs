@@ -14,13 +14,6 @@ use lab::*;
 /// Those that are not there are not found.
 const DAEMONS: [&str; 5] = ["bgpd", "zebra", "bfdd", "staticd", "mgmtd"];
 
-/// Whether a leaf has heard End-of-RIB from the node in every family.
-fn told_all(leaf: &str) -> bool {
-    let all = show(leaf, "bgpd", "show bgp neighbors node json");
-    let told = all["node"]["gracefulRestartInfo"]["endOfRibRecv"].as_object();
-    told.is_some_and(|families| !families.is_empty() && families.values().all(|heard| heard == true))
-}
-
 fn main() {
     let setting = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let number = |name: &str, default: u64| {
@@ -111,12 +104,6 @@ fn main() {
         };
         node.wait_complete(if bfd { 5 } else { 4 });
         settle();
-        if many > 0 {
-            // Of a session that ends before its End-of-RIB a leaf keeps nothing from before it (RFC 4724 §4.2).
-            for leaf in ["leaf1", "leaf2"] {
-                wait_until(&format!("all that the node announces to {leaf}"), SOON, || told_all(leaf));
-            }
-        }
         println!("{at:7.1}-{:.1} s: {done} {what}", begin.elapsed().as_secs_f64());
     }
     // The peers' BFD gives up what it has missed after 15 s.
