@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::delta::Step;
+use super::delta::{Step, opens_default};
 use super::neighbors::is_established;
 use super::vty::CONFIGURE;
 use crate::model::{Asn, VrfName};
@@ -160,23 +160,16 @@ pub fn spare(steps: &mut [Step]) {
     for step in steps {
         let mut inside = false;
         step.commands.retain(|command| {
-            let words: Vec<&str> = command.text.split_whitespace().collect();
-            if words.starts_with(&["router", "bgp"]) {
-                inside = opens_default(&words);
+            if command.text.starts_with("router bgp ") {
+                inside = opens_default(&command.text);
             }
-            !(inside && words == IMPORT_CHECK)
+            !(inside && command.text.split_whitespace().eq(IMPORT_CHECK))
         });
     }
 }
 
 /// With it a network is announced only while the kernel has a route to it.
 const IMPORT_CHECK: [&str; 3] = ["bgp", "network", "import-check"];
-
-/// Whether it is the line that opens bgpd's default instance.
-fn opens_default(words: &[&str]) -> bool {
-    matches!(words, ["router", "bgp", _, more @ ..]
-        if !more.iter().any(|word| ["vrf", "view"].contains(word)) || more.contains(&"default"))
-}
 
 fn family(prefix: &IpNet) -> &'static str {
     if prefix.addr().is_ipv6() { "ipv6" } else { "ipv4" }
@@ -190,7 +183,7 @@ fn goes_without_import_check(text: &str) -> bool {
         let words: Vec<&str> = line.split_whitespace().collect();
         if !line.starts_with([' ', '\t', '!']) && !words.is_empty() {
             // At the margin begins, or ends, a block.
-            inside = opens_default(&words);
+            inside = opens_default(line);
         }
         match words[..] {
             ["no", "bgp", "network", "import-check"] if inside => without = true,

@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::Supervisor;
 use super::reserve::Job;
 use crate::frr::Version;
+use crate::frr::delta::opens_default;
 use crate::frr::neighbors::{QUESTION, is_established};
 use crate::frr::vty::{Answer, CONFIGURE, Talk, socket};
 use crate::kernel::Carrier;
@@ -187,18 +188,15 @@ impl Ports {
         if self.deadline().is_some_and(|at| at <= now) {
             self.look += 1;
             self.asking = Talk::show(socket, [QUESTION]).ok();
-        } else if self.look >= LOOKS.len()
-            && self.asking.is_none()
-            && self.clearing.is_none()
-            && self.unproven
-            && self.more < MORE_LOOKS
-        {
-            // The same again, until its peer or its hold time tells what has become of it.
-            (self.look, self.since, self.more) = (LOOKS.len() - 1, Some(now), self.more + 1);
         } else if self.look >= LOOKS.len() && self.asking.is_none() && self.clearing.is_none() {
-            self.since = None;
-            // One without a carrier is looked at again when it is back.
-            self.lost.retain(|_, lost| !lost.is_back);
+            if self.unproven && self.more < MORE_LOOKS {
+                // The same again, until its peer or its hold time tells what has become of it.
+                (self.look, self.since, self.more) = (LOOKS.len() - 1, Some(now), self.more + 1);
+            } else {
+                self.since = None;
+                // One without a carrier is looked at again when it is back.
+                self.lost.retain(|_, lost| !lost.is_back);
+            }
         }
         dropped
     }
@@ -298,11 +296,7 @@ fn shut_with(neighbors: &Value, text: &str, peers: &[String]) -> Vec<String> {
 /// The commands that have bgpd drop what it keeps of these peers, and tell zebra of its table `again`, and leave its
 /// configuration as it was.
 fn commands(text: &str, peers: &[String], again: bool) -> Vec<String> {
-    let is_default = |line: &&str| {
-        let mut words = line.split_whitespace().skip(3);
-        line.starts_with("router bgp ") && !words.any(|word| word == "vrf" || word == "view")
-    };
-    let Some(instance) = text.lines().find(is_default) else { return vec![] };
+    let Some(instance) = text.lines().find(|line| opens_default(line)) else { return vec![] };
     // One that is shut down in the configuration has nothing to be dropped, and stays so.
     let shut = |name: &str| {
         let line = format!("neighbor {name} shutdown");

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::frr::delta::opens_default;
 use crate::frr::neighbors::{QUESTION, is_established};
 use crate::frr::vty::{Answer, CONFIGURE, Talk};
 
@@ -36,8 +37,8 @@ pub struct Farewell {
     shutdown: Vec<String>,
     talk: Option<Talk>,
     next: Instant,
-    /// The latest end.
-    until: Instant,
+    /// When the drain is over at the latest.
+    drained: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,8 +55,9 @@ impl Farewell {
     pub fn begin(socket: PathBuf, text: &str, drain: Duration, settled: bool, now: Instant) -> Self {
         let (prefer_others, shutdown) = commands(text);
         let stage = Stage::Sessions(if settled { now } else { now + SESSIONS_LIMIT });
-        let until = now + WHOLE_LIMIT;
-        let mut begun = Self { socket, stage, drain, prefer_others, shutdown, talk: None, next: now, until };
+        let drained = now + (WHOLE_LIMIT - LIMIT);
+        let mut begun =
+            Self { socket, stage, drain, prefer_others, shutdown, talk: None, next: now, drained };
         if settled {
             begun.drain(now);
         }
@@ -95,7 +97,7 @@ impl Farewell {
             }
             _ if now < self.next => false,
             Stage::Drain => {
-                self.stage = Stage::Shutdown((now + SHUTDOWN_LIMIT).min(self.until.max(now + LIMIT)));
+                self.stage = Stage::Shutdown((now + SHUTDOWN_LIMIT).min(self.drained.max(now) + LIMIT));
                 self.talk = Talk::begin(&self.socket, std::mem::take(&mut self.shutdown)).ok();
                 self.next = now + LIMIT;
                 self.talk.is_none()
@@ -111,8 +113,7 @@ impl Farewell {
     fn drain(&mut self, now: Instant) {
         self.stage = Stage::Drain;
         self.talk = Talk::begin(&self.socket, std::mem::take(&mut self.prefer_others)).ok();
-        let latest = self.until.checked_sub(LIMIT).unwrap_or(now).max(now);
-        self.next = if self.talk.is_some() { (now + self.drain).min(latest) } else { now };
+        self.next = if self.talk.is_some() { (now + self.drain).min(self.drained.max(now)) } else { now };
     }
 }
 
@@ -131,27 +132,23 @@ const OF_INSTANCE: [&str; 9] =
 /// found.
 fn instances(text: &str) -> Vec<(&str, Vec<&str>)> {
     let mut instances: Vec<(&str, Vec<&str>)> = vec![];
-    let mut inside = false;
+    let mut open = None;
     for line in text.lines() {
         if line.starts_with("router bgp ") {
             let head = line.trim_end();
-            inside = true;
-            match instances.iter().position(|(other, _)| *other == head) {
-                // It goes on.
-                Some(known) => {
-                    let known = instances.remove(known);
-                    instances.push(known);
-                }
-                None => instances.push((head, vec![])),
-            }
+            // One that is opened once more goes on.
+            open = instances.iter().position(|(other, _)| *other == head).or_else(|| {
+                instances.push((head, vec![]));
+                Some(instances.len() - 1)
+            });
         } else if !line.starts_with([' ', '\t'])
             && !line.is_empty()
             && !OF_INSTANCE.iter().any(|words| line.starts_with(words))
         {
-            inside = false;
+            open = None;
         } else if let Some(rest) = line.trim_start().strip_prefix("neighbor ")
             && let Some(name) = rest.split(' ').next()
-            && let Some((_, neighbors)) = instances.last_mut().filter(|_| inside)
+            && let Some((_, neighbors)) = open.map(|at| &mut instances[at])
             && !neighbors.contains(&name)
         {
             neighbors.push(name);
@@ -166,7 +163,7 @@ fn commands(text: &str) -> (Vec<String>, Vec<String>) {
     let begin = || CONFIGURE.map(str::to_owned).to_vec();
     let (mut prefer_others, mut shutdown) = (begin(), begin());
     let (first, others): (Vec<_>, Vec<_>) =
-        instances(text).into_iter().partition(|(head, _)| head.split_whitespace().count() == 3);
+        instances(text).into_iter().partition(|(head, _)| opens_default(head));
     for (head, neighbors) in first.into_iter().chain(others) {
         prefer_others.extend([head, "bgp graceful-shutdown", "exit"].map(str::to_owned));
         shutdown.push(head.to_owned());

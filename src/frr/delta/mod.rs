@@ -13,7 +13,7 @@ use super::Version;
 use super::redact::redact;
 use super::split::{Owner, owners};
 
-pub use tree::{Context, ways};
+pub use tree::{Context, opens_default, ways};
 
 /// Commands for one daemon, from its configuration node on.
 #[derive(Debug, Clone, PartialEq, Eq)]

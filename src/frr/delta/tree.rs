@@ -56,6 +56,12 @@ fn opens(first: &str, line: &str) -> bool {
     line.starts_with(first) && (first.ends_with(' ') || line == first)
 }
 
+/// Whether `line` opens bgpd's default instance.
+pub fn opens_default(line: &str) -> bool {
+    matches!(line.split_whitespace().collect::<Vec<_>>()[..], ["router", "bgp", _, ref more @ ..]
+        if !more.iter().any(|word| ["vrf", "view"].contains(word)) || more.contains(&"default"))
+}
+
 /// Whether `line` opens a context in the one that `head` has opened.
 fn opens_in(head: &str, line: &str) -> bool {
     OPENERS.iter().any(|(within, first)| {
