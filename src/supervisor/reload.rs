@@ -319,22 +319,19 @@ impl Supervisor<'_> {
                 let often = interruptions >= INTERRUPTIONS;
                 // What someone else's vtysh holds up ends no daemon.
                 if refused.interrupted && (!often || refused.locked) {
-                    let pause = if often { AGAIN } else { NOTICED };
-                    if interruptions < INTERRUPTIONS {
+                    let reason = refused.reason;
+                    let pause = if often {
+                        if interruptions == INTERRUPTIONS {
+                            log::error!("{reason}: {KEPT}; it is tried again every {} s", AGAIN.as_secs());
+                        }
+                        self.show_rejection(&[reason]);
+                        AGAIN
+                    } else {
                         log::warn!(
-                            "{}: the change was cut short and is taken back; it is made again when all daemons run",
-                            refused.reason
+                            "{reason}: the change was cut short and is taken back; it is made again when all daemons run"
                         );
-                    } else if interruptions == INTERRUPTIONS {
-                        log::error!(
-                            "{}: {KEPT}; it is tried again every {} s",
-                            refused.reason,
-                            pause.as_secs()
-                        );
-                    }
-                    if often {
-                        self.show_rejection(&[refused.reason]);
-                    }
+                        NOTICED
+                    };
                     // Unless the file says something else by now.
                     let now = Instant::now();
                     let wanted = Wanted::new(candidate.config, now);
