@@ -46,6 +46,12 @@ fn shape(ns: &str) -> BTreeSet<String> {
     shape
 }
 
+/// What we keep on either side of a node whose FRR is in `ns`.
+fn shapes_of(ns: &'static str) -> Vec<(&'static str, BTreeSet<String>)> {
+    let both = ["host", ns];
+    shapes(if ns == "host" { &["host"] } else { &both })
+}
+
 /// What we keep in each of the namespaces.
 fn shapes(namespaces: &[&'static str]) -> Vec<(&'static str, BTreeSet<String>)> {
     namespaces.iter().map(|ns| (*ns, shape(ns))).collect()
@@ -86,8 +92,7 @@ fn put_right_as(what: &str, node: &Supervisor, before: &[(&str, BTreeSet<String>
 fn drift(extra: &[(&str, &str)], ns: &'static str) {
     let lab = Lab::new(Options::default());
     let node = up(&lab, extra);
-    let both = ["host", ns];
-    let before = shapes(if ns == "host" { &["host"][..] } else { &both });
+    let before = shapes_of(ns);
     let mut times = Vec::new();
     let alterations: &[(&str, &str, &str)] = &[
         ("the veth deleted", "host", "link del metallb-frr"),
@@ -125,8 +130,7 @@ fn drift(extra: &[(&str, &str)], ns: &'static str) {
 fn what_the_kernel_made(extra: &[(&str, &str)], ns: &'static str) {
     let lab = Lab::new(Options::default());
     let node = up(&lab, extra);
-    let both = ["host", ns];
-    let before = shapes(if ns == "host" { &["host"][..] } else { &both });
+    let before = shapes_of(ns);
     let flows: Vec<_> = flows().into_iter().filter(|(name, _)| name.starts_with("client1")).collect();
     thread::sleep(Duration::from_secs(1));
     for (what, place, command) in [

@@ -23,8 +23,7 @@ impl<'a> At<'a> {
             Kind::Bool(text) | Kind::Number(text) | Kind::Scalar(text) => {
                 // No value but a secret has several words: a key was forgotten, and no one knows what the others are.
                 let first = text.split_whitespace().next().unwrap_or_default();
-                let more = if text.trim() == first { "" } else { " …" };
-                Some(if more.is_empty() { shown(text) } else { shown(&format!("{first}{more}")) })
+                Some(if is_one_word(text) { shown(text) } else { format!("{} …", shown(first)) })
             }
             _ => None,
         };
@@ -164,10 +163,14 @@ pub(super) fn scalar<T: Value>(at: &At<'_>, report: &mut Report<'_>) -> Option<T
     }
 }
 
+fn is_one_word(text: &str) -> bool {
+    !text.trim().contains(char::is_whitespace)
+}
+
 /// A word in its place may be shown, unless it is a secret there.
 fn may_be_shown<T: Value>(at: &At<'_>, report: &mut Report<'_>) {
     let is_one_word = match &at.node.kind {
-        Kind::Scalar(text) => !text.trim().contains(char::is_whitespace),
+        Kind::Scalar(text) => is_one_word(text),
         Kind::List(_) | Kind::Map(_) => false,
         _ => true,
     };
