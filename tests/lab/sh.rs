@@ -266,6 +266,16 @@ pub fn state() -> String {
         let body = result.unwrap_or_else(|error| error.to_string());
         text += &format!("--- {title}\n{}\n", body.trim_end());
     };
+    let telling = |text: String| -> String {
+        let words = ["BGP neighbor ", "BGP state", "Last reset", "otification", "Timer due"];
+        let lines = text.lines().filter(|line| words.iter().any(|word| line.contains(word)));
+        lines.map(|line| format!("{line}\n")).collect()
+    };
+    let routers = ["leaf1", "leaf2", "speaker", "node"];
+    let routers = routers.into_iter().filter(|router| frr_dir(router).join("bgpd.vty").exists());
+    for router in routers.clone() {
+        add(format!("{router}: sessions"), vty(router, "bgpd", "show bgp vrf all neighbors").map(telling));
+    }
     for ns in names("/run/netns").iter().filter(|ns| !ns.starts_with("client")) {
         add(format!("{ns}: addresses"), try_exec(ns, &["ip", "-br", "addr"]));
         add(
@@ -282,13 +292,11 @@ pub fn state() -> String {
         );
         add(format!("{ns}: neighbours"), try_exec(ns, &["ip", "neigh"]));
     }
-    for router in ["leaf1", "leaf2", "speaker", "node"] {
-        if frr_dir(router).join("bgpd.vty").exists() {
-            add(format!("{router}: BGP"), vty(router, "bgpd", "show bgp vrf all summary"));
-            add(format!("{router}: neighbors"), vty(router, "bgpd", "show bgp vrf all neighbors"));
-            add(format!("{router}: NHT"), vty(router, "zebra", "show ipv6 nht vrf all"));
-            add(format!("{router}: RIB"), vty(router, "zebra", "show ipv6 route vrf all"));
-        }
+    for router in routers {
+        add(format!("{router}: BGP"), vty(router, "bgpd", "show bgp vrf all summary"));
+        add(format!("{router}: neighbors"), vty(router, "bgpd", "show bgp vrf all neighbors"));
+        add(format!("{router}: NHT"), vty(router, "zebra", "show ipv6 nht vrf all"));
+        add(format!("{router}: RIB"), vty(router, "zebra", "show ipv6 route vrf all"));
     }
     text
 }
