@@ -363,6 +363,19 @@ fn a_nic_that_returns_is_taken_in_again() {
         let answered = |client| SERVICES.iter().all(|service| ping(client, service, 20, 10) == (20, 20));
         answered("client1") && answered("client2")
     });
+
+    // A device that goes takes no daemon along (10.3's zebra did, a second later), and so does none of the veth pair.
+    for _ in 0..3 {
+        ip("host", "link del metallb-frr");
+        Lab::unload_nic();
+        thread::sleep(Duration::from_millis(200));
+        Lab::reload_nic();
+        wait_until("both to be back", SOON, || shape("perouter") == before);
+        thread::sleep(Duration::from_secs(2));
+        settle();
+    }
+    assert!(!node.log_text().contains(") is gone: "), "{}", node.log_text());
+    every_ping_is_answered(&SERVICES, 20);
 }
 
 #[test]

@@ -7,7 +7,9 @@ use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior,
 use serde::Serialize;
 
 use crate::config::{Config, Timers};
-use crate::model::{IfName, Password, VTEP_DEVICE};
+use crate::model::{
+    HostSession, IfName, PASSTHROUGH_ROUTER, Password, Peer, VETH_FRR, VTEP_DEVICE, VniDevice,
+};
 
 use super::Version;
 use super::held::SPEAKER_WEIGHT;
@@ -48,6 +50,8 @@ struct Names<'a> {
     node_ip_is_local: bool,
     namespace: String,
     ports: Vec<&'a str>,
+    /// Interfaces on which BGP needs router advertisements.
+    advertised: Vec<String>,
     /// Interfaces whose connected routes are announced.
     loopbacks: &'static [&'static str],
     password: Option<&'a str>,
@@ -136,6 +140,7 @@ fn names<'a>(inputs: &Inputs<'a>) -> Names<'a> {
             // What is on lo there is only a source address for ICMP.
             Some(_) => &["dummy0", "dummy1"],
         },
+        advertised: advertised(inputs),
         ports: inputs.ports.iter().map(IfName::as_str).collect(),
         password: reveal(&config.fabric_password),
         ttl_security: config.fabric_ttl_security,
@@ -158,6 +163,26 @@ fn names<'a>(inputs: &Inputs<'a>) -> Names<'a> {
         version: [major, minor],
         overlay: overlay::names(config),
     }
+}
+
+/// The interfaces that bgpd has zebra advertise itself on: those of unnumbered sessions, and those of sessions with
+/// IPv6 next hops of IPv4 routes (FRR, `bgp_zebra_initiate_radv`).
+fn advertised(inputs: &Inputs<'_>) -> Vec<String> {
+    let overlay = &inputs.config.overlay;
+    let over_ipv6 = |session: &HostSession| session.ends.iter().any(|(_, host)| host.addr().is_ipv6());
+    let ports = inputs.ports.iter().map(ToString::to_string);
+    let neighbors = overlay.underlay.neighbors.iter().filter_map(|neighbor| match &neighbor.peer {
+        Peer::Interface(name) => Some(name.to_string()),
+        Peer::Address(_) | Peer::Range(_) => None,
+    });
+    let vnis = overlay.l3vnis.iter().filter(|vni| vni.session.as_ref().is_some_and(over_ipv6));
+    let passthrough = overlay.passthrough.as_ref().filter(|session| over_ipv6(session));
+    ports
+        .chain(neighbors)
+        .chain([VETH_FRR.to_owned()])
+        .chain(vnis.map(|vni| vni.tunnel.vni.device(VniDevice::RouterEnd).to_string()))
+        .chain(passthrough.map(|_| PASSTHROUGH_ROUTER.to_owned()))
+        .collect()
 }
 
 /// Refuses what would print as nothing or as more than one line.
