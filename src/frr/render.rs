@@ -7,9 +7,7 @@ use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior,
 use serde::Serialize;
 
 use crate::config::{Config, Timers};
-use crate::model::{
-    HostSession, IfName, PASSTHROUGH_ROUTER, Password, Peer, VETH_FRR, VTEP_DEVICE, VniDevice,
-};
+use crate::model::{IfName, Password, Peer, VETH_FRR, VTEP_DEVICE};
 
 use super::Version;
 use super::held::SPEAKER_WEIGHT;
@@ -166,23 +164,16 @@ fn names<'a>(inputs: &Inputs<'a>) -> Names<'a> {
 }
 
 /// The interfaces that bgpd has zebra advertise itself on: those of unnumbered sessions, and those of sessions with
-/// IPv6 next hops of IPv4 routes (FRR, `bgp_zebra_initiate_radv`).
+/// IPv6 next hops of IPv4 routes (FRR, `bgp_zebra_initiate_radv`). Not those of VNIs, which come and go while FRR runs: an
+/// interface stays in its configuration for good.
 fn advertised(inputs: &Inputs<'_>) -> Vec<String> {
-    let overlay = &inputs.config.overlay;
-    let over_ipv6 = |session: &HostSession| session.ends.iter().any(|(_, host)| host.addr().is_ipv6());
     let ports = inputs.ports.iter().map(ToString::to_string);
-    let neighbors = overlay.underlay.neighbors.iter().filter_map(|neighbor| match &neighbor.peer {
-        Peer::Interface(name) => Some(name.to_string()),
-        Peer::Address(_) | Peer::Range(_) => None,
-    });
-    let vnis = overlay.l3vnis.iter().filter(|vni| vni.session.as_ref().is_some_and(over_ipv6));
-    let passthrough = overlay.passthrough.as_ref().filter(|session| over_ipv6(session));
-    ports
-        .chain(neighbors)
-        .chain([VETH_FRR.to_owned()])
-        .chain(vnis.map(|vni| vni.tunnel.vni.device(VniDevice::RouterEnd).to_string()))
-        .chain(passthrough.map(|_| PASSTHROUGH_ROUTER.to_owned()))
-        .collect()
+    let neighbors =
+        inputs.config.overlay.underlay.neighbors.iter().filter_map(|neighbor| match &neighbor.peer {
+            Peer::Interface(name) => Some(name.to_string()),
+            Peer::Address(_) | Peer::Range(_) => None,
+        });
+    ports.chain(neighbors).chain([VETH_FRR.to_owned()]).collect()
 }
 
 /// Refuses what would print as nothing or as more than one line.

@@ -225,12 +225,8 @@ fn carry_out<S: Ask>(
     back: impl FnOnce() -> Vec<Step>,
     connect: impl Fn(&'static str) -> io::Result<S>,
 ) -> Result<(), Refused> {
-    // What is taken away and given back may stand elsewhere.
     let running = |daemon| -> io::Result<Vec<String>> {
-        let text = connect(daemon)?.ask("do show running-config")?.text;
-        let mut lines: Vec<String> = text.lines().map(Into::into).collect();
-        lines.sort();
-        Ok(lines)
+        Ok(comparable(&connect(daemon)?.ask("do show running-config")?.text))
     };
     let mut before = BTreeMap::new();
     for daemon in steps.iter().map(|step| step.daemon) {
@@ -251,6 +247,22 @@ fn carry_out<S: Ask>(
     let unclean = before.into_iter().filter(differs).map(|(daemon, _)| daemon).collect();
     let locked = interrupted && reason.contains(LOCKED);
     Err(Refused { reason, command, unclean, interrupted, locked })
+}
+
+/// The lines of a running configuration in an order of their own: what is taken away and given back may stand elsewhere. An
+/// interface with nothing in it stays in FRR's configuration and means nothing.
+fn comparable(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = vec![];
+    for line in text.lines() {
+        if line == "exit" && lines.last().is_some_and(|last| last.starts_with("interface ")) {
+            lines.pop();
+        } else {
+            lines.push(line.into());
+        }
+    }
+    lines.retain(|line| line != "!");
+    lines.sort();
+    lines
 }
 
 /// A command that was not carried out.
@@ -348,6 +360,14 @@ mod tests {
         let refused = result.unwrap_err();
         assert!(refused.interrupted && refused.locked, "{refused:?}");
         assert_eq!(said.iter().filter(|c| *c == "b").count(), ATTEMPTS as usize);
+    }
+
+    #[test]
+    fn an_empty_interface_is_no_difference() {
+        let before = "vrf red\n vni 5\nexit-vrf\n!\ninterface eth1\n no ipv6 nd suppress-ra\nexit\n!\nend\n";
+        let after = "interface pe-e-100\nexit\n!\ninterface eth1\n no ipv6 nd suppress-ra\nexit\n!\nvrf red\n vni 5\nexit-vrf\n!\nend\n";
+        assert_eq!(comparable(before), comparable(after));
+        assert_ne!(comparable(before), comparable(&after.replace("no ipv6", "ipv6")));
     }
 
     #[test]
