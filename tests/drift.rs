@@ -364,7 +364,7 @@ fn a_nic_that_returns_is_taken_in_again() {
         answered("client1") && answered("client2")
     });
 
-    // A device that goes takes no daemon along (10.3's zebra did, a second later), and so does none of the veth pair.
+    // No daemon ends when a NIC and the veth pair go away: 10.3's zebra did, a second later.
     for _ in 0..3 {
         ip("host", "link del metallb-frr");
         Lab::unload_nic();

@@ -266,15 +266,17 @@ pub fn state() -> String {
         let body = result.unwrap_or_else(|error| error.to_string());
         text += &format!("--- {title}\n{}\n", body.trim_end());
     };
-    let telling = |text: String| -> String {
+    let telling = |text: &str| -> String {
         let words = ["BGP neighbor ", "BGP state", "Last reset", "otification", "Timer due"];
         let lines = text.lines().filter(|line| words.iter().any(|word| line.contains(word)));
         lines.map(|line| format!("{line}\n")).collect()
     };
     let routers = ["leaf1", "leaf2", "speaker", "node"];
     let routers = routers.into_iter().filter(|router| frr_dir(router).join("bgpd.vty").exists());
-    for router in routers.clone() {
-        add(format!("{router}: sessions"), vty(router, "bgpd", "show bgp vrf all neighbors").map(telling));
+    let ask = |router| vty(router, "bgpd", "show bgp vrf all neighbors").unwrap_or_else(|e| e.to_string());
+    let neighbors: Vec<(&str, String)> = routers.map(|router| (router, ask(router))).collect();
+    for (router, text) in &neighbors {
+        add(format!("{router}: sessions"), Ok(telling(text)));
     }
     for ns in names("/run/netns").iter().filter(|ns| !ns.starts_with("client")) {
         add(format!("{ns}: addresses"), try_exec(ns, &["ip", "-br", "addr"]));
@@ -292,9 +294,9 @@ pub fn state() -> String {
         );
         add(format!("{ns}: neighbours"), try_exec(ns, &["ip", "neigh"]));
     }
-    for router in routers {
+    for (router, neighbors) in neighbors {
         add(format!("{router}: BGP"), vty(router, "bgpd", "show bgp vrf all summary"));
-        add(format!("{router}: neighbors"), vty(router, "bgpd", "show bgp vrf all neighbors"));
+        add(format!("{router}: neighbors"), Ok(neighbors));
         add(format!("{router}: NHT"), vty(router, "zebra", "show ipv6 nht vrf all"));
         add(format!("{router}: RIB"), vty(router, "zebra", "show ipv6 route vrf all"));
     }
