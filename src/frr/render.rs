@@ -7,7 +7,7 @@ use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior,
 use serde::Serialize;
 
 use crate::config::{Config, Timers};
-use crate::model::{IfName, Password, Peer, VETH_FRR, VTEP_DEVICE};
+use crate::model::{IfName, Password, VETH_FRR, VTEP_DEVICE};
 
 use super::Version;
 use super::held::SPEAKER_WEIGHT;
@@ -48,8 +48,6 @@ struct Names<'a> {
     node_ip_is_local: bool,
     namespace: String,
     ports: Vec<&'a str>,
-    /// Interfaces on which BGP needs router advertisements.
-    advertised: Vec<String>,
     /// Interfaces whose connected routes are announced.
     loopbacks: &'static [&'static str],
     password: Option<&'a str>,
@@ -67,6 +65,8 @@ struct Names<'a> {
 #[derive(Serialize)]
 struct Metallb<'a> {
     vrf: &'a str,
+    /// FRR's end of the veth pair.
+    interface: &'static str,
     asn: String,
     speaker_asn: String,
     /// Of the speaker's paths, which are to win over any other neighbor's and over retained ones.
@@ -138,7 +138,6 @@ fn names<'a>(inputs: &Inputs<'a>) -> Names<'a> {
             // What is on lo there is only a source address for ICMP.
             Some(_) => &["dummy0", "dummy1"],
         },
-        advertised: advertised(inputs),
         ports: inputs.ports.iter().map(IfName::as_str).collect(),
         password: reveal(&config.fabric_password),
         ttl_security: config.fabric_ttl_security,
@@ -146,6 +145,7 @@ fn names<'a>(inputs: &Inputs<'a>) -> Names<'a> {
         timers: config.timers,
         metallb: Metallb {
             vrf: metallb.vrf.as_ifname().as_str(),
+            interface: VETH_FRR,
             asn: metallb.asn.to_string(),
             speaker_asn: metallb.speaker_asn.to_string(),
             weight: SPEAKER_WEIGHT,
@@ -161,19 +161,6 @@ fn names<'a>(inputs: &Inputs<'a>) -> Names<'a> {
         version: [major, minor],
         overlay: overlay::names(config),
     }
-}
-
-/// The interfaces that bgpd has zebra advertise itself on: those of unnumbered sessions, and those of sessions with
-/// IPv6 next hops of IPv4 routes (FRR, `bgp_zebra_initiate_radv`). Not those of VNIs, which come and go while FRR runs: an
-/// interface stays in its configuration for good.
-fn advertised(inputs: &Inputs<'_>) -> Vec<String> {
-    let ports = inputs.ports.iter().map(ToString::to_string);
-    let neighbors =
-        inputs.config.overlay.underlay.neighbors.iter().filter_map(|neighbor| match &neighbor.peer {
-            Peer::Interface(name) => Some(name.to_string()),
-            Peer::Address(_) | Peer::Range(_) => None,
-        });
-    ports.chain(neighbors).chain([VETH_FRR.to_owned()]).collect()
 }
 
 /// Refuses what would print as nothing or as more than one line.
