@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use crate::config::Config;
 use crate::frr::{self, Daemon, Inputs, Texts, Version, end_leftovers, files};
 use crate::kernel::netns::{Held, Origin};
-use crate::kernel::{Changes, Kernel, Monitor, Netns, Op, Outcome, plan};
+use crate::kernel::{Changes, Heard, Kernel, Monitor, Netns, Op, Outcome, plan};
 use crate::limits;
 use crate::model::{Desired, IfName, Namespaces, RawLines, Side};
 use crate::resolve::{self, By, Found, Resolved, Search, find, missing, objection};
@@ -391,8 +391,8 @@ impl Node {
         self.monitor.fds()
     }
 
-    /// Whether something may have changed since the last call. Mounts are not among it: their word is the poll.
-    pub fn has_changed(&self) -> bool {
+    /// What may have changed since the last call. Mounts are not among it: their word is the poll.
+    pub fn what_changed(&self) -> Heard {
         self.monitor.drain()
     }
 

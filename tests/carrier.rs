@@ -56,3 +56,26 @@ fn a_leaf_that_boots_slowly_gets_no_traffic_before_its_session_is_up() {
     settle();
     every_ping_is_answered(&SERVICES, 20);
 }
+
+#[test]
+fn a_port_that_flaps_while_bgpd_is_away_takes_no_route_for_good() {
+    let mut lab = Lab::new(Options::default());
+    let node = up(&lab, &[("GR_SELECT_DEFER_TIME", "15")]);
+    let both = || ["eth1", "eth2"].iter().all(|p| routes_over(p).len() >= 4);
+    wait_until("both ways to the fabric", SOON, both);
+    thread::sleep(Duration::from_secs(5));
+    lab.leaves[0].kill("");
+    thread::sleep(Duration::from_secs(2));
+    signal_daemons(&lab, "perouter", &["bgpd"], Signal::KILL);
+    thread::sleep(Duration::from_millis(400));
+    ip("leaf1", "link set node down");
+    thread::sleep(Duration::from_secs(1));
+    ip("leaf1", "link set node up");
+    // zebra keeps what the kernel has dropped until bgpd is back, and it is not to come back before the leaf does.
+    wait_until("the routes to go", Duration::from_secs(4), || routes_over("eth1").is_empty());
+    no_route_comes_over("eth1", 6, "before its session is up");
+    lab.boot_leaf(0);
+    wait_until("its routes", SOON, both);
+    every_ping_is_answered(&SERVICES, 20);
+    drop(node);
+}

@@ -11,6 +11,7 @@ pub mod neighbors;
 mod redact;
 mod refusal;
 mod render;
+pub mod rib;
 pub mod solicit;
 mod split;
 mod texts;

@@ -164,10 +164,7 @@ impl Session {
     /// # Errors
     /// The daemon does not listen, or refuses.
     pub fn begin(path: &Path, patience: Duration) -> io::Result<Self> {
-        let stream = UnixStream::connect(Listener::find(path)?.path())?;
-        stream.set_read_timeout(Some(patience))?;
-        stream.set_write_timeout(Some(patience))?;
-        let mut session = Self(stream);
+        let mut session = Self::show(path, patience)?;
         for command in CONFIGURE {
             let answer = session.ask(command)?;
             if !answer.well {
@@ -175,6 +172,17 @@ impl Session {
             }
         }
         Ok(session)
+    }
+
+    /// Connects for commands that show something alone.
+    ///
+    /// # Errors
+    /// The daemon does not listen.
+    pub fn show(path: &Path, patience: Duration) -> io::Result<Self> {
+        let stream = UnixStream::connect(Listener::find(path)?.path())?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
+        Ok(Self(stream))
     }
 
     /// Sends a command, and waits for the answer.

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use libc::{EEXIST, ESRCH};
@@ -245,9 +245,11 @@ fn each<T: Default>(
     }
 }
 
+/// Tables and prefixes.
 type Destinations = BTreeSet<(u32, IpNet)>;
 
-fn destinations(
+/// Where the routes of that protocol lead.
+pub(super) fn destinations(
     nl: &mut Netlink,
     protocol: RouteProtocol,
     table: Option<u32>,
@@ -299,16 +301,20 @@ fn copy(mut route: RouteMessage) -> Option<RouteMessage> {
 
 fn destination(route: &RouteMessage) -> Option<(u32, IpNet)> {
     let mut table = u32::from(route.header.table);
-    let mut address: Option<IpAddr> = None;
+    // A default route has none.
+    let mut address: IpAddr = match route.header.address_family {
+        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+        _ => Ipv6Addr::UNSPECIFIED.into(),
+    };
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Table(number) => table = *number,
-            RouteAttribute::Destination(RouteAddress::Inet(ip)) => address = Some((*ip).into()),
-            RouteAttribute::Destination(RouteAddress::Inet6(ip)) => address = Some((*ip).into()),
+            RouteAttribute::Destination(RouteAddress::Inet(ip)) => address = (*ip).into(),
+            RouteAttribute::Destination(RouteAddress::Inet6(ip)) => address = (*ip).into(),
             _ => {}
         }
     }
-    Some((table, IpNet::new(address?, route.header.destination_prefix_length).ok()?))
+    Some((table, IpNet::new(address, route.header.destination_prefix_length).ok()?))
 }
 
 /// What is left of a copy without a link.
@@ -356,8 +362,9 @@ impl super::Kernel {
         let mut prefixes = BTreeSet::new();
         for protocol in [RouteProtocol::Bgp, PROTOCOL] {
             let here = destinations(nl, protocol, Some(table))?;
-            prefixes
-                .extend(here.into_iter().filter(|(number, _)| *number == table).map(|(_, prefix)| prefix));
+            // A default route is no service.
+            let are = |(number, prefix): &(u32, IpNet)| *number == table && prefix.prefix_len() > 0;
+            prefixes.extend(here.into_iter().filter(are).map(|(_, prefix)| prefix));
         }
         Ok(prefixes)
     }

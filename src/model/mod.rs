@@ -8,8 +8,8 @@ mod values;
 
 pub use desired::{Desired, LinkSpec, Part, ReturnPath, SpecKind, Sysctl};
 pub use observed::{
-    Address, BridgePort, KernelRoute, KernelRouteKind, KernelRule, KernelTable, Link, LinkKind, Links, Marks,
-    Namespaces, NsState, Role, Route, Rule, Side, Vxlan,
+    Address, BridgePort, FibRoute, KernelRoute, KernelRouteKind, KernelRule, KernelTable, Link, LinkKind,
+    Links, Marks, Namespaces, NsState, Role, Route, RouteOwner, Rule, Side, Vxlan,
 };
 pub use overlay::{
     Family, HostBridge, HostSession, L2Vni, L3Vni, Neighbor, NeighborBfd, Overlay, PASSTHROUGH_HOST,

@@ -423,6 +423,32 @@ pub struct KernelRoute {
     pub src: Option<IpAddr>,
 }
 
+/// A route in the kernel that zebra has put there for another daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FibRoute {
+    /// Routing table.
+    pub table: u32,
+    /// Destination.
+    pub prefix: IpNet,
+    /// For whom.
+    pub owner: RouteOwner,
+}
+
+/// The daemon that a route of zebra's is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RouteOwner {
+    /// bgpd.
+    Bgpd,
+    /// staticd.
+    Staticd,
+}
+
+impl fmt::Display for FibRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (table {})", self.prefix, self.table)
+    }
+}
+
 /// A rule that the kernel makes by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KernelRule {

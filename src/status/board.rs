@@ -126,6 +126,8 @@ pub struct Local {
     pub broken: Vec<String>,
     /// Repairs wait until then, since something undoes them.
     pub fight: bool,
+    /// Routes that the kernel has lost and that zebra does not install again.
+    pub lost_routes: Option<String>,
     /// Lines that someone else has changed, by daemon.
     pub drift: BTreeMap<String, Vec<String>>,
     /// Not all of the configuration could be loaded.

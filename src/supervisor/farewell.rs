@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use rustix::process::Pid;
+use serde_json::{Map, Value};
 
 use crate::frr::delta::opens_default;
 use crate::frr::neighbors::{QUESTION, is_established};
@@ -27,7 +28,8 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 
 /// A graceful shutdown under way: first every route gets the community `GRACEFUL_SHUTDOWN` (RFC 8326), which makes a peer prefer
 /// any other path; then every session is shut down, which ends it with a notification after which the peer keeps nothing,
-/// graceful restart or not (RFC 8538 §4; `bgp hard-administrative-reset`, on by default).
+/// graceful restart or not (RFC 8538 §4; `bgp hard-administrative-reset`, on by default). Should bgpd end meanwhile, its peers
+/// keep everything: it begins again with the next one, as far as there is time.
 #[derive(Debug)]
 pub struct Farewell {
     socket: PathBuf,
@@ -39,6 +41,10 @@ pub struct Farewell {
     next: Instant,
     /// When the drain is over at the latest.
     drained: Instant,
+    /// The process that this is said to, if one answers.
+    bgpd: Option<Pid>,
+    /// Those without a session when it was last looked.
+    absent: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,14 +56,32 @@ enum Stage {
     Shutdown(Instant),
 }
 
+/// How it ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every session was ended; these peers had none.
+    Told(Vec<String>),
+    /// bgpd was away, or did not answer in time.
+    NotTold,
+}
+
 impl Farewell {
-    /// Begins it with the bgpd that listens at `socket` and runs `text`; one that is not `settled` has no sessions yet.
-    pub fn begin(socket: PathBuf, text: &str, drain: Duration, settled: bool, now: Instant) -> Self {
+    /// Begins it with the bgpd that listens at `socket` and runs `text`, in process `bgpd` if it answers; one that is not `settled`
+    /// has no sessions yet.
+    pub fn begin(
+        socket: PathBuf,
+        text: &str,
+        drain: Duration,
+        bgpd: Option<Pid>,
+        settled: bool,
+        now: Instant,
+    ) -> Self {
         let (prefer_others, shutdown) = commands(text);
         let stage = Stage::Sessions(if settled { now } else { now + SESSIONS_LIMIT });
         let drained = now + (WHOLE_LIMIT - LIMIT);
+        let (talk, next, absent) = (None, now, vec![]);
         let mut begun =
-            Self { socket, stage, drain, prefer_others, shutdown, talk: None, next: now, drained };
+            Self { socket, stage, drain, prefer_others, shutdown, talk, next, drained, bgpd, absent };
         if settled {
             begun.drain(now);
         }
@@ -74,8 +98,18 @@ impl Farewell {
         self.talk.as_ref()
     }
 
-    /// Goes on with it. Whether everything was said.
-    pub fn is_over(&mut self, now: Instant) -> bool {
+    /// Goes on with it, with the bgpd in process `bgpd` if one answers. How it has ended, if it has.
+    pub fn step(&mut self, bgpd: Option<Pid>, now: Instant) -> Option<Outcome> {
+        if bgpd != self.bgpd {
+            if self.bgpd.is_some() {
+                log::warn!(
+                    "bgpd has ended while its peers were being told of the stop: its successor tells them"
+                );
+            }
+            self.bgpd = bgpd;
+            self.stage = Stage::Sessions((now + SESSIONS_LIMIT).min(self.drained));
+            (self.talk, self.next) = (None, now);
+        }
         let answers = match self.talk.as_mut().map(Talk::receive) {
             None | Some(Ok(None)) => None,
             Some(result) => {
@@ -85,7 +119,14 @@ impl Farewell {
         };
         match self.stage {
             Stage::Sessions(until) => {
-                if now >= until || answers.is_some_and(|answers| all_established(&answers)) {
+                if let Some(neighbors) = answers.as_deref().and_then(neighbors) {
+                    self.absent = absent(&neighbors);
+                    if self.absent.is_empty() && !neighbors.is_empty() {
+                        self.drain(now);
+                        return None;
+                    }
+                }
+                if now >= until {
                     self.drain(now);
                 } else if now >= self.next {
                     if self.talk.is_none() {
@@ -93,35 +134,40 @@ impl Farewell {
                     }
                     self.next = (now + ASK_EVERY).min(until);
                 }
-                false
+                None
             }
-            _ if now < self.next => false,
+            Stage::Shutdown(_) if answers.is_some() => Some(Outcome::Told(std::mem::take(&mut self.absent))),
+            _ if now < self.next => None,
             Stage::Drain => {
                 self.stage = Stage::Shutdown((now + SHUTDOWN_LIMIT).min(self.drained.max(now) + LIMIT));
-                self.talk = Talk::begin(&self.socket, std::mem::take(&mut self.shutdown)).ok();
+                self.talk = Talk::begin(&self.socket, &self.shutdown).ok();
                 self.next = now + LIMIT;
-                self.talk.is_none()
+                self.talk.is_none().then_some(Outcome::NotTold)
             }
             Stage::Shutdown(until) if self.talk.is_some() && now < until => {
                 self.next = (now + ASK_EVERY).min(until);
-                false
+                None
             }
-            Stage::Shutdown(_) => true,
+            Stage::Shutdown(_) => Some(Outcome::NotTold),
         }
     }
 
     fn drain(&mut self, now: Instant) {
         self.stage = Stage::Drain;
-        self.talk = Talk::begin(&self.socket, std::mem::take(&mut self.prefer_others)).ok();
+        self.talk = Talk::begin(&self.socket, &self.prefer_others).ok();
         self.next = if self.talk.is_some() { (now + self.drain).min(self.drained.max(now)) } else { now };
     }
 }
 
-/// Whether the default VRF has sessions, and none that is not up.
-fn all_established(answers: &[Answer]) -> bool {
-    let all = answers.first().and_then(|answer| serde_json::from_str::<Value>(&answer.text).ok());
-    let neighbors = all.as_ref().and_then(Value::as_object);
-    neighbors.is_some_and(|all| !all.is_empty() && all.values().all(is_established))
+/// The neighbors of the default VRF, as bgpd has answered.
+fn neighbors(answers: &[Answer]) -> Option<Map<String, Value>> {
+    serde_json::from_str(&answers.first()?.text).ok()
+}
+
+/// Those whose session is not up.
+fn absent(neighbors: &Map<String, Value>) -> Vec<String> {
+    let down = neighbors.iter().filter(|(_, neighbor)| !is_established(neighbor));
+    down.map(|(name, _)| name.clone()).collect()
 }
 
 /// Lines at the margin that may be in a BGP instance all the same: FRR does not look at the indentation.
@@ -179,24 +225,42 @@ mod tests {
 
     #[test]
     fn a_new_bgpd_has_time_for_its_sessions() {
-        let answer = |text: &str| vec![Answer { well: true, text: text.into() }];
-        assert!(!all_established(&answer("{}")) && !all_established(&answer("")));
-        assert!(!all_established(&answer(
-            r#"{"eth1":{"bgpState":"Established"},"eth2":{"bgpState":"Active"}}"#
-        )));
-        assert!(all_established(&answer(r#"{"eth1":{"bgpState":"Established"}}"#)));
+        let answer = |text: &str| {
+            let answers = [Answer { well: true, text: text.into() }];
+            neighbors(&answers).map(|all| (all.len(), absent(&all)))
+        };
+        assert_eq!((answer("{}"), answer("")), (Some((0, vec![])), None));
+        let (up, down) = (r#"{"bgpState":"Established"}"#, r#"{"bgpState":"Active"}"#);
+        assert_eq!(answer(&format!(r#"{{"eth1":{up},"eth2":{down}}}"#)), Some((2, vec!["eth2".into()])));
 
+        let pid = Pid::from_raw;
         // One that does not even listen: the loop sleeps in between, and there is an end.
         let now = Instant::now();
         let (text, drain) = ("router bgp 1\n neighbor eth1 interface\nexit\n", Duration::from_secs(3));
-        let mut farewell = Farewell::begin("/nonexistent".into(), text, drain, false, now);
-        let (mut at, mut turns) = (now, 0);
-        while !farewell.is_over(at) {
-            assert!(farewell.deadline() > at || farewell.stage == Stage::Drain);
-            (at, turns) = (farewell.deadline(), turns + 1);
-        }
-        assert_eq!(at, now + SESSIONS_LIMIT);
-        assert!(turns < 100, "{turns}");
+        let mut farewell = Farewell::begin("/nonexistent".into(), text, drain, None, false, now);
+        let run = |farewell: &mut Farewell, mut at: Instant, bgpd| {
+            let mut turns = 0;
+            loop {
+                if let Some(outcome) = farewell.step(bgpd, at) {
+                    assert_eq!(outcome, Outcome::NotTold);
+                    assert!(turns < 100, "{turns}");
+                    return at;
+                }
+                assert!(farewell.deadline() > at || farewell.stage == Stage::Drain);
+                (at, turns) = (farewell.deadline(), turns + 1);
+            }
+        };
+        assert_eq!(run(&mut farewell, now, None), now + SESSIONS_LIMIT);
+
+        // One that ends has a successor that has time for the same; all of it has an end.
+        let second = Duration::from_secs(1);
+        let mut farewell = Farewell::begin("/nonexistent".into(), text, drain, pid(1), false, now);
+        assert_eq!(farewell.step(pid(1), now), None);
+        assert_eq!(farewell.step(None, now + second), None);
+        assert_eq!(farewell.step(pid(2), now + 2 * second), None);
+        assert_eq!(farewell.stage, Stage::Sessions(now + 2 * second + SESSIONS_LIMIT));
+        assert_eq!(farewell.step(pid(3), now + 5 * second), None);
+        assert_eq!(run(&mut farewell, now + 5 * second, pid(3)), now + (WHOLE_LIMIT - LIMIT));
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod carrier;
 mod change;
 mod drift;
 mod farewell;
+mod fib;
 mod fuse;
 mod hold;
 mod output;
@@ -39,7 +40,7 @@ use crate::frr::handover::Handover;
 use crate::frr::held::Place;
 use crate::frr::vty::{Answer, PING, Talk, socket};
 use crate::frr::{Daemon, bfd, files, neighbors, redact_said, solicit};
-use crate::kernel::Dialling;
+use crate::kernel::{Dialling, Heard};
 use crate::limits;
 use crate::model::{FilePath, IfName};
 use crate::node::{Check, NAMELESS, Node};
@@ -162,6 +163,7 @@ pub struct Supervisor<'a> {
     /// Services that are not held any more, and when to look at what is in reserve for them.
     released: Option<(Instant, BTreeSet<IpNet>)>,
     repairs: Repairs,
+    routes: fib::Routes,
     /// Something undoes them.
     fighting: bool,
     /// zebra goes with the bgpd of a VTEP.
@@ -274,6 +276,7 @@ impl<'a> Supervisor<'a> {
             carriers: carrier::Ports::default(),
             released: None,
             repairs: Repairs::default(),
+            routes: fib::Routes::new(now),
             fighting: false,
             fuse: None,
             workloads_at: node.config.overlay.has_gateways().then_some(now),
@@ -537,6 +540,11 @@ impl<'a> Supervisor<'a> {
         self.running(name).filter(|i| !self.starting.iter().any(|waiting| waiting.daemon == *i))
     }
 
+    /// The process of that daemon, if it has answered since it was started.
+    fn answering(&self, name: &str) -> Option<&Child> {
+        self.children[self.ready(name)?].as_ref()
+    }
+
     fn read_parts(&mut self) {
         (self.text, self.parts) = self.node.texts.parts(self.node.version);
         self.show_configuration();
@@ -790,6 +798,7 @@ impl<'a> Supervisor<'a> {
         let wanted = wanted.map(|wanted| wanted.due(complete));
         let build = self.build.as_ref().map(Build::deadline).filter(|_| self.end.is_none());
         let read_again = self.read_again.filter(|_| self.end.is_none());
+        let routes = self.routes.deadline().filter(|_| self.end.is_none());
         let farewell = farewell
             .into_iter()
             .chain(self.hold.deadline())
@@ -800,6 +809,7 @@ impl<'a> Supervisor<'a> {
             .chain(wanted)
             .chain(read_again)
             .chain(build)
+            .chain(routes)
             .chain(drift);
         asks.chain(others.into_iter().flatten()).chain(farewell).min()
     }
@@ -819,6 +829,7 @@ impl<'a> Supervisor<'a> {
                 fds.extend(self.reading.as_ref().map(|reading| PollFd::new(&reading.task, PollFlags::IN)));
                 fds.extend(self.change.as_ref().map(|change| PollFd::new(&change.task, PollFlags::IN)));
                 fds.extend(self.tidying.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
+                fds.extend(self.routes.task().map(|task| PollFd::new(task, PollFlags::IN)));
                 fds.extend(self.enforcing.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
             }
             let children = self.children.iter().chain([&self.load]).flatten();
@@ -848,25 +859,29 @@ impl<'a> Supervisor<'a> {
         let mut changed = false;
         for child in self.children.iter_mut().flatten() {
             changed |= child.take_sessions_changed();
+            if child.take_install_failed() {
+                self.routes.install_failed(now);
+            }
         }
         if changed {
             self.refresh(now);
             self.show_news();
+            self.routes.sessions_changed(now);
         }
         if self.signals.stop_requested() && self.end != Some(End::Stopped) {
             self.stop(events, now);
         }
         self.reap(events)?;
         self.hear(events);
-        if self.farewell.as_mut().is_some_and(|farewell| farewell.is_over(now)) {
-            self.farewell = None;
-            events.push_back(Event::Stop);
-        }
+        self.go_on_with_farewell(events, now);
         if let Some((_, sessions)) = self.bow_out.take_if(|(at, _)| *at <= now) {
             self.bow_out(&sessions);
         }
         self.hear_of_services(now);
-        let changed = self.node.has_changed();
+        let Heard { ours: changed, next_hop_gone } = self.node.what_changed();
+        if next_hop_gone {
+            self.routes.next_hop_gone(now);
+        }
         if changed || mounts_changed {
             self.repairs.changed(now);
         }
@@ -877,6 +892,7 @@ impl<'a> Supervisor<'a> {
             self.follow_ports(now);
             self.follow_file(events, now);
             self.watch_for_drift(now);
+            self.watch_routes(now);
         }
         // What a change is about to take away is still wanted until it has.
         if self.end.is_none() && !self.follows() && self.repairs.due().is_some_and(|due| due <= now) {
@@ -918,10 +934,35 @@ impl<'a> Supervisor<'a> {
             "stopping: asking the peers to prefer other paths, shutting the sessions down in {} s",
             drain.as_secs()
         );
-        let settled = self
-            .ready("bgpd")
-            .is_some_and(|i| self.children[i].as_ref().is_some_and(|child| child.age() >= FRESH));
-        self.farewell = Some(Farewell::begin(socket("bgpd"), &self.text, drain, settled, now));
+        let bgpd = self.answering("bgpd");
+        let settled = bgpd.is_some_and(|bgpd| bgpd.age() >= FRESH);
+        let bgpd = bgpd.map(|bgpd| bgpd.pid);
+        self.farewell = Some(Farewell::begin(socket("bgpd"), &self.text, drain, bgpd, settled, now));
+    }
+
+    /// Goes on telling the peers of the stop.
+    fn go_on_with_farewell(&mut self, events: &mut VecDeque<Event>, now: Instant) {
+        let bgpd = self.answering("bgpd").map(|bgpd| bgpd.pid);
+        let Some(outcome) = self.farewell.as_mut().and_then(|farewell| farewell.step(bgpd, now)) else {
+            return;
+        };
+        self.farewell = None;
+        let keep = format!(
+            "it may send traffic here for {} s (GR_RESTART_TIME), unless its port goes down",
+            self.node.config.timers.restart_s
+        );
+        match outcome {
+            farewell::Outcome::Told(absent) if absent.is_empty() => {}
+            farewell::Outcome::Told(absent) => {
+                log::warn!("stopping: no session with {}: {keep}", first(SHOWN, &absent));
+            }
+            farewell::Outcome::NotTold => {
+                log::error!(
+                    "stopping: bgpd could not tell its peers of it, and each keeps our routes: {keep}"
+                );
+            }
+        }
+        events.push_back(Event::Stop);
     }
 
     /// Looks after the kernel's state, and puts right what is not as it should be.

@@ -20,6 +20,9 @@ use crate::status::NOTIFICATION;
 /// How the message begins that bgpd prints then (`bgp log-neighbor-changes`, `bgpd/bgp_fsm.c`).
 const SESSION_CHANGED: &str = "%ADJCHANGE: neighbor ";
 
+/// How the message ends that zebra prints when the kernel does not take a route (`rib_process_result`, `zebra/zebra_rib.c`).
+const INSTALL_FAILED: &str = ": Route install failed";
+
 /// Notifications that are kept until they are taken in: a peer may send any number of them.
 const MOST_NOTIFICATIONS: usize = 256;
 
@@ -58,6 +61,7 @@ pub struct Child {
 #[derive(Debug, Default)]
 struct Heard {
     sessions_changed: bool,
+    install_failed: bool,
     notifications: Vec<String>,
     undone: bool,
     locked_out: bool,
@@ -113,6 +117,11 @@ impl Child {
     /// Whether it has named a session that came up or went down since this was asked last.
     pub fn take_sessions_changed(&mut self) -> bool {
         std::mem::take(&mut self.heard.sessions_changed)
+    }
+
+    /// Whether it has said that the kernel does not take a route since this was asked last.
+    pub fn take_install_failed(&mut self) -> bool {
+        std::mem::take(&mut self.heard.install_failed)
     }
 
     /// The notifications that it has named since this was asked last.
@@ -202,6 +211,7 @@ impl Heard {
     fn message(&mut self, message: &str) {
         let notification = message.starts_with(NOTIFICATION);
         self.sessions_changed |= notification || message.starts_with(SESSION_CHANGED);
+        self.install_failed |= message.ends_with(INSTALL_FAILED);
         if notification && self.notifications.len() < MOST_NOTIFICATIONS {
             self.notifications.push(message.to_owned());
         }
