@@ -416,8 +416,8 @@ fn kernel(local: &Local, faults: &mut Vec<Fault>) {
             subject: local.namespace.name.clone(),
             what: format!("{} zebras work in namespace {}, one of them not ours", local.findings.zebras, local.namespace.name),
             traffic: "each removes the routes of the other: packets may be lost at any time".into(),
-            remedy: "end the other one: look for pods with FRR and hostNetwork (frr-k8s, MetalLB's FRR mode, OpenPERouter), and \
-                     peer with it from MetalLB's native mode instead"
+            remedy: "end the other one: look for pods with FRR and hostNetwork (frr-k8s, MetalLB's FRR mode, OpenPERouter); one that has to \
+                     stay in the host's namespace needs NETNS=perouter here"
                 .into(),
             grace: PASSING,
             sort: None,

@@ -72,7 +72,10 @@ pub(super) fn links(local: &Local, fabric: &Fabric, faults: &mut Vec<Fault>) {
             code: "link-down",
             subject: name.clone(),
             what: format!("{name} has no link: nothing is heard at its other end"),
-            traffic: traffic(session.map_or(Role::Fabric, |session| session.role), "", fabric),
+            traffic: session.map_or_else(
+                || traffic(Role::Fabric, "", fabric),
+                |session| traffic(session.role, &session.vrf, fabric),
+            ),
             remedy: "look at the cable, the transceiver and the switch port".into(),
             grace: PASSING,
             sort: Some(Sort {

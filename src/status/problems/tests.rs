@@ -88,6 +88,9 @@ fn one_fault_is_one_problem() {
     let mut unplugged = local.clone();
     unplugged.interfaces[1].carrier = false;
     assert_eq!(after_a_minute(&unplugged, &down(1)), one("link-down", "eth2"));
+    let mut host = down(1);
+    (host.bgp[1].role, host.bgp[1].vrf) = (Role::Host, "red".into());
+    assert_eq!(after_a_minute(&unplugged, &host), one("link-down", "eth2"));
 
     let mut refused = local.clone();
     let notification = Notification {
