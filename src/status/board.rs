@@ -126,7 +126,7 @@ pub struct Local {
     pub broken: Vec<String>,
     /// Repairs wait until then, since something undoes them.
     pub fight: bool,
-    /// Routes that the kernel has lost and that zebra does not install again.
+    /// Routes that zebra has chosen and the kernel lacks, however often zebra is told.
     pub lost_routes: Option<String>,
     /// Lines that someone else has changed, by daemon.
     pub drift: BTreeMap<String, Vec<String>>,

@@ -443,7 +443,7 @@ fn kernel(local: &Local, faults: &mut Vec<Fault>) {
         faults.push(Fault {
             code: "device-broken",
             subject: "routes".into(),
-            what: format!("the kernel lacks routes that zebra believes to be there: {routes}"),
+            what: format!("the kernel lacks routes that zebra has chosen: {routes}"),
             traffic: "packets to these take another way, or are dropped".into(),
             remedy: "zebra is told again and again; its lines in the log say why it does not install them; a restart of the \
                      service does all of it anew"

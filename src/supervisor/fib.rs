@@ -144,7 +144,7 @@ impl Supervisor<'_> {
         }
         if !lost.is_empty() && !in_vain {
             log::warn!(
-                "put right in {} µs: the kernel lacked {} of zebra's routes, which installs them again: {}",
+                "put right in {} µs: zebra is told of {} of its routes that the kernel lacked: {}",
                 self.routes.began.elapsed().as_micros(),
                 lost.len(),
                 names
