@@ -885,6 +885,9 @@ impl<'a> Supervisor<'a> {
         if changed || mounts_changed {
             self.repairs.changed(now);
         }
+        if mounts_changed && let Some(watch) = &mut self.watch {
+            watch.mounts_changed(now);
+        }
         if self.end.is_none() {
             if changed {
                 self.look_at_ports(now);
