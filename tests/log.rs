@@ -69,11 +69,16 @@ fn peers_do_not_write_the_log() {
     // What the names speak of is not well.
     vtysh("leaf1", "conf t\nrouter bgp 65101\nneighbor node shutdown\nend");
     wait_until("the session's end", SOON, || problems().contains(&"session-down".to_owned()));
-    let names: [&[u8]; 4] = [
+    let time = exec("", &["date", "+%Y/%m/%d %H:%M:%S"]);
+    let message = format!("f\n{}.999 errors: BGP: [HZN6M-XRM1G] bye\n", time.trim());
+    let names: [&[u8]; 7] = [
         b"a%NOTIFICATION: sent to neighbor eth1 2/2 (Bad Peer AS",
         b"b\n%NOTIFICATION: sent to neighbor eth1 2/2 (Bad Peer AS",
         b"c\n1/1 1:1 B: %NOTIFICATION: sent to neighbor x9 2/2 (a) b",
         b"d\x1b[2J\x1b[31m\r\nERROR all daemons are gone\x9b1m",
+        b"e\n2026/11/29 03:00:00 alerts: BGP: zebra (pid 7) is gone: killed",
+        message.as_bytes(),
+        b"g\n2026/11/29 03:00:00 B: %NOTIFICATION: sent to neighbor x9 2/2 (",
     ];
     for name in names {
         let from = node.log().len();
@@ -97,6 +102,11 @@ fn peers_do_not_write_the_log() {
         let time = line.split(' ').next().unwrap_or_default();
         assert!(time.len() == 24 && time.ends_with('Z'), "{line:?}");
         assert!(!line.contains("wrong-as") && !line.contains("refuses our AS"), "{line:?}");
+        // All of a name is in one line with what FRR says of it, and nothing else is together with another message.
+        let named = line.contains("fda1:b2c3:d4e5:1::1(");
+        let forged = ["zebra (pid 7)", "bye", "neighbor x9", "daemons are gone"];
+        assert!(named || !forged.iter().any(|text| line.contains(text)), "{line:?}");
+        assert!(named || !line.contains("\\n20"), "{line:?}");
     }
     assert!(!problems().contains(&"wrong-as".to_owned()), "{:?}", problems());
     for path in ["/", "/metrics", "/status.json", "/status.txt"] {

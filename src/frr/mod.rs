@@ -22,5 +22,5 @@ pub use leftovers::end_leftovers;
 pub use redact::{redact, redact_said};
 pub use refusal::{Refusal, blame, sources};
 pub use render::{Inputs, render};
-pub use split::split;
+pub use split::{split, with_log};
 pub use texts::Texts;

@@ -84,6 +84,15 @@ const ZEBRAS: &[&str] = &[
     "ipv6 access-list ",
 ];
 
+/// What our reader of the daemons' log relies on: a message is written by itself, and shows that it is one (`supervisor::output`).
+const LOG: [&str; 2] = ["log immediate-mode", "log record-priority"];
+
+/// The text with the lines about the log that it lacks in front: it may be of another template than ours.
+pub fn with_log(text: &str) -> String {
+    let lacking = LOG.iter().filter(|wanted| !text.lines().any(|line| line.trim_end() == **wanted));
+    lacking.map(|line| format!("{line}\n")).chain([text.to_owned()]).collect()
+}
+
 /// The part of `text` for each daemon that has one, or nothing if a line at the margin is of an unknown sort:
 /// then no part can be trusted to be whole, and vtysh must sort it out.
 pub fn split(text: &str) -> Vec<(&'static str, String)> {
@@ -144,6 +153,15 @@ mod tests {
         assert_eq!(split(&text), parts, "a daemon would read no further");
         assert_eq!(parts[1], ("bfdd", "log stdout\nbfd\n profile p\n exit\nexit\n".into()));
         assert_eq!(parts[2], ("zebra", "log stdout\nno zebra nexthop kernel enable\n".into()));
+    }
+
+    #[test]
+    fn no_template_leaves_the_log_without_what_tells_messages_apart() {
+        let text = "log stdout\nlog record-priority \nrouter bgp 1\n";
+        assert_eq!(with_log(text), format!("log immediate-mode\n{text}"));
+        assert_eq!(with_log("x\n"), "log immediate-mode\nlog record-priority\nx\n");
+        let ours = include_str!("../../templates/frr.conf.j2");
+        assert_eq!(with_log(ours), ours);
     }
 
     #[test]

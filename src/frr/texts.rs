@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::daemons::{RUN_DIR, Version};
 use super::files::check;
-use super::split;
+use super::split::{split, with_log};
 use crate::files::{self, Access, LARGEST, Owner};
 
 /// The configuration in force.
@@ -69,7 +69,7 @@ impl Texts {
     /// The text in force, and the parts of it that daemons read by themselves: before FRR 10 only zebra's, since that bgpd forgets
     /// a password of a VRF that zebra has not told it about yet.
     pub fn parts(&self, version: Version) -> (String, Vec<(&'static str, String)>) {
-        let mut parts = split(&self.active);
+        let mut parts = split(&with_log(&self.active));
         if parts.is_empty() {
             log::warn!(
                 "frr.conf has lines at the margin that are not understood: every daemon gets it from vtysh"

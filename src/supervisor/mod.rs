@@ -39,7 +39,7 @@ use crate::frr::delta::Step;
 use crate::frr::handover::Handover;
 use crate::frr::held::Place;
 use crate::frr::vty::{Answer, PING, Talk, socket};
-use crate::frr::{Daemon, bfd, files, neighbors, redact_said, solicit};
+use crate::frr::{Daemon, bfd, files, neighbors, redact_said, solicit, with_log};
 use crate::kernel::{Dialling, Heard};
 use crate::limits;
 use crate::model::{FilePath, IfName};
@@ -744,7 +744,7 @@ impl<'a> Supervisor<'a> {
     fn next_load(&mut self, events: &mut VecDeque<Event>) {
         while let Some(daemon) = self.load_queue.pop_front() {
             let start = || {
-                let text = Handover::text("frr.conf", &self.text)?;
+                let text = Handover::text("frr.conf", &with_log(&self.text))?;
                 let mut command = Command::new("/usr/bin/vtysh");
                 command.args(["--vty_socket", SOCKET_DIR, "--config_dir", RUN_DIR, "-f", &text.path()]);
                 command.args(daemon.iter().flat_map(|name| ["-d", name]));

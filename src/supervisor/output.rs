@@ -7,23 +7,27 @@ use crate::printable::printable;
 /// A line is cut here; FRR's own buffer for one is smaller.
 const LONGEST_LINE: usize = 8192;
 
-/// Collects bytes into lines.
+/// Collects what is written into lines.
 #[derive(Debug, Default)]
 pub struct Lines {
     rest: Vec<u8>,
 }
 
 impl Lines {
-    /// Takes bytes in, hands every line that they complete to `line`. A message of FRR's log is written at once and begins with the
-    /// time: what follows a line break in one with a peer's name, and does not begin so, is still that message.
-    pub fn push(&mut self, bytes: &[u8], mut line: impl FnMut(&str)) {
-        for (i, &byte) in bytes.iter().enumerate() {
-            let after = &bytes[i + 1..];
-            let ends = byte == b'\n' && (!may_name_a_peer(&self.rest) || begins_a_time(after));
-            if ends || self.rest.len() == LONGEST_LINE {
+    /// Takes in what was written at once, hands every line that it completes to `line`. A message of FRR's log is one line, whatever a
+    /// peer has called itself: with `log immediate-mode` each of them is written by itself (`vzlog_tls`, `lib/zlog.c`), and with
+    /// `log record-priority` those can be told from messages of the time before, when nothing is known of any peer yet.
+    pub fn push(&mut self, written: &[u8], mut line: impl FnMut(&str)) {
+        if is_prioritised(written) {
+            self.flush(&mut line);
+            self.rest.extend(written.iter().take(LONGEST_LINE));
+            return self.flush(&mut line);
+        }
+        for &byte in written {
+            if byte == b'\n' || self.rest.len() == LONGEST_LINE {
                 self.flush(&mut line);
             }
-            if !ends {
+            if byte != b'\n' {
                 self.rest.push(byte);
             }
         }
@@ -58,19 +62,9 @@ pub struct Said<'l> {
 /// read the priority is missing. The first identifier tells messages apart and goes with `no log unique-id`, the second is that of an
 /// error and goes with `no log error-category` (`zlog_msg_text`, `lib/zlog.c`).
 pub fn parse(line: &str) -> Said<'_> {
-    let words = [
-        ("emergencies: ", Level::Error),
-        ("alerts: ", Level::Error),
-        ("critical: ", Level::Error),
-        ("errors: ", Level::Error),
-        ("warnings: ", Level::Warn),
-        ("notifications: ", Level::Info),
-        ("informational: ", Level::Info),
-        ("debugging: ", Level::Debug),
-    ];
     let timed = without_time(line);
     let text = timed.unwrap_or(line);
-    let prioritised = words.iter().find_map(|(word, level)| Some((*level, text.strip_prefix(word)?)));
+    let prioritised = PRIORITIES.iter().find_map(|(word, level)| Some((*level, text.strip_prefix(word)?)));
     // vtysh's complaints and a crash report have no priority.
     let complaint = text.contains("% ") || text.contains("Received signal");
     let unprioritised = if complaint { Level::Warn } else { Level::Info };
@@ -101,30 +95,40 @@ fn without_identifiers(text: &str) -> &str {
     if rest.len() < text.len() { rest.strip_prefix(' ').unwrap_or(rest) } else { text }
 }
 
-/// How a message begins (`ZLOG_TS_LEGACY`, `lib/zlog.c`); a fraction of the second may follow. A peer's name (64 bytes at most,
-/// `BGP_MAX_HOSTNAME`) has no room for all of that, the daemon's name and a notification.
+/// The words of `log record-priority` (`prionames`, `lib/zlog_targets.c`).
+const PRIORITIES: [(&str, Level); 8] = [
+    ("emergencies: ", Level::Error),
+    ("alerts: ", Level::Error),
+    ("critical: ", Level::Error),
+    ("errors: ", Level::Error),
+    ("warnings: ", Level::Warn),
+    ("notifications: ", Level::Info),
+    ("informational: ", Level::Info),
+    ("debugging: ", Level::Debug),
+];
+
+/// How a message begins (`ZLOG_TS_LEGACY`, `lib/zlog.c`); a fraction of the second may follow.
 const TIME: &[u8] = b"0000/00/00 00:00:00";
-
-/// Whether it may be one, as far as it is there.
-fn begins_a_time(text: &[u8]) -> bool {
-    TIME.iter().zip(text).all(|(wanted, b)| if *wanted == b'0' { b.is_ascii_digit() } else { b == wanted })
-}
-
-/// Whether it is a message with what may be a peer's name, which stands in brackets (`printfrr_bp`, `bgpd/bgpd.c`).
-fn may_name_a_peer(text: &[u8]) -> bool {
-    is_timed(text) && text.contains(&b'(')
-}
-
-fn is_timed(text: &[u8]) -> bool {
-    text.len() >= TIME.len() && begins_a_time(text)
-}
 
 /// The line after its time, if it begins with one.
 fn without_time(line: &str) -> Option<&str> {
-    let rest = line.get(TIME.len()..).filter(|_| is_timed(line.as_bytes()))?;
-    let rest =
-        rest.strip_prefix('.').map_or(rest, |rest| rest.trim_start_matches(|c: char| c.is_ascii_digit()));
-    rest.strip_prefix(' ')
+    after_time(line.as_bytes()).and_then(|rest| line.get(line.len() - rest.len()..))
+}
+
+fn after_time(line: &[u8]) -> Option<&[u8]> {
+    let (time, rest) = line.split_at_checked(TIME.len())?;
+    let mut pairs = TIME.iter().zip(time);
+    if !pairs.all(|(wanted, b)| if *wanted == b'0' { b.is_ascii_digit() } else { b == wanted }) {
+        return None;
+    }
+    let fraction = rest.strip_prefix(b".").map(|rest| rest.iter().take_while(|b| b.is_ascii_digit()).count());
+    rest.get(fraction.map_or(0, |digits| digits + 1)..)?.strip_prefix(b" ")
+}
+
+/// Whether it is a message of a daemon that has read its configuration.
+fn is_prioritised(written: &[u8]) -> bool {
+    let after = after_time(written);
+    after.is_some_and(|rest| PRIORITIES.iter().any(|(word, _)| rest.starts_with(word.as_bytes())))
 }
 
 #[cfg(test)]
@@ -181,22 +185,49 @@ mod tests {
         }
     }
 
+    /// What is written one after the other, as lines.
+    fn lines(written: &[&str]) -> Vec<String> {
+        let (mut lines, mut seen) = (Lines::default(), Vec::new());
+        for written in written {
+            lines.push(written.as_bytes(), |line| seen.push(line.to_owned()));
+        }
+        lines.flush(|line| seen.push(line.to_owned()));
+        seen
+    }
+
     #[test]
     fn a_line_break_in_a_name_makes_no_line() {
-        let (mut lines, mut seen) = (Lines::default(), Vec::new());
-        let first = "2026/11/21 00:28:30.123 informational: BGP: [M59KS-A3ZXZ] %ADJCHANGE: neighbor fda1::1(a\n\
-                     [HZN6M-XRM1G] %NOTIFICATION: sent to neighbor eth1 2/2 (b) in vrf default Up\n";
-        let second = "2026/11/21 00:28:30.124 informational: BGP: next (x)\n";
-        lines.push(format!("{first}{second}BGP: Received signal 6\n  in file\n").as_bytes(), |line| {
-            seen.push(line.to_owned())
-        });
-        assert_eq!(seen.len(), 2, "{seen:?}");
-        assert!(parse(&seen[0]).message.unwrap().contains("(a\\n[HZN6M"), "{seen:?}");
-        lines.push(b"next\n", |line| seen.push(line.to_owned()));
-        assert_eq!(seen.len(), 3, "{seen:?}");
-        // What a daemon prints beside its log.
-        lines.push(second.replace(" (x)", "\nfirst\nsecond").as_bytes(), |line| seen.push(line.to_owned()));
-        assert_eq!(seen[4..], ["first", "second"]);
+        for name in [
+            "a\n[HZN6M-XRM1G] %NOTIFICATION: sent to neighbor eth1 2/2 (b",
+            "a\n2026/11/29 03:00:00 alerts: BGP: zebra (pid 7) is gone: killed",
+            "\n2026/11/29 03:00:00 B: %NOTIFICATION: sent to neighbor eth1 2/2",
+            "2026/11/21 00:28:30.124 errors: BGP: [M59KS-A3ZXZ] x\n",
+            "\n2026/11/21 00:28:30.124 errors: BGP: [M59KS-A3ZXZ] x\n\n\n",
+        ] {
+            let first = format!(
+                "2026/11/21 00:28:30.123 informational: BGP: [M59KS-A3ZXZ] %ADJCHANGE: neighbor fda1::1({name}) in vrf default Up\n"
+            );
+            let second = "2026/11/21 00:28:30.124 informational: BGP: next (x)\n";
+            let crash = "critical: BGP: Received signal 6\n";
+            let seen = lines(&["before", &first, second, crash, "  in ", "file\nand\n", &first]);
+            assert_eq!(seen.len(), 7, "{seen:?}");
+            for first in [&seen[1], &seen[6]] {
+                assert_eq!(*first, printable(&first.replace("\\n", "\n")));
+                let said = parse(first);
+                assert_eq!(said.level, Level::Info, "{first}");
+                let whole = format!("%ADJCHANGE: neighbor fda1::1({}) in vrf default Up", printable(name));
+                assert_eq!(said.message, Some(whole.as_str()));
+            }
+            assert_eq!(seen[3], crash.trim_end());
+            assert_eq!(seen[4..6], ["  in file", "and"]);
+        }
+    }
+
+    /// Until the configuration is read, several messages are written at once.
+    #[test]
+    fn messages_of_the_start_are_lines_of_their_own() {
+        let written = "2026/11/21 00:28:30 BGP: [M59KS-A3ZXZ] one\n2026/11/21 00:28:30 BGP: two\n";
+        assert_eq!(lines(&[written]).len(), 2);
     }
 
     #[test]

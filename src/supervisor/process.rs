@@ -1,14 +1,13 @@
-//! One child process: its pipe, its words and its end.
+//! One child process: its output, its words and its end.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use log::Level;
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::output::{self, Lines};
@@ -34,6 +33,16 @@ const UNDONE: &str = "Current configuration object was deleted by another proces
 /// `vtysh/vtysh_config.c`): a transaction that does not end, too.
 const LOCKED_OUT: &str = "running datastore locked by another session";
 
+/// Of one write no more is read, in bytes: several messages of FRR's log at a daemon's start, and any line that is shown.
+const LONGEST_WRITE: usize = 16 << 10;
+
+/// So many writes are taken in before we turn to something else.
+const AT_ONCE: usize = 64;
+
+/// More writes than the socket of one that is gone has room for (`net.core.wmem_default`, 208 KiB, of which the shortest write takes
+/// some 700 bytes).
+const MOST_WRITES: usize = 1024;
+
 /// Who uses no more processor time from one round to the next waits for someone.
 const RESTING: Duration = Duration::from_millis(30);
 
@@ -42,8 +51,8 @@ const RESTING: Duration = Duration::from_millis(30);
 pub struct Child {
     pub name: &'static str,
     pub pid: Pid,
-    /// `None` once the program has closed it.
-    pub output: Option<File>,
+    /// Where each of its writes comes as one, however much of it is read at a time. `None` once the program has closed it.
+    pub output: Option<OwnedFd>,
     lines: Lines,
     /// The last thing it said, for the line about its end.
     last: String,
@@ -68,7 +77,7 @@ struct Heard {
 }
 
 impl Child {
-    /// Starts a program with its output in our pipe, something to hold as its standard input and files that it inherits, in a
+    /// Starts a program with its output in a socket of ours, something to hold as its standard input and files that it inherits, in a
     /// process group of its own so that no terminal signal reaches it.
     pub fn with_input(
         name: &'static str,
@@ -76,7 +85,9 @@ impl Child {
         input: Stdio,
         inherited: &[&Handover],
     ) -> io::Result<Self> {
-        let (read, write): (OwnedFd, OwnedFd) = pipe_with(PipeFlags::CLOEXEC)?;
+        // Unlike a pipe it keeps apart what was written apart.
+        let (read, write) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         rustix::io::ioctl_fionbio(&read, true)?;
         // What systemd is told is ours to say.
         command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC");
@@ -88,7 +99,7 @@ impl Child {
             mark: Some((Work::default(), started)),
             name,
             pid: Pid::from_child(&child),
-            output: Some(read.into()),
+            output: Some(read),
             lines: Lines::default(),
             last: String::new(),
             killed: false,
@@ -97,12 +108,16 @@ impl Child {
         })
     }
 
-    /// Reads what there is, and no more than a pipe holds, so that a chatterbox can't keep us.
+    /// Reads what there is, and no more than some turns of it, so that a chatterbox can't keep us.
     pub fn read(&mut self) {
-        let mut buffer = [0; 16384];
-        for _ in 0..4 {
-            let Some(output) = &mut self.output else { return };
-            match output.read(&mut buffer) {
+        self.take_writes(AT_ONCE);
+    }
+
+    fn take_writes(&mut self, most: usize) {
+        let mut buffer = [0; LONGEST_WRITE];
+        for _ in 0..most {
+            let Some(output) = &self.output else { return };
+            match rustix::io::read(output, &mut buffer) {
                 Ok(0) => self.output = None,
                 Ok(n) => {
                     let (name, last) = (self.name, &mut self.last);
@@ -190,7 +205,7 @@ impl Child {
 
     /// Takes in what it said last.
     pub fn finish(&mut self) {
-        self.read();
+        self.take_writes(MOST_WRITES);
         let (name, last, heard) = (self.name, &mut self.last, &mut self.heard);
         self.lines.flush(|line| say(name, line, last, heard));
     }

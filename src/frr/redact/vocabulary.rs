@@ -29,7 +29,7 @@ pub(super) const KEYWORDS: &[&str] = &[
     "filter-list", "flooding", "flowspec", "force", "forwarding", "fpm", "frr", "func-bits", "gateway-ip", "ge",
     "global", "goto", "graceful-restart", "graceful-restart-disable", "graceful-restart-helper",
     "graceful-shutdown", "group", "hard-administrative-reset", "head-end-replication", "hello", "hello-interval",
-    "hold-time", "holdtime", "hop-limit", "hops", "hostname", "ibgp", "igp", "import", "import-as",
+    "hold-time", "holdtime", "hop-limit", "hops", "hostname", "ibgp", "igp", "immediate-mode", "import", "import-as",
     "import-check", "import-table", "in", "inbound", "incomplete", "informational", "ingress-replication",
     "input-queue-limit", "integrated-vtysh-config", "interface", "internal", "internet", "interval", "ip",
     "ip-transparent", "ipv4", "ipv4-unicast", "ipv6", "ipv6-unicast", "isis", "keepalive", "keepalives", "kernel",
