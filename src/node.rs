@@ -37,6 +37,8 @@ pub struct Node {
     ports: Vec<IfName>,
     /// The fabric NICs of the last look.
     nics: Vec<Found>,
+    /// One of them has got another name in FRR's namespace, which nobody was told of yet.
+    renamed: bool,
     /// Since when nothing holds the namespace under its name.
     nameless_since: Option<Instant>,
     /// How many kernel parameters were looked at in this turn.
@@ -82,8 +84,10 @@ pub enum Check {
     Sound,
     /// Something was put right, and this was the last change.
     Repaired(Op),
-    /// Put right, and FRR needs another configuration: a port has another name now.
+    /// Put right, and FRR needs another configuration: the ports have other names now.
     Reconfigured,
+    /// Put right, and zebra has to start anew: it knows a port under another name. Whether FRR needs another configuration as well.
+    Renamed(bool),
     /// Something can't be put right; all else is as it should be.
     Partly,
     /// Nothing can be put right.
@@ -157,6 +161,7 @@ impl Node {
             desired: Desired::default(),
             ports: vec![],
             nics: found,
+            renamed: false,
             nameless_since: None,
             looked_at: 0,
             said: BTreeSet::new(),
@@ -502,6 +507,7 @@ impl Node {
             !stays_out
         });
         let mut resolved = resolve(&self.config, &now, &found);
+        self.renamed |= has_another_name(&self.nics, &now);
         self.nics = found;
         if !complete {
             self.keep(&mut resolved);
@@ -533,11 +539,15 @@ impl Node {
             self.show(&outcome);
         }
         let done = outcome.done;
-        if resolved.ports != self.ports {
-            if let Err(problems) = self.configure(&resolved) {
-                said.extend(problems);
-                return Check::Failed;
-            }
+        let reconfigured = resolved.ports != self.ports;
+        if reconfigured && let Err(problems) = self.configure(&resolved) {
+            said.extend(problems);
+            return Check::Failed;
+        }
+        if std::mem::take(&mut self.renamed) {
+            return Check::Renamed(reconfigured);
+        }
+        if reconfigured {
             return Check::Reconfigured;
         }
         match done.into_iter().next_back() {
@@ -569,6 +579,14 @@ impl Node {
     pub fn dismantle(mut self) -> Result<(), Vec<String>> {
         self.kernel.dismantle().map_err(line)
     }
+}
+
+/// Whether one of the NICs that were in FRR's namespace is still there, under another name.
+fn has_another_name(nics: &[Found], now: &Namespaces) -> bool {
+    let side = if now.router.is_some() { Side::Router } else { Side::Host };
+    let links = &now.get(side).links;
+    let mut there = nics.iter().filter(|nic| nic.side == side);
+    there.any(|nic| links.at(nic.index).is_some_and(|link| link.name != nic.name.as_str()))
 }
 
 /// An error that is the only problem.
@@ -635,5 +653,32 @@ fn wait_for_fabric(
         if signals.stop_requested() {
             return Ok(None);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Link, LinkKind, NsState, Value as _};
+
+    #[test]
+    fn a_nic_that_has_another_name_is_told_from_another_nic() {
+        let nic = |index, name: &str| Found {
+            by: By::Name(IfName::parse("eth1").unwrap()),
+            side: Side::Router,
+            index,
+            name: IfName::parse(name).unwrap(),
+            mtu: 1500,
+        };
+        let nics = [nic(4, "eth1"), nic(5, "eth2")];
+        let has = |links: &[(u32, &str)]| {
+            let links = links.iter().map(|(index, name)| Link::new(*index, name, LinkKind::Device)).collect();
+            let router = Some(NsState { links, ..NsState::default() });
+            has_another_name(&nics, &Namespaces { router, ..Namespaces::default() })
+        };
+        assert!(!has(&[(4, "eth1"), (5, "eth2"), (6, "eth3")]));
+        assert!(has(&[(4, "eth2"), (5, "eth1")]), "exchanged");
+        assert!(has(&[(4, "other"), (5, "eth2"), (6, "eth1")]), "replaced by another one");
+        assert!(!has(&[(5, "eth2"), (6, "eth1")]), "gone, and another one has come");
     }
 }

@@ -387,6 +387,32 @@ fn a_nic_that_returns_is_taken_in_again() {
     every_ping_is_answered(&SERVICES, 20);
 }
 
+/// zebra mixes up ports whose names change, and nothing else than its end cures it.
+#[test]
+fn ports_may_be_renamed() {
+    let lab = Lab::new(Options::default());
+    let node = up(&lab, &[]);
+    let renamed = |what: &str, lines: &str| {
+        let (begin, from) = (std::time::Instant::now(), node.log().len());
+        ip_batch("perouter", lines);
+        node.wait_log_after(from, "a fabric interface was given another name", SOON);
+        wait_until(&format!("a healthy node after {what}"), SOON, || {
+            thread::sleep(Duration::from_millis(500));
+            let up = |leaf: &&str| session(leaf, "default", "node") == "Established";
+            ["leaf1", "leaf2"].iter().all(up) && status()["health"] == "healthy"
+        });
+        println!("{what}: healthy again after {:.1} s", begin.elapsed().as_secs_f64());
+        settle();
+        every_ping_is_answered(&SERVICES, 5);
+    };
+    renamed(
+        "the exchange of two names",
+        "link set eth1 down\nlink set eth2 down\nlink set eth1 name tmp0\nlink set eth2 name eth1\n\
+         link set tmp0 name eth2\nlink set eth1 up\nlink set eth2 up\n",
+    );
+    renamed("another name of one of them", "link set eth1 down\nlink set eth1 name uplink\nlink set uplink up\n");
+}
+
 #[test]
 fn withdraw_takes_leave() {
     let lab = Lab::new(Options::default());

@@ -979,8 +979,18 @@ impl<'a> Supervisor<'a> {
             }
             Check::Reconfigured => {
                 log::warn!("a fabric interface has another name: FRR gets another configuration");
-                self.read_parts();
-                events.push_back(Event::Reconfigured { may_fall_back: self.node.texts.may_fall_back() });
+                self.reconfigure(events);
+                Found::Repaired
+            }
+            // It mixes them up (`set_ifindex`, `zebra/interface.c`: "results are uncertain").
+            Check::Renamed(reconfigured) => {
+                log::warn!(
+                    "a fabric interface was given another name: zebra, which knows it by the old one, starts anew"
+                );
+                if reconfigured {
+                    self.reconfigure(events);
+                }
+                events.extend(self.running("zebra").map(Event::Renew));
                 Found::Repaired
             }
             Check::Partly => Found::Later(RETRY),
@@ -1010,6 +1020,12 @@ impl<'a> Supervisor<'a> {
                 wait.as_secs()
             );
         }
+    }
+
+    /// Another configuration is in force, because of the ports.
+    fn reconfigure(&mut self, events: &mut VecDeque<Event>) {
+        self.read_parts();
+        events.push_back(Event::Reconfigured { may_fall_back: self.node.texts.may_fall_back() });
     }
 
     /// Collects every dead child, ours and, as PID 1, those that others left to us.
