@@ -167,12 +167,28 @@ fn await_emptiness(zebra: &mut impl Ask, vrfs: &[String]) -> io::Result<()> {
     Ok(())
 }
 
-/// Puts right what someone else has changed.
+/// What came of putting a daemon right by commands.
+#[derive(Debug)]
+pub struct Enforced {
+    /// The daemon.
+    pub daemon: &'static str,
+    /// What it runs with now; or why that is not known to be ours, and whether the reason passes by itself: it ended meanwhile, or
+    /// someone else was configuring it.
+    pub result: Result<String, (String, bool)>,
+}
+
+/// Puts right what someone else has changed, and looks at once what came of it: later someone may have changed it again.
 ///
 /// # Errors
 /// No thread can be had.
-pub fn begin_to_enforce(step: Step) -> io::Result<Task<Result<(), String>>> {
-    Task::begin(move || speak(&step, session).map_err(|failure| failure.reason))
+pub fn begin_to_enforce(step: Step) -> io::Result<Task<Enforced>> {
+    Task::begin(move || {
+        let daemon = step.daemon;
+        let running = || Ok(session(daemon)?.ask("do show running-config")?.text);
+        let gone = |e: io::Error| (format!("{daemon}: {e}"), true);
+        let done = speak(&step, session).map_err(|failure| (failure.reason, failure.interrupted));
+        Enforced { daemon, result: done.and_then(|()| running().map_err(gone)) }
+    })
 }
 
 /// Has FRR forget what is left of VRFs, now that the kernel has none of them. `None`: there is nothing to do, or no thread.

@@ -48,7 +48,7 @@ use crate::printable::first;
 use crate::status::{Board, Phase, Probe, Time};
 
 use build::Build;
-use change::{Change, Task};
+use change::{Change, Enforced, Task};
 use drift::Drift;
 use farewell::Farewell;
 use fuse::Fuse;
@@ -196,7 +196,7 @@ pub struct Supervisor<'a> {
     /// what is not committed yet (`mgmt_fe_session_cfg_txn_cleanup`, `mgmtd/mgmt_fe_adapter.c`; no longer in 10.4).
     over: Vec<Talk>,
     drift: Drift,
-    enforcing: Option<Task<Result<(), String>>>,
+    enforcing: Option<Task<Enforced>>,
     /// What is to be put right after that.
     to_enforce: VecDeque<Step>,
     farewell: Option<Farewell>,
@@ -894,7 +894,7 @@ impl<'a> Supervisor<'a> {
             }
             self.follow_ports(now);
             self.follow_file(events, now);
-            self.watch_for_drift(now);
+            self.watch_for_drift(events, now);
             self.watch_routes(now);
         }
         // What a change is about to take away is still wanted until it has.

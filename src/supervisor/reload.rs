@@ -5,8 +5,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::build::Build;
-use super::change::{Change, Task, begin_to_enforce, begin_to_tidy};
-use super::drift::News;
+use super::change::{Change, Task, begin_to_tidy};
 use super::policy::Event;
 use super::{End, Supervisor};
 use crate::config::{Config, Problem, file};
@@ -142,11 +141,6 @@ impl Supervisor<'_> {
             self.build();
         }
         self.tidying.take_if(|task| task.is_over());
-        if let Some(task) = self.enforcing.take_if(|task| task.is_over())
-            && let Err(reason) = task.result()
-        {
-            log::error!("it can't be put right: {reason}");
-        }
         let complete = self.policy.is_complete();
         if !self.is_changing()
             && let Some(wanted) = self.wanted.take_if(|wanted| wanted.due(complete) <= now)
@@ -352,41 +346,6 @@ impl Supervisor<'_> {
                     }
                 }
             }
-        }
-    }
-
-    /// Looks whether daemons still run with what is ours.
-    pub(super) fn watch_for_drift(&mut self, now: Instant) {
-        let holds = self.hold.is_under_way() || self.released.is_some() || self.farewell.is_some();
-        let quiet = self.policy.is_complete() && !self.is_configuring() && !holds;
-        for news in self.drift.step(quiet, &self.daemons, now) {
-            match news {
-                News::Right(daemon) => {
-                    log::info!("{daemon} runs with our configuration again");
-                    self.board.tell(|local| {
-                        local.drift.remove(daemon);
-                    });
-                }
-                News::Drift(daemon, lines, step) => {
-                    let enforce = self.node.config.enforce;
-                    self.board.tell(|local| {
-                        local.drift.insert(daemon.into(), lines.clone());
-                    });
-                    let then = if enforce { "putting it right" } else { "left so, see ENFORCE_CONFIG" };
-                    log::warn!(
-                        "{daemon}'s configuration was changed by someone else: {}; {then}",
-                        lines.join("; ")
-                    );
-                    if enforce {
-                        self.to_enforce.push_back(step);
-                    }
-                }
-            }
-        }
-        if !self.is_configuring()
-            && let Some(step) = self.to_enforce.pop_front()
-        {
-            self.enforcing = begin_to_enforce(step).inspect_err(|e| log::error!("{e}")).ok();
         }
     }
 

@@ -7,7 +7,7 @@ mod tree;
 mod words;
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::Version;
 use super::redact::redact;
@@ -99,13 +99,13 @@ pub fn delta(old: &str, new: &str, version: Version) -> Delta {
 }
 
 /// How what `daemon` runs with differs from what it ran with: lines, each with `+` or `-` and without passwords, and the
-/// commands that lead back. `None` if either can't be read.
+/// commands that lead back, if any do.
 pub fn drift(
     daemon: &str,
     running: &str,
     ours: &str,
     version: Version,
-) -> Option<(Vec<String>, Vec<Command>)> {
+) -> (Vec<String>, Option<Vec<Command>>) {
     let (running, ours) = differing(running, ours);
     let read = |text: &str| {
         let mut tree = settled(Context::parse(text).ok()?);
@@ -114,15 +114,29 @@ pub fn drift(
         bfd.for_each(|bfd| bfd.inner.retain(|context| !context.head.starts_with("peer ")));
         Some(tree)
     };
-    let (running, ours) = (read(&running)?, read(&ours)?);
-    let (here, wanted) = (running.flat(), ours.flat());
     let said = |sign: &str, way: &Vec<&str>| {
         let shown: Vec<_> = way.iter().map(|line| redact(line)).collect();
         format!("{sign} {}", shown.join(": "))
     };
-    let more = here.difference(&wanted).map(|line| said("+", line));
-    let lines = more.chain(wanted.difference(&here).map(|line| said("-", line))).collect();
-    Some((lines, commands(daemon, &running, &ours, Part::All, version).unwrap_or_default()))
+    let differences = |here: &BTreeSet<Vec<&str>>, wanted: &BTreeSet<Vec<&str>>| {
+        let more = here.difference(wanted).map(|line| said("+", line));
+        more.chain(wanted.difference(here).map(|line| said("-", line))).collect()
+    };
+    let (Some(here), Some(wanted)) = (read(&running), read(&ours)) else {
+        // There is a context that is not known: its lines are all that can be said. Those of bfdd are told to it while it runs.
+        if daemon == "bfdd" {
+            return (vec![], None);
+        }
+        let (here, wanted) = (plain(&running), plain(&ours));
+        return (differences(&here, &wanted), None);
+    };
+    (differences(&here.meant(), &wanted.meant()), commands(daemon, &here, &wanted, Part::All, version).ok())
+}
+
+/// The lines of a text, whatever they are in.
+fn plain(text: &str) -> BTreeSet<Vec<&str>> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('!'));
+    lines.map(|line| vec![line]).collect()
 }
 
 /// What remains of a configuration when a daemon has read all of it: of lines about the same the last.

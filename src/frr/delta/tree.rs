@@ -27,6 +27,9 @@ const OPENERS: [(&str, &str); 10] = [
     ("router bgp ", "segment-routing "),
 ];
 
+/// First words of contexts that mean something with nothing in them: an entry of a route map permits everything then.
+const MEANT: [&str; 4] = ["router bgp ", "route-map ", "vni ", "profile "];
+
 /// What stands at the margin, each with what is below it.
 pub fn blocks(text: &str) -> Vec<&str> {
     let mut blocks = vec![];
@@ -154,15 +157,26 @@ impl Context {
     /// Every line, after the heads of the contexts that it is in.
     pub fn flat(&self) -> BTreeSet<Vec<&str>> {
         let mut lines = BTreeSet::new();
-        self.flatten(&[], &mut lines);
+        self.flatten(&[], &[], &mut lines);
         lines
     }
 
-    fn flatten<'a>(&'a self, way: &[&'a str], lines: &mut BTreeSet<Vec<&'a str>>) {
+    /// The same, and the heads of contexts in which nothing is, where that means something.
+    pub fn meant(&self) -> BTreeSet<Vec<&str>> {
+        let mut lines = BTreeSet::new();
+        self.flatten(&[], &MEANT, &mut lines);
+        lines
+    }
+
+    fn flatten<'a>(&'a self, way: &[&'a str], empty: &[&str], lines: &mut BTreeSet<Vec<&'a str>>) {
         let mut way = way.to_vec();
         way.extend(Some(self.head.as_str()).filter(|head| !head.is_empty()));
+        let is_empty = self.lines.is_empty() && self.inner.is_empty();
+        if is_empty && empty.iter().any(|first| self.head.starts_with(first)) {
+            lines.insert(way.clone());
+        }
         lines.extend(self.lines.iter().map(|line| [&way[..], &[line]].concat()));
-        self.inner.iter().for_each(|inner| inner.flatten(&way, lines));
+        self.inner.iter().for_each(|inner| inner.flatten(&way, empty, lines));
     }
 
     /// The same with nothing in it.
