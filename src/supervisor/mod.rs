@@ -15,6 +15,7 @@ mod process;
 mod reload;
 mod repairs;
 mod reserve;
+mod rollback;
 mod show;
 mod signals;
 mod watch;
@@ -443,26 +444,7 @@ impl<'a> Supervisor<'a> {
                 self.node.texts.keep();
                 log::debug!("this configuration has held, and is kept");
             }
-            Action::FallBack(i) => {
-                let name = self.daemons[i].name;
-                match self.node.texts.fall_back() {
-                    Ok(()) => {
-                        log::error!(
-                            "{name} keeps dying under this configuration: back to the last one that held (the other is \
-                             /run/frr/frr.conf.bad)"
-                        );
-                        self.board.tell(|local| local.configuration.fell_back = true);
-                    }
-                    Err(e) => {
-                        log::error!("{name} keeps dying, and the last good configuration can't be used: {e}");
-                        // It is not the configuration that is wrong.
-                        if e.kind() != io::ErrorKind::InvalidData {
-                            events.push_back(Event::Changed { may_fall_back: true });
-                        }
-                    }
-                }
-                self.read_parts();
-            }
+            Action::FallBack(i) => self.fall_back(i, events),
             Action::Finished => self.finished = true,
         }
     }

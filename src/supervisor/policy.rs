@@ -67,7 +67,7 @@ pub enum Event {
         /// So it is.
         rests: bool,
     },
-    /// Another configuration is in force; whether there is an older one that held.
+    /// Another configuration is in force, and no daemon runs with it yet; whether there is an older one that held.
     Reconfigured {
         /// There is one.
         may_fall_back: bool,
@@ -109,7 +109,7 @@ pub enum Action {
     Incomplete,
     /// The configuration in force has held for a while: keep a copy of it.
     Keep,
-    /// Put the kept configuration in the place of the one in force: this daemon dies of it.
+    /// Put the kept configuration in the place of the one in force: this daemon dies of it. [`Event::Reconfigured`] when it is there.
     FallBack(usize),
     /// Every daemon is gone after a stop.
     Finished,
@@ -140,6 +140,8 @@ struct State {
     started: Instant,
     /// Deaths in a row that no one ordered.
     failures: u32,
+    /// Those of them under the configuration in force.
+    crashes: u32,
     /// Attempts in a row to start it that led to no process.
     attempts: u32,
     /// Killed by us; its death is no failure.
@@ -211,6 +213,7 @@ impl Policy {
             phase: Phase::Down { not_before: now },
             started: now,
             failures: 0,
+            crashes: 0,
             attempts: 0,
             expected: false,
             held_until: now,
@@ -288,11 +291,11 @@ impl Policy {
                 self.load_rests = if rests { self.load_rests + 1 } else { 0 };
             }
             Event::Reconfigured { may_fall_back } => {
-                (self.unproven, self.may_fall_back) = (true, may_fall_back);
+                self.under_another(may_fall_back);
                 self.renew(&mut actions);
             }
             Event::Changed { may_fall_back } => {
-                (self.unproven, self.may_fall_back) = (true, may_fall_back);
+                self.under_another(may_fall_back);
                 self.complete = self.complete.map(|_| now);
             }
             Event::Renew(i) => self.end(i, &mut actions),
@@ -358,7 +361,7 @@ impl Policy {
         let state = &mut self.states[i];
         let expected = std::mem::take(&mut state.expected);
         if now - state.started >= RECOVERED {
-            state.failures = 0;
+            (state.failures, state.crashes) = (0, 0);
         }
         let delay = match state.failures {
             _ if expected => Duration::ZERO,
@@ -370,22 +373,22 @@ impl Policy {
             }
         };
         state.failures += u32::from(!expected);
+        state.crashes += u32::from(!expected);
         state.attempts = 0;
         state.phase = Phase::Down { not_before: (now + delay).max(state.held_until) };
         state.configured = false;
         state.given_up = false;
         state.asked = None;
-        let failures = state.failures;
+        let crashes = state.crashes;
         self.complete = None;
         self.load_attempts = 0;
         self.load_not_before = now;
         if self.stopping {
             return;
         }
-        if failures >= CRASHES && self.unproven && self.may_fall_back {
+        if crashes >= CRASHES && !expected && self.unproven && self.may_fall_back {
             self.may_fall_back = false;
             actions.push(Action::FallBack(i));
-            self.renew(actions);
         }
         self.take_along(i, now, actions);
     }
@@ -430,19 +433,18 @@ impl Policy {
         self.complete.is_some()
     }
 
-    /// Has every daemon take another configuration: the readers of a file start again, the others are loaded.
+    /// Another configuration is in force, which has not held yet; the deaths before say nothing of it.
+    fn under_another(&mut self, may_fall_back: bool) {
+        (self.unproven, self.may_fall_back) = (true, may_fall_back);
+        self.states.iter_mut().for_each(|state| state.crashes = 0);
+    }
+
+    /// Has every daemon start again with another configuration: what is loaded into one that runs is added to what it has, and
+    /// zebra and staticd keep what mgmtd has given them.
     fn renew(&mut self, actions: &mut Vec<Action>) {
         self.complete = None;
         self.load_attempts = 0;
-        for i in 0..self.states.len() {
-            let state = &mut self.states[i];
-            state.given_up = false;
-            if state.reads_file {
-                self.end(i, actions);
-            } else {
-                state.configured = false;
-            }
-        }
+        (0..self.states.len()).for_each(|i| self.end(i, actions));
     }
 
     fn loaded(&mut self, well: bool, now: Instant) {
@@ -961,32 +963,73 @@ mod tests {
         assert_eq!(policy.step(Event::Idles(BGPD), begin + 2 * ROUND), []);
     }
 
+    /// One that runs with an unproven configuration, while there is another one that held, and bgpd has died of it once less than
+    /// is enough.
+    fn dying(now: &mut Instant) -> Policy {
+        let all = Version(10, 3).daemons(true, false);
+        let mut policy = policy(&all, &all[3..], *now);
+        policy.may_fall_back = true;
+        policy.step(Event::Tick, *now);
+        for i in [MGMTD, ZEBRA, 2, BFDD, BGPD] {
+            policy.step(Event::Answered(i), *now);
+        }
+        assert_eq!(policy.step(Event::Loaded(true), *now), [Action::Complete]);
+        for _ in 1..CRASHES {
+            die(&mut policy, now);
+        }
+        policy
+    }
+
+    /// bgpd dies, and another one is started.
+    fn die(policy: &mut Policy, now: &mut Instant) {
+        let actions = policy.step(Event::Exited(BGPD), *now);
+        assert!(!actions.contains(&Action::FallBack(BGPD)), "{actions:?}");
+        if actions != [Action::Start(BGPD)] {
+            *now = policy.next_deadline().unwrap();
+            assert_eq!(policy.step(Event::Tick, *now), [Action::Start(BGPD)]);
+        }
+        policy.step(Event::Answered(BGPD), *now);
+    }
+
     #[test]
     fn a_configuration_that_kills_is_taken_back() {
         let mut now = Instant::now();
-        let all = Version(10, 3).daemons(true, false);
-        let mut policy = policy(&all, &all[3..], now);
-        policy.may_fall_back = true;
-        policy.step(Event::Tick, now);
-        policy.step(Event::Answered(MGMTD), now);
-        policy.step(Event::Answered(ZEBRA), now);
-        policy.step(Event::Answered(2), now);
-        policy.step(Event::Answered(BFDD), now);
-        policy.step(Event::Exited(BGPD), now);
-        for _ in 2..CRASHES {
-            policy.step(Event::Exited(BGPD), now);
-            now = policy.next_deadline().unwrap();
-            policy.step(Event::Tick, now);
+        let mut policy = dying(&mut now);
+        assert_eq!(policy.step(Event::Exited(BGPD), now), [Action::FallBack(BGPD)]);
+        // Whatever keeps something of it starts anew.
+        let kills: Vec<_> = [MGMTD, ZEBRA, 2, BFDD].map(Action::Kill).into();
+        assert_eq!(policy.step(Event::Reconfigured { may_fall_back: false }, now), kills);
+        for i in [MGMTD, ZEBRA, 2, BFDD] {
+            policy.step(Event::Exited(i), now);
         }
-        // bfdd read it, too; the others are loaded again.
-        assert_eq!(policy.step(Event::Exited(BGPD), now), [Action::FallBack(BGPD), Action::Kill(BFDD)]);
-        policy.step(Event::Exited(BFDD), now);
+        assert!(matches!(policy.states[MGMTD].phase, Phase::Starting { .. }));
+        for i in [MGMTD, ZEBRA, 2, BFDD] {
+            policy.step(Event::Answered(i), now);
+        }
+        now = policy.next_deadline().unwrap().max(now + LONGEST_DELAY);
+        policy.step(Event::Tick, now);
+        policy.step(Event::Answered(BGPD), now);
         // Once is enough: there is no older one.
         for _ in 0..5 {
-            now = policy.next_deadline().unwrap();
-            policy.step(Event::Tick, now);
-            assert!(!policy.step(Event::Exited(BGPD), now).contains(&Action::FallBack(BGPD)));
+            die(&mut policy, &mut now);
         }
+    }
+
+    #[test]
+    fn deaths_under_another_configuration_do_not_count() {
+        let mut now = Instant::now();
+        let mut policy = dying(&mut now);
+        policy.step(Event::Changed { may_fall_back: true }, now);
+        // Nor does one that was ordered, so that it takes what is new.
+        assert_eq!(policy.step(Event::Renew(BGPD), now), [Action::Kill(BGPD)]);
+        die(&mut policy, &mut now);
+        for _ in 1..CRASHES {
+            die(&mut policy, &mut now);
+        }
+        assert_eq!(policy.step(Event::Exited(BGPD), now), [Action::FallBack(BGPD)]);
+        // It can't be put in force now: nothing is ended for it.
+        let again = policy.step(Event::Changed { may_fall_back: true }, now);
+        assert!(!again.iter().any(|action| matches!(action, Action::Kill(_))), "{again:?}");
     }
 
     /// Nor does it slow down later restarts: the first one after it works again is a first one.

@@ -284,6 +284,8 @@ impl Supervisor<'_> {
                 }
                 let who = if which.is_empty() { "all daemons".into() } else { which.join(" and ") };
                 log::warn!("this can't be changed by commands: {reason}; {who} start anew with it");
+                // It would go on in those that start.
+                self.end_load();
                 self.read_parts();
                 self.adopt(candidate, 0, vec![]);
                 events.push_back(Event::Changed { may_fall_back: self.node.texts.may_fall_back() });
