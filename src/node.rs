@@ -219,6 +219,8 @@ impl Node {
                 return Err(vec![e]);
             }
             log::error!("{e}; the last configuration that was accepted stays in force");
+            let rejected = status::Rejected { at: status::Time::now(), reasons: vec![e] };
+            self.board.tell(|local| local.configuration.rejected = Some(rejected));
             break;
         }
         self.ports.clone_from(&resolved.ports);

@@ -12,7 +12,7 @@ use crate::lock;
 use crate::logging;
 use crate::node::{Node, line};
 use crate::status::{self, Board, Phase, Time};
-use crate::supervisor::{End, Signals, Supervisor, describe, withdraws};
+use crate::supervisor::{End, History, Signals, Supervisor, describe, withdraws};
 
 /// Between two attempts to set the node up.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -49,6 +49,7 @@ pub fn run(
     files::prepare(&version.daemons(true, false)).map_err(line)?;
     status::start(Arc::clone(&board), bell, config.status_listen, lock).map_err(line)?;
     log::info!("FRR {version}, namespace {}", config.namespace);
+    let mut history = History::default();
     loop {
         let Some(mut node) = set_up(base, &mut config, version, &mut signals, &board)? else { return Ok(()) };
         // What peers keep of an earlier bgpd can be withdrawn by another one only.
@@ -56,7 +57,7 @@ pub fn run(
             board.finish();
             return node.leave();
         }
-        let supervisor = Supervisor::new(base, &mut node, &mut signals, &board);
+        let supervisor = Supervisor::new(base, &mut node, &mut signals, &board, &mut history);
         let end = supervisor.and_then(Supervisor::run).map_err(line)?;
         match end {
             End::Stopped => {
@@ -66,7 +67,8 @@ pub fn run(
             End::Reconfigured(other) => config = *other,
             End::NamespaceGone(how) => {
                 // The file may have changed while the namespace went.
-                config = whole(base).unwrap_or_else(|| node.config.clone());
+                let other = whole(base).filter(|_| !history.keeps(&node));
+                config = other.unwrap_or_else(|| node.config.clone());
                 log::warn!("namespace {} {how}: building it anew", config.namespace);
                 board.tell(|local| {
                     local.enter(Phase::Starting);

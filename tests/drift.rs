@@ -548,3 +548,80 @@ fn what_is_typed_into_vtysh_is_reported_and_put_right() {
         sessions
     );
 }
+
+/// What a daemon dies of is gone from every daemon and from the kernel, and writing it again does not bring it back.
+#[test]
+fn what_a_daemon_dies_of_is_taken_back_from_all() {
+    const FILE: &str = "/tmp/taken-back.yaml";
+    let put = |text: &str| std::fs::write(FILE, text).unwrap();
+    let good = "rawFRRConfigs:\n- rawConfig: |\n    ip prefix-list one seq 5 permit 10.0.0.0/8\n";
+    let bad = format!(
+        "{good}    ip prefix-list two seq 5 permit 10.0.0.0/8\n    ip route 198.18.0.0/15 Null0\n\
+         l3passthrough: {{hostSession: {{asn: 65001, hostASN: 65002, localCIDR: {{ipv4: 192.169.12.0/24}}}}}}\n"
+    );
+    put(good);
+    let lab = Lab::new(Options { speaker: None, ..Options::default() });
+    let vars = [("CONFIG_FILE", FILE), ("ENFORCE_CONFIG", "true")];
+    let mut node = start(&lab, &vars);
+    node.wait_log(DAEMONS_ANSWER, SOON);
+    // As if it had held for a minute.
+    node.terminate();
+    std::fs::copy("/run/frr/frr.conf", "/run/frr/frr.conf.good").unwrap();
+    let node = start(&lab, &vars);
+    node.wait_log(DAEMONS_ANSWER, SOON);
+    let all = || daemons(&lab, "perouter");
+    let running = || ["mgmtd", "bgpd"].map(|daemon| vty("node", daemon, "show running-config").unwrap_or_default());
+    let has = |text: &str| running().map(|running| running.contains(text));
+    let there = |link: &str| try_exec("host", &["ip", "link", "show", link]).is_ok();
+    let before = running();
+    put(&bad);
+    node.wait_log("is in force", SOON);
+    wait_until("its device", SOON, || there("pt-host"));
+    assert_eq!(has("prefix-list two"), [true, true]);
+    let (old, from) = (all(), node.log().len());
+    let bgpd = || all().into_iter().find(|(name, _)| name == "bgpd");
+    for _ in 0..3 {
+        let dies = wait_until("bgpd", SOON, bgpd);
+        signal_daemons(&lab, "perouter", &["bgpd"], Signal::KILL);
+        wait_until("another bgpd", SOON, || bgpd().is_some_and(|new| new != dies));
+    }
+    node.wait_log_after(from, "bgpd keeps dying under this configuration", SOON);
+    wait_until("all daemons", SOON, || {
+        let log = node.log();
+        let back = log.iter().position(|(_, line)| line.contains("keeps dying under this")).unwrap();
+        log[back..].iter().any(|(_, line)| line.contains(DAEMONS_ANSWER))
+    });
+    assert_eq!(running(), before);
+    assert!(all().is_disjoint(&old), "{old:?}");
+    wait_until("the device to go", SOON, || !there("pt-host"));
+
+    // The same again.
+    let problems = || status()["problems"].to_string();
+    for turn in 0..2 {
+        let from = node.log().len();
+        put(&format!("# {turn}\n{bad}"));
+        let said = node.wait_log_after(from, "the configuration is not changed", SOON);
+        assert!(said.contains("bgpd kept dying under it") && !said.contains("in force:"), "{said}");
+        wait_until("the problems", SOON, || {
+            ["fallback", "bgpd kept dying under it"].iter().all(|text| problems().contains(text))
+        });
+        assert_eq!(running(), before);
+    }
+    // What the daemons run with is held against what is in force.
+    thread::sleep(Duration::from_secs(4));
+    let from = node.log().len();
+    vtysh("node", "configure terminal\nip prefix-list two seq 5 permit 10.0.0.0/8\nend");
+    node.wait_log_after(from, "+ ip prefix-list two", SOON);
+    wait_until("it to be put right", SOON, || has("prefix-list two") == [false, false]);
+
+    // Another one is applied, and so is the old one.
+    for (text, two) in [(bad.replace("198.18.0.0/15", "198.19.0.0/16"), true), (good.to_owned(), false)] {
+        let from = node.log().len();
+        put(&text);
+        node.wait_log_after(from, "the configuration file is in force", SOON);
+        assert_eq!(has("prefix-list two"), [two, two]);
+        assert_eq!(has("198.19.0.0/16"), [two, false]);
+        wait_until("no problem", SOON, || !problems().contains("configuration-rejected"));
+    }
+    assert_eq!(running(), before);
+}

@@ -25,12 +25,14 @@ fn path(name: &str) -> PathBuf {
 pub struct Texts {
     active: String,
     kept: Option<String>,
+    /// The one in force is not what the node's configuration leads to.
+    of_another: bool,
 }
 
 impl Texts {
     /// Nothing is in force; what an earlier instance kept is kept.
     pub fn recall() -> Self {
-        Self { active: String::new(), kept: stored(KEPT) }
+        Self { kept: stored(KEPT), ..Self::default() }
     }
 
     /// The text in force.
@@ -52,17 +54,30 @@ impl Texts {
     pub fn accept(&mut self, text: String) {
         files::save(&path(ACTIVE), &text, Access::Root);
         self.active = text;
+        self.of_another = false;
+    }
+
+    /// Whether the text in force is an older one that has taken the place of what the node's configuration leads to.
+    pub fn are_of_another(&self) -> bool {
+        self.of_another
+    }
+
+    /// The node has the configuration that leads to the text in force.
+    pub fn have_theirs(&mut self) {
+        self.of_another = false;
     }
 
     /// Where the one that was rendered is refused: the last one that was accepted or kept, whichever FRR takes. Whether there is
     /// one.
     pub fn fall_back_to_stored(&mut self) -> bool {
         if !self.active.is_empty() {
+            self.of_another = true;
             return true;
         }
         let stored = stored(ACTIVE).into_iter().chain(self.kept.clone());
         let Some(text) = stored.into_iter().find(|text| is_usable(text)) else { return false };
         self.accept(text);
+        self.of_another = true;
         true
     }
 
@@ -86,6 +101,11 @@ impl Texts {
         self.kept.as_ref().is_some_and(|kept| *kept != self.active)
     }
 
+    /// Whether the one in force is kept.
+    pub fn are_kept(&self) -> bool {
+        self.kept.as_ref() == Some(&self.active)
+    }
+
     /// Keeps a copy of the one in force.
     pub fn keep(&mut self) {
         files::save(&path(KEPT), &self.active, Access::Root);
@@ -101,6 +121,7 @@ impl Texts {
         check(&kept)?;
         files::save(&path(BAD), &self.active, Access::Root);
         self.accept(kept);
+        self.of_another = true;
         Ok(())
     }
 }
@@ -128,13 +149,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn one_that_stays_in_the_place_of_another_is_not_the_configurations() {
+        let mut texts = Texts { active: "hostname a\n".into(), ..Texts::default() };
+        assert!(!texts.are_of_another());
+        // The one that was to come is refused.
+        assert!(texts.fall_back_to_stored());
+        assert!(texts.are_of_another());
+        texts.have_theirs();
+        assert!(!texts.are_of_another());
+    }
+
+    #[test]
     fn what_is_kept_is_what_was_in_force() {
-        let mut texts = Texts { active: "hostname a\n".into(), kept: None };
+        let mut texts = Texts { active: "hostname a\n".into(), ..Texts::default() };
         assert!(!texts.may_fall_back());
         assert!(texts.fall_back().is_err());
         assert_eq!(texts.active(), "hostname a\n");
         texts.kept = Some("hostname a\n".into());
-        assert!(!texts.may_fall_back());
+        assert!(!texts.may_fall_back() && texts.are_kept());
         texts.active = "hostname b\n".into();
         assert!(texts.may_fall_back());
     }

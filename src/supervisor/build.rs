@@ -23,8 +23,8 @@ pub struct Build {
     pub changes: Changes,
     /// When they were begun.
     pub began: Instant,
-    /// How many commands FRR took before.
-    pub commands: usize,
+    /// How many commands FRR took before; `None`: it has gone back to an older configuration.
+    pub commands: Option<usize>,
     /// What FRR gets when all of it is done.
     pub late: Vec<Step>,
     /// Those that are to be asked, and were not.
@@ -36,7 +36,7 @@ pub struct Build {
 
 impl Build {
     /// Nothing is changed yet.
-    pub fn new(changes: Changes, commands: usize, late: Vec<Step>, now: Instant) -> Self {
+    pub fn new(changes: Changes, commands: Option<usize>, late: Vec<Step>, now: Instant) -> Self {
         Self {
             changes,
             began: now,

@@ -58,6 +58,7 @@ use policy::{Action, Event, PEERS_NOTICE, Policy, Terms};
 use process::Child;
 use reload::{Reading, Wanted};
 use repairs::{Found, RETRY, Repairs};
+pub use rollback::History;
 use show::Record;
 pub use show::describe;
 pub use signals::Signals;
@@ -126,6 +127,7 @@ pub struct Supervisor<'a> {
     signals: &'a mut Signals,
     /// Where it is all shown.
     board: Arc<Board>,
+    history: &'a mut History,
     records: Vec<Record>,
     probe: Option<Probe>,
     daemons: Vec<&'static Daemon>,
@@ -225,8 +227,10 @@ impl<'a> Supervisor<'a> {
         node: &'a mut Node,
         signals: &'a mut Signals,
         board: &Arc<Board>,
+        history: &'a mut History,
     ) -> io::Result<Self> {
         let now = Instant::now();
+        history.begin(node, board);
         let daemons = node.daemons(&node.config);
         let (text, parts) = node.texts.parts(node.version);
         let reads = |d: &&Daemon| d.reads_all() && part(&parts, d.name).is_some();
@@ -251,6 +255,7 @@ impl<'a> Supervisor<'a> {
                 .inspect_err(|e| log::warn!("a second zebra or a wrong password can't be told: {e}"))
                 .ok(),
             board: Arc::clone(board),
+            history,
             daemons,
             text,
             parts,
@@ -442,6 +447,7 @@ impl<'a> Supervisor<'a> {
             }
             Action::Keep => {
                 self.node.texts.keep();
+                self.history.held(self.node);
                 log::debug!("this configuration has held, and is kept");
             }
             Action::FallBack(i) => self.fall_back(i, events),

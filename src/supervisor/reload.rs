@@ -193,14 +193,15 @@ impl Supervisor<'_> {
     fn take_in(&mut self, contents: Contents, again: bool, now: Instant) {
         let Contents { config, problems, unreadable } = contents;
         let first = !std::mem::replace(&mut self.has_read, true);
+        let in_force = !self.node.texts.are_of_another();
         // What was left out of it at the start is known.
-        if first && config.as_ref().is_ok_and(|config| self.node.has_taken(config)) && !again {
+        if first && in_force && config.as_ref().is_ok_and(|config| self.node.has_taken(config)) && !again {
             return;
         }
         let mut problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         let config = config.map_err(|problem| problems.push(problem.to_string())).ok();
         match config.filter(|_| problems.is_empty()) {
-            Some(config) if config == self.node.config && self.change.is_none() && !again => {
+            Some(config) if in_force && config == self.node.config && self.change.is_none() && !again => {
                 self.wanted = None;
                 self.rejected.clear();
                 self.show_rejection(&[]);
@@ -226,8 +227,11 @@ impl Supervisor<'_> {
     /// Begins to change to `config`, or does all of it if that takes no commands.
     fn change_to(&mut self, config: Config, events: &mut VecDeque<Event>) -> Result<(), Rejected> {
         let candidate = self.node.prepare(config).map_err(Rejected::Unable)?;
+        if let Some(objection) = self.history.objection(&candidate.text) {
+            return Err(Rejected::Refused(vec![objection]));
+        }
         if candidate.text == self.text {
-            if candidate.config == self.node.config {
+            if candidate.config == self.node.config && !self.node.texts.are_of_another() {
                 self.show_rejection(&[]);
                 log::info!("{SAME}");
             } else {
@@ -273,7 +277,7 @@ impl Supervisor<'_> {
             Delta::Restart(which, reason) => {
                 let text = &candidate.text;
                 files::check(text).map_err(|e| rejected(&e, &candidate, text, true))?;
-                self.node.texts.accept(candidate.text.clone());
+                self.accept(&candidate);
                 if other_daemons {
                     log::warn!(
                         "{reason}: all daemons start anew, and the kernel goes on forwarding meanwhile"
@@ -303,7 +307,7 @@ impl Supervisor<'_> {
         self.board.tell(|local| local.counts.changing = false);
         match result {
             Ok(()) => {
-                self.node.texts.accept(candidate.text.clone());
+                self.accept(&candidate);
                 self.read_parts();
                 self.adopt(candidate, commands, late);
                 events.push_back(Event::Changed { may_fall_back: self.node.texts.may_fall_back() });
@@ -351,8 +355,21 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Has the kernel follow what FRR runs with; `late` is for FRR when it has.
+    /// Puts its text in force.
+    fn accept(&mut self, candidate: &Candidate) {
+        self.node.texts.accept(candidate.text.clone());
+        self.history.accepted();
+    }
+
+    /// What FRR runs with, and the file says, is the node's: the kernel follows; `late` is for FRR when it has.
     fn adopt(&mut self, candidate: Candidate, commands: usize, late: Vec<Step>) {
+        self.node.texts.have_theirs();
+        self.show_rejection(&[]);
+        self.follow(candidate, Some(commands), late);
+    }
+
+    /// Has the kernel follow what FRR runs with.
+    pub(super) fn follow(&mut self, candidate: Candidate, commands: Option<usize>, late: Vec<Step>) {
         let begin = Instant::now();
         match self.node.adopt(candidate) {
             Ok(changes) => self.build = Some(Build::new(changes, commands, late, begin)),
@@ -364,7 +381,6 @@ impl Supervisor<'_> {
         }
         self.drift.forget_all(begin);
         self.to_enforce.clear();
-        self.show_rejection(&[]);
         self.show_configuration();
         self.board.tell(|local| {
             local.drift.clear();
@@ -395,9 +411,14 @@ impl Supervisor<'_> {
             local.counts.changes += 1;
             local.counts.change_ms = u64::try_from(ms).unwrap_or(u64::MAX);
         });
-        log::info!(
-            "the configuration file is in force: {commands} commands to FRR, {changes} changes in the kernel ({ms} ms)"
-        );
+        match commands {
+            Some(commands) => log::info!(
+                "the configuration file is in force: {commands} commands to FRR, {changes} changes in the kernel ({ms} ms)"
+            ),
+            None => log::info!(
+                "the devices are those of the configuration that held: {changes} changes ({ms} ms)"
+            ),
+        }
     }
 }
 

@@ -3,8 +3,65 @@
 use std::collections::VecDeque;
 use std::io;
 
-use super::Supervisor;
 use super::policy::Event;
+use super::{End, Supervisor};
+use crate::config::Config;
+use crate::node::Node;
+use crate::status::Board;
+
+/// What is remembered of configurations for as long as the program runs, whatever becomes of the namespace.
+#[derive(Debug, Default)]
+pub struct History {
+    /// The last one that held, and the text that it led to.
+    good: Option<(Config, String)>,
+    /// The text of the one that was taken back, and the daemon that died of it.
+    bad: Option<(String, &'static str)>,
+}
+
+impl History {
+    /// The node is set up. What is kept, by an earlier instance for example, has held; what was taken back and comes into force
+    /// all the same is tried again.
+    pub(super) fn begin(&mut self, node: &Node, board: &Board) {
+        if node.texts.are_kept() {
+            self.held(node);
+        }
+        if self.bad.take_if(|(bad, _)| bad == node.texts.active()).is_some() {
+            board.tell(|local| local.configuration.fell_back = false);
+        }
+    }
+
+    /// The configuration in force has held.
+    pub(super) fn held(&mut self, node: &Node) {
+        // Of an older text it is not known.
+        if !node.texts.are_of_another() {
+            self.good = Some((node.config.clone(), node.texts.active().to_owned()));
+        }
+    }
+
+    /// A configuration was put in force that is not the one that was taken back.
+    pub(super) fn accepted(&mut self) {
+        self.bad = None;
+    }
+
+    /// Why this text is not put in force.
+    pub(super) fn objection(&self, text: &str) -> Option<String> {
+        let (_, daemon) = self.bad.as_ref().filter(|(bad, _)| bad == text)?;
+        Some(format!(
+            "this configuration was taken back, since {daemon} kept dying under it: change it (it is /run/frr/frr.conf.bad), or \
+             restart the service to have it tried again"
+        ))
+    }
+
+    /// Whether the node has the configuration that held instead of the file's.
+    pub fn keeps(&self, node: &Node) -> bool {
+        self.bad.is_some() && !node.texts.are_of_another()
+    }
+
+    /// The configuration that led to this text.
+    fn good(&self, text: &str) -> Option<&Config> {
+        self.good.as_ref().filter(|(_, good)| good == text).map(|(config, _)| config)
+    }
+}
 
 impl Supervisor<'_> {
     /// Goes back to it: every daemon starts anew with it, and nothing else. Daemon `i` dies of the one in force.
@@ -18,6 +75,7 @@ impl Supervisor<'_> {
             events.push_back(Event::Changed { may_fall_back: true });
             return;
         }
+        let bad = self.node.texts.active().to_owned();
         if let Err(e) = self.node.texts.fall_back() {
             log::error!("{name} keeps dying, and the last good configuration can't be used: {e}");
             // It is not the configuration that is wrong.
@@ -30,11 +88,55 @@ impl Supervisor<'_> {
             "{name} keeps dying under this configuration: back to the last one that held (the other is /run/frr/frr.conf.bad); \
              all daemons start anew with it"
         );
+        self.history.bad = Some((bad, name));
         self.board.tell(|local| local.configuration.fell_back = true);
         // A vtysh that loads the other one would go on with it in the next daemons.
         self.end_load();
         self.to_enforce.clear();
         self.read_parts();
+        self.devices_fall_back(events);
         events.push_back(Event::Reconfigured { may_fall_back: self.node.texts.may_fall_back() });
+    }
+
+    /// Has the node be what the text in force was made for.
+    fn devices_fall_back(&mut self, events: &mut VecDeque<Event>) {
+        const STAY: &str = "the devices stay those of the configuration that was taken back";
+        let Some(config) = self.history.good(&self.text).cloned() else {
+            log::warn!("what led to that configuration was known to an earlier instance only: {STAY}");
+            return;
+        };
+        if self.node.daemons(&config) != self.daemons {
+            self.end = Some(End::Reconfigured(Box::new(config)));
+            events.push_back(Event::Stop);
+            return;
+        }
+        match self.node.prepare(config) {
+            Ok(candidate) => {
+                // It is another where the template is, or a port has another name.
+                if candidate.text == self.text {
+                    self.node.texts.have_theirs();
+                }
+                self.follow(candidate, None, vec![]);
+            }
+            Err(problems) => log::error!("{}: {STAY}", problems.join("; ")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_taken_back_stays_so_until_another_is_in_force() {
+        let mut history = History::default();
+        assert_eq!(history.objection("hostname a\n"), None);
+        history.bad = Some(("hostname a\n".into(), "bgpd"));
+        for _ in 0..2 {
+            assert!(history.objection("hostname a\n").is_some_and(|words| words.contains("bgpd kept dying")));
+        }
+        assert_eq!(history.objection("hostname b\n"), None);
+        history.accepted();
+        assert_eq!(history.objection("hostname a\n"), None);
     }
 }
