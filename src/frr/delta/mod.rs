@@ -74,7 +74,7 @@ pub fn delta(old: &str, new: &str, version: Version) -> Delta {
     }
     // VNIs are taken from VRFs before bgpd's instances of these end, which it would refuse. Profiles are there before
     // bgpd names them, and while it does.
-    let (mut steps, mut late) = (vec![], vec![]);
+    let (mut steps, mut late, mut of_bgpd) = (vec![], vec![], None);
     for (daemon, part) in [
         ("mgmtd", Part::All),
         ("zebra", Part::All),
@@ -89,11 +89,14 @@ pub fn delta(old: &str, new: &str, version: Version) -> Delta {
         match commands(daemon, old, new, part, version) {
             Ok(commands) if commands.is_empty() => {}
             Ok(commands) => steps.push(Step { daemon, commands }),
-            Err(Unsafe(reason)) => {
-                let which: &[&str] = if daemon == "bgpd" { &["bgpd"] } else { &[] };
-                return Delta::Restart(which, reason);
-            }
+            Err(Unsafe(reason)) if daemon == "bgpd" => of_bgpd = Some(reason),
+            Err(Unsafe(reason)) => return Delta::Restart(&[], reason),
         }
+    }
+    if let Some(reason) = of_bgpd {
+        // The others would get nothing of what is for them.
+        let alone = steps.is_empty() && late.is_empty();
+        return Delta::Restart(if alone { &["bgpd"] } else { &[] }, reason);
     }
     Delta::Commands(steps, late)
 }

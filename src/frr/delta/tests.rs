@@ -75,6 +75,15 @@ fn a_neighbor_of_another_kind_is_another_neighbor() {
 fn what_is_not_safe_is_not_done() {
     let restart = |new: &str| words(OLD, new).remove(0);
     assert!(restart(&OLD.replace("bgp 1 vrf", "bgp 2 vrf")).starts_with("restart [\"bgpd\"]"));
+    // Nor does bgpd's restart give other daemons what is new for them.
+    for (one, other) in
+        [("vni 5", "vni 6"), ("permit 10.0.0.0/8", "permit 11.0.0.0/8"), ("interval 300", "interval 500")]
+    {
+        let new = OLD.replace("bgp 1 vrf", "bgp 2 vrf").replace(one, other);
+        assert!(restart(&new).starts_with("restart []"), "{other}");
+    }
+    let without_profile = &OLD[..OLD.find("bfd\n").unwrap()];
+    assert!(restart(&without_profile.replace("bgp 1 vrf", "bgp 2 vrf")).starts_with("restart []"));
     assert!(restart(&OLD.replace("log stdout", "log syslog")).starts_with("restart []"));
     let wrong = restart(&format!("{OLD}router bgp 9\n bgp router-id 1.1.1.1\n"));
     assert_eq!(wrong, "wrong: \"router bgp 1\" and \"router bgp 9\" can't both be");
