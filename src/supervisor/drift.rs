@@ -40,9 +40,6 @@ const SHOWN: usize = 20;
 /// Those that are configured by vty; what zebra and staticd have, mgmtd shows.
 const ASKED: [&str; 3] = ["bgpd", "bfdd", "mgmtd"];
 
-/// Daemons that keep what mgmtd has given them when it restarts, and which it does not take from them afterwards.
-const KEEPERS: [&str; 2] = ["zebra", "staticd"];
-
 /// What a look or a repair has shown.
 #[derive(Debug, PartialEq, Eq)]
 pub enum News {
@@ -162,6 +159,7 @@ impl Drift {
                         self.at += MORE_PER_BYTE.saturating_mul(length);
                         news.extend(self.seen(daemon, running.text, enforce, now));
                     }
+                    self.over.push((daemon, talk));
                 }
                 Err(_) => {}
             }
@@ -273,10 +271,8 @@ impl Supervisor<'_> {
             }
             News::Repair(Repair::Commands(step)) => self.to_enforce.push_back(step),
             News::Repair(Repair::Restart(daemon)) => {
-                let keepers = KEEPERS.into_iter().filter(|_| daemon == "mgmtd");
-                let names: Vec<_> = [daemon].into_iter().chain(keepers).collect();
-                log::warn!("{daemon} can't be put right by commands: {} start anew", names.join(" and "));
-                events.extend(names.iter().filter_map(|name| self.running(name)).map(Event::Renew));
+                log::warn!("{daemon} can't be put right by commands: it starts anew");
+                events.extend(self.renewed_with(daemon));
             }
             News::Failed(daemon, lines, reason, wait) => {
                 log::error!(

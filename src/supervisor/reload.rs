@@ -348,7 +348,7 @@ impl Supervisor<'_> {
                     let was_there = child.is_some_and(|child| child.age() >= began.elapsed());
                     if refused.unclean.contains(daemon.name) && was_there {
                         log::warn!("{} does not run with what it had before: it starts anew", daemon.name);
-                        events.push_back(Event::Renew(i));
+                        events.extend(self.renewed_with(daemon.name));
                     }
                 }
             }

@@ -63,7 +63,16 @@ impl History {
     }
 }
 
+/// Daemons that keep what mgmtd has given them when it restarts, and from which the next one takes nothing of it.
+const KEEPERS: [&str; 2] = ["zebra", "staticd"];
+
 impl Supervisor<'_> {
+    /// What has those start anew that have what `daemon` is to lose.
+    pub(super) fn renewed_with(&self, daemon: &'static str) -> impl Iterator<Item = Event> {
+        let keepers = KEEPERS.into_iter().filter(move |_| daemon == "mgmtd");
+        [daemon].into_iter().chain(keepers).filter_map(|name| self.running(name)).map(Event::Renew)
+    }
+
     /// Goes back to it: every daemon starts anew with it, and nothing else. Daemon `i` dies of the one in force.
     pub(super) fn fall_back(&mut self, i: usize, events: &mut VecDeque<Event>) {
         let name = self.daemons[i].name;
