@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use crate::config::Config;
 use crate::frr::{self, Daemon, Inputs, Texts, Version, end_leftovers, files};
 use crate::kernel::netns::{Held, Origin};
-use crate::kernel::{Changes, Heard, Kernel, Monitor, Netns, Op, Outcome, plan};
+use crate::kernel::{Changes, Heard, Kernel, Monitor, Netns, Op, Outcome, SharedTable, plan, shared_tables};
 use crate::limits;
 use crate::model::{Desired, IfName, Namespaces, RawLines, Side};
 use crate::resolve::{self, By, Found, Resolved, Search, find, missing, objection};
@@ -39,6 +39,8 @@ pub struct Node {
     nics: Vec<Found>,
     /// One of them has got another name in FRR's namespace, which nobody was told of yet.
     renamed: bool,
+    /// Routing tables for which zebra can't run.
+    shared_tables: Vec<SharedTable>,
     /// Since when nothing holds the namespace under its name.
     nameless_since: Option<Instant>,
     /// How many kernel parameters were looked at in this turn.
@@ -162,12 +164,14 @@ impl Node {
             ports: vec![],
             nics: found,
             renamed: false,
+            shared_tables: vec![],
             nameless_since: None,
             looked_at: 0,
             said: BTreeSet::new(),
             repaired: status::repaired(&board.read().devices),
             board: Arc::clone(board),
         };
+        node.look_at_tables(&now);
         node.configure(&resolved)?;
         let begin = Instant::now();
         let outcome = node.kernel.reconcile(&resolved.desired, Level::Info).map_err(line)?;
@@ -475,6 +479,20 @@ impl Node {
         Check::Failed
     }
 
+    /// Takes in which routing tables are shared, so that zebra can't run.
+    fn look_at_tables(&mut self, now: &Namespaces) {
+        let shared = shared_tables(&now.get(Side::Router).links);
+        if shared != self.shared_tables {
+            self.shared_tables.clone_from(&shared);
+            self.board.tell(|local| local.shared_tables = shared);
+        }
+    }
+
+    /// Why zebra can't run, if it can't.
+    pub fn keeps_from_zebra(&self) -> Option<String> {
+        self.shared_tables.first().map(SharedTable::what)
+    }
+
     fn repair(&mut self, said: &mut BTreeSet<String>) -> Check {
         let now = match self.kernel.observe(Some(&self.desired)) {
             Ok(now) => now,
@@ -483,6 +501,7 @@ impl Node {
                 return Check::Failed;
             }
         };
+        self.look_at_tables(&now);
         let Search { mut found, missing: mut gone, wrong } = find(&By::all(&self.config), &now, &self.nics);
         if !gone.is_empty() {
             let words: Vec<String> = gone.iter().map(ToString::to_string).collect();

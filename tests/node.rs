@@ -550,6 +550,39 @@ fn something_foreign_in_the_way_is_named() {
     ip("host", "link add metallb-frr type dummy");
     let said = refused(&lab, &[]);
     assert!(said.contains("an interface metallb-frr is there that we did not make"), "{said}");
+    ip("host", "link del metallb-frr");
+    // A VRF that has the table of ours, at which zebra ends, and each that comes after it.
+    let foreign = "link add foo type vrf table 88\nlink set foo up\n";
+    for ns in ["perouter", "host"] {
+        let mut node = start(&lab, &[("NETNS", ns)]);
+        node.wait_log(DAEMONS_ANSWER, SOON);
+        let up = || ["leaf1", "leaf2"].iter().all(|leaf| session(leaf, "default", "node") == "Established");
+        wait_until("the sessions", SOON, up);
+        let from = node.log().len();
+        ip_batch(ns, foreign);
+        let (after, problem) = await_problem(&node, "device-broken", from);
+        println!("a VRF with our table: named after {} ms", after.as_millis());
+        let what = problem["what"].as_str().unwrap();
+        assert!(
+            what.starts_with("VRF foo, which is not ours, has routing table 88 of VRF metallb"),
+            "{problem}"
+        );
+        // Longer than three starts of one that keeps dying take.
+        thread::sleep(Duration::from_secs(4));
+        let others = problems();
+        let misleading = ["daemon-crash-loop", "daemon-down", "session-down"];
+        assert!(!others.iter().any(|code| misleading.contains(&code.as_str())), "{others:?}");
+        let ends = node.log()[from..].iter().filter(|(_, line)| line.contains("zebra (pid")).count();
+        assert!((1..=2).contains(&ends), "zebra ended {ends} times");
+        // What is ours is put right all the same.
+        ip(ns, "link set metallb down");
+        wait_until("our VRF", SOON, || !ip(ns, "link show dev metallb").contains("state DOWN"));
+        ip(ns, "link del foo");
+        await_end(&node, &problem);
+        node.wait_log_after(from, DAEMONS_ANSWER, SOON);
+        wait_until("the sessions again", SOON, up);
+        node.terminate();
+    }
 }
 
 #[test]

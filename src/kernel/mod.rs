@@ -19,6 +19,7 @@ mod op;
 mod plan;
 mod record;
 mod shadow;
+mod tables;
 
 pub use apply::{Changes, Error, Kernel, Outcome};
 pub use carrier::Carrier;
@@ -30,3 +31,4 @@ pub use netns::Netns;
 pub use op::{Op, Setting};
 pub use plan::{Plan, plan};
 pub use shadow::{BackupRoutes, Spoils};
+pub use tables::{SharedTable, shared_tables};

@@ -219,7 +219,8 @@ impl Planner {
         true
     }
 
-    /// Removes what is ours and holds what the link needs for itself. Returns whether it can have it.
+    /// Removes what is ours and holds what the link needs for itself. Returns whether it can have it, or has it already: with what
+    /// another one means for zebra then, others deal (see `shared_tables`).
     fn unique(&mut self, spec: &LinkSpec, what: Unique) -> bool {
         let side = self.place(spec.side);
         let others = self.holders.get(&(side, what)).into_iter().flatten();
@@ -230,6 +231,7 @@ impl Planner {
             match link.map(Link::role) {
                 None => {}
                 Some(Some(Role::Made)) => self.push(Op::Delete { side, name: rival }),
+                Some(_) if self.has(spec, what) => {}
                 Some(_) => {
                     let (words, remedy) = match what {
                         Unique::Table(table) if spec.part == Part::Base => {
@@ -247,6 +249,12 @@ impl Planner {
             }
         }
         true
+    }
+
+    /// Whether the link is there and ours, and has that.
+    fn has(&self, spec: &LinkSpec, what: Unique) -> bool {
+        let link = self.now.get(spec.side).link(spec.name.as_str());
+        link.is_some_and(|link| unique(&link.kind) == Some(what) && link.role() == Some(Role::Made))
     }
 
     /// Makes the link if there is none that is `right`. Returns whether it is there, or will be.

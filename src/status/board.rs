@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::probe::Findings;
 use super::{Configuration, Counts, Daemon, Device, Interface, Namespace, Peers, Phase, Time};
 use crate::frr::held::Unannounced;
+use crate::kernel::SharedTable;
 
 /// The main loop turns at least every 3 s to ask the daemons; one that has not for so long does not work.
 const ALIVE: Duration = Duration::from_secs(15);
@@ -124,6 +125,8 @@ pub struct Local {
     pub counts: Counts,
     /// What can't be put right, a sentence each.
     pub broken: Vec<String>,
+    /// Routing tables for which zebra can't run.
+    pub shared_tables: Vec<SharedTable>,
     /// Repairs wait until then, since something undoes them.
     pub fight: bool,
     /// Routes that zebra has chosen and the kernel lacks, however often zebra is told.

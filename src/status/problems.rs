@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::fabric::Fabric;
 use super::{BgpSession, Daemon, Health, Life, Local, Phase, Problem, Role, Time};
 use crate::frr::held::Unannounced;
-use crate::printable::first;
+use crate::kernel::SharedTable;
+use crate::printable::{first, printable};
 
 use together::{Sort, Together};
 
@@ -166,6 +167,7 @@ pub fn health(local: &Local, fabric: &Fabric, problems: &[Problem]) -> Health {
         ["interface-missing", "link-down", "wrong-as", "wrong-password", "session-down"]
             .contains(&p.code.as_str())
             || p.subject == "bgpd"
+            || p.subject.starts_with(TABLE)
     };
     if local.phase != Phase::Running || !known || (!reached && problems.iter().any(cuts_off)) {
         Health::Down
@@ -181,10 +183,14 @@ fn faults(local: &Local, fabric: &Fabric, now: Time) -> Vec<Fault> {
     let mut faults = Vec::new();
     setup(local, &mut faults);
     if local.phase == Phase::Running {
-        faults.extend(local.daemons.iter().filter_map(|daemon| dying(daemon, local)));
+        faults.extend(local.shared_tables.iter().map(|shared| table(shared, local)));
         sessions::links(local, fabric, &mut faults);
-        sessions::sessions(local, fabric, now, &mut faults);
-        services(local, fabric, now, &mut faults);
+        // What follows from a zebra that can't run is none of a daemon's, a neighbor's or a service's fault.
+        if local.shared_tables.is_empty() || sessions::runs(local, "zebra").is_some() {
+            faults.extend(local.daemons.iter().filter_map(|daemon| dying(daemon, local)));
+            sessions::sessions(local, fabric, now, &mut faults);
+            services(local, fabric, now, &mut faults);
+        }
         faults.extend(refused(fabric));
         kernel(local, &mut faults);
     }
@@ -235,6 +241,31 @@ fn setup(local: &Local, faults: &mut Vec<Fault>) {
                 .into(),
             ..Fault::default()
         });
+    }
+}
+
+/// How the subject of that problem begins.
+const TABLE: &str = "routing table ";
+
+fn table(shared: &SharedTable, local: &Local) -> Fault {
+    let others: Vec<_> = shared.others.iter().map(|name| printable(name)).collect();
+    let names =
+        if shared.ours.is_some() { others.join(" and ") } else { format!("one of {}", others.join(" and ")) };
+    let ours = shared.ours.as_ref() == Some(&local.metallb.0);
+    Fault {
+        code: "device-broken",
+        subject: format!("{TABLE}{}", shared.table),
+        what: format!("{}, and zebra can't run where two VRFs have one table: it is not started", shared.what()),
+        traffic: "what the kernel has goes on being forwarded; changes in the fabric are not seen, and the leaves drop our routes when \
+                  GR_RESTART_TIME is over"
+            .into(),
+        remedy: format!(
+            "remove VRF {names} from namespace {}, or give it another table (ip -d link show type vrf){}; zebra is started then by \
+             itself",
+            local.namespace.name,
+            if ours { ", or choose another METALLB_VRF_ROUTE_TABLE_ID" } else { "" }
+        ),
+        ..Fault::default()
     }
 }
 

@@ -578,6 +578,11 @@ impl<'a> Supervisor<'a> {
 
     fn start(&mut self, i: usize) -> io::Result<Child> {
         let daemon = self.daemons[i];
+        if daemon.name == "zebra"
+            && let Some(why) = self.node.keeps_from_zebra()
+        {
+            return Err(io::Error::other(why));
+        }
         let more = if daemon.name == "bgpd" { self.hold.configuration() } else { String::new() };
         let config = part(&self.parts, daemon.name)
             .map(|text| Handover::text(daemon.name, &(text.to_owned() + &more)));

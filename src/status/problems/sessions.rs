@@ -38,7 +38,7 @@ pub(super) fn subject(session: &BgpSession) -> String {
     }
 }
 
-fn runs<'l>(local: &'l Local, name: &str) -> Option<&'l Daemon> {
+pub(super) fn runs<'l>(local: &'l Local, name: &str) -> Option<&'l Daemon> {
     local.daemons.iter().find(|daemon| daemon.name == name && daemon.state == Life::Running)
 }
 

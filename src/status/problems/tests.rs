@@ -430,3 +430,24 @@ fn services_that_no_leaf_is_told_of_are_named_while_a_leaf_is_there() {
     let codes = after_a_minute(&local, &fabric);
     assert!(codes.iter().all(|(code, _)| code != "service-not-announced"), "{codes:?}");
 }
+
+#[test]
+fn a_table_that_two_vrfs_have_is_named_and_nothing_that_follows_from_it() {
+    let (mut local, mut fabric) = well();
+    let shared = SharedTable { table: 88, ours: Some("metallb".into()), others: vec!["foo".into()] };
+    local.shared_tables = vec![shared];
+    local.namespace.name = "perouter".into();
+    local.daemons[0] = Daemon { deaths: 7, state: Life::Down, ..local.daemons[0].clone() };
+    for session in &mut fabric.bgp {
+        session.state = "Idle".into();
+    }
+    assert_eq!(after_a_minute(&local, &fabric), [("device-broken".into(), "routing table 88".into())]);
+    let mut problems = Problems::default();
+    problems.step(&local, &fabric, at(100));
+    let problem = problems.list().remove(0);
+    assert!(problem.what.starts_with("VRF foo, which is not ours, has routing table 88 of VRF metallb"));
+    for word in ["remove VRF foo from namespace perouter", "METALLB_VRF_ROUTE_TABLE_ID"] {
+        assert!(problem.remedy.contains(word), "{problem:?}");
+    }
+    assert_eq!(health(&local, &fabric, &problems.list()), Health::Down);
+}
