@@ -227,6 +227,32 @@ fn a_dead_daemon_is_back_in_place() {
     if !frr_is_8() {
         assert_eq!(lab.leaves.each_ref().map(ends), before_all.map(|n| n + 3));
     }
+    // A daemon whose socket's file somebody removes is well, and no other daemon finds it any more.
+    let before = daemons(&lab, "perouter");
+    for what in ["/run/frr/sockets/*", "/run/frr/sockets"] {
+        let from = node.log().len();
+        exec("", &["sh", "-c", &format!("rm -rf {what}")]);
+        for socket in ["bgpd.vty", "zserv.api"] {
+            node.wait_log_after(from, socket, SOON);
+        }
+        wait_until("bgpd's answer", SOON, || vty("node", "bgpd", "show version").is_ok());
+    }
+    thread::sleep(Duration::from_secs(8));
+    assert_eq!(daemons(&lab, "perouter"), before, "none is ended for it");
+    let ready = complete(&node);
+    signal_daemons(&lab, "perouter", &["bgpd"], Signal::KILL);
+    wait_until("bgpd to be back", SOON, || complete(&node) > ready);
+    settle();
+    every_ping_is_answered(&SERVICES, 5);
+    // Where nothing is left to put back, they start anew, and the log says why.
+    let (from, ready) = (node.log().len(), complete(&node));
+    exec("", &["sh", "-c", "rm -rf /run/frr/sockets /run/frr/kept-sockets"]);
+    node.wait_log_after(from, "somebody has removed its socket /run/frr/sockets/", SOON);
+    wait_until("all to be back", SOON, || {
+        complete(&node) > ready && daemons(&lab, "perouter").len() == before.len()
+    });
+    settle();
+    every_ping_is_answered(&SERVICES, 5);
     let zombies = exec("", &["sh", "-c", "ps -eo stat= | grep -c ^Z || true"]);
     assert_eq!(zombies.trim(), "0");
 }

@@ -76,6 +76,9 @@ pub fn prepare(daemons: &[&'static Daemon]) -> io::Result<()> {
         .map_err(|e| because(RUN_DIR, &e))?;
     remove_outdated();
     sockets(daemons, owner).map_err(|e| because(SOCKET_DIR, &e))?;
+    if let Err(e) = super::sockets::prepare() {
+        log::warn!("{e}; a daemon whose socket somebody removes is started anew");
+    }
     for dir in OTHER_DIRECTORIES {
         // The daemons live without these.
         if let Err(e) = other_directory(dir, owner) {
@@ -152,6 +155,14 @@ fn make_room(path: &Path) {
 
 fn directory(dir: &Path, owner: (u32, u32)) -> io::Result<()> {
     files::directory(dir, owner, 0o755)
+}
+
+/// Makes the directory for FRR's sockets again.
+///
+/// # Errors
+/// It can't be made.
+pub fn socket_directory() -> io::Result<()> {
+    directory(Path::new(SOCKET_DIR), owner()?)
 }
 
 fn other_directory(dir: &str, owner: (u32, u32)) -> io::Result<()> {

@@ -12,6 +12,7 @@ mod redact;
 mod refusal;
 mod render;
 pub mod rib;
+pub mod sockets;
 pub mod solicit;
 mod split;
 mod texts;

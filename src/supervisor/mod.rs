@@ -40,7 +40,7 @@ use crate::frr::delta::Step;
 use crate::frr::handover::Handover;
 use crate::frr::held::Place;
 use crate::frr::vty::{Answer, PING, Talk, socket};
-use crate::frr::{Daemon, bfd, files, neighbors, redact_said, solicit, with_log};
+use crate::frr::{Daemon, bfd, files, neighbors, redact_said, sockets, solicit, with_log};
 use crate::kernel::{Dialling, Heard};
 use crate::limits;
 use crate::model::{FilePath, IfName};
@@ -386,6 +386,8 @@ impl<'a> Supervisor<'a> {
                     self.repairs.changed(Instant::now());
                 }
                 self.probe();
+                let there = self.daemons.iter().filter(|daemon| self.ready(daemon.name).is_some());
+                there.for_each(|daemon| sockets::restore(daemon.name));
                 events.extend(self.load.as_mut().map(|load| Event::Loading { rests: load.rests() }));
                 // A connection that was refused is tried again, and is no answer meanwhile.
                 let refused = self.asked.iter().filter(|(_, talk)| talk.is_none()).map(|(i, _)| *i);
@@ -409,10 +411,19 @@ impl<'a> Supervisor<'a> {
                 }
             }
             Action::Abort(i) => {
-                if let Some(child) = &self.children[i] {
-                    let s = self.node.config.liveness_s;
-                    log::error!("{} (pid {}) has not answered for {s} s: ending it", child.name, child.pid);
-                    child.abort();
+                if let Some(child) = &mut self.children[i] {
+                    let (name, pid, s) = (child.name, child.pid, self.node.config.liveness_s);
+                    if sockets::is_gone(name) {
+                        // It may be well, and has nothing to say of it.
+                        log::error!(
+                            "{name} (pid {pid}) can't be asked for {s} s: somebody has removed its socket {}; starting it anew",
+                            socket(name).display()
+                        );
+                        child.kill();
+                    } else {
+                        log::error!("{name} (pid {pid}) has not answered for {s} s: ending it");
+                        child.abort();
+                    }
                 }
             }
             Action::Kill(i) => {
@@ -1075,6 +1086,7 @@ impl<'a> Supervisor<'a> {
                         child.epitaph()
                     );
                     files::ended(child.name);
+                    sockets::forget(child.name);
                     files::sweep(child.name, pid);
                     events.push_back(Event::Exited(i));
                 }
@@ -1123,6 +1135,7 @@ impl<'a> Supervisor<'a> {
                 None => true,
             }
         });
+        answered.iter().for_each(|i| sockets::keep(self.daemons[*i].name));
         if answered.iter().any(|i| self.daemons[*i].name == "bgpd") {
             self.let_dial(now);
         }
