@@ -15,6 +15,11 @@ use rustix::fs::{Mode, OFlags};
 /// The largest file that is read at all, in bytes, unless the caller says less.
 pub const LARGEST: u64 = 32 << 20;
 
+/// So many inodes are left to the daemons, which have eight sockets in all. Each of them removes the socket of the one before it
+/// and then binds its own (`vty_serv_un`, `lib/vty.c`): a file that is made in between may have the last inode, and the daemon
+/// would run without a socket, as if it hung.
+const SOCKETS: u64 = 32;
+
 /// Whose file it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
@@ -97,7 +102,8 @@ pub enum Access {
 /// Writes a file beside its place, under a name that no one can guess, and renames it there.
 ///
 /// # Errors
-/// It can't be written, in a sentence that names it. The file that was there is left as it was.
+/// It can't be written, in a sentence that names it; nor is it where inodes are so few that a daemon may need them. The file that
+/// was there is left as it was.
 pub fn write(path: &Path, text: &str, access: Access) -> io::Result<()> {
     replace(path, text, access)
         .map_err(|e| io::Error::new(e.kind(), format!("cannot write {}: {e}", path.display())))
@@ -110,6 +116,10 @@ fn replace(path: &Path, text: &str, access: Access) -> io::Result<()> {
         Access::All => 0o644,
     };
     let temporary = temporary(path)?;
+    let there = temporary.parent().and_then(|dir| rustix::fs::statvfs(dir).ok());
+    if there.is_some_and(|there| is_scarce(there.f_files, there.f_ffree)) {
+        return Err(rustix::io::Errno::NOSPC.into());
+    }
     let fill = || {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
         file.write_all(text.as_bytes())?;
@@ -121,6 +131,11 @@ fn replace(path: &Path, text: &str, access: Access) -> io::Result<()> {
     fill().inspect_err(|_| {
         let _ = fs::remove_file(&temporary);
     })
+}
+
+/// Whether of `all` inodes too few are free. Some file systems have no number of them (0).
+fn is_scarce(all: u64, free: u64) -> bool {
+    all > 0 && free < SOCKETS
 }
 
 /// `.NAME.RANDOM.tmp`, which [`is_temporary`] knows again.
@@ -329,6 +344,12 @@ mod tests {
         assert!(is_temporary(temporary(&target).unwrap().file_name().unwrap().to_str().unwrap()));
         assert_ne!(temporary(&target).unwrap(), temporary(&target).unwrap());
         fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn the_last_inodes_are_for_sockets() {
+        assert!(is_scarce(1000, 0) && is_scarce(1000, SOCKETS - 1));
+        assert!(!is_scarce(1000, SOCKETS) && !is_scarce(0, 0));
     }
 
     #[test]

@@ -48,6 +48,13 @@ fn a_full_run_stops_no_restart() {
             json.contains("\"not-saved\"") && json.contains("cannot write /run/frr/status.json: No space left")
         })
     });
+    // The last inodes are for the sockets of daemons: a file of ours would have the place of one.
+    let there = rustix::fs::statvfs("/run").unwrap();
+    exec("", &["mount", "-o", &format!("remount,size=50%,nr_inodes={}", there.f_files - there.f_ffree + 8), "/run"]);
+    thread::sleep(Duration::from_secs(3));
+    for words in ["/run/frr/status.json can be written again", "Cannot bind path"] {
+        assert!(!node.log_text().contains(words), "{words}");
+    }
     empty_run();
     wait_until("its end", SOON, || {
         status()["health"] == "healthy" && get("/status.json").is_ok_and(|(_, json)| !json.contains("\"not-saved\""))
