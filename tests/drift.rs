@@ -131,7 +131,8 @@ fn what_the_kernel_made(extra: &[(&str, &str)], ns: &'static str) {
     let lab = Lab::new(Options::default());
     let node = up(&lab, extra);
     let before = shapes_of(ns);
-    let flows: Vec<_> = flows().into_iter().filter(|(name, _)| name.starts_with("client1")).collect();
+    let flows: Vec<_> =
+        flows_of(&["client1"]).into_iter().filter(|(name, _)| name.starts_with("client1")).collect();
     thread::sleep(Duration::from_secs(1));
     for (what, place, command) in [
         ("addresses of a port flushed", ns, "addr flush dev eth1"),

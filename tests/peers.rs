@@ -18,14 +18,13 @@ fn another_leaf(kind: Kind) {
     // GoBGP has no routes in the kernel.
     let clients = if kind == Kind::Bird { &["client1", "client2"][..] } else { &["client1"] };
     pings(clients, &SERVICES, 20);
-    let flows = || flows().into_iter().filter(|(name, _)| clients.iter().any(|c| name.contains(c))).collect::<Vec<_>>();
 
     let mut lost = Vec::new();
     // BIRD's BFD takes 15 s to give the session of a bfdd that is gone up; GoBGP has none.
     let bfd_seconds = if kind == Kind::Bird { 20 } else { 6 };
     for (what, daemon, seconds) in [("SIGTERM, preserve", "", bfd_seconds), ("SIGKILL bgpd", "bgpd", 6)] {
         wait_until("the session", SOON, || leaf.is_established() && leaf.has_bfd_or_none());
-        let flows = flows();
+        let flows = flows_of(clients);
         thread::sleep(Duration::from_secs(1));
         if daemon.is_empty() {
             node.terminate();
