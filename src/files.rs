@@ -247,14 +247,16 @@ pub fn remove(path: &Path) {
     let _ = fs::remove_file(path);
 }
 
-/// Writes again what could not be written.
-pub fn retry() {
+/// Writes again what could not be written. Whether any of it was.
+pub fn retry() -> bool {
     let kept =
         |(path, unsaved): (&PathBuf, &Unsaved)| Some((path.clone(), unsaved.text.clone()?, unsaved.access));
     let all: Vec<_> = lock().iter().filter_map(kept).collect();
+    let mut written = false;
     for (path, text, access) in all {
-        save(&path, &text, access);
+        written |= attempt(&path, &text, access, true);
     }
+    written
 }
 
 /// What can't be written, a sentence each.
@@ -365,7 +367,7 @@ mod tests {
             [format!("cannot write {}: No such file or directory (os error 2)", path.display())]
         );
         fs::create_dir(dir.join("none")).unwrap();
-        retry();
+        assert!(retry());
         assert_eq!(mine(), [""; 0]);
         assert_eq!(fs::read_to_string(&path).unwrap(), "second");
         fs::remove_dir_all(&dir).unwrap();

@@ -56,7 +56,8 @@ fn a_full_run_stops_no_restart() {
         assert!(!node.log_text().contains(words), "{words}");
     }
     empty_run();
-    wait_until("its end", SOON, || {
+    // Everything is tried again within three seconds.
+    wait_until("its end", Duration::from_secs(20), || {
         status()["health"] == "healthy" && get("/status.json").is_ok_and(|(_, json)| !json.contains("\"not-saved\""))
     });
     node.wait_log("/run/frr/status.json can be written again", SOON);

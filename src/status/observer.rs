@@ -395,8 +395,11 @@ impl Observer {
         }
         let json = printable::to_json(&self.status).unwrap_or_default();
         let text = text::render(&self.status);
+        let unsaved = files::unsaved().len();
         let written =
             [(FILE, json), (TEXT, text)].map(|(file, text)| files::show(Path::new(file), &text, shown()));
+        // That is news of its own.
+        self.stale |= files::unsaved().len() != unsaved;
         if written.contains(&false) {
             (self.written, self.changed) = (Some(now + WRITE_AGAIN), true);
         }

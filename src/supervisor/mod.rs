@@ -381,7 +381,10 @@ impl<'a> Supervisor<'a> {
             }
             Action::Look => {
                 self.rounds = self.rounds.wrapping_add(1);
-                crate::files::retry();
+                if crate::files::retry() {
+                    // The problem is over, which nothing else may say for a minute.
+                    self.board.tell(|_| ());
+                }
                 if self.node.sysctls_have_changed() {
                     self.repairs.changed(Instant::now());
                 }
