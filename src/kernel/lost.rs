@@ -202,8 +202,7 @@ pub(super) fn rules(there: &[KernelRule], has_vrf: bool) -> Vec<KernelRule> {
         let lacks = |to| !there.contains(&KernelRule { v6, to });
         let mut wanted = vec![KernelTable::Local, KernelTable::Main];
         wanted.extend(has_vrf.then_some(KernelTable::Vrf));
-        // It leads nowhere by itself, so that it goes unnoticed when somebody has removed it alone.
-        wanted.extend((!v6 && lacks(KernelTable::Main)).then_some(KernelTable::Default));
+        wanted.extend((!v6).then_some(KernelTable::Default));
         lost.extend(wanted.into_iter().filter(|to| lacks(*to)).map(|to| KernelRule { v6, to }));
     }
     lost
@@ -311,7 +310,9 @@ mod tests {
             of(false).chain(of(true)).collect::<Vec<_>>()
         };
         use KernelTable::{Default, Local, Main, Vrf};
-        assert_eq!(rules(&all(&[Local, Main]), false), []);
+        assert_eq!(rules(&all(&[Local, Main, Default]), false), []);
+        // Somebody flushes them one by one, and we may have put back the first before the last has gone.
+        assert_eq!(rules(&all(&[Local, Main]), false), [KernelRule { v6: false, to: Default }]);
         let words = |there: &[KernelTable]| {
             rules(&all(there), true).iter().map(ToString::to_string).collect::<Vec<_>>()
         };
