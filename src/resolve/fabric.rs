@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::config::Config;
+use crate::config::file::no_peer;
 use crate::model::{
     ADVERTISED_PROTOCOL, IfName, Link, LinkKind, MacAddr, Namespaces, NsState, OWNER_PROTOCOL, Role, Side,
     UnderlayInterface, Value as _,
@@ -232,6 +233,13 @@ fn list<'a>(links: impl Iterator<Item = (Side, &'a Link)>) -> String {
 pub fn objection(config: &Config, now: &Namespaces, nic: &Found) -> Option<String> {
     let link = now.get(nic.side).link(nic.name.as_str())?;
     let name = &nic.name;
+    // Its session has its name.
+    if let Some(why) = no_peer(name.as_str()).filter(|_| matches!(nic.by, By::Mac(_))) {
+        return Some(format!(
+            "{name} ({}) can't be a fabric interface by that name: it is {why}; give the NIC another one",
+            nic.by
+        ));
+    }
     let namespace = config.namespace.as_deref();
     // In the namespace it is taken out of a master that somebody has given it.
     if let Some(master) = link.master.as_ref().filter(|_| namespace.is_none() || nic.side == Side::Host) {
@@ -405,6 +413,28 @@ mod tests {
         assert_eq!(found(vec![master("bond"), port("eth0", "m", Some(A))]), Ok(vec!["host m".into()]));
         let bridge = Link { kind: LinkKind::Bridge, ..master("") };
         assert_eq!(found(vec![bridge, port("eth0", "m", Some(A))]), eth0());
+    }
+
+    #[test]
+    fn a_nic_that_is_called_like_something_of_frrs_is_refused() {
+        let vars = [("NODE_IP", "10.0.0.1"), ("ASN_LOCAL", "65001"), ("FE_MACS", A)];
+        let config = crate::config::from_vars(vars.map(|(k, v)| (k.into(), v.into()))).unwrap();
+        let objects = |name: &str, by: By| {
+            let now = Namespaces {
+                host: NsState {
+                    links: [link(name, LinkKind::Device, A, None)].into_iter().collect(),
+                    ..NsState::default()
+                },
+                router: None,
+            };
+            let nic = Found { by, side: Side::Host, index: 1, name: IfName::parse(name).unwrap(), mtu: 1500 };
+            objection(&config, &now, &nic)
+        };
+        let sentence = objects("fabric", By::Mac(mac(A))).unwrap();
+        assert!(sentence.contains("the name of a peer group"), "{sentence}");
+        assert_eq!(objects("eth0", By::Mac(mac(A))), None);
+        // The file has its own rules for these.
+        assert_eq!(objects("fabric", By::Name(IfName::parse("fabric").unwrap())), None);
     }
 
     #[test]

@@ -31,6 +31,7 @@ use tree::{Budget, Kind, Node};
 use vnis::Vnis;
 
 pub use disk::read;
+pub use names::no_peer;
 pub(super) use names::{is_ours, our_names};
 pub(crate) use report::sounds_secret;
 pub use schema::schema;

@@ -28,7 +28,7 @@ pub(super) const GROUPS: [&str; 1] = ["fabric"];
 pub(super) const ADDRESS: &str = "^[0-9]+(?:\\.[0-9]+){3}$";
 
 /// Why a device of that name can be no peer's interface.
-pub(super) fn no_peer(name: &str) -> Option<&'static str> {
+pub fn no_peer(name: &str) -> Option<&'static str> {
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     match name {
         _ if is_ours(name) => Some("a name of our own devices, on which no peer is"),
