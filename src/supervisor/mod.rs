@@ -1099,6 +1099,9 @@ impl<'a> Supervisor<'a> {
                     if !status.success() {
                         log::error!("vtysh: loading the configuration failed: {status}{}", child.epitaph());
                         self.load_well = false;
+                    } else if child.is_refused() {
+                        log::error!("vtysh: not all of the configuration was taken: see its words above");
+                        self.load_well = false;
                     } else if child.is_undone() {
                         log::warn!("vtysh: another change came between: the configuration is loaded again");
                         self.load_well = false;

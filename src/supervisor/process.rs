@@ -29,6 +29,10 @@ const MOST_NOTIFICATIONS: usize = 256;
 /// commands: what was to be added there is not (`VTY_CHECK_XPATH`, `lib/vty.h`). None of ours does: `Supervisor::over`.
 const UNDONE: &str = "Current configuration object was deleted by another process";
 
+/// What vtysh prints, and goes on as if all were well, when a daemon refuses a line by its meaning, or mgmtd is locked
+/// (`nb_cli_apply_changes`, `lib/northbound_cli.c`; `vty_mgmt_handle_commit_config_reply`, `mgmtd/mgmt_vty_frontend.c`).
+const CONFIGURATION_FAILED: &str = "% Configuration failed.";
+
 /// Of what vtysh prints ten times a second while someone else has mgmtd's configuration locked (`vtysh_read_config`,
 /// `vtysh/vtysh_config.c`): a transaction that does not end, too.
 const LOCKED_OUT: &str = "running datastore locked by another session";
@@ -73,6 +77,7 @@ struct Heard {
     install_failed: bool,
     notifications: Vec<String>,
     undone: bool,
+    refused: bool,
     locked_out: bool,
 }
 
@@ -142,6 +147,11 @@ impl Child {
     /// The notifications that it has named since this was asked last.
     pub fn take_notifications(&mut self) -> Vec<String> {
         std::mem::take(&mut self.heard.notifications)
+    }
+
+    /// Whether it has said that something of what it does was refused.
+    pub fn is_refused(&self) -> bool {
+        self.heard.refused
     }
 
     /// Whether it has said that what it does was undone meanwhile.
@@ -235,6 +245,7 @@ impl Heard {
     /// Takes in a line of another sort.
     fn line(&mut self, line: &str) {
         self.undone |= line.contains(UNDONE);
+        self.refused |= line.contains(CONFIGURATION_FAILED);
         self.locked_out |= line.contains(LOCKED_OUT);
     }
 }
@@ -262,6 +273,18 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
         Child::with_input("sh", command, Stdio::null(), &[]).unwrap()
+    }
+
+    #[test]
+    fn a_load_that_is_not_taken_whole_is_none() {
+        let heard = |line: &str| {
+            let mut heard = Heard::default();
+            say("vtysh", line, &mut String::new(), &mut heard);
+            (heard.refused, heard.undone)
+        };
+        assert_eq!(heard("line 12: % Configuration failed."), (true, false));
+        assert_eq!(heard(UNDONE), (false, true));
+        assert_eq!(heard("Configuration was read"), (false, false));
     }
 
     #[test]
