@@ -103,7 +103,7 @@ size: build
 # addresses of the veth pair now and then.
 FIRST_ONLY  = bad_configurations nics_are_found nic_that_carries stale_namespace something_foreign log_can_be_json \
               every_fault clients_of_any the_command_and the_metrics another_namespace a_broken_template an_instance_that lost_when_daemons_die killed_at_any fight_is_not rebuild_token altered deleted_namespace nic_that_returns dead_daemon no_one_reads what_others_put
-SECOND_ONLY = port_that_flaps does_not_concern typed_into withdraw_takes services_stay nothing_is_held lost_in_the_hosts we_die dies_alone a_leaf_may host_mode ipv4_over full_run may_not_announce want_of_files wrong_with_one_nic peers_do_not_write what_is_no_file a_stop_comes dies_of_is
+SECOND_ONLY = leave_by_another_leaf port_that_flaps does_not_concern typed_into withdraw_takes services_stay nothing_is_held lost_in_the_hosts we_die dies_alone a_leaf_may host_mode ipv4_over full_run may_not_announce want_of_files wrong_with_one_nic peers_do_not_write what_is_no_file a_stop_comes dies_of_is
 EVERY_ONLY  = a_leaf_may_be_gobgp altered_in_the_hosts same_link_local put_right_in_the_hosts announced_while thousands_of_services kernel_made thousands_of_backup boots_slowly
 NOT_8.4     = does_not_concern typed_into dies_of_is no_packet host_mode another_namespace ipv4_over services_stay nothing_is_held may_not_announce thousands_of_services
 without     = connmark kernel_without_vrf $(if $(EVERY),,$(EVERY_ONLY) \

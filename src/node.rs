@@ -151,6 +151,12 @@ impl Node {
         for note in &resolved.notes {
             log::warn!("{note}");
         }
+        if config.namespace.as_deref().is_none() && strict_everywhere() {
+            log::warn!(
+                "net.ipv4.conf.all.rp_filter is not 0: IPv4 that comes in by one fabric interface and is answered by another is dropped on \
+                 interfaces without an IPv4 address; set it to 0 (machine.sysctls)"
+            );
+        }
         // From here on nothing that changes goes unnoticed.
         let monitor = Monitor::everything(&kernel).map_err(line)?;
         let mut node = Self {
@@ -560,10 +566,15 @@ impl Node {
             self.show(&outcome);
         }
         let done = outcome.done;
-        let reconfigured = resolved.ports != self.ports;
-        if reconfigured && let Err(problems) = self.configure(&resolved) {
-            said.extend(problems);
-            return Check::Failed;
+        let mut reconfigured = resolved.ports != self.ports;
+        if reconfigured {
+            let before = self.texts.active().to_owned();
+            if let Err(problems) = self.configure(&resolved) {
+                said.extend(problems);
+                return Check::Failed;
+            }
+            // The one before stays where the next is refused.
+            reconfigured = *self.texts.active() != before;
         }
         if std::mem::take(&mut self.renamed) {
             return Check::Renamed(reconfigured);
@@ -608,6 +619,11 @@ fn has_another_name(nics: &[Found], now: &Namespaces) -> bool {
     let links = &now.get(side).links;
     let mut there = nics.iter().filter(|nic| nic.side == side);
     there.any(|nic| links.at(nic.index).is_some_and(|link| link.name != nic.name.as_str()))
+}
+
+/// Whether the host checks the reverse path on every link, whatever each of them says.
+fn strict_everywhere() -> bool {
+    std::fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter").is_ok_and(|value| value.trim() != "0")
 }
 
 /// An error that is the only problem.

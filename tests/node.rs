@@ -102,6 +102,28 @@ fn perouter_and_a_second_start() {
 }
 
 #[test]
+fn in_the_hosts_namespace_replies_may_leave_by_another_leaf() {
+    let lab = Lab::new(Options { interleaf: true, ..Options::default() });
+    for nic in ["eth1", "eth2"] {
+        sysctl("host", &format!("net/ipv4/conf/{nic}/rp_filter"), "1");
+    }
+    let _node = up(&lab, &[("NETNS", "host")]);
+    let by_leaf2 = |client| {
+        let via = "fe80::fa:b0ff:fe00:202 dev eth2 proto 202 metric 1";
+        ip("host", &format!("route replace {} via inet6 {via} onlink", CLIENT_NET4[client]));
+        ip("host", &format!("-6 route replace {} via {via}", CLIENT_NET6[client]));
+    };
+    by_leaf2(0);
+    every_ping_is_answered(&SERVICES, 20);
+    // A loose check is one then, and holds against a strict one for all links.
+    ip("host", "addr add 192.0.2.200/32 dev eth1");
+    sysctl("host", "net/ipv4/conf/all/rp_filter", "1");
+    let value = || exec("host", &["cat", "/proc/sys/net/ipv4/conf/eth1/rp_filter"]);
+    wait_until("a loose check", SOON, || value().trim() == "2");
+    every_ping_is_answered(&SERVICES, 20);
+}
+
+#[test]
 fn host_mode_with_an_anycast_address() {
     let lab = Lab::new(Options::default());
     ip_batch(

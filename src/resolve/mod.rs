@@ -52,7 +52,7 @@ pub fn resolve(config: &Config, now: &Namespaces, found: &[Found]) -> Resolved {
     };
     let mut desired = Desired {
         links: links(config, now, found, mtu),
-        sysctls: sysctls(isolated, found),
+        sysctls: sysctls(config, now, isolated, found),
         routes: Vec::new(),
         no_advertised_default: found.iter().map(|nic| nic.name.clone()).collect(),
         rules: Vec::new(),
@@ -159,13 +159,20 @@ fn on(side: Side, path: String, value: &'static str) -> Sysctl {
 }
 
 /// Strict reverse-path checks see asymmetric routing as spoofing, and services are asymmetric: the client comes in over the veth
-/// pair whatever the host's own route to it is.
-fn loose(side: Side, dev: &str) -> Sysctl {
-    on(side, format!("net/ipv4/conf/{dev}/rp_filter"), "2")
+/// pair whatever the host's own route to it is. On a link without an IPv4 address a loose check is a strict one
+/// (`__fib_validate_source`, `net/ipv4/fib_frontend.c`), and only none helps; on one with an address a loose one overrules a strict one
+/// for all links.
+fn unchecked(side: Side, dev: &str, has_ipv4: bool) -> Sysctl {
+    on(side, format!("net/ipv4/conf/{dev}/rp_filter"), if has_ipv4 { "2" } else { "0" })
+}
+
+/// Whether the link of that name has an IPv4 address.
+fn has_ipv4(now: &Namespaces, side: Side, name: &str) -> bool {
+    now.get(side).link(name).is_some_and(|link| link.addresses.iter().any(|a| a.net.addr().is_ipv4()))
 }
 
 /// What a link to the fabric needs.
-fn of_port(isolated: bool, name: &IfName) -> Vec<Sysctl> {
+fn of_port(isolated: bool, name: &IfName, has_ipv4: bool) -> Vec<Sysctl> {
     let mut list = if isolated {
         // It brought the host's setting along.
         [("ipv4", "rp_filter", "0"), ("ipv6", "forwarding", "1")]
@@ -173,7 +180,7 @@ fn of_port(isolated: bool, name: &IfName) -> Vec<Sysctl> {
             .to_vec()
     } else {
         // What leaves by one leaf may be answered by another.
-        vec![loose(Side::Router, name.as_str())]
+        vec![unchecked(Side::Router, name.as_str(), has_ipv4)]
     };
     // A leaf advertises itself for the sake of BGP; a default route of that would come before BGP's own. Addresses and prefixes are
     // taken as the host has it.
@@ -181,8 +188,9 @@ fn of_port(isolated: bool, name: &IfName) -> Vec<Sysctl> {
     list
 }
 
-fn sysctls(isolated: bool, found: &[Found]) -> Vec<Sysctl> {
+fn sysctls(config: &Config, now: &Namespaces, isolated: bool, found: &[Found]) -> Vec<Sysctl> {
     let mut list = Vec::new();
+    let veth_v4 = config.metallb.v4.is_some();
     if isolated {
         // A router forwards; ECMP hashes over ports; a path over a dead port is not used; and an
         // address of a NIC survives its going down. A new namespace has none of this.
@@ -204,10 +212,12 @@ fn sysctls(isolated: bool, found: &[Found]) -> Vec<Sysctl> {
         }
         list.push(on(Side::Router, format!("net/ipv4/conf/{VETH_FRR}/rp_filter"), "0"));
     } else {
-        list.push(loose(Side::Router, VETH_FRR));
+        list.push(unchecked(Side::Router, VETH_FRR, veth_v4));
     }
-    list.push(loose(Side::Host, VETH_HOST));
-    list.extend(found.iter().flat_map(|nic| of_port(isolated, &nic.name)));
+    list.push(unchecked(Side::Host, VETH_HOST, veth_v4));
+    list.extend(
+        found.iter().flat_map(|nic| of_port(isolated, &nic.name, has_ipv4(now, nic.side, nic.name.as_str()))),
+    );
     // Both ends are ours: a check for duplicates would only hold the first session up by a second.
     for (side, dev) in [(Side::Router, VETH_FRR), (Side::Host, VETH_HOST)] {
         list.push(on(side, format!("net/ipv6/conf/{dev}/accept_dad"), "0"));

@@ -26,12 +26,13 @@ pub(super) fn add(overlay: &Overlay, mtu: Option<u32>, isolated: bool, desired: 
     for interface in &underlay.interfaces {
         if let UnderlayInterface::Macvlan { name, parent, addresses } = interface {
             let kind = SpecKind::Macvlan(parent.clone());
+            let has_ipv4 = addresses.iter().any(|net| net.addr().is_ipv4());
             let addresses = addresses.clone();
             desired.links.push(LinkSpec { addresses, ..LinkSpec::new(Side::Router, name.clone(), kind) });
             // In a namespace of ours it has this from the defaults there.
             if !isolated {
                 desired.no_advertised_default.push(name.clone());
-                desired.sysctls.extend(super::of_port(false, name));
+                desired.sysctls.extend(super::of_port(false, name, has_ipv4));
             }
         }
     }
@@ -179,8 +180,8 @@ impl Builder<'_> {
         let ends = session.map_or(&[][..], |session| &session.ends);
         if !ends.is_empty() {
             // As for MetalLB's pair: replies may take another way than requests.
-            let path = format!("net/ipv4/conf/{host}/rp_filter");
-            self.desired.sysctls.push(Sysctl { side: Side::Host, path, value: "2" });
+            let has_ipv4 = ends.iter().any(|(_, host)| host.addr().is_ipv4());
+            self.desired.sysctls.push(super::unchecked(Side::Host, host.as_str(), has_ipv4));
         }
         // Whatever is at the other end, a workload's or another router's advertisement makes no route or address on the host.
         let path = format!("net/ipv6/conf/{host}/accept_ra");

@@ -154,7 +154,7 @@ fn the_hosts_own_namespace_keeps_its_nics_as_they_are() {
     let plan = plan(&desired, &now);
     let of_nics = |word: &&String| word.contains("eth1") || word.contains("eth2");
     let of_nics: Vec<_> = words(&plan).iter().filter(of_nics).cloned().collect();
-    let wanted = ["rp_filter = 2", "disable_ipv6 = 0", "accept_ra_defrtr = 0"];
+    let wanted = ["rp_filter = 0", "disable_ipv6 = 0", "accept_ra_defrtr = 0"];
     assert!(of_nics.iter().all(|word| wanted.iter().any(|end| word.ends_with(end))), "{of_nics:#?}");
     assert_eq!(of_nics.len(), 2 * wanted.len(), "{of_nics:#?}");
     assert!(plan.ops.iter().all(|op| !matches!(op, Op::AddRoute { .. } | Op::SetMarks(_))));
