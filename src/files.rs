@@ -116,8 +116,7 @@ fn replace(path: &Path, text: &str, access: Access) -> io::Result<()> {
         Access::All => 0o644,
     };
     let temporary = temporary(path)?;
-    let there = temporary.parent().and_then(|dir| rustix::fs::statvfs(dir).ok());
-    if there.is_some_and(|there| is_scarce(there.f_files, there.f_ffree)) {
+    if temporary.parent().is_some_and(is_short_of_inodes) {
         return Err(rustix::io::Errno::NOSPC.into());
     }
     let fill = || {
@@ -131,6 +130,11 @@ fn replace(path: &Path, text: &str, access: Access) -> io::Result<()> {
     fill().inspect_err(|_| {
         let _ = fs::remove_file(&temporary);
     })
+}
+
+/// Whether what is left of inodes in that directory's file system is for the daemons' sockets.
+pub fn is_short_of_inodes(dir: &Path) -> bool {
+    rustix::fs::statvfs(dir).is_ok_and(|there| is_scarce(there.f_files, there.f_ffree))
 }
 
 /// Whether of `all` inodes too few are free. Some file systems have no number of them (0).

@@ -100,6 +100,10 @@ pub fn prepare() -> io::Result<()> {
 /// A daemon listens: its sockets get second names.
 pub fn keep(daemon: &str) {
     let place = Place::own();
+    // A name takes an inode, too, and the next daemon needs one for its socket.
+    if crate::files::is_short_of_inodes(Path::new(RUN_DIR)) {
+        return;
+    }
     let ready = if place.kept.is_dir() { Ok(()) } else { prepare() };
     if let Err(e) = ready.and_then(|()| place.keep(daemon)) {
         log::debug!("{daemon}'s sockets have no second names: {e}");

@@ -266,6 +266,16 @@ impl Board {
         }
     }
 
+    /// Tells of the routes that the kernel lacks, if anything is new about them.
+    pub fn tell_lost_routes(&self, routes: Option<String>) {
+        let mut local = self.lock();
+        if local.lost_routes != routes {
+            local.lost_routes = routes;
+            drop(local);
+            self.ring();
+        }
+    }
+
     fn ring(&self) {
         if !self.woken.swap(true, Ordering::AcqRel) {
             // A full pipe has been rung already.

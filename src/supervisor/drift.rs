@@ -87,6 +87,8 @@ pub struct Drift {
     /// Questions without a purpose. They end when no one configures anything: see `Supervisor::over`.
     over: Vec<(&'static str, Talk)>,
     open: BTreeMap<&'static str, Open>,
+    /// When each daemon was restarted for a change last, and how often in a row.
+    restarts: BTreeMap<&'static str, (Instant, u32)>,
     /// How many changes each daemon has had in a row, and when the last of them was seen.
     times: BTreeMap<&'static str, (u32, Instant)>,
     at: Instant,
@@ -103,6 +105,7 @@ impl Drift {
             over: vec![],
             open: BTreeMap::new(),
             times: BTreeMap::new(),
+            restarts: BTreeMap::new(),
             at: now + SETTLE,
             collect_at: now,
         }
@@ -186,12 +189,31 @@ impl Drift {
             self.open.insert(daemon, open);
         }
         if let Some(open) = self.open.get(daemon).filter(|open| enforce && open.not_before <= now) {
-            news.push(News::Repair(match commands {
-                Some(commands) if open.refusals < REFUSALS => Repair::Commands(Step { daemon, commands }),
-                _ => Repair::Restart(daemon),
-            }));
+            match commands {
+                Some(commands) if open.refusals < REFUSALS => {
+                    news.push(News::Repair(Repair::Commands(Step { daemon, commands })));
+                }
+                _ => news.push(self.restart(daemon, now)),
+            }
         }
         news
+    }
+
+    /// Someone who goes on is no reason to restart it for ever: it is done ever less often.
+    fn restart(&mut self, daemon: &'static str, now: Instant) -> News {
+        let (last, times) = self.restarts.get(daemon).copied().unwrap_or((now, 0));
+        let wait = RETRY.saturating_mul(1 << times.min(8)).min(PEACE);
+        let since = now - last;
+        if times > 0
+            && since < wait
+            && let Some(open) = self.open.get_mut(daemon)
+        {
+            open.not_before = last + wait;
+            let reason = format!("{daemon} was restarted for such a change {} s ago", since.as_secs());
+            return News::Failed(daemon, open.lines.clone(), reason, wait - since);
+        }
+        self.restarts.insert(daemon, (now, if since < 2 * PEACE { times + 1 } else { 1 }));
+        News::Repair(Repair::Restart(daemon))
     }
 
     /// Lines that tell what the daemon runs with from ours, and what leads back; `None` if it is the same.
@@ -277,9 +299,8 @@ impl Supervisor<'_> {
             News::Failed(daemon, lines, reason, wait) => {
                 log::error!(
                     "what someone else changed of {daemon}'s configuration can't be put right: {reason}; it is tried again in \
-                     {} s, and every {} s later on",
-                    wait.as_secs(),
-                    LONGEST_RETRY.as_secs()
+                     {} s, and after {REFUSALS} refusals by a restart",
+                    wait.as_secs()
                 );
                 self.board.tell(|local| drop(local.drift.insert(daemon.into(), lines)));
             }
@@ -432,7 +453,17 @@ mod tests {
         for other in [OURS.replace("bgp 1", "bgp 2"), format!("{OURS}key chain a\n key 1\n exit\nexit\n")] {
             let mut drift = known(now);
             assert_eq!(words(&drift.seen("bgpd", other.clone(), false, now)), ["drift"]);
-            assert_eq!(words(&drift.seen("bgpd", other, true, now)), ["restart"]);
+            assert_eq!(words(&drift.seen("bgpd", other.clone(), true, now)), ["restart"]);
+            // It is typed again as soon as the next one runs, for an hour.
+            let mut restarts = 1;
+            for _ in 0..360 {
+                now += EVERY;
+                drift.forget("bgpd", now);
+                drift.seen("bgpd", OURS.into(), true, now);
+                restarts +=
+                    u32::from(words(&drift.seen("bgpd", other.clone(), true, now)).contains(&"restart"));
+            }
+            assert!((10..=14).contains(&restarts), "{restarts}");
         }
     }
 

@@ -43,8 +43,8 @@ pub struct Farewell {
     drained: Instant,
     /// The process that this is said to, if one answers.
     bgpd: Option<Pid>,
-    /// Those without a session when it was last looked.
-    absent: Vec<String>,
+    /// Those without a session when it was last looked, of a bgpd that has any; `None`: it was not.
+    absent: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +59,7 @@ enum Stage {
 /// How it ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Every session was ended; these peers had none.
+    /// Every session was ended; these peers of a new bgpd had none.
     Told(Vec<String>),
     /// bgpd was away, or did not answer in time.
     NotTold,
@@ -79,7 +79,7 @@ impl Farewell {
         let (prefer_others, shutdown) = commands(text);
         let stage = Stage::Sessions(if settled { now } else { now + SESSIONS_LIMIT });
         let drained = now + (WHOLE_LIMIT - LIMIT);
-        let (talk, next, absent) = (None, now, vec![]);
+        let (talk, next, absent) = (None, now, settled.then(Vec::new));
         let mut begun =
             Self { socket, stage, drain, prefer_others, shutdown, talk, next, drained, bgpd, absent };
         if settled {
@@ -108,7 +108,7 @@ impl Farewell {
             }
             self.bgpd = bgpd;
             self.stage = Stage::Sessions((now + SESSIONS_LIMIT).min(self.drained));
-            (self.talk, self.next) = (None, now);
+            (self.talk, self.next, self.absent) = (None, now, None);
         }
         let answers = match self.talk.as_mut().map(Talk::receive) {
             None | Some(Ok(None)) => None,
@@ -119,9 +119,10 @@ impl Farewell {
         };
         match self.stage {
             Stage::Sessions(until) => {
-                if let Some(neighbors) = answers.as_deref().and_then(neighbors) {
-                    self.absent = absent(&neighbors);
-                    if self.absent.is_empty() && !neighbors.is_empty() {
+                let neighbors = answers.as_deref().and_then(neighbors).filter(|all| !all.is_empty());
+                if let Some(neighbors) = neighbors {
+                    let absent = self.absent.insert(absent(&neighbors));
+                    if absent.is_empty() {
                         self.drain(now);
                         return None;
                     }
@@ -136,7 +137,10 @@ impl Farewell {
                 }
                 None
             }
-            Stage::Shutdown(_) if answers.is_some() => Some(Outcome::Told(std::mem::take(&mut self.absent))),
+            Stage::Shutdown(_) if answers.is_some() => {
+                let well = answers.is_some_and(|answers| answers.iter().all(|answer| answer.well));
+                Some(self.absent.take().filter(|_| well).map_or(Outcome::NotTold, Outcome::Told))
+            }
             _ if now < self.next => None,
             Stage::Drain => {
                 self.stage = Stage::Shutdown((now + SHUTDOWN_LIMIT).min(self.drained.max(now) + LIMIT));

@@ -8,8 +8,11 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
+
 use super::Supervisor;
 use super::change::Task;
+use super::process::Child;
 use crate::frr::rib::{COUNTS, Installed, ROUTES, count, installed};
 use crate::frr::vty::{Session, socket};
 use crate::kernel::Fib;
@@ -28,8 +31,11 @@ const REFUSED: Duration = Duration::from_millis(200);
 /// From a new session, or a port's loss, until zebra has its routes.
 const SESSIONS: Duration = Duration::from_secs(3);
 
-/// From one attempt to see to them to the next.
+/// From one look to the next at least, and from one attempt to see to the same routes to the next; it doubles from there.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// So often it doubles.
+const DOUBLED: u32 = 4;
 
 /// So many attempts to see to the same routes, and it is a problem.
 const ATTEMPTS: u32 = 3;
@@ -39,6 +45,9 @@ const CONFIRM: Duration = Duration::from_millis(50);
 
 /// zebra answers within this, or it is tried another time.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The age of a route that zebra tells is the difference of two whole seconds.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// In a bgpd that has run for so long zebra keeps nothing of the one before (`-K60`, and FRR's longest deferral of 360 s).
 const ALONE: Duration = Duration::from_secs(600);
@@ -53,36 +62,42 @@ const SHOWN: usize = 10;
 #[derive(Debug)]
 pub struct Routes {
     due: Instant,
+    not_before: Instant,
     looking: Option<Task<io::Result<Vec<FibRoute>>>>,
     /// When that began.
     began: Instant,
     /// A route was refused, or missing last time: numbers alone do not tell.
     thorough: bool,
-    last: Vec<FibRoute>,
-    /// How often in a row the same routes were lost.
+    last: BTreeSet<FibRoute>,
+    /// How often in a row some of the routes were those of the last time.
     in_vain: u32,
 }
 
 impl Routes {
     /// Nothing is known to be lost.
     pub fn new(now: Instant) -> Self {
-        Self { due: now + EVERY, looking: None, began: now, thorough: false, last: vec![], in_vain: 0 }
+        let (due, not_before, began) = (now + EVERY, now, now);
+        Self { due, not_before, looking: None, began, thorough: false, last: BTreeSet::new(), in_vain: 0 }
+    }
+
+    fn hasten(&mut self, at: Instant) {
+        self.due = self.due.min(at.max(self.not_before));
     }
 
     /// A next-hop object has gone.
     pub fn next_hop_gone(&mut self, now: Instant) {
-        self.due = self.due.min(now + NEXT_HOPS);
+        self.hasten(now + NEXT_HOPS);
     }
 
     /// The kernel has refused a route.
     pub fn install_failed(&mut self, now: Instant) {
         self.thorough = true;
-        self.due = self.due.min(now + REFUSED);
+        self.hasten(now + REFUSED);
     }
 
     /// A session, or a port, is another than it was.
     pub fn sessions_changed(&mut self, now: Instant) {
-        self.due = self.due.min(now + SESSIONS);
+        self.hasten(now + SESSIONS);
     }
 
     /// When to look.
@@ -95,59 +110,75 @@ impl Routes {
         self.looking.as_ref()
     }
 
-    /// These were lost, and zebra was told. Whether the same were before, so often that it does not help.
-    fn found(&mut self, lost: &[FibRoute], now: Instant) -> bool {
-        self.in_vain = if lost.is_empty() || self.last != lost { 0 } else { self.in_vain + 1 };
-        let wait = if lost.is_empty() { EVERY } else { AGAIN * 2_u32.pow(self.in_vain.min(5)) };
-        self.due = self.due.min(now + wait);
-        self.last = lost.to_vec();
-        self.thorough |= !lost.is_empty();
-        self.in_vain >= ATTEMPTS
+    /// It is time to look. Whether whatever the numbers of routes are.
+    fn begin(&mut self, now: Instant) -> bool {
+        (self.began, self.due, self.not_before) = (now, now + EVERY, now + AGAIN);
+        std::mem::take(&mut self.thorough)
+    }
+
+    /// Nothing came of it.
+    fn failed(&mut self, now: Instant) {
+        self.thorough = true;
+        self.hasten(now + SESSIONS);
+    }
+
+    /// These were lost, and zebra was told. Those that were not the last time, and whether it has not helped often enough to be said.
+    fn found(&mut self, lost: &[FibRoute], now: Instant) -> (Vec<FibRoute>, bool) {
+        let new: Vec<FibRoute> = lost.iter().filter(|route| !self.last.contains(route)).copied().collect();
+        self.in_vain = if new.len() < lost.len() { self.in_vain.saturating_add(1) } else { 0 };
+        self.last = lost.iter().copied().collect();
+        if !lost.is_empty() {
+            self.thorough = true;
+            // Whatever is said of them meanwhile.
+            self.not_before = now + AGAIN * 2_u32.pow(self.in_vain.min(DOUBLED));
+            self.hasten(now);
+        }
+        (new, self.in_vain >= ATTEMPTS)
     }
 }
 
 impl Supervisor<'_> {
     /// Has zebra install again what the kernel has lost.
     pub(super) fn watch_routes(&mut self, now: Instant) {
-        if self.routes.looking.as_ref().is_some_and(Task::is_over)
-            && let Some(done) = self.routes.looking.take().and_then(Task::join)
-        {
-            match done {
-                Ok(lost) => self.routes_lost(&lost, now),
-                Err(e) => log::debug!("zebra's routes can't be compared with the kernel's: {e}"),
+        if self.routes.looking.as_ref().is_some_and(Task::is_over) {
+            match self.routes.looking.take().and_then(Task::join) {
+                Some(Ok(lost)) => self.routes_lost(&lost, now),
+                Some(Err(e)) => {
+                    log::debug!("zebra's routes can't be compared with the kernel's: {e}");
+                    self.routes.failed(now);
+                }
+                None => self.routes.failed(now),
             }
         }
         if self.routes.deadline().is_none_or(|due| due > now) {
             return;
         }
-        self.routes.due = now + EVERY;
-        let bgpd = self.ready("bgpd").and_then(|i| self.children[i].as_ref());
-        let Some(bgpd) = bgpd.filter(|_| self.policy.is_complete()) else { return };
-        let recent = Some(bgpd.age()).filter(|age| *age < ALONE);
-        let thorough = std::mem::take(&mut self.routes.thorough);
-        let begun = self
-            .node
-            .kernel
-            .fib()
-            .and_then(|fib| Task::begin(move || look(fib, &socket("zebra"), recent, thorough)));
-        self.routes.began = now;
-        self.routes.looking =
-            begun.inspect_err(|e| log::debug!("zebra's routes can't be looked at: {e}")).ok();
+        let Some(age) = self.answering("bgpd").filter(|_| self.policy.is_complete()).map(Child::age) else {
+            self.routes.due = now + SESSIONS;
+            return;
+        };
+        let thorough = self.routes.begin(now);
+        let recent = Some(age).filter(|age| *age < ALONE);
+        let fib = self.node.kernel.fib();
+        let task = fib.and_then(|fib| Task::begin(move || look(fib, &socket("zebra"), recent, thorough)));
+        match task {
+            Ok(task) => self.routes.looking = Some(task),
+            Err(e) => {
+                log::debug!("zebra's routes can't be looked at: {e}");
+                self.routes.failed(now);
+            }
+        }
     }
 
     fn routes_lost(&mut self, lost: &[FibRoute], now: Instant) {
-        let before = self.routes.in_vain >= ATTEMPTS;
-        let in_vain = self.routes.found(lost, now);
-        let names = first(SHOWN, lost);
-        if in_vain != before {
-            self.board.tell(|local| local.lost_routes = in_vain.then(|| names.clone()));
-        }
-        if !lost.is_empty() && !in_vain {
+        let (new, in_vain) = self.routes.found(lost, now);
+        self.board.tell_lost_routes(in_vain.then(|| first(SHOWN, lost)));
+        if !new.is_empty() {
             log::warn!(
                 "put right in {} µs: zebra is told of {} of its routes that the kernel lacked: {}",
                 self.routes.began.elapsed().as_micros(),
-                lost.len(),
-                names
+                new.len(),
+                first(SHOWN, &new)
             );
         }
     }
@@ -157,38 +188,44 @@ impl Supervisor<'_> {
 /// numbers of routes are.
 fn look(mut fib: Fib, zebra: &Path, recent: Option<Duration>, thorough: bool) -> io::Result<Vec<FibRoute>> {
     let mut session = Session::show(zebra, PATIENCE)?;
-    let mut lost = vec![];
-    for (v6, (counted, listed)) in COUNTS.into_iter().zip(ROUTES).enumerate() {
-        let missing = |session: &mut Session, fib: &mut Fib| {
-            let believed = count(&session.ask(counted)?.text).unwrap_or(0);
-            let there =
-                fib.routes()?.iter().filter(|(_, prefix)| usize::from(prefix.addr().is_ipv6()) == v6).count();
-            if (believed <= there && !thorough) || believed > MOST {
-                return Ok(vec![]);
-            }
-            let believed = installed(&session.ask(listed)?.text).unwrap_or_default();
-            io::Result::Ok(not_there(believed, &fib.routes()?, recent))
-        };
-        let first = missing(&mut session, &mut fib)?;
-        if !first.is_empty() {
-            thread::sleep(CONFIRM);
-            let second = missing(&mut session, &mut fib)?;
-            lost.extend(second.into_iter().filter(|route| first.contains(route)));
+    let mut missing = || {
+        let mut counts = [0; 2];
+        for (believed, question) in counts.iter_mut().zip(COUNTS) {
+            *believed = count(&session.ask(question)?.text).unwrap_or(0);
         }
+        let there = fib.routes()?;
+        let v6 = there.iter().filter(|(_, prefix)| prefix.addr().is_ipv6()).count();
+        let mut believed = vec![];
+        for ((question, counted), there) in ROUTES.into_iter().zip(counts).zip([there.len() - v6, v6]) {
+            if (counted > there || thorough) && counted <= MOST {
+                believed.extend(installed(&session.ask(question)?.text).unwrap_or_default());
+            }
+        }
+        let lost = if believed.is_empty() { vec![] } else { not_there(believed, &fib.routes()?, recent) };
+        io::Result::Ok(lost)
+    };
+    let mut lost = missing()?;
+    if !lost.is_empty() {
+        thread::sleep(CONFIRM);
+        let still = missing()?;
+        lost.retain(|route| still.contains(route));
     }
-    fib.announce_loss(&lost)?;
+    // The others were announced all the same.
+    if let Err(e) = fib.announce_loss(&lost) {
+        log::warn!("zebra can't be told of all routes that the kernel lacks: {e}");
+    }
     Ok(lost)
 }
 
 /// The routes that are not `there`. What zebra keeps of a bgpd before this one is not to come back: its next hop may not forward.
 fn not_there(
     believed: Vec<Installed>,
-    there: &BTreeSet<(u32, ipnet::IpNet)>,
+    there: &BTreeSet<(u32, IpNet)>,
     recent: Option<Duration>,
 ) -> Vec<FibRoute> {
     let is_current = |route: &Installed| {
         route.route.owner == RouteOwner::Staticd
-            || recent.is_none_or(|bgpd| route.age.is_some_and(|age| age <= bgpd))
+            || recent.is_none_or(|bgpd| route.age.is_some_and(|age| age + SECOND <= bgpd))
     };
     let lost = believed.into_iter().filter(is_current).map(|route| route.route);
     lost.filter(|route| !there.contains(&(route.table, route.prefix))).collect()
@@ -228,20 +265,34 @@ mod tests {
 
     #[test]
     fn what_does_not_help_is_told_and_tried_ever_less() {
-        let now = Instant::now();
+        let mut now = Instant::now();
         let mut routes = Routes::new(now);
-        let lost = [route("192.0.2.0/25", RouteOwner::Bgpd)];
-        routes.due = now + EVERY;
-        let told: Vec<bool> = (0..5)
-            .map(|_| {
-                routes.due = now + EVERY;
-                routes.found(&lost, now)
-            })
-            .collect();
-        assert_eq!(told, [false, false, false, true, true]);
-        assert_eq!(routes.deadline(), Some(now + 16 * AGAIN));
-        assert!(!routes.found(&[], now));
+        let [a, b, c] = ["192.0.2.0/25", "192.0.2.128/25", "::/0"].map(|p| route(p, RouteOwner::Bgpd));
+        let mut waits = vec![];
+        for (turn, lost) in [[a, b], [a, c], [a, b], [a, b], [a, b], [a, b], [a, b]].iter().enumerate() {
+            routes.begin(now);
+            let (new, in_vain) = routes.found(lost, now);
+            let expected: &[FibRoute] = match turn {
+                0 => &[a, b],
+                1 => &[c],
+                2 => &[b],
+                _ => &[],
+            };
+            assert_eq!((new.as_slice(), in_vain), (expected, turn >= 3), "{turn}");
+            // zebra says at once that it was refused again.
+            routes.install_failed(now + CONFIRM);
+            let due = routes.deadline().unwrap();
+            waits.push((due - now).as_secs());
+            now = due;
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 16, 16]);
+        routes.begin(now);
+        assert_eq!(routes.found(&[], now), (vec![], false));
+        assert_eq!(routes.deadline(), Some(now + EVERY));
+        // Nor is it looked more often than that, whatever goes.
         routes.next_hop_gone(now);
-        assert_eq!(routes.deadline(), Some(now + NEXT_HOPS));
+        assert_eq!(routes.deadline(), Some(now + AGAIN));
+        routes.next_hop_gone(now + EVERY);
+        assert_eq!(Routes::new(now).deadline(), Some(now + EVERY));
     }
 }

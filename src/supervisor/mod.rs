@@ -1031,6 +1031,9 @@ impl<'a> Supervisor<'a> {
 
     /// Another configuration is in force, because of the ports.
     fn reconfigure(&mut self, events: &mut VecDeque<Event>) {
+        // They would go on in the next daemons.
+        self.end_load();
+        self.to_enforce.clear();
         self.read_parts();
         events.push_back(Event::Reconfigured { may_fall_back: self.node.texts.may_fall_back() });
     }
@@ -1096,7 +1099,10 @@ impl<'a> Supervisor<'a> {
             } else if is(&self.load) {
                 if let Some(mut child) = self.load.take() {
                     child.finish();
-                    if !status.success() {
+                    if child.was_killed() {
+                        log::debug!("vtysh was ended");
+                        self.load_well = false;
+                    } else if !status.success() {
                         log::error!("vtysh: loading the configuration failed: {status}{}", child.epitaph());
                         self.load_well = false;
                     } else if child.is_refused() {

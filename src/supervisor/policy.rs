@@ -530,7 +530,8 @@ impl Policy {
         }
     }
 
-    fn is_whole(&self) -> bool {
+    /// Whether no daemon was left with a part of its configuration, since the rest can't be loaded.
+    pub fn is_whole(&self) -> bool {
         !self.states.iter().any(|s| s.given_up)
     }
 

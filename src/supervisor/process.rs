@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use log::Level;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::output::{self, Lines};
@@ -15,6 +16,9 @@ use super::work::{self, Work};
 use crate::frr::handover::{self, Handover};
 use crate::frr::redact_said;
 use crate::status::NOTIFICATION;
+
+/// Bytes that a daemon may have written and we have not read: each message takes some 768 of them.
+const OUTPUT_BUFFER: usize = 2 << 20;
 
 /// How the message begins that bgpd prints then (`bgp log-neighbor-changes`, `bgpd/bgp_fsm.c`).
 const SESSION_CHANGED: &str = "%ADJCHANGE: neighbor ";
@@ -94,6 +98,8 @@ impl Child {
         let (read, write) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         rustix::io::ioctl_fionbio(&read, true)?;
+        // A daemon waits when it is full. Without the capability it keeps the kernel's own size.
+        let _ = sockopt::set_socket_send_buffer_size_force(&write, OUTPUT_BUFFER);
         // What systemd is told is ours to say.
         command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC");
         command.stdin(input).stdout(write.try_clone()?).stderr(write).process_group(0);
@@ -123,6 +129,8 @@ impl Child {
         for _ in 0..most {
             let Some(output) = &self.output else { return };
             match rustix::io::read(output, &mut buffer) {
+                // Nothing was written, or no one is left who could.
+                Ok(0) if !has_hung_up(output) => {}
                 Ok(0) => self.output = None,
                 Ok(n) => {
                     let (name, last) = (self.name, &mut self.last);
@@ -248,6 +256,12 @@ impl Heard {
         self.refused |= line.contains(CONFIGURATION_FAILED);
         self.locked_out |= line.contains(LOCKED_OUT);
     }
+}
+
+fn has_hung_up(output: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(output, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_err() || fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
 }
 
 fn say(name: &str, line: &str, last: &mut String, heard: &mut Heard) {

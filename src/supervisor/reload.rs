@@ -236,6 +236,7 @@ impl Supervisor<'_> {
                 log::info!("{SAME}");
             } else {
                 self.adopt(candidate, 0, vec![]);
+                self.history.same_text(self.node);
             }
             return Ok(());
         }
@@ -243,7 +244,7 @@ impl Supervisor<'_> {
         let way = match delta(&self.text, &candidate.text, self.node.version) {
             Delta::Wrong(reason) => Delta::Wrong(reason),
             _ if other_daemons => Delta::Restart(&[], "other daemons are needed, or in another order".into()),
-            _ if !self.policy.is_complete() => {
+            _ if !self.policy.is_complete() || !self.policy.is_whole() => {
                 Delta::Restart(&[], "not all daemons run with the configuration in force".into())
             }
             // It crashes, or bgpd does not let go of the VRF: seen with 10.3, and not with 10.7.
@@ -379,11 +380,17 @@ impl Supervisor<'_> {
                 self.tidying = begin_to_tidy(late);
             }
         }
-        self.drift.forget_all(begin);
-        self.to_enforce.clear();
         self.show_configuration();
+        // Where no daemon was told of anything, what someone else has changed is still his.
+        let untold = commands == Some(0);
+        if !untold {
+            self.drift.forget_all(begin);
+            self.to_enforce.clear();
+        }
         self.board.tell(|local| {
-            local.drift.clear();
+            if !untold {
+                local.drift.clear();
+            }
             local.configuration.left_out.clear();
         });
         self.workloads_at = self.node.config.overlay.has_gateways().then_some(begin);

@@ -38,6 +38,13 @@ impl History {
         }
     }
 
+    /// Another configuration is in force that leads to the same text: where that has held, so does this.
+    pub(super) fn same_text(&mut self, node: &Node) {
+        if self.good(node.texts.active()).is_some() {
+            self.held(node);
+        }
+    }
+
     /// A configuration was put in force that is not the one that was taken back.
     pub(super) fn accepted(&mut self) {
         self.bad = None;

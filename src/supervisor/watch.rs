@@ -186,7 +186,11 @@ impl Watch {
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut reader = inotify::Reader::new(&self.inotify, &mut buffer);
         let mut all = Meaning::default();
-        for _ in 0..EVENTS {
+        for turn in 0.. {
+            // What was read with it and is left would be lost.
+            if turn >= EVENTS && reader.is_buffer_empty() {
+                break;
+            }
             let Ok(event) = reader.next() else { break };
             let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()));
             all = all.and(match self.watched.get(&event.wd()) {
