@@ -47,9 +47,9 @@ const LONGEST_WRITE: usize = 16 << 10;
 /// So many writes are taken in before we turn to something else.
 const AT_ONCE: usize = 64;
 
-/// More writes than the socket of one that is gone has room for (`net.core.wmem_default`, 208 KiB, of which the shortest write takes
-/// some 700 bytes).
-const MOST_WRITES: usize = 1024;
+/// More writes than the socket of one that is gone has room for: the kernel doubles what is asked for (`sock_setsockopt`,
+/// `net/core/sock.c`), and the shortest write takes some 700 bytes.
+const MOST_WRITES: usize = 2 * OUTPUT_BUFFER / 512;
 
 /// Who uses no more processor time from one round to the next waits for someone.
 const RESTING: Duration = Duration::from_millis(30);
