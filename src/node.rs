@@ -12,9 +12,11 @@ use rustix::io::Errno;
 use crate::config::Config;
 use crate::frr::{self, Daemon, Inputs, Texts, Version, end_leftovers, files};
 use crate::kernel::netns::{Held, Origin};
-use crate::kernel::{Changes, Heard, Kernel, Monitor, Netns, Op, Outcome, SharedTable, plan, shared_tables};
+use crate::kernel::{
+    Changes, Kernel, Monitor, Netns, Notified, Op, Outcome, SharedTable, plan, shared_tables,
+};
 use crate::limits;
-use crate::model::{Desired, IfName, Namespaces, RawLines, Side};
+use crate::model::{Desired, IfName, Namespaces, RawLines, Side, Sysctl};
 use crate::resolve::{self, By, Found, Resolved, Search, find, missing, objection};
 use crate::status::{self, Board, Phase, Repaired};
 use crate::supervisor::Signals;
@@ -151,7 +153,9 @@ impl Node {
         for note in &resolved.notes {
             log::warn!("{note}");
         }
-        if config.namespace.as_deref().is_none() && strict_everywhere() {
+        // Whatever each link says for itself, this is the least.
+        let all = Sysctl { side: Side::Host, path: "net/ipv4/conf/all/rp_filter".into(), value: "0" };
+        if config.namespace.as_deref().is_none() && kernel.sysctls_have_changed(&[all]).unwrap_or(false) {
             log::warn!(
                 "net.ipv4.conf.all.rp_filter is not 0: IPv4 that comes in by one fabric interface and is answered by another is dropped on \
                  interfaces without an IPv4 address; set it to 0 (machine.sysctls)"
@@ -409,7 +413,7 @@ impl Node {
     }
 
     /// What may have changed since the last call. Mounts are not among it: their word is the poll.
-    pub fn what_changed(&self) -> Heard {
+    pub fn what_changed(&self) -> Notified {
         self.monitor.drain()
     }
 
@@ -619,11 +623,6 @@ fn has_another_name(nics: &[Found], now: &Namespaces) -> bool {
     let links = &now.get(side).links;
     let mut there = nics.iter().filter(|nic| nic.side == side);
     there.any(|nic| links.at(nic.index).is_some_and(|link| link.name != nic.name.as_str()))
-}
-
-/// Whether the host checks the reverse path on every link, whatever each of them says.
-fn strict_everywhere() -> bool {
-    std::fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter").is_ok_and(|value| value.trim() != "0")
 }
 
 /// An error that is the only problem.

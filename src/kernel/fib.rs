@@ -7,18 +7,17 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 use libc::{EEXIST, ESRCH};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::{RouteMessage, RouteProtocol};
 
-use super::Netns;
-use super::netlink::{Batch, Netlink};
+use super::netlink::{Batch, Netlink, Refusal};
 use super::shadow::destinations;
-use crate::model::{FibRoute, RouteOwner};
+use super::{Netns, message};
+use crate::model::{FibRoute, Route, RouteOwner};
 
 /// How staticd's routes are marked (`RTPROT_ZSTATIC`, `zebra/rt_netlink.h`).
 const STATIC: RouteProtocol = RouteProtocol::Other(196);
@@ -56,7 +55,7 @@ impl Fib {
     pub fn announce_loss(&mut self, lost: &[FibRoute]) -> io::Result<()> {
         let mut batch = Batch::default();
         for route in lost {
-            let message = unreachable(route);
+            let message = unreachable(route)?;
             batch.push(RouteNetlinkMessage::NewRoute(message.clone()), NLM_F_CREATE | NLM_F_EXCL);
             batch.push(RouteNetlinkMessage::DelRoute(message), 0);
         }
@@ -67,25 +66,21 @@ impl Fib {
     }
 }
 
-fn unreachable(route: &FibRoute) -> RouteMessage {
-    let mut message = RouteMessage::default();
-    let (family, address) = match route.prefix.addr() {
-        IpAddr::V4(ip) => (AddressFamily::Inet, RouteAddress::Inet(ip)),
-        IpAddr::V6(ip) => (AddressFamily::Inet6, RouteAddress::Inet6(ip)),
-    };
-    message.header.address_family = family;
-    message.header.destination_prefix_length = route.prefix.prefix_len();
-    message.header.kind = RouteType::Unreachable;
-    message.header.protocol = match route.owner {
+fn unreachable(route: &FibRoute) -> Result<RouteMessage, Refusal> {
+    let protocol = match route.owner {
         RouteOwner::Bgpd => RouteProtocol::Bgp,
         RouteOwner::Staticd => STATIC,
     };
-    message.attributes = vec![
-        RouteAttribute::Destination(address),
-        RouteAttribute::Table(route.table),
-        RouteAttribute::Priority(METRIC),
-    ];
-    message
+    let of_no_use = Route {
+        dst: route.prefix,
+        table: route.table,
+        via: None,
+        dev: String::new(),
+        metric: METRIC,
+        src: None,
+        protocol: protocol.into(),
+    };
+    message::route(None, &of_no_use)
 }
 
 impl super::Kernel {

@@ -26,7 +26,7 @@ pub use carrier::Carrier;
 pub use dial::Dialling;
 pub use fib::Fib;
 pub use message::joined;
-pub use monitor::{Heard, Monitor};
+pub use monitor::{Monitor, Notified};
 pub use netns::Netns;
 pub use op::{Op, Setting};
 pub use plan::{Plan, plan};

@@ -39,7 +39,7 @@ const ROUTE_PROTOCOL: usize = 16 + 5;
 
 /// What has come of interest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Heard {
+pub struct Notified {
     /// Something that may concern what we keep.
     pub ours: bool,
     /// A next-hop object has gone, and routes may have with it, of which the kernel does not tell.
@@ -81,14 +81,14 @@ impl Monitor {
     }
 
     /// Empties the sockets. What among it may concern us: what has changed is found by looking, so a lost message loses nothing.
-    pub fn drain(&self) -> Heard {
+    pub fn drain(&self) -> Notified {
         let mut buffer = vec![0; 32768];
-        let mut heard = Heard::default();
+        let mut heard = Notified::default();
         for socket in &self.sockets {
             loop {
                 match rustix::io::read(socket, &mut buffer) {
                     Ok(n) => heard.take(&buffer[..n]),
-                    Err(Errno::NOBUFS) => heard = Heard { ours: true, next_hop_gone: true },
+                    Err(Errno::NOBUFS) => heard = Notified { ours: true, next_hop_gone: true },
                     Err(Errno::INTR) => {}
                     Err(_) => break,
                 }
@@ -98,7 +98,7 @@ impl Monitor {
     }
 }
 
-impl Heard {
+impl Notified {
     fn take(&mut self, datagram: &[u8]) {
         for message in messages(datagram).map_while(Result::ok) {
             let kind = u16::from_ne_bytes([message[4], message[5]]);
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn only_our_own_routes_concern_us() {
         let heard = |datagram: &[u8]| {
-            let mut heard = Heard::default();
+            let mut heard = Notified::default();
             heard.take(datagram);
             heard
         };
@@ -157,7 +157,7 @@ mod tests {
         assert!(concerns(&message(16, 0)), "a link");
         assert!(concerns(&[message(24, 186), message(21, 0)].concat()), "an address after a route");
         let gone = heard(&[message(104, 0), message(105, 0)].concat());
-        assert_eq!(gone, Heard { ours: false, next_hop_gone: true });
+        assert_eq!(gone, Notified { ours: false, next_hop_gone: true });
         assert!(!heard(&message(104, 0)).next_hop_gone);
         assert!(!concerns(&[]) && !concerns(&[9; 7]) && !concerns(&[255; 40]));
     }

@@ -248,29 +248,25 @@ impl Board {
 
     /// Tells of the daemons, if anything is new about them.
     pub fn tell_daemons(&self, daemons: Vec<Daemon>) {
-        let mut local = self.lock();
-        if local.daemons != daemons {
-            local.daemons = daemons;
-            drop(local);
-            self.ring();
-        }
+        self.tell_new(daemons, |local| &mut local.daemons);
     }
 
     /// Tells of the namespace's counters, if anything is new about them.
     pub fn tell_findings(&self, findings: Findings) {
-        let mut local = self.lock();
-        if local.findings != findings {
-            local.findings = findings;
-            drop(local);
-            self.ring();
-        }
+        self.tell_new(findings, |local| &mut local.findings);
     }
 
     /// Tells of the routes that the kernel lacks, if anything is new about them.
     pub fn tell_lost_routes(&self, routes: Option<String>) {
+        self.tell_new(routes, |local| &mut local.lost_routes);
+    }
+
+    /// Wakes no one for what is known.
+    fn tell_new<T: PartialEq>(&self, new: T, place: impl FnOnce(&mut Local) -> &mut T) {
         let mut local = self.lock();
-        if local.lost_routes != routes {
-            local.lost_routes = routes;
+        let known = place(&mut local);
+        if *known != new {
+            *known = new;
             drop(local);
             self.ring();
         }

@@ -202,7 +202,7 @@ impl Drift {
     /// Someone who goes on is no reason to restart it for ever: it is done ever less often.
     fn restart(&mut self, daemon: &'static str, now: Instant) -> News {
         let (last, times) = self.restarts.get(daemon).copied().unwrap_or((now, 0));
-        let wait = RETRY.saturating_mul(1 << times.min(8)).min(PEACE);
+        let wait = doubled(times).min(PEACE);
         let since = now - last;
         if times > 0
             && since < wait
@@ -236,7 +236,7 @@ impl Drift {
             Err(failure) => failure,
         };
         let open = self.open.get_mut(daemon)?;
-        let wait = RETRY.saturating_mul(1 << open.failures.min(8)).min(LONGEST_RETRY);
+        let wait = doubled(open.failures).min(LONGEST_RETRY);
         open.failures = open.failures.saturating_add(1);
         open.refusals += u32::from(!passes);
         open.not_before = now + wait;
@@ -244,6 +244,11 @@ impl Drift {
         let told = open.reason.replace(reason.clone());
         (told.as_ref() != Some(&reason)).then(|| News::Failed(daemon, open.lines.clone(), reason, wait))
     }
+}
+
+/// [`RETRY`], doubled so often.
+fn doubled(times: u32) -> Duration {
+    RETRY.saturating_mul(1 << times.min(8))
 }
 
 impl Supervisor<'_> {

@@ -41,7 +41,7 @@ use crate::frr::handover::Handover;
 use crate::frr::held::Place;
 use crate::frr::vty::{Answer, PING, Talk, socket};
 use crate::frr::{Daemon, bfd, files, neighbors, redact_said, sockets, solicit, with_log};
-use crate::kernel::{Dialling, Heard};
+use crate::kernel::{Dialling, Notified};
 use crate::limits;
 use crate::model::{FilePath, IfName};
 use crate::node::{Check, NAMELESS, Node};
@@ -885,7 +885,7 @@ impl<'a> Supervisor<'a> {
             self.bow_out(&sessions);
         }
         self.hear_of_services(now);
-        let Heard { ours: changed, next_hop_gone } = self.node.what_changed();
+        let Notified { ours: changed, next_hop_gone } = self.node.what_changed();
         if next_hop_gone {
             self.routes.next_hop_gone(now);
         }
