@@ -133,7 +133,7 @@ pub fn drift(
         let (here, wanted) = (plain(&running), plain(&ours));
         return (differences(&here, &wanted), None);
     };
-    (differences(&here.flat(), &wanted.flat()), commands(daemon, &here, &wanted, Part::All, version).ok())
+    (differences(&here.meant(), &wanted.meant()), commands(daemon, &here, &wanted, Part::All, version).ok())
 }
 
 /// The lines of a text, whatever they are in.

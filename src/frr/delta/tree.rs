@@ -154,23 +154,29 @@ impl Context {
         way.iter().fold(self, |context, place| &mut context.inner[*place])
     }
 
-    /// Every line, after the heads of the contexts that it is in, and the heads of those in which nothing is where that means
-    /// something.
+    /// Every line, after the heads of the contexts that it is in.
     pub fn flat(&self) -> BTreeSet<Vec<&str>> {
         let mut lines = BTreeSet::new();
-        self.flatten(&[], &mut lines);
+        self.flatten(&[], &[], &mut lines);
         lines
     }
 
-    fn flatten<'a>(&'a self, way: &[&'a str], lines: &mut BTreeSet<Vec<&'a str>>) {
+    /// The same, and the heads of contexts in which nothing is, where that means something.
+    pub fn meant(&self) -> BTreeSet<Vec<&str>> {
+        let mut lines = BTreeSet::new();
+        self.flatten(&[], &MEANT, &mut lines);
+        lines
+    }
+
+    fn flatten<'a>(&'a self, way: &[&'a str], empty: &[&str], lines: &mut BTreeSet<Vec<&'a str>>) {
         let mut way = way.to_vec();
         way.extend(Some(self.head.as_str()).filter(|head| !head.is_empty()));
         let is_empty = self.lines.is_empty() && self.inner.is_empty();
-        if is_empty && MEANT.iter().any(|first| self.head.starts_with(first)) {
+        if is_empty && empty.iter().any(|first| self.head.starts_with(first)) {
             lines.insert(way.clone());
         }
         lines.extend(self.lines.iter().map(|line| [&way[..], &[line]].concat()));
-        self.inner.iter().for_each(|inner| inner.flatten(&way, lines));
+        self.inner.iter().for_each(|inner| inner.flatten(&way, empty, lines));
     }
 
     /// The same with nothing in it.
