@@ -26,6 +26,13 @@ fn foreign_paths(lab: &Lab) {
             route["paths"].as_array().is_some_and(|paths| paths.len() == 3)
         });
     }
+    // The leaves' sessions have begun anew for add-path: until our End-of-RIB they have our routes as stale ones.
+    for leaf in ["leaf1", "leaf2"] {
+        wait_until(&format!("{leaf} to have ours anew"), SOON, || {
+            let (path, _, stale) = service_at(leaf);
+            !path.is_empty() && !stale
+        });
+    }
 }
 
 #[test]
