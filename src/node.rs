@@ -1,6 +1,6 @@
 //! The node as the configuration wants it: set up once, then kept that way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,8 +39,12 @@ pub struct Node {
     ports: Vec<IfName>,
     /// The fabric NICs of the last look.
     nics: Vec<Found>,
-    /// One of them has got another name in FRR's namespace, which nobody was told of yet.
+    /// The names of those that have been in FRR's namespace and are there, by index: zebra knows them.
+    names: BTreeMap<u32, String>,
+    /// One of them has got another name, which nobody was told of yet.
     renamed: bool,
+    /// Why the text for other ports was refused.
+    refused: Vec<String>,
     /// Routing tables for which zebra can't run.
     shared_tables: Vec<SharedTable>,
     /// Since when nothing holds the namespace under its name.
@@ -60,6 +64,10 @@ pub const NAMELESS: Duration = Duration::from_millis(500);
 
 /// How the sentence about a NIC begins that was there.
 const GONE: &str = "the fabric interface ";
+
+/// Where a configuration was taken back, and the one in force is an earlier instance's.
+const TAKEN_BACK: &str = "a fabric interface has another name, and what the configuration in force was made from is not known: its \
+     session stays down until there is another configuration, or until the service is restarted";
 
 /// The longest that is waited without a sign of life.
 const TURN: Duration = Duration::from_secs(3);
@@ -173,7 +181,9 @@ impl Node {
             desired: Desired::default(),
             ports: vec![],
             nics: found,
+            names: BTreeMap::new(),
             renamed: false,
+            refused: vec![],
             shared_tables: vec![],
             nameless_since: None,
             looked_at: 0,
@@ -223,8 +233,20 @@ impl Node {
         loop {
             let e = match self.render(&self.config, resolved) {
                 Ok(text) => match self.texts.install(&text) {
-                    Ok(()) => break,
+                    Ok(()) => {
+                        let refused = std::mem::take(&mut self.refused);
+                        if !refused.is_empty() {
+                            self.board.tell(|local| {
+                                local.configuration.rejected.take_if(|rejected| rejected.reasons == refused);
+                            });
+                        }
+                        break;
+                    }
                     Err(e) if self.leave_out_raw(&e, &text, resolved) => continue,
+                    // It is not the text that is wrong: it is tried again.
+                    Err(e) if !self.texts.active().is_empty() && files::refusal(&e).is_none() => {
+                        return Err(line(e));
+                    }
                     Err(e) => e.to_string(),
                 },
                 Err(e) => e,
@@ -233,7 +255,8 @@ impl Node {
                 return Err(vec![e]);
             }
             log::error!("{e}; the last configuration that was accepted stays in force");
-            let rejected = status::Rejected { at: status::Time::now(), reasons: vec![e] };
+            self.refused = vec![e];
+            let rejected = status::Rejected { at: status::Time::now(), reasons: self.refused.clone() };
             self.board.tell(|local| local.configuration.rejected = Some(rejected));
             break;
         }
@@ -538,7 +561,7 @@ impl Node {
             !stays_out
         });
         let mut resolved = resolve(&self.config, &now, &found);
-        self.renamed |= has_another_name(&self.nics, &now);
+        self.renamed |= have_other_names(&mut self.names, &found, &now);
         self.nics = found;
         if !complete {
             self.keep(&mut resolved);
@@ -571,6 +594,11 @@ impl Node {
         }
         let done = outcome.done;
         let mut reconfigured = resolved.ports != self.ports;
+        if reconfigured && self.texts.were_taken_back() {
+            // What led to the text in force is not known, and what is known was taken back.
+            said.insert(TAKEN_BACK.into());
+            reconfigured = false;
+        }
         if reconfigured {
             let before = self.texts.active().to_owned();
             if let Err(problems) = self.configure(&resolved) {
@@ -617,12 +645,20 @@ impl Node {
     }
 }
 
-/// Whether one of the NICs that were in FRR's namespace is still there, under another name.
-fn has_another_name(nics: &[Found], now: &Namespaces) -> bool {
+/// Whether one of the NICs that have been in FRR's namespace is still there, under another name than in `names`, which are
+/// those of `now` afterwards.
+fn have_other_names(names: &mut BTreeMap<u32, String>, found: &[Found], now: &Namespaces) -> bool {
     let side = if now.router.is_some() { Side::Router } else { Side::Host };
     let links = &now.get(side).links;
-    let mut there = nics.iter().filter(|nic| nic.side == side);
-    there.any(|nic| links.at(nic.index).is_some_and(|link| link.name != nic.name.as_str()))
+    let mut renamed = false;
+    names.retain(|index, name| {
+        let Some(link) = links.at(*index) else { return false };
+        renamed |= link.name != *name;
+        name.clone_from(&link.name);
+        true
+    });
+    names.extend(found.iter().filter(|nic| nic.side == side).map(|nic| (nic.index, nic.name.to_string())));
+    renamed
 }
 
 /// An error that is the only problem.
@@ -706,15 +742,23 @@ mod tests {
             name: IfName::parse(name).unwrap(),
             mtu: 1500,
         };
-        let nics = [nic(4, "eth1"), nic(5, "eth2")];
-        let has = |links: &[(u32, &str)]| {
+        let look = |names: &mut BTreeMap<u32, String>, found: &[Found], links: &[(u32, &str)]| {
             let links = links.iter().map(|(index, name)| Link::new(*index, name, LinkKind::Device)).collect();
             let router = Some(NsState { links, ..NsState::default() });
-            has_another_name(&nics, &Namespaces { router, ..Namespaces::default() })
+            have_other_names(names, found, &Namespaces { router, ..Namespaces::default() })
+        };
+        let has = |links: &[(u32, &str)]| {
+            let mut names = BTreeMap::from([(4, "eth1".into()), (5, "eth2".into())]);
+            look(&mut names, &[], links)
         };
         assert!(!has(&[(4, "eth1"), (5, "eth2"), (6, "eth3")]));
         assert!(has(&[(4, "eth2"), (5, "eth1")]), "exchanged");
         assert!(has(&[(4, "other"), (5, "eth2"), (6, "eth1")]), "replaced by another one");
         assert!(!has(&[(5, "eth2"), (6, "eth1")]), "gone, and another one has come");
+        // One that is known by its name is none of ours under another, and comes back.
+        let mut names = BTreeMap::new();
+        assert!(!look(&mut names, &[nic(4, "eth1")], &[(4, "eth1")]));
+        assert!(look(&mut names, &[], &[(4, "other")]) && !look(&mut names, &[], &[(4, "other")]));
+        assert!(look(&mut names, &[nic(4, "eth1")], &[(4, "eth1")]));
     }
 }

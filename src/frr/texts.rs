@@ -27,6 +27,8 @@ pub struct Texts {
     kept: Option<String>,
     /// The one in force is not what the node's configuration leads to.
     of_another: bool,
+    /// What that leads to was taken back.
+    taken_back: bool,
 }
 
 impl Texts {
@@ -54,7 +56,7 @@ impl Texts {
     pub fn accept(&mut self, text: String) {
         files::save(&path(ACTIVE), &text, Access::Root);
         self.active = text;
-        self.of_another = false;
+        self.have_theirs();
     }
 
     /// Whether the text in force is an older one that has taken the place of what the node's configuration leads to.
@@ -64,7 +66,12 @@ impl Texts {
 
     /// The node has the configuration that leads to the text in force.
     pub fn have_theirs(&mut self) {
-        self.of_another = false;
+        (self.of_another, self.taken_back) = (false, false);
+    }
+
+    /// Whether that was taken back.
+    pub fn were_taken_back(&self) -> bool {
+        self.taken_back
     }
 
     /// Where the one that was rendered is refused: the last one that was accepted or kept, whichever FRR takes. Whether there is
@@ -121,7 +128,7 @@ impl Texts {
         check(&kept)?;
         files::save(&path(BAD), &self.active, Access::Root);
         self.accept(kept);
-        self.of_another = true;
+        (self.of_another, self.taken_back) = (true, true);
         Ok(())
     }
 }

@@ -473,6 +473,21 @@ mod tests {
     }
 
     #[test]
+    fn a_context_that_is_not_known_and_stays_keeps_nothing_from_being_put_right() {
+        let now = Instant::now();
+        let with = |text: &str| {
+            format!("{text}rpki\n rpki polling_period 60\nexit\n!\nkey chain a\n key 1\n exit\nexit\n")
+        };
+        let mut drift = Drift::new(Version(10, 7), now);
+        assert_eq!(drift.seen("bgpd", with(OURS), true, now), []);
+        let news = drift.seen("bgpd", with(&typed("neighbor 10.0.0.1 shutdown")), true, now);
+        let [News::Drift(_, lines, ..), News::Repair(Repair::Commands(_))] = &news[..] else {
+            panic!("{news:?}")
+        };
+        assert_eq!(*lines, ["+ router bgp 1: neighbor 10.0.0.1 shutdown"]);
+    }
+
+    #[test]
     fn an_empty_context_may_be_a_change() {
         let now = Instant::now();
         let mut drift = known(now);

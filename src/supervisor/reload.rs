@@ -227,7 +227,7 @@ impl Supervisor<'_> {
     /// Begins to change to `config`, or does all of it if that takes no commands.
     fn change_to(&mut self, config: Config, events: &mut VecDeque<Event>) -> Result<(), Rejected> {
         let candidate = self.node.prepare(config).map_err(Rejected::Unable)?;
-        if let Some(objection) = self.history.objection(&candidate.text) {
+        if let Some(objection) = self.history.objection(&candidate.config, &candidate.text) {
             return Err(Rejected::Refused(vec![objection]));
         }
         if candidate.text == self.text {

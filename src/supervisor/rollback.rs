@@ -14,8 +14,18 @@ use crate::status::Board;
 pub struct History {
     /// The last one that held, and the text that it led to.
     good: Option<(Config, String)>,
-    /// The text of the one that was taken back, and the daemon that died of it.
-    bad: Option<(String, &'static str)>,
+    /// The one that was taken back.
+    bad: Option<Bad>,
+}
+
+/// A configuration that was taken back.
+#[derive(Debug)]
+struct Bad {
+    /// What led to its text, if that is known.
+    config: Option<Config>,
+    text: String,
+    /// Who died of it.
+    daemon: &'static str,
 }
 
 impl History {
@@ -25,7 +35,7 @@ impl History {
         if node.texts.are_kept() {
             self.held(node);
         }
-        if self.bad.take_if(|(bad, _)| bad == node.texts.active()).is_some() {
+        if self.bad.take_if(|bad| bad.text == node.texts.active()).is_some() {
             board.tell(|local| local.configuration.fell_back = false);
         }
     }
@@ -50,9 +60,13 @@ impl History {
         self.bad = None;
     }
 
-    /// Why this text is not put in force.
-    pub(super) fn objection(&self, text: &str) -> Option<String> {
-        let (_, daemon) = self.bad.as_ref().filter(|(bad, _)| bad == text)?;
+    /// Why this one is not put in force.
+    pub(super) fn objection(&self, config: &Config, text: &str) -> Option<String> {
+        // For other names of ports it leads to another text. A template may be another.
+        let same = |bad: &Config| bad == config && config.template.is_none();
+        let bad =
+            self.bad.as_ref().filter(|bad| bad.text == text || bad.config.as_ref().is_some_and(same))?;
+        let daemon = bad.daemon;
         Some(format!(
             "this configuration was taken back, since {daemon} kept dying under it: change it (it is /run/frr/frr.conf.bad), or \
              restart the service to have it tried again"
@@ -91,7 +105,8 @@ impl Supervisor<'_> {
             events.push_back(Event::Changed { may_fall_back: true });
             return;
         }
-        let bad = self.node.texts.active().to_owned();
+        let text = self.node.texts.active().to_owned();
+        let config = (!self.node.texts.are_of_another()).then(|| self.node.config.clone());
         if let Err(e) = self.node.texts.fall_back() {
             log::error!("{name} keeps dying, and the last good configuration can't be used: {e}");
             // It is not the configuration that is wrong.
@@ -104,7 +119,7 @@ impl Supervisor<'_> {
             "{name} keeps dying under this configuration: back to the last one that held (the other is /run/frr/frr.conf.bad); \
              all daemons start anew with it"
         );
-        self.history.bad = Some((bad, name));
+        self.history.bad = Some(Bad { config, text, daemon: name });
         self.board.tell(|local| local.configuration.fell_back = true);
         // A vtysh that loads the other one would go on with it in the next daemons.
         self.end_load();
@@ -142,17 +157,26 @@ impl Supervisor<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::from_vars;
+
+    fn config(asn: &str) -> Config {
+        let vars = [("NODE_IP", "10.0.0.1"), ("ASN_LOCAL", asn), ("FE_MACS", "02:00:00:00:00:01")];
+        from_vars(vars.map(|(name, value)| (name.into(), value.into()))).unwrap()
+    }
 
     #[test]
     fn what_was_taken_back_stays_so_until_another_is_in_force() {
         let mut history = History::default();
-        assert_eq!(history.objection("hostname a\n"), None);
-        history.bad = Some(("hostname a\n".into(), "bgpd"));
-        for _ in 0..2 {
-            assert!(history.objection("hostname a\n").is_some_and(|words| words.contains("bgpd kept dying")));
+        let [config, other] = ["1", "2"].map(config);
+        let (a, b) = ("hostname a\n", "hostname b\n");
+        assert_eq!(history.objection(&config, a), None);
+        history.bad = Some(Bad { config: Some(config.clone()), text: a.into(), daemon: "bgpd" });
+        for (config, text) in [(&config, a), (&other, a), (&config, b)] {
+            let words = history.objection(config, text);
+            assert!(words.is_some_and(|words| words.contains("bgpd kept dying")));
         }
-        assert_eq!(history.objection("hostname b\n"), None);
+        assert_eq!(history.objection(&other, b), None);
         history.accepted();
-        assert_eq!(history.objection("hostname a\n"), None);
+        assert_eq!(history.objection(&config, a), None);
     }
 }

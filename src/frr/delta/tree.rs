@@ -49,10 +49,11 @@ pub fn blocks(text: &str) -> Vec<&str> {
     blocks
 }
 
-/// Whether a block is a context rather than a line.
+/// Whether a block is a context rather than a line; of one that is not known what is in it shows that.
 pub fn is_context(block: &str) -> bool {
-    let line = block.lines().next().unwrap_or_default();
-    OPENERS.iter().any(|(within, first)| within.is_empty() && opens(first, line))
+    let mut lines = block.lines();
+    let first = lines.next().unwrap_or_default();
+    opens_in("", first) || lines.any(|line| line.starts_with([' ', '\t']))
 }
 
 fn opens(first: &str, line: &str) -> bool {
