@@ -11,10 +11,7 @@ use std::time::Instant;
 use libc::{EEXIST, EINVAL, EOPNOTSUPP};
 use log::Level;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{
-    InfoPortData, InfoVrfPort, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage,
-};
+use netlink_packet_route::link::{LinkAttribute, LinkExtentMask};
 use netlink_packet_route::route::RouteMessage;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
@@ -23,10 +20,12 @@ use crate::model::{
     Route, Side, SpecKind, Sysctl,
 };
 
+use super::link::{self, Said};
 use super::lost::LOCAL_TABLE;
 use super::message::{self, Relations};
 use super::netlink::{Netlink, Refusal, unless};
 use super::netns::{Held, Netns, Origin};
+use super::object::Object;
 use super::op::Setting;
 use super::record::Record;
 use super::{Op, Plan, nft, observe, plan};
@@ -234,39 +233,25 @@ impl Place {
         Ok(Self { ns, nl, cookie, indexes: HashMap::new() })
     }
 
-    fn link(&mut self, name: &str) -> Result<LinkMessage, Refusal> {
+    fn link(&mut self, name: &str) -> Result<Said, Refusal> {
         let mut link = message::named(name).build();
         link.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        match self.nl.get(RouteNetlinkMessage::GetLink(link))? {
-            Some(RouteNetlinkMessage::NewLink(link)) => Ok(link),
-            _ => Err(io::Error::from(io::ErrorKind::NotFound).into()),
-        }
+        let found = self.nl.get(Object::GetLink(link), link::read)?;
+        found.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound).into())
     }
 
     fn index(&mut self, name: &str) -> Result<u32, Refusal> {
         if let Some(index) = self.indexes.get(name) {
             return Ok(*index);
         }
-        let index = self.link(name)?.header.index;
+        let index = self.link(name)?.link.index;
         self.indexes.insert(name.to_owned(), index);
         Ok(index)
     }
 
     /// The table that has the routes to a link's own addresses.
     fn local_table(&mut self, name: &str) -> u32 {
-        let infos = self.link(name).map(|link| link.attributes).unwrap_or_default().into_iter();
-        let infos = infos.filter_map(|attribute| match attribute {
-            LinkAttribute::LinkInfo(infos) => Some(infos),
-            _ => None,
-        });
-        let mut tables = infos.flatten().filter_map(|info| match info {
-            LinkInfo::PortData(InfoPortData::VrfPort(port)) => port.into_iter().find_map(|info| match info {
-                InfoVrfPort::TableId(table) => Some(table),
-                _ => None,
-            }),
-            _ => None,
-        });
-        tables.next().unwrap_or(LOCAL_TABLE)
+        self.link(name).ok().and_then(|said| said.table).unwrap_or(LOCAL_TABLE)
     }
 
     fn route(&mut self, route: &Route) -> Result<RouteMessage, Refusal> {
@@ -292,7 +277,7 @@ impl Place {
         change: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
     ) -> Result<(), Refusal> {
         let message = change(message::named(name)).build();
-        self.nl.change(RouteNetlinkMessage::NewLink(message), 0)
+        self.nl.change(Object::NewLink(message), 0)
     }
 }
 
@@ -365,11 +350,7 @@ impl Kernel {
     /// The kernel refused.
     pub fn token(&mut self) -> Result<Option<String>, Error> {
         let Some(router) = &mut self.router else { return Ok(None) };
-        let attributes = router.link(TOKEN_KEEPER)?.attributes;
-        let alias = attributes.into_iter().find_map(|attribute| match attribute {
-            LinkAttribute::IfAlias(alias) => Some(alias),
-            _ => None,
-        });
+        let alias = router.link(TOKEN_KEEPER)?.link.alias;
         Ok(alias.and_then(|alias| Some(alias.strip_prefix(TOKEN_PREFIX)?.to_owned())))
     }
 
@@ -429,7 +410,7 @@ impl Kernel {
     }
 
     /// A link in FRR's namespace, as the kernel describes it.
-    pub(super) fn router_link(&mut self, name: &str) -> Result<LinkMessage, Refusal> {
+    pub(super) fn router_link(&mut self, name: &str) -> Result<Said, Refusal> {
         self.place(Side::Router).link(name)
     }
 
@@ -622,7 +603,7 @@ impl Kernel {
         let master = master.map_or(Ok(0), |master| place.index(master.as_str()))?;
         let mut message = message::named(name).build();
         message::settings(&mut message, settings, master);
-        place.nl.change(RouteNetlinkMessage::NewLink(message), 0)
+        place.nl.change(Object::NewLink(message), 0)
     }
 
     fn apply(&mut self, op: &Op) -> Result<(), Refusal> {
@@ -644,12 +625,12 @@ impl Kernel {
                     _ => {}
                 }
                 let message = message::create(name, kind, *mac, to);
-                self.place(from).nl.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+                self.place(from).nl.change(Object::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
             }
             Op::Delete { side, name } => {
                 self.forget_indexes();
                 let message = message::named(name).build();
-                self.place(*side).nl.change(RouteNetlinkMessage::DelLink(message), 0)
+                self.place(*side).nl.change(Object::DelLink(message), 0)
             }
             Op::Move { from, to, name } => {
                 self.forget_indexes();
@@ -662,14 +643,14 @@ impl Kernel {
             Op::AddAddress { side, name, net } => {
                 let place = self.place(*side);
                 let message = message::address(place.index(name)?, *net);
-                let message = RouteNetlinkMessage::NewAddress(message);
+                let message = Object::NewAddress(message);
                 unless_there(place.nl.change(message, NLM_F_CREATE | NLM_F_EXCL))
             }
             Op::DelAddress { side, name, net } => {
                 let place = self.place(*side);
                 let index = place.index(name.as_str())?;
                 let message = message::address(index, *net);
-                place.nl.change(RouteNetlinkMessage::DelAddress(message), 0)?;
+                place.nl.change(Object::DelAddress(message), 0)?;
                 // With an IPv6 address goes only the route that the kernel has made for it, none that we have made anew.
                 let table = place.local_table(name.as_str());
                 let route = KernelRoute {
@@ -680,7 +661,7 @@ impl Kernel {
                     src: None,
                 };
                 let message = message::kernel_route(index, &route);
-                drop(place.nl.change(RouteNetlinkMessage::DelRoute(message), 0));
+                drop(place.nl.change(Object::DelRoute(message), 0));
                 Ok(())
             }
             Op::SetSysctl(Sysctl { side, path, value }) => {
@@ -689,28 +670,28 @@ impl Kernel {
             }
             Op::AddRoute { side, route } => {
                 let message = self.place(*side).route(route)?;
-                let message = RouteNetlinkMessage::NewRoute(message);
+                let message = Object::NewRoute(message);
                 self.place(*side).nl.change(message, NLM_F_CREATE | NLM_F_EXCL)
             }
             Op::DelRoute { side, route } => {
                 let message = self.place(*side).route(route)?;
-                self.place(*side).nl.change(RouteNetlinkMessage::DelRoute(message), 0)
+                self.place(*side).nl.change(Object::DelRoute(message), 0)
             }
             Op::AddKernelRoute { side, route } => {
                 let place = self.place(*side);
                 let message = message::kernel_route(place.index(&route.dev)?, route);
-                unless_there(place.nl.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE))
+                unless_there(place.nl.change(Object::NewRoute(message), NLM_F_CREATE))
             }
             Op::AddKernelRule { side, rule } => {
-                let message = RouteNetlinkMessage::NewRule(message::kernel_rule(*rule));
+                let message = Object::NewRule(message::kernel_rule(*rule));
                 unless_there(self.place(*side).nl.change(message, NLM_F_CREATE | NLM_F_EXCL))
             }
             Op::AddRule { side, rule } => {
-                let message = RouteNetlinkMessage::NewRule(message::rule(rule));
+                let message = Object::NewRule(message::rule(rule));
                 self.place(*side).nl.change(message, NLM_F_CREATE | NLM_F_EXCL)
             }
             Op::DelRule { side, rule } => {
-                self.place(*side).nl.change(RouteNetlinkMessage::DelRule(message::rule(rule)), 0)
+                self.place(*side).nl.change(Object::DelRule(message::rule(rule)), 0)
             }
             Op::SetMarks(path) => {
                 let socket = self.nft.as_ref().map_err(refusal)?;

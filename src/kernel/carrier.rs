@@ -1,11 +1,10 @@
 //! Whether the ports of the fabric have had a carrier all the time, and what is next door on them.
 
 use ipnet::IpNet;
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags};
 
 use super::Kernel;
+use super::object::Object;
 use crate::model::IfName;
 
 /// A port's link at one moment.
@@ -30,20 +29,15 @@ impl Kernel {
     /// The port of that name in FRR's namespace.
     pub fn carrier(&mut self, port: &IfName) -> Carrier {
         let Ok(link) = self.router_link(port.as_str()) else { return Carrier::default() };
-        let up = link.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp);
-        let losses = link.attributes.iter().find_map(|attribute| match attribute {
-            LinkAttribute::CarrierDownCount(count) => Some(*count),
-            _ => None,
-        });
-        Carrier { index: link.header.index, up, losses: losses.unwrap_or(0) }
+        Carrier { index: link.link.index, up: link.link.up && link.link.carrier, losses: link.losses }
     }
 
     /// The subnets of the port's own addresses; none if they can't be read.
     pub fn subnets(&mut self, index: u32) -> Vec<IpNet> {
         let mut filter = AddressMessage::default();
         filter.header.index = index;
-        let found = self.router_netlink().dump(RouteNetlinkMessage::GetAddress(filter), |answer| {
-            let RouteNetlinkMessage::NewAddress(message) = answer else { return None };
+        let found = self.router_netlink().dump(Object::GetAddress(filter), |answer| {
+            let Object::NewAddress(message) = answer else { return None };
             let length = message.header.prefix_len;
             let mut nets = message.attributes.iter().filter_map(|attribute| match attribute {
                 AddressAttribute::Address(ip) => IpNet::new(*ip, length).ok(),

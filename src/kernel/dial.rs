@@ -16,10 +16,11 @@ use std::net::{IpAddr, Ipv6Addr};
 use libc::{EEXIST, ENOENT};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange};
-use netlink_packet_route::{AddressFamily, IpProtocol, RouteNetlinkMessage};
+use netlink_packet_route::{AddressFamily, IpProtocol};
 
 use super::Kernel;
 use super::netlink::{Netlink, unless};
+use super::object::Object;
 use super::shadow::{BackupRoutes, PROTOCOL};
 
 /// Before main (32766), and after the VRFs' own rule (1000), so that the speaker's VRF is not concerned.
@@ -43,7 +44,7 @@ impl Kernel {
     /// # Errors
     /// The kernel refused.
     pub fn forbid(&mut self, which: Dialling) -> io::Result<()> {
-        let rule = RouteNetlinkMessage::NewRule(rule(which));
+        let rule = Object::NewRule(rule(which));
         Ok(unless(EEXIST, self.router_netlink().change(rule, NLM_F_CREATE | NLM_F_EXCL))?)
     }
 
@@ -69,7 +70,7 @@ impl Kernel {
 }
 
 fn allow(netlink: &mut Netlink, which: Dialling) -> io::Result<()> {
-    Ok(unless(ENOENT, netlink.change(RouteNetlinkMessage::DelRule(rule(which)), 0))?)
+    Ok(unless(ENOENT, netlink.change(Object::DelRule(rule(which)), 0))?)
 }
 
 /// `ip -6 rule add to fe80::/10 ipproto tcp dport 179 prohibit`, or with `sport`.

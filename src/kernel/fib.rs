@@ -11,10 +11,10 @@ use std::io;
 use ipnet::IpNet;
 use libc::{EEXIST, ESRCH};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{RouteMessage, RouteProtocol};
 
 use super::netlink::{Batch, Netlink, Refusal};
+use super::object::Object;
 use super::shadow::destinations;
 use super::{Netns, message};
 use crate::model::{FibRoute, Route, RouteOwner};
@@ -56,8 +56,8 @@ impl Fib {
         let mut batch = Batch::default();
         for route in lost {
             let message = unreachable(route)?;
-            batch.push(RouteNetlinkMessage::NewRoute(message.clone()), NLM_F_CREATE | NLM_F_EXCL);
-            batch.push(RouteNetlinkMessage::DelRoute(message), 0);
+            batch.push(Object::NewRoute(message.clone()), NLM_F_CREATE | NLM_F_EXCL);
+            batch.push(Object::DelRoute(message), 0);
         }
         match self.0.change_all(batch, &[EEXIST, ESRCH])? {
             (_, Some(first)) => Err(first.into()),

@@ -37,7 +37,9 @@ const DEVCONF_ACCEPT_RA: usize = 3;
 const DEVCONF_DISABLE_IPV6: usize = 26;
 const DEVCONF_ACCEPT_DAD: usize = 27;
 /// `linux/if_link.h`.
+const IFLA_CARRIER_DOWN_COUNT: u16 = 48;
 const IFLA_VRF_TABLE: u16 = 1;
+const IFLA_VRF_PORT_TABLE: u16 = 1;
 const IFLA_VXLAN_ID: u16 = 1;
 const IFLA_VXLAN_LINK: u16 = 3;
 const IFLA_VXLAN_LOCAL: u16 = 4;
@@ -55,6 +57,10 @@ pub(super) struct Said {
     pub master: Option<u32>,
     /// The index of the link that it stands on.
     pub parent: Option<u32>,
+    /// The table of the VRF that it is a port of.
+    pub table: Option<u32>,
+    /// How often it has lost its carrier.
+    pub losses: u32,
     pub conf: Conf,
 }
 
@@ -86,7 +92,7 @@ pub(super) fn read(message: &[u8]) -> Option<Said> {
     let (header, rest) = message.split_at_checked(HEADER)?;
     let flags = number(&header[8..12])?;
     let link = Link::new(number(&header[4..8])?, "", LinkKind::Device);
-    let mut said = Said { link, master: None, parent: None, conf: Conf::default() };
+    let mut said = Said { link, master: None, parent: None, table: None, losses: 0, conf: Conf::default() };
     let link = &mut said.link;
     link.up = flags & IFF_UP != 0;
     link.carrier = flags & IFF_LOWER_UP != 0;
@@ -104,7 +110,8 @@ pub(super) fn read(message: &[u8]) -> Option<Said> {
             IFLA_NETNS_IMMUTABLE => link.stays = value == [1],
             IFLA_IFALIAS => link.alias = Some(text(value)),
             IFLA_GROUP => link.group = number(value)?,
-            IFLA_LINKINFO => info(value, link),
+            IFLA_LINKINFO => said.table = info(value, link),
+            IFLA_CARRIER_DOWN_COUNT => said.losses = number(value)?,
             IFLA_AF_SPEC => {
                 for (family, value) in attributes(value) {
                     match family {
@@ -135,8 +142,8 @@ pub(super) fn read(message: &[u8]) -> Option<Said> {
     Some(said)
 }
 
-/// What kind of link it is, and of port.
-fn info(value: &[u8], link: &mut Link) {
+/// What kind of link it is, and of port; the table of the VRF that it is one of.
+fn info(value: &[u8], link: &mut Link) -> Option<u32> {
     let data = find(value, IFLA_INFO_DATA).unwrap_or_default();
     if let Some(kind) = find(value, IFLA_INFO_KIND) {
         link.kind = match text(kind).as_str() {
@@ -149,13 +156,18 @@ fn info(value: &[u8], link: &mut Link) {
             other => LinkKind::Other(other.into()),
         };
     }
-    if find(value, IFLA_INFO_SLAVE_KIND).is_some_and(|kind| text(kind) == "bridge") {
-        let data = find(value, IFLA_INFO_SLAVE_DATA).unwrap_or_default();
-        let is = |kind| find(data, kind) == Some(&[1]);
-        link.port = Some(BridgePort {
-            neigh_suppress: is(IFLA_BRPORT_NEIGH_SUPPRESS),
-            learning: is(IFLA_BRPORT_LEARNING),
-        });
+    let data = find(value, IFLA_INFO_SLAVE_DATA).unwrap_or_default();
+    match text(find(value, IFLA_INFO_SLAVE_KIND)?).as_str() {
+        "bridge" => {
+            let is = |kind| find(data, kind) == Some(&[1]);
+            link.port = Some(BridgePort {
+                neigh_suppress: is(IFLA_BRPORT_NEIGH_SUPPRESS),
+                learning: is(IFLA_BRPORT_LEARNING),
+            });
+            None
+        }
+        "vrf" => find(data, IFLA_VRF_PORT_TABLE).and_then(number),
+        _ => None,
     }
 }
 
@@ -203,8 +215,8 @@ mod tests {
     use netlink_packet_core::Emitable as _;
     use netlink_packet_route::link::{
         AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, Inet6DevConf, InetDevConf, InfoBridgePort,
-        InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVrf, InfoVxlan, LinkAttribute, LinkFlags,
-        LinkInfo, LinkMessage,
+        InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVrf, InfoVrfPort, InfoVxlan, LinkAttribute,
+        LinkFlags, LinkInfo, LinkMessage,
     };
     use proptest::prelude::*;
 
@@ -234,6 +246,7 @@ mod tests {
             LinkAttribute::IfName("eth1".into()),
             LinkAttribute::TxQueueLen(1000),
             LinkAttribute::Mtu(9000),
+            LinkAttribute::CarrierDownCount(4),
             LinkAttribute::Group(4242),
             LinkAttribute::IfAlias("odd".into()),
             LinkAttribute::Address(mac.octets().into()),
@@ -268,7 +281,7 @@ mod tests {
             ..Link::new(7, "eth1", LinkKind::Other("vlan".into()))
         };
         assert_eq!(said.link, link);
-        assert_eq!((said.master, said.parent), (Some(5), Some(3)));
+        assert_eq!((said.master, said.parent, said.table, said.losses), (Some(5), Some(3), None, 4));
         let all = [
             ("ipv4", "rp_filter"),
             ("ipv6", "forwarding"),
@@ -296,6 +309,11 @@ mod tests {
             let vxlan = Vxlan { vni: 100, port: 4789, local: Some(local), dev: 1, learning: false };
             assert_eq!(with(InfoKind::Vxlan, InfoData::Vxlan(data)), LinkKind::Vxlan(vxlan));
         }
+        let port = vec![
+            LinkInfo::PortKind(InfoPortKind::Vrf),
+            LinkInfo::PortData(InfoPortData::VrfPort(vec![InfoVrfPort::TableId(88)])),
+        ];
+        assert_eq!(said(vec![LinkAttribute::LinkInfo(port)]).table, Some(88));
         assert_eq!(plain(InfoKind::Veth), LinkKind::Veth(3));
         assert_eq!(plain(InfoKind::MacVlan), LinkKind::Macvlan(3));
         assert_eq!(plain(InfoKind::Dummy), LinkKind::Dummy);

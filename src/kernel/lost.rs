@@ -228,7 +228,7 @@ mod tests {
 
     fn said(index: u32, name: &str, kind: LinkKind, master: Option<u32>) -> Said {
         let link = Link { up: true, running: true, ..Link::new(index, name, kind) };
-        Said { link, master, parent: None, conf: Conf::default() }
+        Said { link, master, parent: None, table: None, losses: 0, conf: Conf::default() }
     }
 
     fn address(index: u32, net: &str, flags: u32) -> SeenAddress {

@@ -14,6 +14,7 @@ mod neighbours;
 mod netlink;
 pub mod netns;
 mod nft;
+mod object;
 mod observe;
 mod op;
 mod plan;

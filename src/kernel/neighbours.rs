@@ -4,15 +4,16 @@
 use std::collections::HashSet;
 
 use netlink_packet_core::NLM_F_REPLACE;
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::model::{Desired, Side, SpecKind};
 
 use super::Kernel;
 use super::netlink::Refusal;
+use super::object::Object;
 
 impl Kernel {
     /// Has the kernel ask for every neighbour behind a gateway that it takes for stale. It sends what it would send
@@ -28,15 +29,15 @@ impl Kernel {
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut filter = NeighbourMessage::default();
             filter.header.family = family;
-            let silent = nl.dump(RouteNetlinkMessage::GetNeighbour(filter), |answer| match answer {
-                RouteNetlinkMessage::NewNeighbour(found) => {
+            let silent = nl.dump(Object::GetNeighbour(filter), |answer| match answer {
+                Object::NewNeighbour(found) => {
                     (bridges.contains(&found.header.ifindex) && is_silent(&found)).then(|| used(&found))
                 }
                 _ => None,
             })?;
             for neighbour in silent {
                 // It may be gone by now.
-                if nl.change(RouteNetlinkMessage::NewNeighbour(neighbour), NLM_F_REPLACE).is_ok() {
+                if nl.change(Object::NewNeighbour(neighbour), NLM_F_REPLACE).is_ok() {
                     asked += 1;
                 }
             }

@@ -6,10 +6,10 @@ use std::io;
 use netlink_packet_core::{
     ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::attributes::attributes;
+use super::object::Object;
 
 /// What the kernel answered to a request that it refused.
 #[derive(Debug)]
@@ -79,17 +79,21 @@ impl Netlink {
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn change(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Refusal> {
-        self.exchange(message, NLM_F_REQUEST | NLM_F_ACK | flags, &mut |_| {}).map(drop)
+    pub fn change(&mut self, message: Object, flags: u16) -> Result<(), Refusal> {
+        self.exchange(&mut request(message, NLM_F_ACK | flags), &mut |_| {}).map(drop)
     }
 
-    /// Asks for one object.
+    /// Asks for one object: what `take` makes of its bytes without the netlink header.
     ///
     /// # Errors
     /// The kernel refused; `ENODEV` if a link is not there.
-    pub fn get(&mut self, message: RouteNetlinkMessage) -> Result<Option<RouteNetlinkMessage>, Refusal> {
+    pub fn get<T>(
+        &mut self,
+        message: Object,
+        take: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Option<T>, Refusal> {
         let mut answer = None;
-        self.exchange(message, NLM_F_REQUEST | NLM_F_ACK, &mut |message| answer = object(message))?;
+        self.exchange(&mut request(message, NLM_F_ACK), &mut |message| answer = take(&message[HEADER..]))?;
         Ok(answer)
     }
 
@@ -100,8 +104,8 @@ impl Netlink {
     /// The kernel refused.
     pub fn dump<T: PartialEq>(
         &mut self,
-        message: RouteNetlinkMessage,
-        take: impl Fn(RouteNetlinkMessage) -> Option<T>,
+        message: Object,
+        take: impl Fn(Object) -> Option<T>,
     ) -> Result<Vec<T>, Refusal> {
         self.dump_those(message, |_| true, take)
     }
@@ -112,9 +116,9 @@ impl Netlink {
     /// The kernel refused.
     pub fn dump_those<T: PartialEq>(
         &mut self,
-        message: RouteNetlinkMessage,
+        message: Object,
         worth: impl Fn(&[u8]) -> bool,
-        take: impl Fn(RouteNetlinkMessage) -> Option<T>,
+        take: impl Fn(Object) -> Option<T>,
     ) -> Result<Vec<T>, Refusal> {
         self.each(message, |message| worth(&message[HEADER..]).then(|| take(object(message)?)).flatten())
     }
@@ -125,7 +129,7 @@ impl Netlink {
     /// The kernel refused.
     pub fn dump_raw<T: PartialEq>(
         &mut self,
-        message: RouteNetlinkMessage,
+        message: Object,
         take: impl Fn(&[u8]) -> Option<T>,
     ) -> Result<Vec<T>, Refusal> {
         self.each(message, |message| take(&message[HEADER..]))
@@ -136,12 +140,8 @@ impl Netlink {
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn stream(
-        &mut self,
-        message: RouteNetlinkMessage,
-        take: &mut dyn FnMut(RouteNetlinkMessage),
-    ) -> Result<bool, Refusal> {
-        self.exchange(message, NLM_F_REQUEST | NLM_F_DUMP, &mut |message| {
+    pub fn stream(&mut self, message: Object, take: &mut dyn FnMut(Object)) -> Result<bool, Refusal> {
+        self.exchange(&mut request(message, NLM_F_DUMP), &mut |message| {
             object(message).into_iter().for_each(&mut *take);
         })
     }
@@ -163,7 +163,7 @@ impl Netlink {
             let mut last = begin;
             while end < batch.0.len() && end - begin < BATCH {
                 self.sequence = self.sequence.wrapping_add(1);
-                batch.0[end + 8..end + 12].copy_from_slice(&self.sequence.to_ne_bytes());
+                batch.number(end, self.sequence);
                 last = end;
                 end += batch.length_at(end);
             }
@@ -200,13 +200,14 @@ impl Netlink {
 
     fn each<T: PartialEq>(
         &mut self,
-        message: RouteNetlinkMessage,
+        message: Object,
         take: impl Fn(&[u8]) -> Option<T>,
     ) -> Result<Vec<T>, Refusal> {
+        let mut request = request(message, NLM_F_DUMP);
         settled(|| {
             let mut taken = Vec::new();
             let mut keep = |message: &[u8]| taken.extend(take(message));
-            let disturbed = self.exchange(message.clone(), NLM_F_REQUEST | NLM_F_DUMP, &mut keep)?;
+            let disturbed = self.exchange(&mut request, &mut keep)?;
             Ok((taken, disturbed))
         })
     }
@@ -221,20 +222,10 @@ impl Netlink {
     }
 
     /// Returns whether a change in the kernel disturbed the answer.
-    fn exchange(
-        &mut self,
-        message: RouteNetlinkMessage,
-        flags: u16,
-        take: &mut dyn FnMut(&[u8]),
-    ) -> Result<bool, Refusal> {
+    fn exchange(&mut self, request: &mut Batch, take: &mut dyn FnMut(&[u8])) -> Result<bool, Refusal> {
         self.sequence = self.sequence.wrapping_add(1);
-        let mut request = NetlinkMessage::from(message);
-        request.header.flags = flags;
-        request.header.sequence_number = self.sequence;
-        request.finalize();
-        let mut bytes = vec![0; request.buffer_len()];
-        request.serialize(&mut bytes);
-        self.socket.send(&bytes, 0)?;
+        request.number(0, self.sequence);
+        self.socket.send(&request.0, 0)?;
 
         let mut disturbed = false;
         loop {
@@ -274,13 +265,20 @@ pub fn unless(errno: i32, result: Result<(), Refusal>) -> Result<(), Refusal> {
     }
 }
 
-/// Many changes, one message after the other, as they are sent.
+/// One request, with these flags on top of it.
+fn request(message: Object, flags: u16) -> Batch {
+    let mut batch = Batch::default();
+    batch.push(message, flags);
+    batch
+}
+
+/// Many requests, one message after the other, as they are sent.
 #[derive(Debug, Default)]
 pub struct Batch(Vec<u8>);
 
 impl Batch {
-    /// Adds a change, `flags` on top of request.
-    pub fn push(&mut self, message: RouteNetlinkMessage, flags: u16) {
+    /// Adds one, `flags` on top of request.
+    pub fn push(&mut self, message: Object, flags: u16) {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | flags;
         request.finalize();
@@ -292,6 +290,11 @@ impl Batch {
     /// Its size in bytes.
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// Numbers the message that begins there.
+    fn number(&mut self, at: usize, sequence: u32) {
+        self.0[at + 8..at + 12].copy_from_slice(&sequence.to_ne_bytes());
     }
 
     /// With all padding, the length of the message that begins there.
@@ -350,12 +353,12 @@ pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = io::Result<&[u8]
     })
 }
 
-fn parse(message: &[u8]) -> io::Result<NetlinkMessage<RouteNetlinkMessage>> {
+fn parse(message: &[u8]) -> io::Result<NetlinkMessage<Object>> {
     NetlinkMessage::deserialize(message).map_err(|e| io::Error::other(e.to_string()))
 }
 
 /// What the message describes. One exotic object that the crate can't read must not hide the others.
-fn object(message: &[u8]) -> Option<RouteNetlinkMessage> {
+fn object(message: &[u8]) -> Option<Object> {
     match NetlinkMessage::deserialize(message) {
         Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(object), .. }) => Some(object),
         Ok(_) => None,

@@ -6,13 +6,13 @@ use std::io::{self, Read as _};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType, RouteVia,
 };
 use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::model::{KernelRule, LinkKind, Links, Marks, NsState, OWNER_PROTOCOL, ReturnPath, Route, Rule};
 use crate::resolve::{MAIN_TABLE, default_net};
@@ -21,6 +21,7 @@ use super::link::{self, Said};
 use super::lost::{self, SeenAddress};
 use super::netlink::{Netlink, Refusal};
 use super::nft;
+use super::object::Object;
 
 /// Reads links, addresses, routes and rules by `nl`, and those of the kernel parameters `wanted` that links bring along.
 ///
@@ -80,7 +81,7 @@ fn links(nl: &mut Netlink) -> Result<Vec<Said>, Refusal> {
     let mut request = LinkMessage::default();
     // Counters are the larger part of a link, and nothing that we look at.
     request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-    let mut links = nl.dump_raw(RouteNetlinkMessage::GetLink(request), link::read)?;
+    let mut links = nl.dump_raw(Object::GetLink(request), link::read)?;
     links.sort_unstable_by_key(|said| said.link.index);
     for i in 0..links.len() {
         let name = |index: Option<u32>| at(&links, index?).map(|at| links[at].link.name.clone());
@@ -97,7 +98,7 @@ fn at(links: &[Said], index: u32) -> Option<usize> {
 
 /// Gives each link its addresses.
 fn addresses(nl: &mut Netlink, links: &mut [Said]) -> Result<Vec<SeenAddress>, Refusal> {
-    let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    let request = Object::GetAddress(AddressMessage::default());
     let all = nl.dump_raw(request, SeenAddress::read)?;
     for address in &all {
         let Some(at) = at(links, address.index) else { continue };
@@ -117,7 +118,7 @@ fn kernel_routes(nl: &mut Netlink) -> Result<HashSet<lost::Key>, Refusal> {
         let mut filter = RouteMessage::default();
         filter.header.address_family = family;
         filter.header.protocol = RouteProtocol::Kernel;
-        all.extend(nl.dump_raw(RouteNetlinkMessage::GetRoute(filter), lost::route)?);
+        all.extend(nl.dump_raw(Object::GetRoute(filter), lost::route)?);
     }
     Ok(all)
 }
@@ -128,7 +129,7 @@ fn kernel_rules(nl: &mut Netlink) -> Result<Vec<KernelRule>, Refusal> {
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut filter = RuleMessage::default();
         filter.header.family = family;
-        all.extend(nl.dump_raw(RouteNetlinkMessage::GetRule(filter), lost::rule)?);
+        all.extend(nl.dump_raw(Object::GetRule(filter), lost::rule)?);
     }
     Ok(all)
 }
@@ -146,8 +147,8 @@ fn routes(nl: &mut Netlink, links: &[Said]) -> Result<Vec<Route>, Refusal> {
             filter.header.table = table;
             // Of the main table the default routes: the second byte of `struct rtmsg` (`linux/rtnetlink.h`) is the prefix length.
             let worth = |route: &[u8]| table == 0 || route.get(1) == Some(&0);
-            let found = nl.dump_those(RouteNetlinkMessage::GetRoute(filter), worth, |answer| {
-                let RouteNetlinkMessage::NewRoute(message) = answer else { return None };
+            let found = nl.dump_those(Object::GetRoute(filter), worth, |answer| {
+                let Object::NewRoute(message) = answer else { return None };
                 let ours = u8::from(message.header.protocol) == OWNER_PROTOCOL;
                 (ours == (table == 0)).then(|| hops(&message, links))
             });
@@ -226,8 +227,8 @@ fn rules(nl: &mut Netlink) -> Result<Vec<Rule>, Refusal> {
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut filter = RuleMessage::default();
         filter.header.family = family;
-        rules.extend(nl.dump(RouteNetlinkMessage::GetRule(filter), |answer| match answer {
-            RouteNetlinkMessage::NewRule(message) => our_rule(&message),
+        rules.extend(nl.dump(Object::GetRule(filter), |answer| match answer {
+            Object::NewRule(message) => our_rule(&message),
             _ => None,
         })?);
     }

@@ -13,13 +13,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use libc::{EEXIST, ESRCH};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteProtocol, RouteType,
 };
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::netlink::{Batch, Netlink, Refusal};
 use super::netns::Netns;
+use super::object::Object;
 
 /// The protocol number of what is there for a while, as the copies are; 200 is that of what we keep for good.
 pub(super) const PROTOCOL: RouteProtocol = RouteProtocol::Other(201);
@@ -97,9 +98,9 @@ impl BackupRoutes {
                         return;
                     }
                     work.count += 1;
-                    work.add.push(RouteNetlinkMessage::NewRoute(copy), NLM_F_CREATE | NLM_F_REPLACE);
+                    work.add.push(Object::NewRoute(copy), NLM_F_CREATE | NLM_F_REPLACE);
                     if spoils.includes(&route) {
-                        work.remove.push(RouteNetlinkMessage::DelRoute(key(route)), 0);
+                        work.remove.push(Object::DelRoute(key(route)), 0);
                     }
                 })?;
             let (refused, first) = self.0.change_all(work.add, &[])?;
@@ -155,9 +156,9 @@ impl BackupRoutes {
                 };
                 work.count += 1;
                 // What is to be replaced is replaced as a whole by IPv4 alone.
-                work.remove.push(RouteNetlinkMessage::DelRoute(key(copy)), 0);
+                work.remove.push(Object::DelRoute(key(copy)), 0);
                 if let Some(rest) = rest {
-                    work.add.push(RouteNetlinkMessage::NewRoute(rest), NLM_F_CREATE | NLM_F_REPLACE);
+                    work.add.push(Object::NewRoute(rest), NLM_F_CREATE | NLM_F_REPLACE);
                 }
             })?;
             self.delete(work.remove)?;
@@ -173,7 +174,7 @@ impl BackupRoutes {
             let work: Work = each(&mut self.0, (family, PROTOCOL, None), |copy, work: &mut Work| {
                 if which(&copy) {
                     work.count += 1;
-                    work.remove.push(RouteNetlinkMessage::DelRoute(key(copy)), 0);
+                    work.remove.push(Object::DelRoute(key(copy)), 0);
                 }
             })?;
             self.delete(work.remove)?;
@@ -227,13 +228,12 @@ fn each<T: Default>(
     let mut dumps = 0;
     loop {
         let mut taken = T::default();
-        let disturbed =
-            nl.stream(RouteNetlinkMessage::GetRoute(filter.clone()), &mut |answer| match answer {
-                RouteNetlinkMessage::NewRoute(route) if route.header.protocol == protocol => {
-                    take(route, &mut taken);
-                }
-                _ => {}
-            });
+        let disturbed = nl.stream(Object::GetRoute(filter.clone()), &mut |answer| match answer {
+            Object::NewRoute(route) if route.header.protocol == protocol => {
+                take(route, &mut taken);
+            }
+            _ => {}
+        });
         dumps += 1;
         match disturbed {
             // There is no such table before its first route.
