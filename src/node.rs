@@ -157,7 +157,9 @@ impl Node {
         if !objections.is_empty() {
             return Err(objections);
         }
-        let resolved = resolve(&config, &now, &found);
+        let mut resolved = resolve(&config, &now, &found);
+        // One that is not there yet may be one that is not recognised.
+        resolved.desired.keep_others |= found.len() < By::all(&config).len();
         for note in &resolved.notes {
             log::warn!("{note}");
         }
@@ -676,8 +678,8 @@ fn resolve(config: &Config, now: &Namespaces, found: &[Found]) -> Resolved {
     resolved
 }
 
-/// Waits until every fabric NIC is there, told by the kernel rather than by asking again and again.
-/// `None`: a signal asked for the end; else the state in which all of them were found.
+/// Waits until every fabric NIC is there, told by the kernel rather than by asking again and again; for the others a quarter of the
+/// time once there is one. `None`: a signal asked for the end; else the state in which they were found.
 fn wait_for_fabric(
     config: &Config,
     kernel: &mut Kernel,
@@ -686,7 +688,7 @@ fn wait_for_fabric(
 ) -> Result<Option<(Namespaces, Vec<Found>)>, Vec<String>> {
     let monitor = Monitor::links(kernel).map_err(line)?;
     let timeout = Duration::from_secs(config.fabric_timeout_s.into());
-    let deadline = Instant::now() + timeout;
+    let begin = Instant::now();
     let mut said = String::new();
     loop {
         let now = kernel.observe(None).map_err(line)?;
@@ -695,11 +697,17 @@ fn wait_for_fabric(
             return Err(search.wrong.into_iter().map(|(_, sentence)| sentence).collect());
         }
         let interfaces = status::interfaces(&search.found, &search.missing, &now);
+        let limit = if search.found.is_empty() { timeout } else { timeout / 4 };
+        let left = (begin + limit).saturating_duration_since(Instant::now());
+        let goes_on = search.is_complete() || (left.is_zero() && !search.found.is_empty());
         board.tell(|local| {
-            local.enter(if search.is_complete() { Phase::Starting } else { Phase::Waiting });
+            local.enter(if goes_on { Phase::Starting } else { Phase::Waiting });
             local.interfaces = interfaces;
         });
-        if search.is_complete() {
+        if goes_on {
+            if !search.is_complete() {
+                log::error!("{}; going on without", missing(&search.missing, &now));
+            }
             for nic in &search.found {
                 log::info!("fabric interface {} is {} ({})", nic.by, nic.name, nic.side);
             }
@@ -707,7 +715,6 @@ fn wait_for_fabric(
         }
         let sentence = missing(&search.missing, &now);
         board.turn();
-        let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(vec![format!("{sentence}; gave up after {} s (FE_TIMEOUT)", timeout.as_secs())]);
         }

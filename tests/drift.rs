@@ -357,7 +357,7 @@ fn a_rebuild_token_rebuilds_once() {
 #[test]
 fn a_nic_that_returns_is_taken_in_again() {
     let lab = Lab::new(Options::default());
-    let node = up(&lab, &[]);
+    let mut node = up(&lab, &[]);
     let before = shape("perouter");
     Lab::unload_nic();
     node.wait_log("is gone: traffic has only the other ones", SOON);
@@ -385,6 +385,19 @@ fn a_nic_that_returns_is_taken_in_again() {
         settle();
     }
     assert!(!node.log_text().contains(") is gone: "), "{}", node.log_text());
+    every_ping_is_answered(&SERVICES, 20);
+
+    // A start without it serves by the other one.
+    node.terminate();
+    Lab::unload_nic();
+    let node = start(&lab, &[("FE_TIMEOUT", "4")]);
+    node.wait_log("FE_MACS: no interface has 02:fa:b0:00:01:01", SOON);
+    node.wait_log(DAEMONS_ANSWER, SOON);
+    wait_until("an answer by the other one", SOON, || ping("client2", SERVICES[0], 5, 50) == (5, 5));
+    assert!(status()["problems"].as_array().unwrap().iter().any(|p| p["code"] == "interface-missing"));
+    Lab::reload_nic();
+    wait_until("the NIC to be taken in", SOON, || shape("perouter") == before);
+    settle();
     every_ping_is_answered(&SERVICES, 20);
 }
 

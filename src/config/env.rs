@@ -82,7 +82,8 @@ fn select(
             continue;
         };
         match value.to_str().map(str::trim) {
-            Some("") => {}
+            // It takes back one that stands before it.
+            Some("") => drop(given.remove(setting.name)),
             Some(text) => {
                 given.insert(setting.name, text.to_owned());
             }

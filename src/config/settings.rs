@@ -86,7 +86,7 @@ settings! {
     "FE_MACS" fe_macs: Vec<MacAddr> = Unset("**required**, unless the file names `underlay.interfaces`"),
         "MAC addresses of the fabric NICs. The permanent address counts first.";
     "FE_TIMEOUT" fe_timeout: Ranged<1, 3600> = Text("120"),
-        "Seconds to wait for the fabric NICs to appear before giving up.";
+        "Seconds to wait for the fabric NICs at a start before giving up. Once one is there, the others have a quarter of that; later they are taken in when they appear.";
     "SETUP_TIMEOUT" setup_timeout: Ranged<0, 3600> = Text("60"),
         "Seconds for which a node that can't be set up, say for want of a kernel module, is tried again every 5 s before the program gives up.";
     "FABRIC_PASSWORD" fabric_password: Password = Unset("no password"),
@@ -98,7 +98,7 @@ settings! {
     "NETNS" netns: NamespaceName = Text("perouter"),
         "The persistent network namespace for FRR, the fabric NICs and the VRF, held at `/run/netns/<name>`; `host` runs all of it in the host's own.";
     "UNDERLAY_FORCE_MOVE" underlay_force_move: bool = Text("false"),
-        "Move a fabric NIC into the namespace even if it carries the node's default route or `NODE_IP`.";
+        "Move a fabric NIC into the namespace even if that cuts off the node's default route, `NODE_IP`, or VLANs and other links that stand on it.";
     "REBUILD_TOKEN" rebuild_token: RebuildToken = Unset("never rebuilt on demand"),
         "Any word. When it is another than the one that the namespace was built with, the namespace is torn down and built anew, once.";
     "VRF_METALLB" vrf_metallb: VrfName = Text("metallb"),
@@ -122,7 +122,7 @@ settings! {
     "PEER_IPV4_PREFIX" peer_ipv4_prefix: Ranged<16, 31> = Text("31"),
         "Prefix length of both.";
     "METALLB_ALLOWED_PREFIXES" metallb_allowed_prefixes: Vec<IpNet> = Unset("/16 to /32 of IPv4 and /48 to /128 of IPv6"),
-        "The service prefixes that the speaker may announce, with everything inside them. Never taken: addresses that are no one's (loopback, link-local, multicast and the like), and the node's and the fabric's own. A prefix that a leaf switch announces, too, goes to the leaf, unless it is named here or the path shows that it is another node's service (it ends with `ASN_METALLB_SPEAKER`, or it is a single address that the leaf has of someone else). Where leaf switches remove private AS numbers, name the pools.";
+        "Service prefixes that the speaker may announce, each with all inside it. Never taken: loopback, link-local, multicast and the like, and addresses of the node and the fabric. If a leaf announces the same prefix, the leaf wins, unless the prefix is named here, the leaf's AS path ends with `ASN_METALLB_SPEAKER`, or it is a single address that the leaf has from another AS (another node's service). Name the pools where leaves remove private AS numbers.";
     "METALLB_MAX_PREFIXES" metallb_max_prefixes: Ranged<1, 1_000_000> = Text("50000"),
         "Prefixes of one address family that are taken of the speaker; refused ones do not count. At one more its session is closed, for a minute at a time.";
     "METALLB_PASSWORD" metallb_password: Password = Unset("no password"),
@@ -142,13 +142,13 @@ settings! {
     "BGP_HOLD_TIME" bgp_hold_time: Ranged<3, 65535> = Text("9"),
         "BGP hold time towards the leaves, in seconds; at least three keepalive intervals.";
     "BGP_CONNECT_TIME" bgp_connect_time: Ranged<1, 65535> = Text("1"),
-        "BGP connect retry interval, in seconds.";
+        "BGP connect retry interval towards the leaves and the speaker, in seconds. The session with the speaker always has keepalive 30 s and hold time 90 s.";
     "GR_RESTART_TIME" gr_restart_time: Ranged<1, 4095> = Text("120"),
         "Seconds for which the leaves shall keep our routes while bgpd restarts (RFC 4724).";
     "GR_STALEPATH_TIME" gr_stalepath_time: Ranged<1, 4095> = Text("360"),
         "Seconds for which we keep the routes of a peer that restarts; at least `GR_RESTART_TIME`.";
     "GR_SELECT_DEFER_TIME" gr_select_defer_time: Ranged<0, 55> = Text("15"),
-        "Seconds for which a restarted bgpd waits for all its peers before it selects routes. It stays below the 60 s for which zebra keeps the old ones.";
+        "Seconds for which a restarted bgpd waits for all its peers before it selects routes. It stays below the 60 s for which zebra keeps the old ones, and is less than `GR_RESTART_TIME`.";
     "ENABLE_BFD" enable_bfd: bool = Text("true"),
         "BFD with the leaf switches. Both ends must agree.";
     "BFD_RECEIVE_INTERVAL" bfd_receive_interval: Ranged<10, 60000> = Text("3000"),

@@ -467,7 +467,7 @@ impl FilePath {
 
 impl Value for FilePath {
     fn allowed() -> String {
-        "an absolute path without `..`".into()
+        "an absolute path that has no `..` in it".into()
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         if !text.starts_with('/') || text.split('/').any(|part| part == "..") {
