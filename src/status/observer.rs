@@ -29,6 +29,12 @@ use crate::printable;
 const ROUND: Duration = Duration::from_secs(15);
 const CLOSE_ROUND: Duration = Duration::from_secs(3);
 
+/// The same while it is found out why a session is down.
+const CLOSEST_ROUND: Duration = Duration::from_secs(1);
+
+/// What can be found out of it is there after so long.
+const FOUND_OUT: Duration = Duration::from_secs(10);
+
 /// Someone who has asked within so long looks at us.
 const LOOKED_AT: Duration = Duration::from_secs(30);
 
@@ -251,7 +257,17 @@ impl Observer {
         self.round_began = Some(cpu_time());
         let looked_at = self.looked_at.is_some_and(|at| now < at + LOOKED_AT);
         let close = looked_at || self.look_again.is_some() || !self.status.problems.is_empty();
-        self.round_at = now + if close { CLOSE_ROUND } else { ROUND };
+        let wall = Time::now();
+        let just_down = |s: &super::BgpSession| !s.is_up() && s.since.ago(wall) < FOUND_OUT;
+        let closest = self.fabric.bgp.iter().any(just_down);
+        self.round_at = now
+            + if closest {
+                CLOSEST_ROUND
+            } else if close {
+                CLOSE_ROUND
+            } else {
+                ROUND
+            };
         (self.asked_at, self.news_at) = (Some(now), None);
         (self.collect_at, self.patience) = (now + COLLECT, COLLECT);
         let lives = |name: &str| {
