@@ -170,7 +170,7 @@ bench:
 page:
 	tests/lab/setup page
 	rm -rf _out/page && mkdir -p _out/page
-	PAGE_OUT=$(abspath _out/page) $(CARGO) test $(ARGS) --lib pages_of_samples
+	PAGE_OUT=$(abspath _out/page) $(CARGO) test $(ARGS) --lib sample_pages_are_rendered
 	tests/page/check.py _out/page
 
 # The metrics of a node in the lab, and the rules.

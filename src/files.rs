@@ -1,5 +1,5 @@
-//! The one reader and the one writer for files: none follows a link where only our own files belong, opens a FIFO or a device,
-//! waits for another process, or reads without a bound.
+//! The reader and the writer for all files. They follow no link where only root's files belong, open no FIFO or device,
+//! never wait for another process and read at most a given number of bytes.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -12,30 +12,31 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 
-/// The largest file that is read at all, in bytes, unless the caller says less.
+/// The default limit for a file to read, in bytes.
 pub const LARGEST: u64 = 32 << 20;
 
-/// So many inodes are left to the daemons, which have eight sockets in all. Each of them removes the socket of the one before it
-/// and then binds its own (`vty_serv_un`, `lib/vty.c`): a file that is made in between may have the last inode, and the daemon
-/// would run without a socket, as if it hung.
-const SOCKETS: u64 = 32;
+/// Free inodes that are reserved for the daemons, which have eight sockets in all. A daemon removes the socket of its
+/// predecessor and then binds its own (`vty_serv_un`, `lib/vty.c`). A file that is created in between may take the last
+/// inode: the daemon would run without a socket, and would appear to hang.
+const RESERVED_INODES: u64 = 32;
 
-/// Whose file it is.
+/// Who may own the file to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
-    /// Ours, in a directory of root's: it is no link, and root has written it.
+    /// Only root: no link is followed, and no other user's file is read.
     Root,
-    /// The operator's: a link is followed, since Kubernetes mounts files as links, and anyone may have written it.
+    /// Any user: links are followed, since Kubernetes mounts files as links.
     Operator,
 }
 
 /// Opens a regular file for reading.
 ///
 /// # Errors
-/// It is not there or can't be opened; or it is a link, belongs to someone else or is no regular file: then the error says so.
+/// The file does not exist or can't be opened; or it is a link, has another owner or is no regular file: then the error
+/// says which.
 pub fn open(path: &Path, owner: Owner) -> io::Result<File> {
     let follow = if owner == Owner::Root { OFlags::NOFOLLOW } else { OFlags::empty() };
-    // Such a handle opens nothing yet: the mere opening of a device may do something, and of a FIFO may wait.
+    // An `O_PATH` handle has no side effect: opening a device may trigger an action, and opening a FIFO may block.
     let handle = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC | follow, Mode::empty())?;
     let metadata = File::from(handle.try_clone()?).metadata()?;
     if !metadata.is_file() {
@@ -47,16 +48,17 @@ pub fn open(path: &Path, owner: Owner) -> io::Result<File> {
             () if kind.is_socket() => "a socket",
             () => "a device",
         };
-        return Err(refusal(format!("not a regular file but {what}")));
+        return Err(invalid(format!("not a regular file but {what}")));
     }
     let uid = metadata.uid();
     if owner == Owner::Root && uid != 0 && uid != rustix::process::geteuid().as_raw() {
-        return Err(refusal(format!("it belongs to user {uid}, not to root")));
+        return Err(invalid(format!("it belongs to user {uid}, not to root")));
     }
     if owner == Owner::Root && metadata.nlink() > 1 {
-        return Err(refusal("it has another name, too (a hard link)".into()));
+        return Err(invalid("it has another name, too (a hard link)".into()));
     }
-    // The same file, whatever stands at its path by now. Some files of /proc and of tracing would wait for data.
+    // This opens the checked file even if its path was replaced. Some files of /proc and tracefs would block without
+    // O_NONBLOCK.
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
     OpenOptions::new().read(true).custom_flags(flags).open(format!("/proc/self/fd/{}", handle.as_raw_fd()))
 }
@@ -64,22 +66,22 @@ pub fn open(path: &Path, owner: Owner) -> io::Result<File> {
 /// Reads a regular file of at most `limit` bytes.
 ///
 /// # Errors
-/// As of [`open`]; or it is too large or not UTF-8.
+/// Those of [`open`]; or the file is too large or not UTF-8.
 pub fn read(path: &Path, owner: Owner, limit: u64) -> io::Result<String> {
     let mut bytes = vec![];
     open(path, owner)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
-        return Err(refusal(format!("larger than {}", size(limit))));
+        return Err(invalid(format!("larger than {}", size(limit))));
     }
-    String::from_utf8(bytes).map_err(|_| refusal("not UTF-8".into()))
+    String::from_utf8(bytes).map_err(|_| invalid("not UTF-8".into()))
 }
 
-/// Not as of a system call, whose errors have another kind.
-fn refusal(reason: String) -> io::Error {
+/// An error of this module. No system call returns its kind.
+fn invalid(reason: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
-/// A round number of bytes.
+/// A number of bytes for humans.
 fn size(bytes: u64) -> String {
     match bytes {
         n if n >= 1 << 20 => format!("{} MiB", n >> 20),
@@ -88,22 +90,22 @@ fn size(bytes: u64) -> String {
     }
 }
 
-/// Who may read a file of ours.
+/// Who may read a file that this program writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Root alone: there are passwords in it, or what nobody else needs.
+    /// Root only: the file has passwords, or nobody else needs it.
     Root,
-    /// The group of that number, too.
+    /// Root and the group with this GID.
     Group(u32),
     /// Everyone.
     All,
 }
 
-/// Writes a file beside its place, under a name that no one can guess, and renames it there.
+/// Writes a temporary file with an unguessable name beside `path` and renames it to `path`.
 ///
 /// # Errors
-/// It can't be written, in a sentence that names it; nor is it where inodes are so few that a daemon may need them. The file that
-/// was there is left as it was.
+/// A sentence that names the file; also if so few inodes are free that a daemon may need them. The old file is
+/// unchanged.
 pub fn write(path: &Path, text: &str, access: Access) -> io::Result<()> {
     replace(path, text, access)
         .map_err(|e| io::Error::new(e.kind(), format!("cannot write {}: {e}", path.display())))
@@ -132,33 +134,33 @@ fn replace(path: &Path, text: &str, access: Access) -> io::Result<()> {
     })
 }
 
-/// Whether what is left of inodes in that directory's file system is for the daemons' sockets.
+/// Whether the free inodes of the directory's file system are reserved for the daemons' sockets.
 pub fn is_short_of_inodes(dir: &Path) -> bool {
-    rustix::fs::statvfs(dir).is_ok_and(|there| is_scarce(there.f_files, there.f_ffree))
+    rustix::fs::statvfs(dir).is_ok_and(|stat| is_inode_shortage(stat.f_files, stat.f_ffree))
 }
 
-/// Whether of `all` inodes too few are free. Some file systems have no number of them (0).
-fn is_scarce(all: u64, free: u64) -> bool {
-    all > 0 && free < SOCKETS
+/// Whether too few of `total` inodes are free. Some file systems do not count them (`total` is 0).
+fn is_inode_shortage(total: u64, free: u64) -> bool {
+    total > 0 && free < RESERVED_INODES
 }
 
-/// `.NAME.RANDOM.tmp`, which [`is_temporary`] knows again.
+/// `.NAME.RANDOM.tmp`; see [`is_temporary`].
 fn temporary(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().and_then(|name| name.to_str()).ok_or(io::ErrorKind::InvalidFilename)?;
-    // Its keys are the kernel's random numbers.
+    // `RandomState` takes its keys from the kernel's random number generator.
     let random = RandomState::new().hash_one(name);
     Ok(path.with_file_name(format!(".{name}.{random:016x}.tmp")))
 }
 
-/// Whether a file of that name is one that was being written when its writer ended.
+/// Whether a file name is that of a temporary file, left by a writer that was killed.
 pub fn is_temporary(name: &str) -> bool {
     name.starts_with('.') && name.ends_with(".tmp")
 }
 
-/// Puts a link in its place, whatever is there but a directory.
+/// Creates a symbolic link, or replaces anything but a directory by it.
 ///
 /// # Errors
-/// It can't be made.
+/// The link can't be created.
 pub fn link(path: &Path, target: &Path) -> io::Result<()> {
     if fs::read_link(path).is_ok_and(|now| now == target) {
         return Ok(());
@@ -170,10 +172,10 @@ pub fn link(path: &Path, target: &Path) -> io::Result<()> {
     })
 }
 
-/// A directory of that owner and mode, made if it is not there. A link is not followed.
+/// Creates a directory if it is missing, and sets its owner and mode. A link is not followed.
 ///
 /// # Errors
-/// It can't be made, is something else, or can't be given to its owner.
+/// The directory can't be created or changed, or something else is at its path.
 pub fn directory(path: &Path, (uid, gid): (u32, u32), mode: u32) -> io::Result<()> {
     match fs::create_dir(path) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
@@ -195,27 +197,27 @@ pub fn directory(path: &Path, (uid, gid): (u32, u32), mode: u32) -> io::Result<(
 /// A file that could not be written.
 #[derive(Debug)]
 struct Unsaved {
-    /// What is to be in it, unless its writer has it again.
+    /// The text to write. `None`: the caller writes it again anyway.
     text: Option<String>,
     access: Access,
     reason: String,
 }
 
-/// Those that could not be written, by path. Each is written by one thread.
+/// The files that could not be written, by path. One thread writes each file.
 static UNSAVED: Mutex<BTreeMap<PathBuf, Unsaved>> = Mutex::new(BTreeMap::new());
 
 fn lock() -> MutexGuard<'static, BTreeMap<PathBuf, Unsaved>> {
     UNSAVED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Writes a file that nothing we run depends on. One that can't be written is said once, and kept for [`retry`], which the same
-/// thread calls.
+/// Writes a file that no daemon depends on. A failure is logged once, and [`retry`] writes the file later. The same
+/// thread must call both.
 pub fn save(path: &Path, text: &str, access: Access) {
     attempt(path, text, access, true);
 }
 
-/// The same for one that is written again and again anyway. Whether it was written.
-pub fn show(path: &Path, text: &str, access: Access) -> bool {
+/// Writes a file that the caller writes again soon. A failure is logged once. Returns whether it was written.
+pub fn publish(path: &Path, text: &str, access: Access) -> bool {
     attempt(path, text, access, false)
 }
 
@@ -233,25 +235,25 @@ fn attempt(path: &Path, text: &str, access: Access, keep: bool) -> bool {
         }
         Err(e) => {
             let reason = e.to_string();
-            let said = before.is_some_and(|unsaved| unsaved.reason == reason);
+            let is_logged = before.is_some_and(|unsaved| unsaved.reason == reason);
             let text = keep.then(|| text.to_owned());
             all.insert(path.into(), Unsaved { text, access, reason: reason.clone() });
             drop(all);
-            if !said {
-                log::warn!("{reason}; FRR does without, and it is tried again");
+            if !is_logged {
+                log::warn!("{reason}; FRR does not need this file; retrying");
             }
             false
         }
     }
 }
 
-/// Removes a file of ours, and forgets that it could not be written.
+/// Removes a file, and forgets that it could not be written.
 pub fn remove(path: &Path) {
     lock().remove(path);
     let _ = fs::remove_file(path);
 }
 
-/// Writes again what could not be written. Whether any of it was.
+/// Writes the files that [`save`] could not write. Returns whether it wrote any.
 pub fn retry() -> bool {
     let kept =
         |(path, unsaved): (&PathBuf, &Unsaved)| Some((path.clone(), unsaved.text.clone()?, unsaved.access));
@@ -263,7 +265,7 @@ pub fn retry() -> bool {
     written
 }
 
-/// What can't be written, a sentence each.
+/// The files that can't be written, a sentence each.
 pub fn unsaved() -> Vec<String> {
     lock().values().map(|unsaved| unsaved.reason.clone()).collect()
 }
@@ -353,9 +355,9 @@ mod tests {
     }
 
     #[test]
-    fn the_last_inodes_are_for_sockets() {
-        assert!(is_scarce(1000, 0) && is_scarce(1000, SOCKETS - 1));
-        assert!(!is_scarce(1000, SOCKETS) && !is_scarce(0, 0));
+    fn the_last_inodes_are_reserved_for_sockets() {
+        assert!(is_inode_shortage(1000, 0) && is_inode_shortage(1000, RESERVED_INODES - 1));
+        assert!(!is_inode_shortage(1000, RESERVED_INODES) && !is_inode_shortage(0, 0));
     }
 
     #[test]

@@ -1,16 +1,17 @@
-//! FRR on a Talos node, in a persistent network namespace, under a supervisor that restarts what
-//! dies without touching what forwards.
+//! FRR on a Talos node, in a persistent network namespace. The supervisor restarts daemons in place and leaves the data
+//! plane untouched.
 //!
 //! ```text
-//! env ─► Config ─► resolve(what the kernel has) ─► Desired ─┬─► kernel: observe ─► plan ─► apply
-//!                                                           ├─► frr:    render ─► load
-//!                                                           └─► supervisor: the daemons
+//! env ─► Config ─► resolve(observed state) ─► Desired ─┬─► kernel: observe ─► plan ─► apply
+//!                                                      ├─► frr:    render ─► load
+//!                                                      └─► supervisor: the daemons
 //! ```
 //!
-//! `model`, `config` but for reading its file, `resolve`, `kernel::plan`, `frr::render` and `supervisor::policy` are pure;
-//! the rest is thin.
+//! `model`, `config` (except for reading its file), `resolve`, `kernel::plan`, `frr::render` and `supervisor::policy`
+//! are pure. The other modules are thin.
 
 pub mod config;
+pub mod events;
 pub mod files;
 pub mod frr;
 pub mod kernel;
@@ -22,5 +23,7 @@ pub mod node;
 pub mod printable;
 pub mod resolve;
 pub mod run;
+pub mod signals;
 pub mod status;
 pub mod supervisor;
+pub mod time;

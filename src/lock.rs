@@ -1,4 +1,4 @@
-//! One instance on a node: who has the lock. It is a lock of the kernel's, which goes with the process that has it.
+//! The lock that allows one instance on a node. The kernel releases it when the process exits.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,17 +14,17 @@ use rustix::io::Errno;
 use crate::files::{self, Owner};
 use crate::frr::daemons::RUN_DIR;
 
-/// Locked by the instance that runs, for as long as it does. Root alone can open it: whoever can may lock it.
+/// The lock file of the running instance. Only root can open it, since any process that can open a file can lock it.
 pub const PATH: &str = "/run/frr/status.lock";
 
-/// How often, and after which pause, it is tried to take it.
+/// The number of attempts to take the lock, and the pause between them.
 const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Takes the lock, before anything else is touched. `None`: there is no space for the file; it can be tried again.
+/// Takes the lock. `None`: `/run` has no space for the file.
 ///
 /// # Errors
-/// Another instance has it, in a sentence that names it; or it can't be taken.
+/// Another instance holds the lock (the sentence names it), or the file can't be locked.
 pub fn take() -> Result<Option<File>, String> {
     match try_to_take() {
         Ok(file) => Ok(Some(file)),
@@ -35,8 +35,7 @@ pub fn take() -> Result<Option<File>, String> {
                 None => "in another container".into(),
             };
             Err(format!(
-                "another frr-supervisor ({who}) runs on this node: it is left alone, and this one ends; stop that one first if this \
-                 one is to run"
+                "another frr-supervisor ({who}) runs on this node: this one exits and changes nothing; stop the other one first"
             ))
         }
         Err(e) => Err(format!("cannot lock {PATH}, which keeps a second instance from starting: {e}")),
@@ -46,17 +45,17 @@ pub fn take() -> Result<Option<File>, String> {
 fn try_to_take() -> io::Result<File> {
     fs::create_dir_all(RUN_DIR)?;
     let path = Path::new(PATH);
-    // What is no file of root's was put there by someone else, and locks nothing of ours.
+    // Another program put a link or another user's file there. A lock on it would protect nothing.
     match files::open(path, Owner::Root) {
         Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-            log::warn!("{PATH}: {e}: it is made anew");
+            log::warn!("{PATH}: {e}: replacing it");
             fs::remove_file(path)?;
         }
         _ => {}
     }
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
-    // Someone who only asks whether it is taken has it for a moment: see `is_taken`.
+    // `is_taken` of another process holds a shared lock for a moment.
     let mut attempts = 0;
     while let Err(e) = flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {
         attempts += 1;
@@ -69,7 +68,7 @@ fn try_to_take() -> io::Result<File> {
     Ok(file)
 }
 
-/// Whether an instance runs here. Without the right to know, one is assumed.
+/// Whether an instance runs on this node. Returns true if the file must not be opened.
 pub fn is_taken() -> bool {
     match files::open(Path::new(PATH), Owner::Root) {
         Ok(file) => flock(file.as_fd(), FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK),
@@ -77,15 +76,15 @@ pub fn is_taken() -> bool {
     }
 }
 
-/// The process that has the lock, as far as the kernel tells.
+/// The process that holds the lock, if this PID namespace shows it.
 fn holder() -> Option<u32> {
     let file = fs::metadata(PATH).ok()?;
     let locks = fs::read_to_string("/proc/locks").ok()?;
     holder_in(&locks, (major(file.dev()), minor(file.dev()), file.ino()))
 }
 
-/// The same, in what `/proc/locks` says (proc_locks(5)): `1: FLOCK  ADVISORY  WRITE 123 00:2b:456 0 EOF`. In a container it has 0
-/// for a process that is in none of its own.
+/// Finds the holder in `/proc/locks` (proc_locks(5)): `1: FLOCK  ADVISORY  WRITE 123 00:2b:456 0 EOF`. The PID is 0 if
+/// the process is not in this PID namespace.
 fn holder_in(locks: &str, (major, minor, inode): (u32, u32, u64)) -> Option<u32> {
     let file = format!("{major:02x}:{minor:02x}:{inode}");
     locks.lines().find_map(|line| {
@@ -100,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_names_the_holder() {
+    fn proc_locks_names_the_holder() {
         let locks = "1: POSIX  ADVISORY  WRITE 7 00:2b:456 0 EOF\n2: FLOCK  ADVISORY  WRITE 12 00:2b:456 0 EOF\n\
                      2: -> FLOCK  ADVISORY  WRITE 13 00:2b:456 0 EOF\n3: FLOCK  ADVISORY  WRITE 0 00:2b:9 0 EOF\n";
         assert_eq!(holder_in(locks, (0, 0x2b, 456)), Some(12));

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use frr_supervisor::config::{self, Config, file};
 use frr_supervisor::frr::{self, Inputs, Version, files};
 use frr_supervisor::model::{FilePath, IfName, Value as _};
-use frr_supervisor::node::line;
-use frr_supervisor::supervisor::Signals;
+use frr_supervisor::node::single_problem;
+use frr_supervisor::signals::Signals;
 use frr_supervisor::{logging, run, status};
 use lexopt::Arg::{Long, Short, Value};
 
@@ -15,49 +15,49 @@ const USAGE: &str = "\
 Usage: frr-supervisor [run | check | render | schema | status [--json] [--watch]] [--help] [--version]
 
   run     set the node up and run the FRR daemons (default)
-  check   read the configuration and say what is wrong with it
-  render  print the frr.conf that the configuration leads to, with the fabric interfaces
-          called fabric0, fabric1 … since their real names are known on the node only
+  check   read the configuration and print its problems
+  render  print the frr.conf of the configuration, with the names fabric0, fabric1 … for the fabric
+          interfaces, because only the node knows their real names
   schema  print the JSON Schema of the file that CONFIG_FILE names
-  status  show how the node is; it exits with 0 if it is healthy, with 1 if something is wrong and
-          with 3 if it is cut off or not running. --json prints /run/frr/status.json, --watch goes on
+  status  print the status of the node; exit codes: 0 healthy, 1 degraded, 3 down or not running.
+          --json prints /run/frr/status.json, --watch prints the status whenever it changes
 
-The configuration is read from environment variables; an empty one counts as unset:
+The configuration is read from environment variables; an empty variable counts as unset:
 
 ";
 
 enum Command {
-    /// Something with the configuration.
-    With(Use),
-    Status(status::Command),
+    /// A command that reads the configuration.
+    WithConfig(ConfigCommand),
+    Status(status::PrintOptions),
 }
 
-enum Use {
+enum ConfigCommand {
     Run,
     Check,
     Render,
 }
 
 fn main() -> ExitCode {
-    match command() {
-        Ok(Some(Command::Status(options))) => status::command(options),
-        Ok(Some(Command::With(what))) => execute(&what),
+    match parse_args() {
+        Ok(Some(Command::Status(options))) => status::print(options),
+        Ok(Some(Command::WithConfig(command))) => execute(&command),
         Ok(None) => ExitCode::SUCCESS,
         Err(e) => {
-            complain(format_args!("{e}; --help shows what is"));
+            print_error(format_args!("{e}; see --help"));
             ExitCode::from(2)
         }
     }
 }
 
-/// What to do; `None` where the answer has been printed already.
-fn command() -> Result<Option<Command>, lexopt::Error> {
+/// Parses the command line. `None`: the output is printed already.
+fn parse_args() -> Result<Option<Command>, lexopt::Error> {
     let mut parser = lexopt::Parser::from_env();
     let mut command = None;
     while let Some(arg) = parser.next()? {
         match arg {
             Short('h') | Long("help") => {
-                print(&format!("{USAGE}{}", config::text()));
+                print(&format!("{USAGE}{}", config::help_text()));
                 return Ok(None);
             }
             Short('V') | Long("version") => {
@@ -66,7 +66,7 @@ fn command() -> Result<Option<Command>, lexopt::Error> {
             }
             Long(word @ ("json" | "watch")) => {
                 let Some(Command::Status(options)) = &mut command else {
-                    return Err(format!("--{word} goes with status").into());
+                    return Err(format!("--{word} is an option of status").into());
                 };
                 if word == "json" {
                     options.json = true;
@@ -76,10 +76,10 @@ fn command() -> Result<Option<Command>, lexopt::Error> {
             }
             Value(word) if command.is_none() => {
                 command = Some(match word.to_str() {
-                    Some("run") => Command::With(Use::Run),
-                    Some("check") => Command::With(Use::Check),
-                    Some("render") => Command::With(Use::Render),
-                    Some("status") => Command::Status(status::Command::default()),
+                    Some("run") => Command::WithConfig(ConfigCommand::Run),
+                    Some("check") => Command::WithConfig(ConfigCommand::Check),
+                    Some("render") => Command::WithConfig(ConfigCommand::Render),
+                    Some("status") => Command::Status(status::PrintOptions::default()),
                     Some("schema") => {
                         print(&file::schema());
                         return Ok(None);
@@ -90,20 +90,20 @@ fn command() -> Result<Option<Command>, lexopt::Error> {
             other => return Err(other.unexpected()),
         }
     }
-    Ok(Some(command.unwrap_or(Command::With(Use::Run))))
+    Ok(Some(command.unwrap_or(Command::WithConfig(ConfigCommand::Run))))
 }
 
-fn execute(what: &Use) -> ExitCode {
-    // Before anything that takes its time: as PID 1 a signal without a handler is lost.
-    let signals = matches!(what, Use::Run).then(Signals::catch);
+fn execute(command: &ConfigCommand) -> ExitCode {
+    // First of all: the kernel drops a signal to PID 1 that has no handler.
+    let signals = matches!(command, ConfigCommand::Run).then(Signals::catch);
     let base = match config::from_vars(std::env::vars_os()) {
         Ok(base) => base,
         Err(problems) => {
             for problem in &problems {
-                complain(problem);
+                print_error(problem);
             }
-            if matches!(what, Use::Check) {
-                alone().iter().for_each(complain);
+            if matches!(command, ConfigCommand::Check) {
+                file_problems().iter().for_each(print_error);
             }
             return ExitCode::FAILURE;
         }
@@ -113,37 +113,37 @@ fn execute(what: &Use) -> ExitCode {
     let config = match config {
         Ok(config) => config,
         Err(problem) => {
-            problems.iter().for_each(complain);
-            complain(problem);
+            problems.iter().for_each(print_error);
+            print_error(problem);
             return ExitCode::FAILURE;
         }
     };
-    let remark = config.file.as_ref().and_then(file::remark);
-    let result = match what {
-        Use::Run => {
+    let warning = config.file.as_ref().and_then(file::empty_directory_warning);
+    let result = match command {
+        ConfigCommand::Run => {
             logging::start(config.log_level, config.log_format);
-            remark.iter().for_each(|remark| log::warn!("{remark}"));
-            let signals = signals.unwrap_or_else(Signals::catch).map_err(line);
+            warning.iter().for_each(|warning| log::warn!("{warning}"));
+            let signals = signals.unwrap_or_else(Signals::catch).map_err(single_problem);
             signals.and_then(|signals| run::run(&base, config, &problems, signals))
         }
-        Use::Check => {
-            remark.iter().for_each(complain);
+        ConfigCommand::Check => {
+            warning.iter().for_each(print_error);
             let problems = [render(&config).err().unwrap_or_default(), problems].concat();
-            none(problems).map(|()| print("configuration: no problem found\n"))
+            require_none(problems).map(|()| print("configuration: no problem found\n"))
         }
-        Use::Render => render(&config).and_then(|text| {
+        ConfigCommand::Render => render(&config).and_then(|text| {
             print(&text);
-            none(problems)
+            require_none(problems)
         }),
     };
     let code = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(problems) => {
             for problem in &problems {
-                if matches!(what, Use::Run) {
+                if matches!(command, ConfigCommand::Run) {
                     log::error!("{problem}");
                 } else {
-                    complain(problem);
+                    print_error(problem);
                 }
             }
             ExitCode::FAILURE
@@ -153,18 +153,19 @@ fn execute(what: &Use) -> ExitCode {
     code
 }
 
-fn none(problems: Vec<String>) -> Result<(), Vec<String>> {
+/// An error if there are problems.
+fn require_none(problems: Vec<String>) -> Result<(), Vec<String>> {
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
-/// Every problem that the file has by itself, since the environment is not fit to hold it against.
-fn alone() -> Vec<config::Problem> {
+/// The problems of the file that can be found without a configuration from the environment, which is invalid.
+fn file_problems() -> Vec<config::ConfigProblem> {
     let path = std::env::var("CONFIG_FILE").ok();
     let path = path.and_then(|path| FilePath::parse(path.trim()).ok());
-    path.map_or_else(Vec::new, |path| file::inspect(&path))
+    path.map_or_else(Vec::new, |path| file::check_without_config(&path))
 }
 
-/// The frr.conf of a node whose interfaces are not known, since this may run anywhere.
+/// The frr.conf of a node whose interfaces are not known.
 fn render(config: &Config) -> Result<String, Vec<String>> {
     let template = files::template(config).map_err(|e| vec![e])?;
     let ports: Vec<IfName> = (0..config.fabric_macs.len())
@@ -181,12 +182,12 @@ fn render(config: &Config) -> Result<String, Vec<String>> {
     frr::render(&inputs, template.as_deref()).map_err(|e| vec![e])
 }
 
-/// Says what is wrong, and does not mind that no one may listen.
-fn complain(problem: impl std::fmt::Display) {
+/// Prints to standard error. Ignores a closed pipe.
+fn print_error(problem: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "frr-supervisor: {problem}");
 }
 
-/// Prints, and does not mind a reader that has gone.
+/// Prints to standard output. Ignores a closed pipe.
 fn print(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }

@@ -1,4 +1,5 @@
-//! The node as the configuration wants it: set up once, then kept that way.
+//! The node: its namespaces and devices in the kernel, and the configuration of FRR. The supervisor sets the node up
+//! once and then repairs drift.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -10,211 +11,222 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::config::Config;
-use crate::frr::{self, Daemon, Inputs, Texts, Version, end_leftovers, files};
-use crate::kernel::netns::{Held, Origin};
+use crate::frr::{self, ConfigStore, Daemon, Inputs, Version, files, kill_leftovers};
+use crate::kernel::netns::{NetnsMount, NetnsOrigin};
 use crate::kernel::{
-    Changes, Kernel, Monitor, Netns, Notified, Op, Outcome, SharedTable, plan, shared_tables,
+    Changes, Kernel, KernelEvents, Monitor, Netns, Op, ReconcileOutcome, SharedTable, plan, shared_tables,
 };
 use crate::limits;
 use crate::model::{Desired, IfName, Namespaces, RawLines, Side, Sysctl};
-use crate::resolve::{self, By, Found, Resolved, Search, find, missing, objection};
-use crate::status::{self, Board, Phase, Repaired};
-use crate::supervisor::Signals;
+use crate::resolve::{
+    self, FabricNic, NicSearch, NicSelector, Resolved, describe_missing, find_nics, rejection_reason,
+};
+use crate::signals::Signals;
+use crate::status::{self, NodePhase, Publisher, RepairCounts};
+use crate::time::Time;
 
-/// The kernel's side of the node, and the configuration that FRR runs with.
+/// The node's kernel objects, and FRR's configuration.
 #[derive(Debug)]
 pub struct Node {
-    /// What the operator asked for, without what was left out.
+    /// The configuration, without the raw lines that were left out.
     pub config: Config,
-    /// Raw lines that FRR did not accept at the start.
-    left_out: Vec<RawLines>,
-    /// The FRR that runs.
+    /// Raw lines that FRR rejected at the start.
+    left_out_raw: Vec<RawLines>,
+    /// The version of FRR.
     pub version: Version,
-    /// What FRR runs with.
-    pub texts: Texts,
+    /// FRR's configuration.
+    pub config_store: ConfigStore,
     /// Both namespaces.
     pub kernel: Kernel,
     monitor: Monitor,
     desired: Desired,
     ports: Vec<IfName>,
-    /// The fabric NICs of the last look.
-    nics: Vec<Found>,
-    /// The names of those that have been in FRR's namespace and are there, by index: zebra knows them.
-    names: BTreeMap<u32, String>,
-    /// One of them has got another name, which nobody was told of yet.
-    renamed: bool,
-    /// Why the text for other ports was refused.
-    refused: Vec<String>,
-    /// Routing tables for which zebra can't run.
+    /// The fabric NICs of the last check.
+    nics: Vec<FabricNic>,
+    /// By index, the names of the fabric NICs that have been in FRR's namespace and still exist. zebra knows these
+    /// names.
+    nic_names: BTreeMap<u32, String>,
+    /// A NIC of `nic_names` was renamed, and [`Self::check`] has not reported it yet.
+    nic_renamed: bool,
+    /// Why frr.conf for other ports was rejected.
+    rejection_reasons: Vec<String>,
+    /// Routing tables that keep zebra from running.
     shared_tables: Vec<SharedTable>,
-    /// Since when nothing holds the namespace under its name.
-    nameless_since: Option<Instant>,
-    /// How many kernel parameters were looked at in this turn.
-    looked_at: usize,
-    /// What was said last about what can't be put right, so that it is said once.
-    said: BTreeSet<String>,
-    /// How often something of each link was put right.
-    repaired: Repaired,
-    /// Where it is all shown.
-    board: Arc<Board>,
+    /// Since when FRR's namespace is not mounted under its name.
+    unmounted_since: Option<Instant>,
+    /// How many of the desired kernel parameters this cycle of [`Self::has_sysctl_drift`] has compared.
+    sysctls_compared: usize,
+    /// The logged sentences about what can't be repaired. Each is logged once.
+    logged_failures: BTreeSet<String>,
+    /// Number of repairs of each link.
+    repair_counts: RepairCounts,
+    publisher: Arc<Publisher>,
 }
 
-/// How long a deleted namespace goes without its name, in which it works as ever, before it is held again.
-pub const NAMELESS: Duration = Duration::from_millis(500);
+/// How long a deleted namespace may stay unmounted before it is mounted again. Its processes keep it alive.
+pub const UNMOUNTED_GRACE: Duration = Duration::from_millis(500);
 
-/// How the sentence about a NIC begins that was there.
-const GONE: &str = "the fabric interface ";
+/// Prefix of the sentence about a NIC that has disappeared.
+const NIC_MISSING: &str = "the fabric interface ";
 
-/// Where a configuration was taken back, and the one in force is an earlier instance's.
-const TAKEN_BACK: &str = "a fabric interface has another name, and what the configuration in force was made from is not known: its \
-     session stays down until there is another configuration, or until the service is restarted";
+/// The problem of a renamed port after a rollback to a configuration whose settings only an earlier instance knew.
+const SETTINGS_UNKNOWN: &str = "a fabric interface was renamed, but the settings that the active configuration was \
+     made from are unknown: its session stays down until the configuration changes or the service is restarted";
 
-/// The longest that is waited without a sign of life.
-const TURN: Duration = Duration::from_secs(3);
+/// Longest wait without a heartbeat.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Kernel parameters that are looked at together: all of a node without many VNIs, and a small part of a core's time.
-const SYSCTLS_AT_ONCE: usize = 30;
+/// How many kernel parameters [`Node::has_sysctl_drift`] compares per call: all parameters of a node without many VNIs,
+/// at a small part of a core's time.
+const SYSCTLS_PER_CALL: usize = 30;
 
-/// The kernel is changed for so long at a time by a change of the configuration: a daemon that ends meanwhile is not left waiting, and
-/// zebra takes in some VNIs before it gets more.
-pub const BUILD: Duration = Duration::from_millis(50);
+/// The time slice for kernel changes of a new configuration. Between two slices the supervisor restarts daemons that
+/// have exited, and zebra processes the new VNIs.
+pub const BUILD_SLICE: Duration = Duration::from_millis(50);
 
-/// Another configuration, and what it leads to.
+/// A new configuration, and what it resolves to.
 #[derive(Debug)]
 pub struct Candidate {
-    /// What the operator asks for.
+    /// The configuration.
     pub config: Config,
     /// The text of frr.conf.
     pub text: String,
     resolved: Resolved,
 }
 
-/// What a look at the kernel's state led to.
+/// Result of [`Node::check`].
 #[derive(Debug)]
-pub enum Check {
-    /// All is as it should be.
-    Sound,
-    /// Something was put right, and this was the last change.
+pub enum CheckOutcome {
+    /// The observed state is the desired state.
+    Clean,
+    /// Drift was repaired. The last change.
     Repaired(Op),
-    /// Put right, and FRR needs another configuration: the ports have other names now.
+    /// Drift was repaired, and FRR needs another configuration because ports were renamed.
     Reconfigured,
-    /// Put right, and zebra has to start anew: it knows a port under another name. Whether FRR needs another configuration as well.
-    Renamed(bool),
-    /// Something can't be put right; all else is as it should be.
-    Partly,
-    /// Nothing can be put right.
+    /// Drift was repaired, and zebra has to restart because it knows a port under its old name.
+    PortRenamed {
+        /// FRR needs another configuration as well.
+        reconfigured: bool,
+    },
+    /// Some drift can't be repaired. Everything else is in the desired state.
+    Partial,
+    /// Nothing can be repaired.
     Failed,
-    /// FRR's namespace is held by nothing but what runs in it; to be looked at again in [`NAMELESS`].
-    Nameless,
-    /// FRR's namespace is not the one that is held any more, for this reason.
-    Gone(&'static str),
+    /// FRR's namespace is not mounted under its name, only its processes keep it alive. Check again in
+    /// [`UNMOUNTED_GRACE`].
+    Unmounted,
+    /// FRR's namespace is lost, for this reason.
+    NamespaceLost(&'static str),
 }
 
 impl Node {
-    /// Sets the node up, but for the daemons. `None`: a signal asked for the end.
+    /// Sets the node up, without the daemons. `None`: a signal asked for the end.
     ///
     /// # Errors
-    /// Every problem, each a line of its own.
+    /// All problems, one line each.
     pub fn set_up(
         config: Config,
         version: Version,
         signals: &mut Signals,
-        board: &Arc<Board>,
+        publisher: &Arc<Publisher>,
     ) -> Result<Option<Self>, Vec<String>> {
-        let (mut kernel, mut origin) = Kernel::open(&config.namespace).map_err(line)?;
+        let (mut kernel, mut origin) = Kernel::open(&config.namespace).map_err(single_problem)?;
         let name = config.namespace.to_string();
         let token = config.rebuild_token.clone();
         let token = token.as_ref().map(|token| token.as_str());
-        if let (Some(Origin::Found), Some(token)) = (origin, token)
-            && kernel.token().map_err(line)?.as_deref() != Some(token)
+        if let (Some(NetnsOrigin::Found), Some(token)) = (origin, token)
+            && kernel.token().map_err(single_problem)?.as_deref() != Some(token)
         {
-            log::warn!("REBUILD_TOKEN={token} is new: tearing namespace {name} down to build it anew");
-            end_leftovers().map_err(line)?;
-            kernel.dismantle().map_err(line)?;
-            Netns::release(&name).map_err(line)?;
-            (kernel, origin) = Kernel::open(&config.namespace).map_err(line)?;
+            log::warn!("REBUILD_TOKEN={token} is new: deleting and rebuilding namespace {name}");
+            kill_leftovers().map_err(single_problem)?;
+            kernel.dismantle().map_err(single_problem)?;
+            Netns::unmount(&name).map_err(single_problem)?;
+            (kernel, origin) = Kernel::open(&config.namespace).map_err(single_problem)?;
         }
         match origin {
-            Some(Origin::Created) => log::info!("namespace {name} created"),
-            Some(Origin::Found) => log::info!("namespace {name} found, with what was left in it"),
-            Some(Origin::Repaired) => {
-                log::warn!("namespace {name}: its file held nothing, a new one is mounted there")
+            Some(NetnsOrigin::Created) => log::info!("namespace {name} created"),
+            Some(NetnsOrigin::Found) => log::info!("namespace {name} found: reusing what is in it"),
+            Some(NetnsOrigin::Repaired) => {
+                log::warn!("namespace {name}: nothing was mounted at its file, mounted a new namespace there")
             }
             None => {}
         }
-        if matches!(origin, Some(Origin::Created | Origin::Repaired)) {
-            // Daemons in a namespace that has no name any more keep the NICs in it from coming home.
-            end_leftovers().map_err(line)?;
+        if matches!(origin, Some(NetnsOrigin::Created | NetnsOrigin::Repaired)) {
+            // Daemons in a namespace that is not mounted any more keep the NICs in it from returning to the host
+            // namespace.
+            kill_leftovers().map_err(single_problem)?;
         }
+        let selectors = NicSelector::from_config(&config);
         kernel
-            .fetch_home(&config.namespace, |link| By::all(&config).iter().any(|by| by.fits(link)))
-            .map_err(line)?;
-        let Some((now, found)) = wait_for_fabric(&config, &mut kernel, signals, board)? else {
+            .return_nics(&config.namespace, |link| selectors.iter().any(|selector| selector.is_match(link)))
+            .map_err(single_problem)?;
+        let Some((now, found)) = wait_for_fabric(&config, &mut kernel, signals, publisher)? else {
             log::info!("stopped while waiting for the fabric interfaces");
             return Ok(None);
         };
-        let objections: Vec<String> = found.iter().filter_map(|nic| objection(&config, &now, nic)).collect();
-        if !objections.is_empty() {
-            return Err(objections);
+        let rejections: Vec<String> =
+            found.iter().filter_map(|nic| rejection_reason(&config, &now, nic)).collect();
+        if !rejections.is_empty() {
+            return Err(rejections);
         }
         let mut resolved = resolve(&config, &now, &found);
-        // One that is not there yet may be one that is not recognised.
-        resolved.desired.keep_others |= found.len() < By::all(&config).len();
-        for note in &resolved.notes {
-            log::warn!("{note}");
+        // A missing NIC may be present but not recognized.
+        resolved.desired.keep_unlisted |= found.len() < selectors.len();
+        for warning in &resolved.warnings {
+            log::warn!("{warning}");
         }
-        // Whatever each link says for itself, this is the least.
+        // The kernel uses the maximum of this value and the link's own.
         let all = Sysctl { side: Side::Host, path: "net/ipv4/conf/all/rp_filter".into(), value: "0" };
-        if config.namespace.as_deref().is_none() && kernel.sysctls_have_changed(&[all]).unwrap_or(false) {
+        if config.namespace.as_deref().is_none() && kernel.has_sysctl_drift(&[all]).unwrap_or(false) {
             log::warn!(
-                "net.ipv4.conf.all.rp_filter is not 0: IPv4 that comes in by one fabric interface and is answered by another is dropped on \
-                 interfaces without an IPv4 address; set it to 0 (machine.sysctls)"
+                "net.ipv4.conf.all.rp_filter is not 0: interfaces without an IPv4 address drop IPv4 packets that arrive at one \
+                 fabric interface and are answered by another; set it to 0 (machine.sysctls)"
             );
         }
-        // From here on nothing that changes goes unnoticed.
-        let monitor = Monitor::everything(&kernel).map_err(line)?;
+        // The monitor reports every change from here on.
+        let monitor = Monitor::everything(&kernel).map_err(single_problem)?;
         let mut node = Self {
             config,
-            left_out: vec![],
+            left_out_raw: vec![],
             version,
-            texts: Texts::recall(),
+            config_store: ConfigStore::load(),
             kernel,
             monitor,
             desired: Desired::default(),
             ports: vec![],
             nics: found,
-            names: BTreeMap::new(),
-            renamed: false,
-            refused: vec![],
+            nic_names: BTreeMap::new(),
+            nic_renamed: false,
+            rejection_reasons: vec![],
             shared_tables: vec![],
-            nameless_since: None,
-            looked_at: 0,
-            said: BTreeSet::new(),
-            repaired: status::repaired(&board.read().devices),
-            board: Arc::clone(board),
+            unmounted_since: None,
+            sysctls_compared: 0,
+            logged_failures: BTreeSet::new(),
+            repair_counts: status::repair_counts(&publisher.read().devices),
+            publisher: Arc::clone(publisher),
         };
-        node.look_at_tables(&now);
-        node.configure(&resolved)?;
+        node.check_shared_tables(&now);
+        node.activate_config(&resolved)?;
         let begin = Instant::now();
-        let outcome = node.kernel.reconcile(&resolved.desired, Level::Info).map_err(line)?;
+        let outcome = node.kernel.reconcile(&resolved.desired, Level::Info).map_err(single_problem)?;
         if outcome.done.is_empty() {
             log::info!("devices: nothing to change");
         }
-        node.planned(outcome.done.len(), begin);
-        // One that was found has this token already.
-        if let (Some(Origin::Created | Origin::Repaired), Some(token)) = (origin, token) {
-            node.kernel.set_token(token).map_err(line)?;
+        node.publish_plan(outcome.done.len(), begin);
+        // A namespace that was found has this token already.
+        if let (Some(NetnsOrigin::Created | NetnsOrigin::Repaired), Some(token)) = (origin, token) {
+            node.kernel.set_token(token).map_err(single_problem)?;
         }
         node.desired = resolved.desired;
-        node.tell(outcome);
+        node.report_outcome(outcome);
         if node.config.namespace.as_deref().is_some()
             && let Err(e) = node.kernel.clear_host()
         {
-            log::warn!("the host's namespace may keep rules and routes of an earlier instance: {e}");
+            log::warn!("rules and routes of an earlier instance may remain in the host namespace: {e}");
         }
         let inode = node.kernel.router_ns().inode().unwrap_or(0);
-        board.tell(|local| local.namespace.inode = inode);
-        end_leftovers().map_err(line)?;
+        publisher.update(|facts| facts.namespace.inode = inode);
+        kill_leftovers().map_err(single_problem)?;
         Ok(Some(node))
     }
 
@@ -230,67 +242,69 @@ impl Node {
         files::template(config).and_then(|template| frr::render(&inputs, template.as_deref()))
     }
 
-    /// Renders frr.conf and puts it in force if FRR accepts it. Raw lines that it does not accept are left out.
-    fn configure(&mut self, resolved: &Resolved) -> Result<(), Vec<String>> {
+    /// Renders frr.conf and activates it if FRR accepts it. Leaves out raw lines that FRR rejects.
+    fn activate_config(&mut self, resolved: &Resolved) -> Result<(), Vec<String>> {
         loop {
             let e = match self.render(&self.config, resolved) {
-                Ok(text) => match self.texts.install(&text) {
+                Ok(text) => match self.config_store.check_and_activate(&text) {
                     Ok(()) => {
-                        let refused = std::mem::take(&mut self.refused);
-                        if !refused.is_empty() {
-                            self.board.tell(|local| {
-                                local.configuration.rejected.take_if(|rejected| rejected.reasons == refused);
+                        let reasons = std::mem::take(&mut self.rejection_reasons);
+                        if !reasons.is_empty() {
+                            self.publisher.update(|facts| {
+                                facts.configuration.rejected.take_if(|rejected| rejected.reasons == reasons);
                             });
                         }
                         break;
                     }
                     Err(e) if self.leave_out_raw(&e, &text, resolved) => continue,
-                    // It is not the text that is wrong: it is tried again.
-                    Err(e) if !self.texts.active().is_empty() && files::refusal(&e).is_none() => {
-                        return Err(line(e));
+                    // The text is not the cause: the caller retries.
+                    Err(e)
+                        if !self.config_store.active().is_empty() && files::check_failure(&e).is_none() =>
+                    {
+                        return Err(single_problem(e));
                     }
                     Err(e) => e.to_string(),
                 },
                 Err(e) => e,
             };
-            if !self.texts.fall_back_to_stored() {
+            if !self.config_store.use_stored() {
                 return Err(vec![e]);
             }
-            log::error!("{e}; the last configuration that was accepted stays in force");
-            self.refused = vec![e];
-            let rejected = status::Rejected { at: status::Time::now(), reasons: self.refused.clone() };
-            self.board.tell(|local| local.configuration.rejected = Some(rejected));
+            log::error!("{e}; the previous configuration stays active");
+            self.rejection_reasons = vec![e];
+            let rejection = status::Rejection { at: Time::now(), reasons: self.rejection_reasons.clone() };
+            self.publisher.update(|facts| facts.configuration.rejected = Some(rejection));
             break;
         }
         self.ports.clone_from(&resolved.ports);
         Ok(())
     }
 
-    /// Leaves out the raw lines for which FRR refuses `text`; `false` if it is not for them.
+    /// Leaves out the raw lines for which FRR rejects `text`. `false`: the raw lines are not the cause.
     fn leave_out_raw(&mut self, e: &io::Error, text: &str, resolved: &Resolved) -> bool {
-        let Some(refusal) = files::refusal(e) else { return false };
+        let Some(failure) = files::check_failure(e) else { return false };
         let raw = &self.config.overlay.raw;
-        let with = |which: &[usize]| {
+        let check_with = |entries: &[usize]| {
             let mut config = self.config.clone();
-            config.overlay.raw = which.iter().map(|i| raw[*i].clone()).collect();
+            config.overlay.raw = entries.iter().map(|i| raw[*i].clone()).collect();
             let text = self.render(&config, resolved).ok()?;
-            files::refusal(&files::check(&text).err()?).cloned()
+            files::check_failure(&files::check(&text).err()?).cloned()
         };
-        let bad = frr::blame(raw, text, refusal, with);
-        for (i, refusal) in &bad {
-            let problem = format!("{}: {refusal}: this rawFRRConfig is left out", raw[*i].source);
+        let bad = frr::blame(raw, text, failure, check_with);
+        for (i, failure) in &bad {
+            let problem = format!("{}: {failure}: this rawFRRConfig is left out", raw[*i].source);
             log::error!("{problem}");
-            self.board.tell(|local| local.configuration.left_out.push(problem));
+            self.publisher.update(|facts| facts.configuration.left_out.push(problem));
         }
         let left_out = bad.iter().rev().map(|(i, _)| self.config.overlay.raw.remove(*i));
-        self.left_out.extend(left_out);
+        self.left_out_raw.extend(left_out);
         !bad.is_empty()
     }
 
-    /// Whether `config` is the one of the start, with what was left out then.
-    pub fn has_taken(&self, config: &Config) -> bool {
+    /// Whether `config`, without the raw lines that were left out at the start, is the node's configuration.
+    pub fn is_current(&self, config: &Config) -> bool {
         let mut config = config.clone();
-        config.overlay.raw.retain(|raw| !self.left_out.contains(raw));
+        config.overlay.raw.retain(|raw| !self.left_out_raw.contains(raw));
         config == self.config
     }
 
@@ -299,54 +313,56 @@ impl Node {
         self.version.daemons(config.timers.bfd.is_some(), config.overlay.underlay.is_vtep())
     }
 
-    /// Works out what another configuration would change, without changing anything.
+    /// Resolves and renders another configuration. Changes nothing.
     ///
     /// # Errors
-    /// Every reason why it can't be, each a sentence.
+    /// All reasons why the configuration is rejected, one sentence each.
     pub fn prepare(&mut self, config: Config) -> Result<Candidate, Vec<String>> {
-        let now = self.kernel.observe(Some(&self.desired)).map_err(line)?;
-        let Search { mut found, missing: mut lacking, mut wrong } = find(&By::all(&config), &now, &self.nics);
-        // What has come over one that is asked for already is a problem of its own, and the node goes on without it.
-        let before = By::all(&self.config);
-        let is_new = |by: &By| !before.contains(by);
-        let all = lacking.len() + wrong.len();
-        lacking.retain(is_new);
-        wrong.retain(|(by, _)| is_new(by));
-        let mut complete = lacking.len() + wrong.len() == all;
-        let mut problems: Vec<String> = wrong.into_iter().map(|(_, sentence)| sentence).collect();
-        if !lacking.is_empty() {
-            problems.push(missing(&lacking, &now));
+        let now = self.kernel.observe(Some(&self.desired)).map_err(single_problem)?;
+        let NicSearch { mut found, mut missing, mut rejected } =
+            find_nics(&NicSelector::from_config(&config), &now, &self.nics);
+        // A NIC of the current configuration that has become missing or unusable is a problem of its own. It does not
+        // reject the new configuration.
+        let current = NicSelector::from_config(&self.config);
+        let is_new = |selector: &NicSelector| !current.contains(selector);
+        let all = missing.len() + rejected.len();
+        missing.retain(is_new);
+        rejected.retain(|(selector, _)| is_new(selector));
+        let mut complete = missing.len() + rejected.len() == all;
+        let mut problems: Vec<String> = rejected.into_iter().map(|(_, sentence)| sentence).collect();
+        if !missing.is_empty() {
+            problems.push(describe_missing(&missing, &now));
         }
-        let in_use = |nic: &Found| self.nics.iter().any(|known| known.by == nic.by);
+        let in_use = |nic: &FabricNic| self.nics.iter().any(|known| known.selector == nic.selector);
         found.retain(|nic| {
-            let objection = if in_use(nic) { None } else { objection(&config, &now, nic) };
-            let stays_out = objection.is_some();
-            complete &= !stays_out;
-            problems.extend(objection.filter(|_| is_new(&nic.by)));
-            !stays_out
+            let reason = if in_use(nic) { None } else { rejection_reason(&config, &now, nic) };
+            let is_rejected = reason.is_some();
+            complete &= !is_rejected;
+            problems.extend(reason.filter(|_| is_new(&nic.selector)));
+            !is_rejected
         });
         if !problems.is_empty() {
             return Err(problems);
         }
         let mut resolved = resolve(&config, &now, &found);
         if !complete {
-            self.keep(&mut resolved);
+            self.keep_port_settings(&mut resolved);
         }
         let mut conflicts = plan(&resolved.desired, now).conflicts;
         if !conflicts.is_empty() {
-            let now = self.kernel.observe(Some(&self.desired)).map_err(line)?;
+            let now = self.kernel.observe(Some(&self.desired)).map_err(single_problem)?;
             let known = plan(&self.desired, now).conflicts;
             conflicts.retain(|conflict| !known.contains(conflict));
         }
         if !conflicts.is_empty() {
             return Err(conflicts.into_iter().map(|(_, sentence)| sentence).collect());
         }
-        let text = self.render(&config, &resolved).map_err(line)?;
+        let text = self.render(&config, &resolved).map_err(single_problem)?;
         Ok(Candidate { config, text, resolved })
     }
 
-    /// Keeps what depends on a NIC that is missing: the ports that FRR has, and the pair's MTU, which the first of them sets.
-    fn keep(&self, resolved: &mut Resolved) {
+    /// Keeps the settings that depend on a missing NIC: FRR's ports, and the MTUs, which the fabric NICs determine.
+    fn keep_port_settings(&self, resolved: &mut Resolved) {
         resolved.ports.clone_from(&self.ports);
         for link in &mut resolved.desired.links {
             let before = self.desired.links.iter().find(|l| (l.side, &l.name) == (link.side, &link.name));
@@ -354,75 +370,77 @@ impl Node {
         }
     }
 
-    /// Makes it the node's, now that FRR runs with it. The kernel's changes are for [`Self::build`] to make.
+    /// Makes the candidate the node's configuration, once FRR runs with it. Returns the kernel changes for
+    /// [`Self::build`].
     ///
     /// # Errors
-    /// The kernel's state can't be read, or something foreign is in the way.
+    /// The kernel state can't be read.
     pub fn adopt(&mut self, candidate: Candidate) -> Result<Changes, String> {
         let Candidate { config, resolved, .. } = candidate;
         self.config = config;
         self.ports = resolved.ports;
         self.desired = resolved.desired;
-        for note in &resolved.notes {
-            log::warn!("{note}");
+        for warning in &resolved.warnings {
+            log::warn!("{warning}");
         }
-        self.kernel.begin(&self.desired, Level::Info).map_err(|e| e.to_string())
+        self.kernel.plan_changes(&self.desired, Level::Info).map_err(|e| e.to_string())
     }
 
-    /// Makes some of the changes, for as long as [`BUILD`]. Whether none are left.
+    /// Applies changes for up to [`BUILD_SLICE`]. Returns whether none remain.
     ///
     /// # Errors
-    /// The kernel has refused one without which nothing works.
+    /// The kernel refused an essential change.
     pub fn build(&mut self, changes: &mut Changes) -> Result<bool, String> {
-        self.kernel.go_on(changes, Some(Instant::now() + BUILD)).map_err(|e| e.to_string())
+        self.kernel.apply_changes(changes, Some(Instant::now() + BUILD_SLICE)).map_err(|e| e.to_string())
     }
 
-    /// Takes in what came of all of them. Returns how many were made.
-    pub fn built(&mut self, changes: Changes, begin: Instant) -> usize {
+    /// Publishes the result of all changes. Returns how many were made.
+    pub fn finish_build(&mut self, changes: Changes, begin: Instant) -> usize {
         let outcome = changes.outcome();
         let made = outcome.done.len();
-        self.planned(made, begin);
-        self.tell(outcome);
+        self.publish_plan(made, begin);
+        self.report_outcome(outcome);
         made
     }
 
-    /// Says what the kernel has refused, once, and shows what there is.
-    fn tell(&mut self, outcome: Outcome) {
+    /// Logs the changes that the kernel refused, and publishes the devices.
+    fn report_outcome(&mut self, outcome: ReconcileOutcome) {
         for sentence in &outcome.refused {
             log::error!("{sentence}");
         }
-        self.show(&outcome);
-        self.said.extend(outcome.refused);
-        self.show_broken();
+        self.publish_devices(&outcome);
+        self.logged_failures.extend(outcome.refused);
+        self.publish_failures();
     }
 
-    /// Shows the devices as they are after a change.
-    fn show(&self, outcome: &Outcome) {
-        let devices = status::devices(&self.desired, &outcome.refused, &outcome.links, &self.repaired);
-        self.board.tell(|local| local.devices = Arc::new(devices));
+    /// Publishes the devices after a change.
+    fn publish_devices(&self, outcome: &ReconcileOutcome) {
+        let devices = status::devices(&self.desired, &outcome.refused, &outcome.links, &self.repair_counts);
+        self.publisher.update(|facts| facts.devices = Arc::new(devices));
     }
 
-    /// Shows what can't be put right. Missing NICs are shown as such.
-    fn show_broken(&self) {
-        let broken = self.said.iter().filter(|sentence| !sentence.starts_with(GONE)).cloned().collect();
-        self.board.tell(|local| local.broken = broken);
+    /// Publishes what can't be repaired. Missing NICs are a problem of their own.
+    fn publish_failures(&self) {
+        let failures = self.logged_failures.iter();
+        let broken = failures.filter(|sentence| !sentence.starts_with(NIC_MISSING)).cloned().collect();
+        self.publisher.update(|facts| facts.broken = broken);
     }
 
-    /// Shows what a plan took.
-    fn planned(&self, operations: usize, begin: Instant) {
+    /// Publishes the size and the duration of a plan.
+    fn publish_plan(&self, operations: usize, begin: Instant) {
         if operations > 0 {
-            self.board.tell(|local| {
-                local.counts.plan_operations = operations as u64;
-                local.counts.plan_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.publisher.update(|facts| {
+                facts.counts.plan_operations = operations as u64;
+                facts.counts.plan_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
             });
         }
     }
 
-    /// Asks for the workloads that have been silent.
-    pub fn ask_workloads(&mut self) {
+    /// Has the kernel probe the neighbours of the VNIs that have sent nothing for a while.
+    pub fn refresh_neighbours(&mut self) {
         match self.kernel.refresh_neighbours(&self.desired) {
-            Ok(n) => log::debug!("{n} silent workloads asked for"),
-            Err(e) => log::warn!("silent workloads can't be asked for: {e}; their routes may be withdrawn"),
+            Ok(n) => log::debug!("probing {n} silent workloads"),
+            Err(e) => log::warn!("cannot probe silent workloads: {e}; their routes may be withdrawn"),
         }
     }
 
@@ -432,229 +450,233 @@ impl Node {
         self.ports.iter().chain(named).cloned().collect()
     }
 
-    /// What to poll for changes.
+    /// The file descriptors to poll for kernel events.
     pub fn fds(&self) -> impl Iterator<Item = PollFd<'_>> {
         self.monitor.fds()
     }
 
-    /// What may have changed since the last call. Mounts are not among it: their word is the poll.
-    pub fn what_changed(&self) -> Notified {
+    /// The kernel events since the last call, except changes of mounts: only poll reports those.
+    pub fn drain_events(&self) -> KernelEvents {
         self.monitor.drain()
     }
 
-    /// Whether a kernel parameter has changed of those whose changes are not announced. Looks at some of them each time.
-    pub fn sysctls_have_changed(&mut self) -> bool {
+    /// Whether a kernel parameter has drifted for which the kernel sends no events. Each call compares
+    /// [`SYSCTLS_PER_CALL`] parameters.
+    pub fn has_sysctl_drift(&mut self) -> bool {
         let all = &self.desired.sysctls;
-        let from = if self.looked_at < all.len() { self.looked_at } else { 0 };
-        self.looked_at = (from + SYSCTLS_AT_ONCE).min(all.len());
-        self.kernel.sysctls_have_changed(&all[from..self.looked_at]).unwrap_or(true)
+        let from = if self.sysctls_compared < all.len() { self.sysctls_compared } else { 0 };
+        self.sysctls_compared = (from + SYSCTLS_PER_CALL).min(all.len());
+        self.kernel.has_sysctl_drift(&all[from..self.sysctls_compared]).unwrap_or(true)
     }
 
-    /// Puts right whatever is not as it should be.
-    pub fn check(&mut self) -> Check {
-        match self.kernel.held(&self.config.namespace) {
-            Ok(Held::Itself) => self.nameless_since = None,
-            Ok(Held::Another) => return Check::Gone("was replaced"),
-            // Who deletes it may be about to put another one in its place.
-            Ok(Held::Nothing)
-                if self.nameless_since.get_or_insert_with(Instant::now).elapsed() < NAMELESS =>
+    /// Compares the observed state with the desired state, and repairs drift.
+    pub fn check(&mut self) -> CheckOutcome {
+        match self.kernel.netns_mount(&self.config.namespace) {
+            Ok(NetnsMount::Present) => self.unmounted_since = None,
+            Ok(NetnsMount::Replaced) => return CheckOutcome::NamespaceLost("was replaced"),
+            // Who deletes it may be about to mount another one under its name.
+            Ok(NetnsMount::Absent)
+                if self.unmounted_since.get_or_insert_with(Instant::now).elapsed() < UNMOUNTED_GRACE =>
             {
-                return Check::Nameless;
+                return CheckOutcome::Unmounted;
             }
-            Ok(Held::Nothing) => {
+            Ok(NetnsMount::Absent) => {
                 let name = self.config.namespace.to_string();
-                match self.kernel.router_ns().hold_as(&name) {
+                match self.kernel.router_ns().mount_as(&name) {
                     Ok(()) => {}
-                    Err(e) if limits::is_ours(&e) => return self.unexamined(&e),
-                    // What runs in it keeps it alive, and another one could not be held either.
+                    Err(e) if limits::is_own_shortage(&e) => return self.fail_unobservable(&e),
+                    // Its processes keep it alive, and a new one could not be mounted either.
                     Err(e) if e.kind() == io::ErrorKind::StorageFull => {
-                        return self.fails(format!(
-                            "namespace {name} was deleted and can't be held again: {e}; make room in /run"
+                        return self.fail(format!(
+                            "namespace {name} was deleted and cannot be mounted again: {e}; free space in /run"
                         ));
                     }
                     Err(e) => {
                         log::error!("namespace {name} was deleted: {e}");
-                        return Check::Gone("was deleted");
+                        return CheckOutcome::NamespaceLost("was deleted");
                     }
                 }
                 log::warn!(
-                    "namespace {name} was deleted: what runs in it has kept it alive, it is held again"
+                    "namespace {name} was deleted, but its processes kept it alive: mounted it under its name again"
                 );
-                self.nameless_since = None;
+                self.unmounted_since = None;
             }
-            Err(e) if limits::is_ours(&e) => return self.unexamined(&e),
+            Err(e) if limits::is_own_shortage(&e) => return self.fail_unobservable(&e),
             Err(e) => {
                 log::error!("{e}");
-                return Check::Gone("can't be examined");
+                return CheckOutcome::NamespaceLost("cannot be examined");
             }
         }
-        let mut said = BTreeSet::new();
-        let check = self.repair(&mut said);
-        for sentence in said.difference(&self.said) {
+        let mut failures = BTreeSet::new();
+        let outcome = self.repair(&mut failures);
+        for sentence in failures.difference(&self.logged_failures) {
             log::error!("{sentence}");
         }
-        if said != self.said {
-            self.said = said;
-            self.show_broken();
+        if failures != self.logged_failures {
+            self.logged_failures = failures;
+            self.publish_failures();
         }
-        check
+        outcome
     }
 
-    /// Nothing can be looked at for want of something of our own, which says nothing about the node.
-    fn unexamined(&mut self, e: &io::Error) -> Check {
-        self.fails(format!("the node's devices can't be looked at: {e}; {}", limits::REMEDY))
+    /// The state can't be read because this program lacks a resource. That says nothing about the node.
+    fn fail_unobservable(&mut self, e: &io::Error) -> CheckOutcome {
+        self.fail(format!("the node's devices cannot be read: {e}; {}", limits::REMEDY))
     }
 
-    /// Says once why nothing can be put right.
-    fn fails(&mut self, sentence: String) -> Check {
-        if self.said.insert(sentence.clone()) {
+    /// Logs once why nothing can be repaired.
+    fn fail(&mut self, sentence: String) -> CheckOutcome {
+        if self.logged_failures.insert(sentence.clone()) {
             log::error!("{sentence}");
-            self.show_broken();
+            self.publish_failures();
         }
-        Check::Failed
+        CheckOutcome::Failed
     }
 
-    /// Takes in which routing tables are shared, so that zebra can't run.
-    fn look_at_tables(&mut self, now: &Namespaces) {
+    /// Updates the shared routing tables that keep zebra from running.
+    fn check_shared_tables(&mut self, now: &Namespaces) {
         let shared = shared_tables(&now.get(Side::Router).links);
         if shared != self.shared_tables {
             self.shared_tables.clone_from(&shared);
-            self.board.tell(|local| local.shared_tables = shared);
+            self.publisher.update(|facts| facts.shared_tables = shared);
         }
     }
 
-    /// Why zebra can't run, if it can't.
-    pub fn keeps_from_zebra(&self) -> Option<String> {
-        self.shared_tables.first().map(SharedTable::what)
+    /// Why zebra can't run, if a shared routing table keeps it from running.
+    pub fn zebra_conflict(&self) -> Option<String> {
+        self.shared_tables.first().map(SharedTable::description)
     }
 
-    fn repair(&mut self, said: &mut BTreeSet<String>) -> Check {
+    fn repair(&mut self, failures: &mut BTreeSet<String>) -> CheckOutcome {
         let now = match self.kernel.observe(Some(&self.desired)) {
             Ok(now) => now,
             Err(e) => {
-                said.insert(e.to_string());
-                return Check::Failed;
+                failures.insert(e.to_string());
+                return CheckOutcome::Failed;
             }
         };
-        self.look_at_tables(&now);
-        let Search { mut found, missing: mut gone, wrong } = find(&By::all(&self.config), &now, &self.nics);
-        if !gone.is_empty() {
-            let words: Vec<String> = gone.iter().map(ToString::to_string).collect();
-            said.insert(format!(
-                "{GONE}{} is gone: traffic has only the other ones until it is back",
-                words.join(", ")
+        self.check_shared_tables(&now);
+        let NicSearch { mut found, mut missing, rejected } =
+            find_nics(&NicSelector::from_config(&self.config), &now, &self.nics);
+        if !missing.is_empty() {
+            let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
+            failures.insert(format!(
+                "{NIC_MISSING}{} is missing: traffic uses only the other ones until it returns",
+                names.join(", ")
             ));
         }
-        // What is wrong with one of them stops nothing of the others.
-        let unclear = !wrong.is_empty();
-        for (by, sentence) in wrong {
-            said.insert(sentence);
-            gone.push(by);
+        // A rejected NIC does not affect the other ones.
+        let has_rejected = !rejected.is_empty();
+        for (selector, sentence) in rejected {
+            failures.insert(sentence);
+            missing.push(selector);
         }
-        let interfaces = status::interfaces(&found, &gone, &now);
-        self.board.tell(|local| local.interfaces = interfaces);
-        let mut complete = gone.is_empty();
+        let interfaces = status::interfaces(&found, &missing, &now);
+        self.publisher.update(|facts| facts.interfaces = interfaces);
+        let mut complete = missing.is_empty();
         found.retain(|nic| {
-            let Some(sentence) = objection(&self.config, &now, nic) else { return true };
-            said.insert(sentence);
-            // It stays where it is.
+            let Some(sentence) = rejection_reason(&self.config, &now, nic) else { return true };
+            failures.insert(sentence);
+            // It stays in the host namespace.
             let stays_out = now.router.is_some() && nic.side == Side::Host;
             complete &= !stays_out;
             !stays_out
         });
         let mut resolved = resolve(&self.config, &now, &found);
-        self.renamed |= have_other_names(&mut self.names, &found, &now);
+        self.nic_renamed |= update_nic_names(&mut self.nic_names, &found, &now);
         self.nics = found;
         if !complete {
-            self.keep(&mut resolved);
+            self.keep_port_settings(&mut resolved);
         }
         let mut desired = std::mem::take(&mut resolved.desired);
-        // None that carries our mark goes home because it can't be told from another.
-        desired.keep_others |= unclear;
+        // An ambiguous NIC with our ownership mark must not return to the host namespace.
+        desired.keep_unlisted |= has_rejected;
         let seen = (desired == self.desired).then_some(now);
         let begin = Instant::now();
-        let outcome = match self.kernel.amend(&desired, seen, Level::Warn) {
+        let outcome = match self.kernel.reconcile_once(&desired, seen, Level::Warn) {
             Ok(outcome) => {
-                said.extend(outcome.refused.iter().cloned());
+                failures.extend(outcome.refused.iter().cloned());
                 outcome
             }
             Err(e) => {
-                said.insert(e.to_string());
-                return Check::Failed;
+                failures.insert(e.to_string());
+                return CheckOutcome::Failed;
             }
         };
-        let other = self.desired != desired;
+        let has_changed = self.desired != desired;
         self.desired = desired;
-        self.planned(outcome.done.len(), begin);
+        self.publish_plan(outcome.done.len(), begin);
         let links: BTreeSet<_> = outcome.done.iter().filter_map(Op::link).collect();
         for (side, name) in links {
-            *self.repaired.entry((side, name.to_owned())).or_default() += 1;
+            *self.repair_counts.entry((side, name.to_owned())).or_default() += 1;
         }
         let refused: BTreeSet<&String> = outcome.refused.iter().collect();
-        if other || !outcome.done.is_empty() || refused != self.said.iter().collect() {
-            self.show(&outcome);
+        if has_changed || !outcome.done.is_empty() || refused != self.logged_failures.iter().collect() {
+            self.publish_devices(&outcome);
         }
         let done = outcome.done;
         let mut reconfigured = resolved.ports != self.ports;
-        if reconfigured && self.texts.were_taken_back() {
-            // What led to the text in force is not known, and what is known was taken back.
-            said.insert(TAKEN_BACK.into());
+        if reconfigured && self.config_store.is_rolled_back() {
+            // The settings of the active configuration are unknown, and the known settings were rolled back.
+            failures.insert(SETTINGS_UNKNOWN.into());
             reconfigured = false;
         }
         if reconfigured {
-            let before = self.texts.active().to_owned();
-            if let Err(problems) = self.configure(&resolved) {
-                said.extend(problems);
-                return Check::Failed;
+            let before = self.config_store.active().to_owned();
+            if let Err(problems) = self.activate_config(&resolved) {
+                failures.extend(problems);
+                return CheckOutcome::Failed;
             }
-            // The one before stays where the next is refused.
-            reconfigured = *self.texts.active() != before;
+            // The previous configuration stays active if the new one is rejected.
+            reconfigured = *self.config_store.active() != before;
         }
-        if std::mem::take(&mut self.renamed) {
-            return Check::Renamed(reconfigured);
+        if std::mem::take(&mut self.nic_renamed) {
+            return CheckOutcome::PortRenamed { reconfigured };
         }
         if reconfigured {
-            return Check::Reconfigured;
+            return CheckOutcome::Reconfigured;
         }
         match done.into_iter().next_back() {
-            Some(last) => Check::Repaired(last),
-            None if said.is_empty() => Check::Sound,
-            None => Check::Partly,
+            Some(last) => CheckOutcome::Repaired(last),
+            None if failures.is_empty() => CheckOutcome::Clean,
+            None => CheckOutcome::Partial,
         }
     }
 
-    /// Leaves the node to a later instance: the namespace under its name, or, where another has that, the NICs in the host's.
+    /// Prepares the node for a later instance: the namespace stays mounted under its name. If another namespace has the
+    /// name, the NICs return to the host namespace.
     ///
     /// # Errors
-    /// Something can't be taken down.
-    pub fn leave(self) -> Result<(), Vec<String>> {
-        match self.kernel.held(&self.config.namespace) {
-            Ok(Held::Nothing) => match self.kernel.router_ns().hold_as(&self.config.namespace.to_string()) {
-                Ok(()) => Ok(()),
-                Err(_) => self.dismantle(),
-            },
-            Ok(Held::Another) => self.dismantle(),
-            Ok(Held::Itself) | Err(_) => Ok(()),
+    /// Something can't be removed.
+    pub fn shut_down(self) -> Result<(), Vec<String>> {
+        match self.kernel.netns_mount(&self.config.namespace) {
+            Ok(NetnsMount::Absent) => {
+                match self.kernel.router_ns().mount_as(&self.config.namespace.to_string()) {
+                    Ok(()) => Ok(()),
+                    Err(_) => self.dismantle(),
+                }
+            }
+            Ok(NetnsMount::Replaced) => self.dismantle(),
+            Ok(NetnsMount::Present) | Err(_) => Ok(()),
         }
     }
 
-    /// Takes down what is left of a namespace that is not held any more, so that the NICs can go into the next one.
+    /// Removes what is left of a namespace that is not mounted any more, so that the NICs can move into the next one.
     ///
     /// # Errors
-    /// Something can't be taken down.
+    /// Something can't be removed.
     pub fn dismantle(mut self) -> Result<(), Vec<String>> {
-        self.kernel.dismantle().map_err(line)
+        self.kernel.dismantle().map_err(single_problem)
     }
 }
 
-/// Whether one of the NICs that have been in FRR's namespace is still there, under another name than in `names`, which are
-/// those of `now` afterwards.
-fn have_other_names(names: &mut BTreeMap<u32, String>, found: &[Found], now: &Namespaces) -> bool {
+/// Updates `names` to the names of `now`. Returns whether a NIC of `names` still exists under another name.
+fn update_nic_names(names: &mut BTreeMap<u32, String>, found: &[FabricNic], now: &Namespaces) -> bool {
     let side = if now.router.is_some() { Side::Router } else { Side::Host };
     let links = &now.get(side).links;
     let mut renamed = false;
     names.retain(|index, name| {
-        let Some(link) = links.at(*index) else { return false };
+        let Some(link) = links.by_index(*index) else { return false };
         renamed |= link.name != *name;
         name.clone_from(&link.name);
         true
@@ -663,13 +685,13 @@ fn have_other_names(names: &mut BTreeMap<u32, String>, found: &[Found], now: &Na
     renamed
 }
 
-/// An error that is the only problem.
-pub fn line(e: impl ToString) -> Vec<String> {
+/// An error as a list of one problem.
+pub fn single_problem(e: impl ToString) -> Vec<String> {
     vec![e.to_string()]
 }
 
-/// [`resolve::resolve`], and in a build for the lab what the kernel there can do.
-fn resolve(config: &Config, now: &Namespaces, found: &[Found]) -> Resolved {
+/// [`resolve::resolve`]; in a build for the lab, limited to what the kernel there supports.
+fn resolve(config: &Config, now: &Namespaces, found: &[FabricNic]) -> Resolved {
     let resolved = resolve::resolve(config, now, found);
     #[cfg(feature = "lab")]
     if std::env::var_os("LAB_PLAIN").is_some() {
@@ -678,55 +700,58 @@ fn resolve(config: &Config, now: &Namespaces, found: &[Found]) -> Resolved {
     resolved
 }
 
-/// Waits until every fabric NIC is there, told by the kernel rather than by asking again and again; for the others a quarter of the
-/// time once there is one. `None`: a signal asked for the end; else the state in which they were found.
+/// Waits for the fabric NICs, by kernel events rather than by polling. Once one NIC is there, the wait for the others
+/// is a quarter of `FE_TIMEOUT`. Returns the observed state and the NICs. `None`: a signal asked for the end.
 fn wait_for_fabric(
     config: &Config,
     kernel: &mut Kernel,
     signals: &mut Signals,
-    board: &Board,
-) -> Result<Option<(Namespaces, Vec<Found>)>, Vec<String>> {
-    let monitor = Monitor::links(kernel).map_err(line)?;
+    publisher: &Publisher,
+) -> Result<Option<(Namespaces, Vec<FabricNic>)>, Vec<String>> {
+    let monitor = Monitor::links(kernel).map_err(single_problem)?;
     let timeout = Duration::from_secs(config.fabric_timeout_s.into());
     let begin = Instant::now();
-    let mut said = String::new();
+    let mut logged = String::new();
     loop {
-        let now = kernel.observe(None).map_err(line)?;
-        let search = find(&By::all(config), &now, &[]);
-        if !search.wrong.is_empty() {
-            return Err(search.wrong.into_iter().map(|(_, sentence)| sentence).collect());
+        let now = kernel.observe(None).map_err(single_problem)?;
+        let search = find_nics(&NicSelector::from_config(config), &now, &[]);
+        if !search.rejected.is_empty() {
+            return Err(search.rejected.into_iter().map(|(_, sentence)| sentence).collect());
         }
         let interfaces = status::interfaces(&search.found, &search.missing, &now);
         let limit = if search.found.is_empty() { timeout } else { timeout / 4 };
         let left = (begin + limit).saturating_duration_since(Instant::now());
-        let goes_on = search.is_complete() || (left.is_zero() && !search.found.is_empty());
-        board.tell(|local| {
-            local.enter(if goes_on { Phase::Starting } else { Phase::Waiting });
-            local.interfaces = interfaces;
+        let is_done = search.is_complete() || (left.is_zero() && !search.found.is_empty());
+        publisher.update(|facts| {
+            facts.set_phase(if is_done { NodePhase::Starting } else { NodePhase::Waiting });
+            facts.interfaces = interfaces;
         });
-        if goes_on {
+        if is_done {
             if !search.is_complete() {
-                log::error!("{}; going on without", missing(&search.missing, &now));
+                log::error!("{}; continuing without it", describe_missing(&search.missing, &now));
             }
             for nic in &search.found {
-                log::info!("fabric interface {} is {} ({})", nic.by, nic.name, nic.side);
+                log::info!(
+                    interface = nic.name.as_str();
+                    "fabric interface {} is {} ({})", nic.selector, nic.name, nic.side
+                );
             }
             return Ok(Some((now, search.found)));
         }
-        let sentence = missing(&search.missing, &now);
-        board.turn();
+        let sentence = describe_missing(&search.missing, &now);
+        publisher.heartbeat();
         if left.is_zero() {
             return Err(vec![format!("{sentence}; gave up after {} s (FE_TIMEOUT)", timeout.as_secs())]);
         }
-        if sentence != said {
-            log::warn!("{sentence}; waiting for {} s at most", left.as_secs() + 1);
-            said = sentence;
+        if sentence != logged {
+            log::warn!("{sentence}; waiting for up to {} s", left.as_secs() + 1);
+            logged = sentence;
         }
         let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
         fds.extend(monitor.fds());
-        match poll(&mut fds, Timespec::try_from(left.min(TURN)).ok().as_ref()) {
+        match poll(&mut fds, Timespec::try_from(left.min(HEARTBEAT_INTERVAL)).ok().as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
-            Err(e) => return Err(line(io::Error::from(e))),
+            Err(e) => return Err(single_problem(io::Error::from(e))),
         }
         monitor.drain();
         if signals.stop_requested() {
@@ -741,31 +766,31 @@ mod tests {
     use crate::model::{Link, LinkKind, NsState, Value as _};
 
     #[test]
-    fn a_nic_that_has_another_name_is_told_from_another_nic() {
-        let nic = |index, name: &str| Found {
-            by: By::Name(IfName::parse("eth1").unwrap()),
+    fn a_renamed_nic_is_distinguished_from_another_nic() {
+        let nic = |index, name: &str| FabricNic {
+            selector: NicSelector::Name(IfName::parse("eth1").unwrap()),
             side: Side::Router,
             index,
             name: IfName::parse(name).unwrap(),
             mtu: 1500,
         };
-        let look = |names: &mut BTreeMap<u32, String>, found: &[Found], links: &[(u32, &str)]| {
+        let update = |names: &mut BTreeMap<u32, String>, found: &[FabricNic], links: &[(u32, &str)]| {
             let links = links.iter().map(|(index, name)| Link::new(*index, name, LinkKind::Device)).collect();
             let router = Some(NsState { links, ..NsState::default() });
-            have_other_names(names, found, &Namespaces { router, ..Namespaces::default() })
+            update_nic_names(names, found, &Namespaces { router, ..Namespaces::default() })
         };
-        let has = |links: &[(u32, &str)]| {
+        let is_renamed = |links: &[(u32, &str)]| {
             let mut names = BTreeMap::from([(4, "eth1".into()), (5, "eth2".into())]);
-            look(&mut names, &[], links)
+            update(&mut names, &[], links)
         };
-        assert!(!has(&[(4, "eth1"), (5, "eth2"), (6, "eth3")]));
-        assert!(has(&[(4, "eth2"), (5, "eth1")]), "exchanged");
-        assert!(has(&[(4, "other"), (5, "eth2"), (6, "eth1")]), "replaced by another one");
-        assert!(!has(&[(5, "eth2"), (6, "eth1")]), "gone, and another one has come");
-        // One that is known by its name is none of ours under another, and comes back.
+        assert!(!is_renamed(&[(4, "eth1"), (5, "eth2"), (6, "eth3")]));
+        assert!(is_renamed(&[(4, "eth2"), (5, "eth1")]), "swapped");
+        assert!(is_renamed(&[(4, "other"), (5, "eth2"), (6, "eth1")]), "replaced by another NIC");
+        assert!(!is_renamed(&[(5, "eth2"), (6, "eth1")]), "removed, and another NIC has its name");
+        // A NIC that is selected by its name is no fabric NIC under another name, and returns with its name.
         let mut names = BTreeMap::new();
-        assert!(!look(&mut names, &[nic(4, "eth1")], &[(4, "eth1")]));
-        assert!(look(&mut names, &[], &[(4, "other")]) && !look(&mut names, &[], &[(4, "other")]));
-        assert!(look(&mut names, &[nic(4, "eth1")], &[(4, "eth1")]));
+        assert!(!update(&mut names, &[nic(4, "eth1")], &[(4, "eth1")]));
+        assert!(update(&mut names, &[], &[(4, "other")]) && !update(&mut names, &[], &[(4, "other")]));
+        assert!(update(&mut names, &[nic(4, "eth1")], &[(4, "eth1")]));
     }
 }

@@ -1,18 +1,18 @@
-//! Text from outside (daemons, their peers, files, the kernel) as it is shown: in one line, and without power over a terminal.
+//! Escapes text from outside (daemons, peers, files, the kernel): it stays in one line and can't control a terminal.
 
 use std::borrow::Cow;
 use std::fmt::Display;
 
 use serde::Serialize;
 
-/// Whether a character does something else than to show itself: control characters, those that end a line elsewhere (U+2028, U+2029),
-/// and those that turn the direction of what follows (Unicode Standard Annex 9 §2).
+/// Whether a character is invisible: control characters, line separators (U+2028, U+2029), and characters that change the direction
+/// of text (Unicode Standard Annex 9 §2).
 fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-/// The text with what can't be seen written as Rust does: `\n`, `\u{1b}`.
+/// The text with invisible characters escaped as in Rust: `\n`, `\u{1b}`.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(is_hidden) {
         return Cow::Borrowed(text);
@@ -28,7 +28,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// The first few of a list, and how many more.
+/// The first `shown` elements of a list, and the number of the others.
 pub fn first(shown: usize, list: &[impl Display]) -> String {
     let texts: Vec<String> = list.iter().take(shown).map(ToString::to_string).collect();
     let text = texts.join(", ");
@@ -38,18 +38,18 @@ pub fn first(shown: usize, list: &[impl Display]) -> String {
     }
 }
 
-/// As JSON, in which the same is true of every text once it is read.
+/// Writes a value as JSON whose strings, once decoded, are [`printable`].
 ///
 /// # Errors
-/// The value can't be written.
+/// The value can't be serialized.
 pub fn to_json(value: &impl Serialize) -> serde_json::Result<String> {
     let json = serde_json::to_string(value)?;
-    // Without white space around its tokens, JSON has such characters in its texts only: those below U+0020 escaped, others not.
+    // Compact JSON has invisible characters only in strings: those below U+0020 as escapes, the others as they are.
     let is_plain = |json: &str| !json.contains(is_hidden) && !json.contains('\\');
     Ok(if is_plain(&json) { json } else { shown(&json) })
 }
 
-/// JSON with its escapes of control characters turned into what [`printable`] makes of them.
+/// Replaces JSON's escapes of control characters by those of [`printable`].
 fn shown(json: &str) -> String {
     let mut out = String::with_capacity(json.len() + 64);
     let mut rest = json.chars();

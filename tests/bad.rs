@@ -62,7 +62,7 @@ const BAD: &[(&str, &str)] = &[
     ("METALLB_VRF_ROUTE_TABLE_ID", "880"),
     ("ASN_VRF_METALLB", "4000099999"),
     ("ASN_METALLB_SPEAKER", "-1"),
-    // Ours towards the fabric: nothing would be announced.
+    // Equal to ASN_LOCAL: nothing would be announced.
     ("ASN_METALLB_SPEAKER", "65001"),
     ("METALLB_MAX_PREFIXES", "0"),
     ("FABRIC_MAX_PREFIXES", "4294967296"),

@@ -71,7 +71,7 @@ fn a_port_that_flaps_while_bgpd_is_away_takes_no_route_for_good() {
     ip("leaf1", "link set node down");
     thread::sleep(Duration::from_secs(1));
     ip("leaf1", "link set node up");
-    // zebra keeps what the kernel has dropped until bgpd is back, and it is not to come back before the leaf does.
+    // zebra keeps the routes that the kernel dropped until bgpd is back. They must not return to the kernel before the leaf does.
     wait_until("the routes to go", Duration::from_secs(4), || routes_over("eth1").is_empty());
     no_route_comes_over("eth1", 6, "before its session is up");
     lab.boot_leaf(0);

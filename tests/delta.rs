@@ -154,7 +154,7 @@ fn what_commands_lead_to_is_what_a_start_leads_to() {
         let after = text_of(&yaml(&mut dice));
         let steps = match delta(&before, &after, version()) {
             Delta::Commands(steps, late) => [steps, late].concat(),
-            Delta::Wrong(reason) => panic!("{reason}"),
+            Delta::Invalid(reason) => panic!("{reason}"),
             Delta::Restart(which, reason) => {
                 println!("pair {pair}: restart of {which:?}: {reason}");
                 restarts += 1;

@@ -32,14 +32,14 @@ fn a_full_run_stops_no_restart() {
     let said = |node: &Supervisor, what: &str| node.log().iter().filter(|(_, l)| l.contains(what)).count();
     for names in [&["bgpd"][..], &[]] {
         let (ready, begin) = (said(&node, DAEMONS_ANSWER), std::time::Instant::now());
-        let released = said(&node, "are announced by it again");
+        let released = said(&node, "the speaker is back: it announces");
         signal_daemons(&lab, "perouter", names, Signal::KILL);
         wait_until(&format!("{names:?} to be back"), SOON, || said(&node, DAEMONS_ANSWER) > ready);
         let seconds = begin.elapsed().as_secs_f64();
         println!("{names:?} back after {seconds:.1} s");
         assert!(seconds < 10.0);
         // A leaf keeps routes over one death, not over two.
-        wait_until("the speaker", SOON, || said(&node, "are announced by it again") > released);
+        wait_until("the speaker", SOON, || said(&node, "the speaker is back: it announces") > released);
         settle();
         thread::sleep(Duration::from_secs(5));
     }
@@ -48,7 +48,7 @@ fn a_full_run_stops_no_restart() {
             json.contains("\"not-saved\"") && json.contains("cannot write /run/frr/status.json: No space left")
         })
     });
-    // The last inodes are for the sockets of daemons: a file of ours would have the place of one.
+    // The last inodes are reserved for the daemons' sockets: the supervisor writes no file then.
     let there = rustix::fs::statvfs("/run").unwrap();
     exec("", &["mount", "-o", &format!("remount,size=50%,nr_inodes={}", there.f_files - there.f_ffree + 8), "/run"]);
     thread::sleep(Duration::from_secs(3));
@@ -56,7 +56,7 @@ fn a_full_run_stops_no_restart() {
         assert!(!node.log_text().contains(words), "{words}");
     }
     empty_run();
-    // Everything is tried again within three seconds.
+    // Everything is retried within three seconds.
     wait_until("its end", Duration::from_secs(20), || {
         status()["health"] == "healthy" && get("/status.json").is_ok_and(|(_, json)| !json.contains("\"not-saved\""))
     });
@@ -139,7 +139,7 @@ fn what_others_put_in_the_run_directory_is_not_followed() {
     exec("", &["mkfifo", "/run/frr/on-stop"]);
     let (status, seconds) = node.terminate();
     assert!(status.success() && seconds < 5.0, "{status} {seconds}");
-    node.wait_log("/run/frr/on-stop: not a regular file but a FIFO; ON_STOP holds", SOON);
+    node.wait_log("/run/frr/on-stop: not a regular file but a FIFO; ON_STOP applies", SOON);
     assert!(!std::fs::exists("/run/frr/bgpd.pid").unwrap());
     std::fs::remove_file("/run/frr/on-stop").unwrap();
 
@@ -153,7 +153,7 @@ fn what_others_put_in_the_run_directory_is_not_followed() {
         });
         signal_daemons(&lab, "perouter", &["bgpd"], Signal::KILL);
     }
-    node.wait_log("the last good configuration can't be used: vtysh refuses", SOON);
+    node.wait_log("the last-known-good configuration cannot be used: vtysh refuses", SOON);
     wait_until("all to run", SOON, || {
         node.log().iter().filter(|(_, line)| line.contains(DAEMONS_ANSWER)).count() == 4
     });
@@ -172,7 +172,7 @@ fn what_others_put_in_the_run_directory_is_not_followed() {
     let said = node.wait_log_after(from, "bgpd started", SOON);
     assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
     assert_eq!(said.matches("cannot be started").count(), 1, "{said}");
-    assert!(!said.contains("can't be used"), "{said}");
+    assert!(!said.contains("cannot be used"), "{said}");
     std::fs::remove_file(secret).unwrap();
 }
 

@@ -70,7 +70,7 @@ fn put_right(
 /// Does `alter` and returns how long it takes until all is as it was.
 fn put_right_as(what: &str, node: &Supervisor, before: &[(&str, BTreeSet<String>)], alter: impl FnOnce()) -> Duration {
     let repairs =
-        || node.log().into_iter().filter(|(_, line)| line.contains("put right in")).collect::<Vec<_>>();
+        || node.log().into_iter().filter(|(_, line)| line.contains("repaired in")).collect::<Vec<_>>();
     let (count, begin) = (repairs().len(), node.started.elapsed());
     alter();
     wait_until(&format!("{what} to be put right"), SOON, || repairs().len() > count);
@@ -149,7 +149,7 @@ fn what_the_kernel_made(extra: &[(&str, &str)], ns: &'static str) {
         ("addresses of the veth flushed", "host", "addr flush dev metallb-frr"),
         ("addresses of the veth flushed", ns, "addr flush dev frr-metallb"),
     ] {
-        // In the host's namespace zebra uses none.
+        // zebra uses none in the host namespace.
         if what == "next hops flushed" && ns == "host" {
             continue;
         }
@@ -163,7 +163,7 @@ fn what_the_kernel_made(extra: &[(&str, &str)], ns: &'static str) {
         println!("{what} in {place}: answered after {:?} more", begin.elapsed());
     }
     for link in ["eth1", "frr-metallb", "all"] {
-        // The host's other devices lose their addresses for good, and are not ours.
+        // The host's other devices would lose their addresses permanently, and are not managed.
         if link == "all" && ns == "host" {
             continue;
         }
@@ -237,7 +237,7 @@ fn what_is_wrong_with_one_nic_stops_no_other_repair() {
     wait_until("a foreign link", SOON, || try_exec_input("host", &["ip", "-batch", "-"], instead).is_ok());
     let problem = wait_until("the foreign link to be named", SOON, || {
         let all = status()["problems"].as_array().cloned().unwrap_or_default();
-        all.into_iter().find(|p| p["what"].as_str().is_some_and(|w| w.contains("an interface metallb-frr is there")))
+        all.into_iter().find(|p| p["what"].as_str().is_some_and(|w| w.contains("interface metallb-frr exists")))
     });
     times.push(put_right("a NIC that is down", &node, all, || drop(ip("perouter", "link set eth2 down"))));
     ip("host", "link del metallb-frr");
@@ -284,7 +284,7 @@ fn a_fight_is_not_fought_for_ever() {
         thread::sleep(Duration::from_millis(20));
     }
     let log = node.log();
-    let repairs = log[begin..].iter().filter(|(_, line)| line.contains("put right in")).count();
+    let repairs = log[begin..].iter().filter(|(_, line)| line.contains("repaired in")).count();
     // 20 at once, then one every 5 s.
     assert!((20..=22 + start.elapsed().as_secs() / 5).contains(&(repairs as u64)), "{repairs}");
     node.wait_log("too many repairs", SOON);
@@ -302,7 +302,7 @@ fn a_deleted_namespace_is_held_again_and_one_that_is_replaced_is_built_anew() {
     let own = inode();
     for (what, commands) in [
         ("deleted", "netns del perouter\n"),
-        // At once, before it can be held again.
+        // At once, before it can be mounted again.
         ("replaced", "netns del perouter\nnetns add perouter\n"),
     ] {
         let flow = Flow::start(
@@ -317,7 +317,7 @@ fn a_deleted_namespace_is_held_again_and_one_that_is_replaced_is_built_anew() {
         ip_batch("host", commands);
         if what == "deleted" {
             // What lives in it is not disturbed.
-            node.wait_log("it is held again", SOON);
+            node.wait_log("mounted it under its name again", SOON);
             assert_eq!(inode(), own);
             thread::sleep(Duration::from_secs(2));
             assert_eq!(complete(), count);
@@ -342,7 +342,7 @@ fn a_rebuild_token_rebuilds_once() {
         let node = start(&lab, &[("REBUILD_TOKEN", token)]);
         node.wait_log(DAEMONS_ANSWER, SOON);
         let inode = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata("/run/netns/perouter").unwrap());
-        (inode, node.log_text().contains("is new: tearing"))
+        (inode, node.log_text().contains("is new: deleting"))
     };
     let (first, said) = run("");
     assert!(!said);
@@ -360,7 +360,7 @@ fn a_nic_that_returns_is_taken_in_again() {
     let mut node = up(&lab, &[]);
     let before = shape("perouter");
     Lab::unload_nic();
-    node.wait_log("is gone: traffic has only the other ones", SOON);
+    node.wait_log("is missing: traffic uses only the other ones", SOON);
     // FRR has its part to do, and puts other routes into the kernel anew meanwhile.
     wait_until("the end of the session", SOON, || session("node", "default", "eth1") != "Established");
     thread::sleep(Duration::from_secs(1));
@@ -374,7 +374,7 @@ fn a_nic_that_returns_is_taken_in_again() {
         answered("client1") && answered("client2")
     });
 
-    // No daemon ends when a NIC and the veth pair go away: 10.3's zebra did, a second later.
+    // No daemon exits when a NIC and the veth pair disappear. FRR 10.3's zebra did, a second later.
     for _ in 0..3 {
         ip("host", "link del metallb-frr");
         Lab::unload_nic();
@@ -384,10 +384,10 @@ fn a_nic_that_returns_is_taken_in_again() {
         thread::sleep(Duration::from_secs(2));
         settle();
     }
-    assert!(!node.log_text().contains(") is gone: "), "{}", node.log_text());
+    assert!(!node.log_text().contains("exited (pid"), "{}", node.log_text());
     every_ping_is_answered(&SERVICES, 20);
 
-    // A start without it serves by the other one.
+    // A node that starts without it uses the other one.
     node.terminate();
     Lab::unload_nic();
     let node = start(&lab, &[("FE_TIMEOUT", "4")]);
@@ -401,7 +401,7 @@ fn a_nic_that_returns_is_taken_in_again() {
     every_ping_is_answered(&SERVICES, 20);
 }
 
-/// zebra mixes up ports whose names change, and nothing else than its end cures it.
+/// zebra confuses ports whose names change, and only its restart repairs that.
 #[test]
 fn ports_may_be_renamed() {
     let lab = Lab::new(Options::default());
@@ -409,7 +409,7 @@ fn ports_may_be_renamed() {
     let renamed = |what: &str, lines: &str| {
         let (begin, from) = (std::time::Instant::now(), node.log().len());
         ip_batch("perouter", lines);
-        node.wait_log_after(from, "a fabric interface was given another name", SOON);
+        node.wait_log_after(from, "a fabric interface was renamed: restarting zebra", SOON);
         wait_until(&format!("a healthy node after {what}"), SOON, || {
             thread::sleep(Duration::from_millis(500));
             let up = |leaf: &&str| session(leaf, "default", "node") == "Established";
@@ -457,9 +457,9 @@ fn withdraw_takes_leave() {
         println!("{how}: peers told after {told:?}, gone after {:?}", begin.elapsed());
         let _ = std::fs::remove_file("/run/frr/on-stop");
     }
-    // A bgpd that ends in the midst of it has a successor that says the same.
+    // If bgpd exits during the drain, its successor repeats the shutdown.
     let mut node = up(&lab, &[("DRAIN_TIME", "2"), ("ON_STOP", "withdraw")]);
-    // Longer than a bgpd counts as new, so that the drain begins at once.
+    // Longer than bgpd counts as new, so that the drain begins at once.
     thread::sleep(Duration::from_secs(11));
     node.signal(Signal::TERM);
     thread::sleep(Duration::from_millis(700));
@@ -536,7 +536,7 @@ fn what_is_typed_into_vtysh_is_reported_and_put_right() {
     // What they run with has been looked at once by then.
     thread::sleep(Duration::from_secs(6));
     let told = [
-        "bgpd's configuration was changed by someone else",
+        "bgpd: the running configuration was changed by someone else",
         "+ router bgp 65001: neighbor 192.0.2.99 remote-as 7",
         "timers 7 21",
     ];
@@ -548,9 +548,9 @@ fn what_is_typed_into_vtysh_is_reported_and_put_right() {
     wait_until("the report", SOON, || {
         node.log().iter().any(|(_, line)| told.iter().all(|text| line.contains(text)))
     });
-    // mgmtd of FRR 10.3 forgets what is not committed when any connection ends: it is not asked meanwhile.
+    // FRR 10.3's mgmtd discards uncommitted changes when any connection closes: the test does not query it meanwhile.
     for daemon in ["mgmtd", "bgpd"] {
-        node.wait_log(&format!("{daemon} runs with our configuration again"), SOON);
+        node.wait_log(&format!("{daemon} runs with the expected configuration again"), SOON);
     }
     assert_eq!(running(), before);
     assert_eq!(
@@ -560,22 +560,23 @@ fn what_is_typed_into_vtysh_is_reported_and_put_right() {
         }),
         sessions
     );
-    // The same line at once after it was put right: no look has seen it right in between.
+    // The same line again at once after its repair: no check has seen the repaired state in between.
     let from = node.log().len();
     vtysh("node", "configure terminal\nip prefix-list metallb seq 7 permit 10.0.0.0/8\nend");
-    node.wait_log_after(from, "mgmtd's configuration was changed by someone else again", SOON);
-    node.wait_log_after(from, "mgmtd runs with our configuration again", SOON);
+    node.wait_log_after(from, "mgmtd: the running configuration was changed by someone else again", SOON);
+    node.wait_log_after(from, "mgmtd runs with the expected configuration again", SOON);
     assert_eq!(running()[0], before[0]);
-    // A context that is not known, so that no command leads back, and one line in it that is.
+    // One known line, and an unknown context, for which there is no command that removes it.
     let from = node.log().len();
     vtysh("node", "configure terminal\nip prefix-list metallb seq 7 permit 10.0.0.0/8\nkey chain a\nkey 1\nend");
-    node.wait_log_after(from, "mgmtd can't be put right by commands", SOON);
+    node.wait_log_after(from, "mgmtd: commands cannot repair the running configuration", SOON);
     node.wait_log_after(from, DAEMONS_ANSWER, SOON);
     wait_until("all to be as before for the third time", SOON, || running() == before);
     settle();
 }
 
-/// What a daemon dies of is gone from every daemon and from the kernel, and writing it again does not bring it back.
+/// A configuration under which a daemon crashes is removed from every daemon and from the kernel. Writing it again does not
+/// activate it.
 #[test]
 fn what_a_daemon_dies_of_is_taken_back_from_all() {
     const FILE: &str = "/tmp/taken-back.yaml";
@@ -590,7 +591,7 @@ fn what_a_daemon_dies_of_is_taken_back_from_all() {
     let vars = [("CONFIG_FILE", FILE), ("ENFORCE_CONFIG", "true")];
     let mut node = start(&lab, &vars);
     node.wait_log(DAEMONS_ANSWER, SOON);
-    // As if it had held for a minute.
+    // As if it had been active for a minute.
     node.terminate();
     std::fs::copy("/run/frr/frr.conf", "/run/frr/frr.conf.good").unwrap();
     let node = start(&lab, &vars);
@@ -601,7 +602,7 @@ fn what_a_daemon_dies_of_is_taken_back_from_all() {
     let there = |link: &str| try_exec("host", &["ip", "link", "show", link]).is_ok();
     let before = running();
     put(&bad);
-    node.wait_log("is in force", SOON);
+    node.wait_log("is active", SOON);
     wait_until("its device", SOON, || there("pt-host"));
     assert_eq!(has("prefix-list two"), [true, true]);
     let (old, from) = (all(), node.log().len());
@@ -611,40 +612,40 @@ fn what_a_daemon_dies_of_is_taken_back_from_all() {
         signal_daemons(&lab, "perouter", &["bgpd"], Signal::KILL);
         wait_until("another bgpd", SOON, || bgpd().is_some_and(|new| new != dies));
     }
-    node.wait_log_after(from, "bgpd keeps dying under this configuration", SOON);
+    node.wait_log_after(from, "bgpd keeps crashing with this configuration", SOON);
     wait_until("all daemons", SOON, || {
         let log = node.log();
-        let back = log.iter().position(|(_, line)| line.contains("keeps dying under this")).unwrap();
+        let back = log.iter().position(|(_, line)| line.contains("keeps crashing with this")).unwrap();
         log[back..].iter().any(|(_, line)| line.contains(DAEMONS_ANSWER))
     });
     assert_eq!(running(), before);
     assert!(all().is_disjoint(&old), "{old:?}");
     wait_until("the device to go", SOON, || !there("pt-host"));
 
-    // The same again.
+    // The same configuration again.
     let problems = || status()["problems"].to_string();
     for turn in 0..2 {
         let from = node.log().len();
         put(&format!("# {turn}\n{bad}"));
-        let said = node.wait_log_after(from, "the configuration is not changed", SOON);
-        assert!(said.contains("bgpd kept dying under it") && !said.contains("in force:"), "{said}");
+        let said = node.wait_log_after(from, "the configuration change is rejected", SOON);
+        assert!(said.contains("bgpd kept crashing with it") && !said.contains("is active:"), "{said}");
         wait_until("the problems", SOON, || {
-            ["fallback", "bgpd kept dying under it"].iter().all(|text| problems().contains(text))
+            ["fallback", "bgpd kept crashing with it"].iter().all(|text| problems().contains(text))
         });
         assert_eq!(running(), before);
     }
-    // What the daemons run with is held against what is in force.
+    // The running configuration is compared with the active configuration.
     thread::sleep(Duration::from_secs(4));
     let from = node.log().len();
     vtysh("node", "configure terminal\nip prefix-list two seq 5 permit 10.0.0.0/8\nend");
     node.wait_log_after(from, "+ ip prefix-list two", SOON);
-    wait_until("it to be put right", SOON, || has("prefix-list two") == [false, false]);
+    wait_until("its repair", SOON, || has("prefix-list two") == [false, false]);
 
-    // Another one is applied, and so is the old one.
+    // Another configuration is activated, and so is the old one.
     for (text, two) in [(bad.replace("198.18.0.0/15", "198.19.0.0/16"), true), (good.to_owned(), false)] {
         let from = node.log().len();
         put(&text);
-        node.wait_log_after(from, "the configuration file is in force", SOON);
+        node.wait_log_after(from, "the configuration file is active", SOON);
         assert_eq!(has("prefix-list two"), [two, two]);
         assert_eq!(has("198.19.0.0/16"), [two, false]);
         wait_until("no problem", SOON, || !problems().contains("configuration-rejected"));

@@ -26,9 +26,9 @@ fn foreign_paths(lab: &Lab) {
             route["paths"].as_array().is_some_and(|paths| paths.len() == 3)
         });
     }
-    // The leaves' sessions have begun anew for add-path: until our End-of-RIB they have our routes as stale ones.
+    // add-path has reset the leaves' sessions: until the node's End-of-RIB they have its routes as stale ones.
     for leaf in ["leaf1", "leaf2"] {
-        wait_until(&format!("{leaf} to have ours anew"), SOON, || {
+        wait_until(&format!("{leaf} to have the fresh routes"), SOON, || {
             let (path, _, stale) = service_at(leaf);
             !path.is_empty() && !stale
         });
@@ -79,7 +79,7 @@ fn services_stay_announced_until_a_slow_speaker_is_back() {
     // What the speaker withdraws meanwhile goes when it has spoken.
     lab.withdraw("198.51.100.101/32");
     wait_until("the speaker to be back", SOON, || returns() == 2);
-    supervisor.wait_log("the speaker does not announce 1 services any more: 198.51.100.101/32", SOON);
+    supervisor.wait_log("the speaker no longer announces 1 services: 198.51.100.101/32", SOON);
     wait_until("what was withdrawn to go", SOON, || !has_route("leaf1", "198.51.100.101/32"));
     wait_until("the service as it was", SOON, || service_at("leaf1") == before);
     // A death while what was held before is still being cleared up.
@@ -90,7 +90,7 @@ fn services_stay_announced_until_a_slow_speaker_is_back() {
     wait_until("the speaker to be back again", SOON, || returns() == 3);
     wait_until("the service as it was", SOON, || service_at("leaf1") == before);
     thread::sleep(Duration::from_secs(8));
-    wait_until("the reserve to go", Duration::from_secs(20), || {
+    wait_until("the backup routes to be removed", Duration::from_secs(20), || {
         !ip("perouter", "route show table all").contains("198.51.100.101")
     });
     let config = vtysh("node", "show running-config");
@@ -117,7 +117,7 @@ fn nothing_is_held_for_a_speaker_that_does_not_come_back() {
     };
     for (subject, words, begin, end) in [
         ("no-export", "community no-export", &(|| mark("set community no-export")) as &dyn Fn() -> String, &(|| mark("no set community")) as &dyn Fn() -> String),
-        ("import", "imports them from VRF metallb", &|| import("no "), &|| import("")),
+        ("import", "import them from VRF metallb", &|| import("no "), &|| import("")),
     ] {
         let named = || {
             let problems = status()["problems"].as_array().cloned().unwrap_or_default();

@@ -59,7 +59,7 @@ fn the_file_changes_while_all_goes_on() {
             put(i, &many);
         }
         for (i, node) in lab.nodes.iter().enumerate() {
-            println!("{}", node.wait_log_after(from[i], "is in force", SOON).lines().last().unwrap());
+            println!("{}", node.wait_log_after(from[i], "is active", SOON).lines().last().unwrap());
         }
         wait_until("the new VNI's routes at the leaf", SOON, || {
             at_leaf("[192.169.20.2]") && at_leaf("[192.169.20.3]") && at_leaf("[192.168.201.0]")
@@ -74,7 +74,7 @@ fn the_file_changes_while_all_goes_on() {
             put(i, &few);
         }
         for (i, node) in lab.nodes.iter().enumerate() {
-            println!("{}", node.wait_log_after(from[i], "is in force", SOON).lines().last().unwrap());
+            println!("{}", node.wait_log_after(from[i], "is active", SOON).lines().last().unwrap());
         }
         wait_until("its routes to go", SOON, || !at_leaf("[192.169.20.2]") && !at_leaf("[192.168.201.0]"));
         let left = ip("perouter", "-br link");
@@ -86,7 +86,7 @@ fn the_file_changes_while_all_goes_on() {
     // The same again is no change.
     let from = lab.nodes[0].log().len();
     put(0, &few);
-    lab.nodes[0].wait_log_after(from, "says what is in force", SOON);
+    lab.nodes[0].wait_log_after(from, "matches the active configuration", SOON);
     thread::sleep(Duration::from_secs(2));
     let cost = Cost::of(flows);
     println!("a VNI in each plane twice added and removed: {cost}");
@@ -98,7 +98,7 @@ fn the_file_changes_while_all_goes_on() {
     assert_eq!(ages(), before);
     assert_eq!(daemons_of(&lab), running);
     let log = lab.nodes[0].log_text();
-    assert!(!log.contains("is gone") && !log.contains("taken back") && !log.contains("start anew"), "{log}");
+    assert!(!log.contains("exited (pid") && !log.contains("rolled back") && !log.contains("restarting"), "{log}");
 }
 
 /// Long enough for a round of questions in between: mgmtd of 10.3 forgets what is not committed when any connection ends.
@@ -109,7 +109,7 @@ fn our_own_questions_disturb_no_change() {
     let many = format!("{}rawFRRConfigs:\n- rawConfig: |\n{maps}", vnis(false));
     let from = lab.nodes[0].log().len();
     put(0, &many);
-    lab.nodes[0].wait_log_after(from, "is in force", SOON);
+    lab.nodes[0].wait_log_after(from, "is active", SOON);
     let running = vty("node", "mgmtd", "show running-config").unwrap();
     let is_there = |n: &u32| running.contains(&format!("route-map many permit {n}\n set metric {n}\n"));
     let lost: Vec<u32> = (1..=100).filter(|n| !is_there(n)).collect();
@@ -142,7 +142,7 @@ fn what_is_refused_changes_nothing() {
         ("another AS number", raw("router bgp 65009\n bgp router-id 1.2.3.4"), "65009"),
         ("no YAML", format!("{base}: ["), "vnis0.yaml:"),
         ("a VNI twice", base.replace("vni: 200", "vni: 100"), "the VNI of l3vnis[0]"),
-        ("a VRF of another name that is ours", base.replace("vrf: red", "vrf: lound").replace("name: red", "name: lound"), "a name of our own devices"),
+        ("a VRF of another name that is ours", base.replace("vrf: red", "vrf: lound").replace("name: red", "name: lound"), "reserved for a managed device"),
         ("a line at the margin", raw("router ospf6x"), "router ospf6x"),
         ("a line in a family", raw("router bgp 65001\n address-family ipv4 unicast\n  no-such-thing"), "no-such-thing"),
         ("a prefix that is none", raw("ip prefix-list x seq 5 permit 10.0.0.0/33"), "10.0.0.0/33"),
@@ -159,7 +159,7 @@ fn what_is_refused_changes_nothing() {
         ("a gateway that is no host", base.replace("192.168.200.1/24", "192.168.200.0/24"), "192.168.200.0/24"),
         ("a domain that is not there", base.replace("name: red", "name: reed"), "reed"),
         ("no VTEP", base.replace("  tunnelEndpoint: {cidrs: ['100.65.0.0/24']}", "  neighbors: []"), "needs underlay.tunnelEndpoint"),
-        ("a bridge of ours by another hand", base.replace("lifecycle: Managed", "lifecycle: External, name: br-hs-7"), "a name of our own devices"),
+        ("a bridge of ours by another hand", base.replace("lifecycle: Managed", "lifecycle: External, name: br-hs-7"), "reserved for a managed device"),
         ("the same AS number on both sides", base.replace("hostASN: 64515", "hostASN: 0"), "hostASN"),
         ("what is not served", base.replace("type: L3VNI", "type: L3VPN"), "not supported"),
         ("a map where a list is meant", base.replace("l2vnis:\n- vni", "l2vnis:\n  vni"), "not a list"),
@@ -172,14 +172,14 @@ fn what_is_refused_changes_nothing() {
     ] {
         let from = lab.nodes[0].log().len();
         put(0, &file);
-        let said = lab.nodes[0].wait_log_after(from, "the configuration in force stays", SOON);
+        let said = lab.nodes[0].wait_log_after(from, "the previous configuration stays active", SOON);
         assert!(said.contains(words), "{what}: {said}");
         println!("{what}: {}", said.lines().find(|line| line.contains("ERROR")).unwrap());
         assert_eq!(stored(), kept, "{what}");
         wait_until(what, SOON, || running() == before);
         let from = lab.nodes[0].log().len();
         put(0, &base);
-        lab.nodes[0].wait_log_after(from, "says what is in force", SOON);
+        lab.nodes[0].wait_log_after(from, "matches the active configuration", SOON);
     }
     assert_eq!((ages(), daemons_of(&lab)), (sessions, pids));
     // A disk without room changes as well as any.
@@ -191,7 +191,7 @@ fn what_is_refused_changes_nothing() {
     for (file, blue) in [(&more, true), (&base, false)] {
         let from = lab.nodes[0].log().len();
         put(0, file);
-        lab.nodes[0].wait_log_after(from, "is in force", SOON);
+        lab.nodes[0].wait_log_after(from, "is active", SOON);
         // A VRF goes when the kernel has followed.
         wait_until("mgmtd to have it", SOON, || running()[0].contains("vrf blue") == blue);
     }
@@ -209,13 +209,13 @@ fn what_is_refused_changes_nothing() {
             thread::sleep(Duration::from_secs(1));
             kill_process(bgpd, Signal::KILL).unwrap();
         }
-        let said = lab.nodes[0].wait_log_after(from, "it is made again when all daemons run", SOON);
+        let said = lab.nodes[0].wait_log_after(from, "retrying when all daemons run", SOON);
         assert!(said.contains("bgpd: "), "{said}");
-        lab.nodes[0].wait_log_after(from, "is in force", SOON);
+        lab.nodes[0].wait_log_after(from, "is active", SOON);
         assert!(stored().contains("vrf blue"));
         let from = lab.nodes[0].log().len();
         put(0, &base);
-        lab.nodes[0].wait_log_after(from, "is in force", SOON);
+        lab.nodes[0].wait_log_after(from, "is active", SOON);
         assert_eq!(stored(), kept);
     }
     // A daemon that dies while a file is read that takes its time.
@@ -226,7 +226,7 @@ fn what_is_refused_changes_nothing() {
     thread::sleep(Duration::from_millis(200));
     kill_process(bgpd, Signal::KILL).unwrap();
     lab.nodes[0].wait_log_after(from, "bgpd started", Duration::from_secs(2));
-    lab.nodes[0].wait_log_after(from, "the configuration in force stays", SOON);
+    lab.nodes[0].wait_log_after(from, "the previous configuration stays active", SOON);
 }
 
 /// zebra has 150 VRFs with a VNI, and gets as many more.
@@ -250,11 +250,11 @@ fn a_hundred_and_fifty_more_vnis_end_no_daemon() {
     for n in [150, 300] {
         let (from, begin) = (lab.nodes[0].log().len(), Instant::now());
         put(0, &with(n));
-        let said = lab.nodes[0].wait_log_after(from, "is in force", Duration::from_secs(300));
+        let said = lab.nodes[0].wait_log_after(from, "is active", Duration::from_secs(300));
         println!("{n}: {}, after {:.1} s", said.lines().last().unwrap(), begin.elapsed().as_secs_f64());
         thread::sleep(Duration::from_secs(20));
         let said: String = lab.nodes[0].log()[from..].iter().map(|(_, line)| format!("{line}\n")).collect();
-        assert!(!said.contains("is gone") && !said.contains("has not answered"), "{said}");
+        assert!(!said.contains("exited (pid") && !said.contains("has not answered"), "{said}");
     }
     let cost = Cost::of(flows);
     println!("300 VNIs added: {cost}");

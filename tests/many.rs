@@ -109,8 +109,8 @@ fn what_changes_does_not_concern_fifty_other_sessions() {
     ] {
         let from = node.log().len();
         std::fs::write(file, next).unwrap();
-        let said = node.wait_log_after(from, "is in force", SOON);
-        println!("{what}: {}", said.lines().find(|line| line.contains("is in force")).unwrap());
+        let said = node.wait_log_after(from, "is active", SOON);
+        println!("{what}: {}", said.lines().find(|line| line.contains("is active")).unwrap());
         if what == "a neighbor added" {
             wait_until("its session", SOON, || lives().contains_key(&peer(SESSIONS)));
         }

@@ -115,7 +115,7 @@ fn in_the_hosts_namespace_replies_may_leave_by_another_leaf() {
     };
     by_leaf2(0);
     every_ping_is_answered(&SERVICES, 20);
-    // A loose check is one then, and holds against a strict one for all links.
+    // With an address a loose check is loose, and overrides a strict one of conf/all.
     ip("host", "addr add 192.0.2.200/32 dev eth1");
     sysctl("host", "net/ipv4/conf/all/rp_filter", "1");
     let value = || exec("host", &["cat", "/proc/sys/net/ipv4/conf/eth1/rp_filter"]);
@@ -249,7 +249,7 @@ fn a_dead_daemon_is_back_in_place() {
     if !frr_is_8() {
         assert_eq!(lab.leaves.each_ref().map(ends), before_all.map(|n| n + 3));
     }
-    // A daemon whose socket's file somebody removes is well, and no other daemon finds it any more.
+    // A daemon whose socket file was removed works, but other daemons cannot connect to it any more.
     let before = daemons(&lab, "perouter");
     for what in ["/run/frr/sockets/*", "/run/frr/sockets"] {
         let from = node.log().len();
@@ -266,10 +266,10 @@ fn a_dead_daemon_is_back_in_place() {
     wait_until("bgpd to be back", SOON, || complete(&node) > ready);
     settle();
     every_ping_is_answered(&SERVICES, 5);
-    // Where nothing is left to put back, they start anew, and the log says why.
+    // If the kept sockets are gone, too, the daemons restart, and the log says why.
     let (from, ready) = (node.log().len(), complete(&node));
     exec("", &["sh", "-c", "rm -rf /run/frr/sockets /run/frr/kept-sockets"]);
-    node.wait_log_after(from, "somebody has removed its socket /run/frr/sockets/", SOON);
+    node.wait_log_after(from, "its socket /run/frr/sockets/", SOON);
     wait_until("all to be back", SOON, || {
         complete(&node) > ready && daemons(&lab, "perouter").len() == before.len()
     });
@@ -313,7 +313,7 @@ fn no_packet_is_lost(extra: &[(&str, &str)], cells: &[Cell]) {
     }
     assert_eq!(lost, Vec::<String>::new());
     // Past the restart time nothing is left of it.
-    wait_until("the reserve to go", SOON, || {
+    wait_until("the backup routes to be removed", SOON, || {
         ["-4", "-6"].iter().all(|v| ip(ns, &format!("{v} route show table all proto 201")).trim().is_empty())
     });
 }
@@ -325,7 +325,7 @@ fn refused(lab: &Lab, extra: &[(&str, &str)]) -> String {
     let status = node.wait_end(SOON);
     assert!(!status.success(), "{extra:?}\n{}", node.log_text());
     assert_eq!(difference(&before, &snapshot("host")), "", "{extra:?}");
-    wait_until("its last words", SOON, || node.log().iter().any(|(_, line)| line.contains("ERROR")));
+    wait_until("its last log line", SOON, || node.log().iter().any(|(_, line)| line.contains("ERROR")));
     node.log_text()
 }
 
@@ -336,7 +336,7 @@ fn bad_configurations_change_nothing() {
     for (name, value) in BAD {
         let mut node = start(&lab, &[(name, value)]);
         assert!(!node.wait_end(SOON).success(), "{name}={value:?}");
-        wait_until("its words", SOON, || !node.log().is_empty());
+        wait_until("its log line", SOON, || !node.log().is_empty());
         let said = node.log();
         assert_eq!(said.len(), 1, "{name}={value:?}: {said:?}");
         assert!(said[0].1.contains(name), "{said:?}");
@@ -354,7 +354,7 @@ fn a_nic_that_carries_the_node_is_not_moved() {
         assert!(said.contains(word), "{word}: {said}");
     }
     ip("host", "link add link eth2 name eth2.5 type vlan id 5");
-    assert!(refused(&lab, &[]).contains("eth2.5, which stands on it"));
+    assert!(refused(&lab, &[]).contains("its upper link eth2.5"));
     ip("host", "link del eth2.5");
 
     let mut node = start(&lab, &[("NODE_IP", "192.0.2.77"), ("UNDERLAY_FORCE_MOVE", "true")]);
@@ -424,7 +424,7 @@ fn another_namespace_takes_everything_over() {
     let eth1 = ip("perouter", "addr show eth1");
     assert!(eth1.contains("192.0.2.77/32") && eth1.contains("fe80::77/64"), "{eth1}");
     // It is looked at after each change, and nothing of this is one.
-    assert!(!node.log_text().contains("put right"), "{}", node.log_text());
+    assert!(!node.log_text().contains("repaired in"), "{}", node.log_text());
     node.terminate();
     // Who has the rights to a namespace writes on its links what he likes: a pod's does not come into the host's, one that was not moved
     // does not either, nor does the host's own get an address.
@@ -475,7 +475,7 @@ fn an_instance_that_was_killed_is_succeeded() {
     node.kill9();
     assert_eq!(daemons(&lab, "perouter"), before);
     let node = up(&lab, &[]);
-    node.wait_log("ending bgpd", SOON);
+    node.wait_log("killing bgpd", SOON);
     let after = daemons(&lab, "perouter");
     assert!(after.len() == before.len() && after.is_disjoint(&before), "{before:?} {after:?}");
     every_ping_is_answered(&SERVICES, 20);
@@ -498,7 +498,7 @@ fn a_broken_template_leaves_the_last_configuration_in_force() {
     start(&lab, &[]).wait_log(DAEMONS_ANSWER, SOON);
     let config = std::fs::read_to_string("/run/frr/frr.conf").unwrap();
     let node = start(&lab, &[("FRR_TEMPLATE", "/run/own.j2"), ("LIVENESS_TIMEOUT", "30")]);
-    node.wait_log("the last configuration that was accepted stays in force", SOON);
+    node.wait_log("the previous configuration stays active", SOON);
     node.wait_log(DAEMONS_ANSWER, SOON);
     assert_eq!(std::fs::read_to_string("/run/frr/frr.conf").unwrap(), config);
     // A better one is taken in without a restart.
@@ -508,7 +508,7 @@ fn a_broken_template_leaves_the_last_configuration_in_force() {
     wait_until("the new template", SOON, || {
         let from = node.log().len();
         node.signal(Signal::HUP);
-        node.wait_log_after(from, "in force", SOON).contains("is in force")
+        node.wait_log_after(from, "active", SOON).contains("is active")
     });
     assert!(vty("node", "bgpd", "show running-config").unwrap().contains("bgp listen limit 77"));
     // Nor one of which the next start would read a part alone.
@@ -518,9 +518,9 @@ fn a_broken_template_leaves_the_last_configuration_in_force() {
     let from = node.log().len();
     node.signal(Signal::HUP);
     node.wait_log_after(from, "\"exit\" ends the configuration, and FRR reads no further", SOON);
-    node.wait_log_after(from, "the configuration in force stays", SOON);
+    node.wait_log_after(from, "the previous configuration stays active", SOON);
     assert!(vty("node", "bgpd", "show running-config").unwrap().contains("bgp listen limit 77"));
-    assert!(!node.log_text().contains("is gone"));
+    assert!(!node.log_text().contains("exited (pid"));
 }
 
 #[test]
@@ -556,13 +556,16 @@ fn a_stale_namespace_file_is_repaired() {
     });
     let pid = other.id().to_string();
     for (what, words) in [
-        ("link", ["is a link", "NETNS"]),
-        ("dangling", ["is a link", "NETNS"]),
+        ("link", ["is a symbolic link", "NETNS"]),
+        ("dangling", ["is a symbolic link", "NETNS"]),
         ("directory", ["is a directory", "NETNS"]),
-        ("/proc/self/ns/uts", ["a namespace of another kind", "umount /run/netns/perouter"]),
+        ("/proc/self/ns/uts", ["a namespace of another type", "umount /run/netns/perouter"]),
         ("/run/netns/host", ["the host's own network namespace", "NETNS=host"]),
-        ("/run/netns/client1", ["another's network namespace: it is held as \"client1\", too", "umount"]),
-        (of_other.as_str(), ["another's network namespace: ", &format!("(pid {pid}) runs in it")]),
+        (
+            "/run/netns/client1",
+            ["network namespace of another program: it is also mounted as \"client1\"", "umount"],
+        ),
+        (of_other.as_str(), ["network namespace of another program: ", &format!("(pid {pid}) runs in it")]),
     ] {
         match what {
             "link" => std::os::unix::fs::symlink("/run/netns/client1", path).unwrap(),
@@ -582,13 +585,13 @@ fn a_stale_namespace_file_is_repaired() {
 
     std::fs::write(path, "").unwrap();
     let node = start(&lab, &[]);
-    node.wait_log("its file held nothing", SOON);
+    node.wait_log("nothing was mounted at its file", SOON);
     node.wait_log(DAEMONS_ANSWER, SOON);
-    // A link in its place leads nowhere: it is held again.
+    // A link in its place leads nowhere: it is mounted again.
     rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH).unwrap();
     std::fs::remove_file(path).unwrap();
     std::os::unix::fs::symlink("/run/nowhere", path).unwrap();
-    node.wait_log("it is held again", SOON);
+    node.wait_log("mounted it under its name again", SOON);
     assert!(!std::fs::exists("/run/nowhere").unwrap());
 }
 
@@ -597,9 +600,9 @@ fn something_foreign_in_the_way_is_named() {
     let lab = Lab::new(Options { speaker: None, ..Options::default() });
     ip("host", "link add metallb-frr type dummy");
     let said = refused(&lab, &[]);
-    assert!(said.contains("an interface metallb-frr is there that we did not make"), "{said}");
+    assert!(said.contains("interface metallb-frr exists and was not created by frr-supervisor"), "{said}");
     ip("host", "link del metallb-frr");
-    // A VRF that has the table of ours, at which zebra ends, and each that comes after it.
+    // Another VRF has the table of a managed one: zebra exits, and so does each restarted one.
     let foreign = "link add foo type vrf table 88\nlink set foo up\n";
     for ns in ["perouter", "host"] {
         let mut node = start(&lab, &[("NETNS", ns)]);
@@ -609,22 +612,24 @@ fn something_foreign_in_the_way_is_named() {
         let from = node.log().len();
         ip_batch(ns, foreign);
         let (after, problem) = await_problem(&node, "device-broken", from);
-        println!("a VRF with our table: named after {} ms", after.as_millis());
+        println!("a VRF with the table of a managed one: reported after {} ms", after.as_millis());
         let what = problem["what"].as_str().unwrap();
         assert!(
-            what.starts_with("VRF foo, which is not ours, has routing table 88 of VRF metallb"),
+            what.starts_with(
+                "VRF foo, which frr-supervisor does not manage, uses routing table 88 of VRF metallb"
+            ),
             "{problem}"
         );
-        // Longer than three starts of one that keeps dying take.
+        // Longer than three starts in a crash loop.
         thread::sleep(Duration::from_secs(4));
         let others = problems();
         let misleading = ["daemon-crash-loop", "daemon-down", "session-down"];
         assert!(!others.iter().any(|code| misleading.contains(&code.as_str())), "{others:?}");
-        let ends = node.log()[from..].iter().filter(|(_, line)| line.contains("zebra (pid")).count();
+        let ends = node.log()[from..].iter().filter(|(_, line)| line.contains("zebra exited (pid")).count();
         assert!((1..=2).contains(&ends), "zebra ended {ends} times");
-        // What is ours is put right all the same.
+        // Managed devices are repaired nevertheless.
         ip(ns, "link set metallb down");
-        wait_until("our VRF", SOON, || !ip(ns, "link show dev metallb").contains("state DOWN"));
+        wait_until("the managed VRF", SOON, || !ip(ns, "link show dev metallb").contains("state DOWN"));
         ip(ns, "link del foo");
         await_end(&node, &problem);
         node.wait_log_after(from, DAEMONS_ANSWER, SOON);

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use frr_supervisor::config::{Config, file, from_vars};
-use frr_supervisor::kernel::{Kernel, Op, Setting, joined, plan};
+use frr_supervisor::kernel::{Kernel, LinkSetting, Op, ops_in_one_message, plan};
 use frr_supervisor::model::{Desired, Side, SpecKind};
 use frr_supervisor::resolve::resolve;
 use lab::*;
@@ -42,7 +42,7 @@ fn config(vnis: std::ops::Range<u32>) -> Config {
         }
     }
     let text = format!("underlay: {{tunnelEndpoint: {{cidrs: [100.65.0.0/24]}}}}\n{l3}{l2}");
-    let (overlay, problems) = file::load(&[("scale.yaml".into(), text)], &config);
+    let (overlay, problems) = file::parse_files(&[("scale.yaml".into(), text)], &config);
     assert!(problems.is_empty(), "{}", problems[0]);
     config.overlay = overlay;
     config
@@ -112,14 +112,14 @@ fn command(ops: &[Op]) -> Option<(Side, String)> {
                 }
             }
             Op::Set { what, .. } => match what {
-                Setting::Mark { role, .. } => format!(" alias {} group 4242", role.alias()),
-                Setting::Mtu(mtu) => format!(" mtu {mtu}"),
-                Setting::Mac(mac) => format!(" address {mac}"),
-                Setting::Master(Some(master)) => format!(" master {master}"),
-                Setting::AddrGenNone => " addrgenmode none".into(),
-                Setting::Port => " type bridge_slave neigh_suppress on learning off".into(),
-                Setting::Up => " up".into(),
-                Setting::Master(None) | Setting::Vxlan { .. } => return None,
+                LinkSetting::Mark { ownership, .. } => format!(" alias {} group 4242", ownership.alias()),
+                LinkSetting::Mtu(mtu) => format!(" mtu {mtu}"),
+                LinkSetting::Mac(mac) => format!(" address {mac}"),
+                LinkSetting::Master(Some(master)) => format!(" master {master}"),
+                LinkSetting::AddrGenNone => " addrgenmode none".into(),
+                LinkSetting::Port => " type bridge_slave neigh_suppress on learning off".into(),
+                LinkSetting::Up => " up".into(),
+                LinkSetting::Master(None) | LinkSetting::Vxlan { .. } => return None,
             },
             Op::AddAddress { net, .. } => {
                 let dad = if net.addr().is_ipv6() { " nodad" } else { "" };
@@ -152,7 +152,7 @@ fn command(ops: &[Op]) -> Option<(Side, String)> {
 fn commands(mut ops: &[Op]) -> Vec<(Side, String)> {
     let mut commands = Vec::new();
     while !ops.is_empty() {
-        let (now, later) = ops.split_at(joined(ops));
+        let (now, later) = ops.split_at(ops_in_one_message(ops));
         ops = later;
         commands.extend(command(now));
     }
@@ -242,7 +242,7 @@ fn main() {
         }
         build(&mut kernel);
         let look = |_| {
-            let (cost, outcome) = cost(false, || kernel.amend(&wanted, None, Level::Debug).unwrap());
+            let (cost, outcome) = cost(false, || kernel.reconcile_once(&wanted, None, Level::Debug).unwrap());
             assert!(outcome.done.is_empty(), "{}", outcome.done[0]);
             cost
         };
@@ -255,9 +255,9 @@ fn main() {
         let (mut add, mut remove, mut add_ip, mut remove_ip) = (vec![], vec![], vec![], vec![]);
         for _ in 0..5 {
             let adding = script_to(&more, &mut kernel);
-            add.push(cost(false, || kernel.amend(&more, None, Level::Debug).unwrap()).0);
+            add.push(cost(false, || kernel.reconcile_once(&more, None, Level::Debug).unwrap()).0);
             let removing = script_to(&wanted, &mut kernel);
-            remove.push(cost(false, || kernel.amend(&wanted, None, Level::Debug).unwrap()).0);
+            remove.push(cost(false, || kernel.reconcile_once(&wanted, None, Level::Debug).unwrap()).0);
             add_ip.push(cost(true, || by_batch(&adding)).0);
             remove_ip.push(cost(true, || by_batch(&removing)).0);
         }

@@ -31,7 +31,7 @@ fn every_fault_is_seen_everywhere_and_clears() {
     };
     let over = |problem: &Value| {
         let after = await_end(&node, problem);
-        println!("{}: over after {} ms", problem["code"], after.as_millis());
+        println!("{}: resolved after {} ms", problem["code"], after.as_millis());
     };
     let from = || node.log().len();
 
@@ -51,7 +51,7 @@ fn every_fault_is_seen_everywhere_and_clears() {
         assert!(problems().contains(&"link-down".to_owned()), "{:?}", problems());
         thread::sleep(Duration::from_millis(100));
     }
-    assert!(!node.log()[at..].iter().any(|(_, line)| line.contains("over after")), "{}", node.log_text());
+    assert!(!node.log()[at..].iter().any(|(_, line)| line.contains("resolved after")), "{}", node.log_text());
     ip("leaf2", "link set node up");
     over(&problem);
     settle();
@@ -176,14 +176,14 @@ fn every_fault_is_seen_everywhere_and_clears() {
     ip("host", "link del metallb-frr");
     wait_until("the repair in the metrics", SOON, || get("/metrics").is_ok_and(|(_, text)| repairs(&text) > before));
     wait_until("the repair among the events", SOON, || {
-        events().iter().any(|event| event["text"].as_str().is_some_and(|text| text.starts_with("put right in")))
+        events().iter().any(|event| event["text"].as_str().is_some_and(|text| text.starts_with("repaired in")))
     });
     wait_until("the device's own count", SOON, || {
         let all = status();
         let devices = all["devices"].as_array().cloned().unwrap_or_default();
         devices.iter().any(|d| d["name"] == "frr-metallb" && d["repaired"].as_u64() > Some(0) && d["ok"] == true)
     });
-    assert!(get("/").unwrap().1.contains("put right in"));
+    assert!(get("/").unwrap().1.contains("repaired in"));
 
     // Another FRR in the namespace.
     let at = from();
@@ -230,7 +230,7 @@ fn away(lab: &Lab, node: &Supervisor, names: &[&str]) -> Vec<Duration> {
         .map(|name| {
             let (from, died) = (node.log().len(), node.started.elapsed());
             signal_daemons(lab, "perouter", &[name], Signal::KILL);
-            let text = format!("{name} started, pid");
+            let text = format!("{name} started (pid");
             node.wait_log_after(from, &text, SOON);
             let log = node.log();
             let (at, _) = log[from..].iter().find(|(_, line)| line.contains(&text)).unwrap();
@@ -377,7 +377,7 @@ fn the_command_and_systemd_say_the_same() {
     node.terminate();
     is_said(&["STATUS=down: ", "STOPPING=1"], SOON);
     let (code, text) = command(&[]);
-    assert!(code == 3 && text.contains("does not run; it was stopping when it ended"), "{code} {text}");
+    assert!(code == 3 && text.contains("does not run; its last phase was stopping"), "{code} {text}");
 }
 
 /// Its output is what `make alerts` gives to promtool.

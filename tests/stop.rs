@@ -57,7 +57,7 @@ fn want_of_files_on_our_side_ends_no_daemon() {
     thread::sleep(Duration::from_secs(15));
     let used = ran() - before_that;
     assert_eq!(daemons(&lab, "perouter"), before);
-    assert!(node.log_text().contains("can't be asked whether it answers"), "{}", node.log_text());
+    assert!(node.log_text().contains("cannot be pinged"), "{}", node.log_text());
     println!("{used:.2} s of CPU time in 15 s");
     assert!(used < 3.0, "{used} s");
     // A daemon that dies now is back as soon as there are files.

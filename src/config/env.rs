@@ -1,4 +1,4 @@
-//! Environment variables → [`Config`], with every problem reported at once.
+//! Environment variables → [`Config`]. Every problem is reported at once.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -7,15 +7,15 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::model::{MARTIANS, MacAddr, Overlay, Ranged, node_source};
+use crate::model::{MARTIANS, MacAddr, Overlay, Ranged, icmpv6_source};
 use crate::printable::printable;
 
-use super::file::{is_ours, our_names};
-use super::settings::{Field, IfUnset, Raw, SETTINGS, Setting};
-use super::{Bfd, Config, Metallb, PeerPair, Problem, Timers};
+use super::file::{is_managed_device, managed_device_names};
+use super::settings::{EnvSetting, IfUnset, ParsedSetting, RawSettings, SETTINGS};
+use super::{Bfd, Config, ConfigProblem, MetallbConfig, PeerPair, Timers};
 
-/// Beginnings of names that no one but us uses, so that an unknown variable with one is a mistake.
-const OUR_PREFIXES: &[&str] = &[
+/// Prefixes of variable names that no other program uses. An unknown variable with such a prefix is a mistake.
+const KNOWN_PREFIXES: &[&str] = &[
     "ASN_",
     "BFD_",
     "DRAIN_",
@@ -36,16 +36,16 @@ const OUR_PREFIXES: &[&str] = &[
     "VRF_METALLB",
 ];
 
-/// How many characters of a bad value an error shows.
-const SHOWN: usize = 60;
+/// How many characters of an invalid value an error shows.
+const MAX_VALUE_CHARS: usize = 60;
 
-/// Reads the configuration from `vars`, a whole environment.
+/// Reads the configuration from `vars`, a complete environment.
 ///
 /// # Errors
-/// Every problem found, each naming its variable.
-pub fn from_vars(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Config, Vec<Problem>> {
+/// Every problem found. Each names its variable.
+pub fn from_vars(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Config, Vec<ConfigProblem>> {
     let mut problems = Vec::new();
-    let given = select(vars, &mut problems);
+    let given = select_known(vars, &mut problems);
     let texts = SETTINGS.iter().filter_map(|setting| {
         let text = match (given.get(setting.name), setting.if_unset) {
             (Some(text), _) => text.clone(),
@@ -54,40 +54,40 @@ pub fn from_vars(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Result
         };
         Some((setting.name.to_owned(), text))
     });
-    // The fields take any text, and only known names are passed on, so envy itself has no reason to fail.
-    let raw: Raw = match envy::from_iter(texts) {
+    // A field accepts any text, and only known names are passed on: envy itself cannot fail.
+    let raw: RawSettings = match envy::from_iter(texts) {
         Ok(raw) => raw,
-        Err(e) => return Err(vec![Problem(format!("environment: {e}"))]),
+        Err(e) => return Err(vec![ConfigProblem(format!("environment: {e}"))]),
     };
-    let reader = Reader { given: &given, problems: &mut problems };
+    let reader = VarReader { given: &given, problems: &mut problems };
     match assemble(raw, reader) {
         Some(config) if problems.is_empty() => Ok(config),
         _ => Err(problems),
     }
 }
 
-/// Picks out our variables, trimmed and not empty, and complains about those that were meant to be ours.
-fn select(
+/// Selects the known variables, trimmed and not empty. Reports unknown names that resemble a known one.
+fn select_known(
     vars: impl IntoIterator<Item = (OsString, OsString)>,
-    problems: &mut Vec<Problem>,
+    problems: &mut Vec<ConfigProblem>,
 ) -> BTreeMap<&'static str, String> {
     let mut given = BTreeMap::new();
     for (name, value) in vars {
         let Some(name) = name.to_str() else { continue };
         let Some(setting) = SETTINGS.iter().find(|s| s.name == name) else {
-            if let Some(nearest) = misspelt(name) {
-                let name: String = printable(name).chars().take(SHOWN).collect();
-                problems.push(Problem(format!("{name}: unknown variable, did you mean {nearest}?")));
+            if let Some(nearest) = nearest_setting(name) {
+                let name: String = printable(name).chars().take(MAX_VALUE_CHARS).collect();
+                problems.push(ConfigProblem(format!("{name}: unknown variable, did you mean {nearest}?")));
             }
             continue;
         };
         match value.to_str().map(str::trim) {
-            // It takes back one that stands before it.
+            // An empty value overrides an earlier one of the same variable.
             Some("") => drop(given.remove(setting.name)),
             Some(text) => {
                 given.insert(setting.name, text.to_owned());
             }
-            None => problems.push(wrong(setting, &lossy(&value), "not UTF-8")),
+            None => problems.push(invalid_value(setting, &lossy(&value), "not UTF-8")),
         }
     }
     given
@@ -97,89 +97,91 @@ fn lossy(value: &OsStr) -> String {
     value.to_string_lossy().into_owned()
 }
 
-/// The variable that an unknown `name` was probably meant to be.
-fn misspelt(name: &str) -> Option<&'static str> {
-    let distance = |s: &&Setting| strsim::damerau_levenshtein(name, s.name);
+/// The known variable that an unknown `name` most probably means.
+fn nearest_setting(name: &str) -> Option<&'static str> {
+    let distance = |s: &&EnvSetting| strsim::damerau_levenshtein(name, s.name);
     let nearest = SETTINGS.iter().min_by_key(distance)?;
-    // A slip is two letters at most, and in a short name less: NETS is someone else's.
-    let slip = nearest.name.len().saturating_sub(5).div_ceil(3).min(2);
-    let ours = OUR_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-    (ours || distance(&nearest) <= slip || name.eq_ignore_ascii_case(nearest.name)).then_some(nearest.name)
+    // At most two letters may differ, and fewer in a short name: NETS belongs to another program.
+    let max_distance = nearest.name.len().saturating_sub(5).div_ceil(3).min(2);
+    let has_known_prefix = KNOWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    (has_known_prefix || distance(&nearest) <= max_distance || name.eq_ignore_ascii_case(nearest.name))
+        .then_some(nearest.name)
 }
 
-fn wrong(setting: &Setting, text: &str, reason: impl Display) -> Problem {
+fn invalid_value(setting: &EnvSetting, text: &str, reason: impl Display) -> ConfigProblem {
     let name = setting.name;
     let allowed = (setting.allowed)();
     if setting.secret {
-        return Problem(format!("{name}: {reason} (allowed: {allowed})"));
+        return ConfigProblem(format!("{name}: {reason} (allowed: {allowed})"));
     }
-    let mut shown: String = text.chars().take(SHOWN).collect();
+    let mut shown: String = text.chars().take(MAX_VALUE_CHARS).collect();
     if shown.len() < text.len() {
         shown.push('…');
     }
-    Problem(format!("{name}={shown:?}: {reason} (allowed: {allowed})"))
+    ConfigProblem(format!("{name}={shown:?}: {reason} (allowed: {allowed})"))
 }
 
-struct Reader<'a> {
+struct VarReader<'a> {
     given: &'a BTreeMap<&'static str, String>,
-    problems: &'a mut Vec<Problem>,
+    problems: &'a mut Vec<ConfigProblem>,
 }
 
-impl Reader<'_> {
+impl VarReader<'_> {
     /// The value of a variable that is required or has a default.
-    fn take<T>(&mut self, name: &'static str, field: Field<T>) -> Option<T> {
+    fn take<T>(&mut self, name: &'static str, field: ParsedSetting<T>) -> Option<T> {
         let setting = SETTINGS.iter().find(|s| s.name == name)?;
         match field {
-            Field::Right(value) => return Some(value),
-            Field::Wrong(reason) => {
+            ParsedSetting::Valid(value) => return Some(value),
+            ParsedSetting::Invalid(reason) => {
                 let text = self.given.get(name).map_or("", String::as_str);
-                self.problems.push(wrong(setting, text, reason));
+                self.problems.push(invalid_value(setting, text, reason));
             }
-            Field::Missing => {
-                self.problems.push(Problem(format!("{name}: must be set (allowed: {})", (setting.allowed)())))
-            }
+            ParsedSetting::Missing => self
+                .problems
+                .push(ConfigProblem(format!("{name}: must be set (allowed: {})", (setting.allowed)()))),
         }
         None
     }
 
     /// The value of a variable that may be unset.
-    fn optional<T>(&mut self, name: &'static str, field: Field<T>) -> Option<Option<T>> {
+    fn optional<T>(&mut self, name: &'static str, field: ParsedSetting<T>) -> Option<Option<T>> {
         match field {
-            Field::Missing => Some(None),
+            ParsedSetting::Missing => Some(None),
             field => self.take(name, field).map(Some),
         }
     }
 
-    fn complain(&mut self, problem: String) {
-        self.problems.push(Problem(problem));
+    fn add_problem(&mut self, problem: String) {
+        self.problems.push(ConfigProblem(problem));
     }
 
-    /// Both ends of a link, if they are two hosts of one subnet.
+    /// Both ends of a link, if they are two host addresses of one subnet.
     fn pair(&mut self, names: [&str; 3], frr: IpAddr, metallb: IpAddr, prefix: u32) -> Option<PeerPair> {
         let [frr_name, metallb_name, prefix_name] = names;
         let prefix = u8::try_from(prefix).ok()?;
         if frr == metallb {
-            self.complain(format!(
-                "{frr_name} and {metallb_name} are both {frr}: the two ends need two addresses"
+            self.add_problem(format!(
+                "{frr_name} and {metallb_name} are both {frr}: each end needs its own address"
             ));
             return None;
         }
         let subnet = |ip| IpNet::new(ip, prefix).map(|net| net.trunc());
         if subnet(frr) != subnet(metallb) {
-            self.complain(format!(
+            self.add_problem(format!(
                 "{frr_name}={frr} and {metallb_name}={metallb} are not in one /{prefix} subnet ({prefix_name})"
             ));
             return None;
         }
-        // The first address of an IPv6 subnet is every router's (RFC 4291 §2.6.1), the first and last of an
-        // IPv4 one are no host's; a /127 (RFC 6164) and a /31 (RFC 3021) have two hosts and nothing else.
+        // The first address of an IPv6 subnet is the Subnet-Router anycast address (RFC 4291 §2.6.1). The first and the
+        // last address of an IPv4 subnet are not host addresses. A /127 (RFC 6164) and a /31 (RFC 3021) have two host
+        // addresses only.
         let point_to_point = if frr.is_ipv6() { prefix == 127 } else { prefix == 31 };
         for (name, ip) in [(frr_name, frr), (metallb_name, metallb)] {
             let Ok(net) = IpNet::new(ip, prefix) else { continue };
             let last = ip.is_ipv4() && ip == net.broadcast();
             if !point_to_point && (ip == net.network() || last) {
-                self.complain(format!(
-                    "{name}={ip} is not a host's address in a /{prefix} subnet ({prefix_name})"
+                self.add_problem(format!(
+                    "{name}={ip} is not a host address in a /{prefix} subnet ({prefix_name})"
                 ));
                 return None;
             }
@@ -188,21 +190,21 @@ impl Reader<'_> {
     }
 }
 
-/// What the prefix lies in, if the speaker may announce nothing of it, whatever is allowed.
-fn never_taken(net: IpNet, pairs: &[PeerPair], own: Option<[IpAddr; 2]>) -> Option<String> {
+/// The network that contains `net` and of which the speaker may announce nothing, as text for an error.
+fn never_accepted(net: IpNet, pairs: &[PeerPair], own: Option<[IpAddr; 2]>) -> Option<String> {
     let mut martians = MARTIANS.iter().copied().flatten();
     if let Some(martian) = martians.find(|text| text.parse().is_ok_and(|other: IpNet| other.contains(&net))) {
-        return Some(format!("{martian}, addresses that are no one's or never leave a link"));
+        return Some(format!("{martian}, a reserved or link-local range"));
     }
     if let Some(pair) = pairs.iter().map(|pair| pair.frr_net().trunc()).find(|pair| pair.contains(&net)) {
         return Some(format!("{pair}, the link to MetalLB"));
     }
     let own = own.into_iter().flatten().find(|ip| IpNet::from(*ip) == net)?;
-    Some(format!("what is the node's own address {own}"))
+    Some(format!("{own}, the node's own address"))
 }
 
-/// Takes every field, so that every problem is seen, then holds the values against each other.
-fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
+/// Reads every field first, so that every problem is reported. Then checks the values against each other.
+fn assemble(raw: RawSettings, mut r: VarReader<'_>) -> Option<Config> {
     let node_ip = r.take("NODE_IP", raw.node_ip);
     let asn = r.take("ASN_LOCAL", raw.asn_local);
     let fabric_macs = r.optional("FE_MACS", raw.fe_macs);
@@ -249,8 +251,8 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
     let template = r.optional("FRR_TEMPLATE", raw.frr_template);
     let file = r.optional("CONFIG_FILE", raw.config_file);
     if let (Some(None), Some(None)) = (&fabric_macs, &file) {
-        // Only a file may name other links to the fabric.
-        r.take("FE_MACS", Field::<Vec<MacAddr>>::Missing);
+        // Without FE_MACS, a file must name the links to the fabric.
+        r.take("FE_MACS", ParsedSetting::<Vec<MacAddr>>::Missing);
     }
     let node_index = r.take("NODE_INDEX", raw.node_index);
     let status_listen = r.take("STATUS_LISTEN", raw.status_listen);
@@ -272,72 +274,77 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
         }
         _ => None,
     };
-    let own = node_ip.map(|ip| [IpAddr::V4(ip.get()), IpAddr::V6(node_source(ip))]);
+    let own = node_ip.map(|ip| [IpAddr::V4(ip.get()), IpAddr::V6(icmpv6_source(ip))]);
     let pairs: Vec<PeerPair> = v6.into_iter().chain(v4.flatten()).collect();
     for ip in own.into_iter().flatten() {
         if let Some(net) = pairs.iter().map(|pair| pair.frr_net().trunc()).find(|net| net.contains(&ip)) {
-            let what = if ip.is_ipv4() { "NODE_IP=" } else { "the address that is made of NODE_IP, " };
+            let what = if ip.is_ipv4() { "NODE_IP=" } else { "the address derived from NODE_IP, " };
             let pair = if ip.is_ipv4() { "PEER_IPV4" } else { "PEER_IP" };
-            r.complain(format!(
-                "{what}{ip} is in {net}, the subnet of the link to MetalLB ({pair}_FRR, {pair}_METALLB): the link needs addresses of its own"
+            r.add_problem(format!(
+                "{what}{ip} is in {net}, the subnet of the link to MetalLB ({pair}_FRR, {pair}_METALLB): use a separate subnet for the link"
             ));
         }
     }
     for net in allowed.iter().flatten().flatten() {
-        if let Some(reason) = never_taken(*net, &pairs, own) {
-            r.complain(format!(
-                "METALLB_ALLOWED_PREFIXES: {net} lies in {reason}, of which nothing is ever taken from the speaker: leave it out"
+        if let Some(reason) = never_accepted(*net, &pairs, own) {
+            r.add_problem(format!(
+                "METALLB_ALLOWED_PREFIXES: {net} is in {reason}, which the speaker may never announce: remove it"
             ));
         }
     }
     if let (Some(a), Some(b)) = (table, return_table)
         && a == b
     {
-        r.complain(format!("METALLB_VRF_ROUTE_TABLE_ID and RETURN_TABLE are both {a}: they need two tables"));
+        r.add_problem(format!(
+            "METALLB_VRF_ROUTE_TABLE_ID and RETURN_TABLE are both {a}: use two different tables"
+        ));
     }
     if let (Some(a), Some(b)) = (vrf_asn, speaker_asn)
         && a == b
     {
-        r.complain(format!(
-            "ASN_VRF_METALLB and ASN_METALLB_SPEAKER are both {a}: the session with MetalLB is external and needs two"
+        r.add_problem(format!(
+            "ASN_VRF_METALLB and ASN_METALLB_SPEAKER are both {a}: the session with MetalLB is external (eBGP), use two different AS numbers"
         ));
     }
     if let (Some(a), Some(b)) = (asn, speaker_asn)
         && a == b
     {
-        r.complain(format!(
-            "ASN_LOCAL and ASN_METALLB_SPEAKER are both {a}: a service's AS path would have our own AS number in it, so bgpd would take \
-             none for the fabric and no leaf would hear of any; give the speaker another (MetalLB's myASN), private ones are 64512-65534 \
-             and 4200000000-4294967294"
+        r.add_problem(format!(
+            "ASN_LOCAL and ASN_METALLB_SPEAKER are both {a}: bgpd would not announce the services to the leaves, because their AS path \
+             would contain the local AS number; give the speaker another one (MetalLB's myASN), private ones are \
+             64512-65534 and 4200000000-4294967294"
         ));
     }
     if let (Some(k), Some(h)) = (keepalive, hold)
         && h.get() < 3 * k.get()
     {
-        r.complain(format!("BGP_HOLD_TIME={h} is less than three times BGP_KEEPALIVE_TIME={k}"));
+        r.add_problem(format!("BGP_HOLD_TIME={h} is less than three times BGP_KEEPALIVE_TIME={k}"));
     }
     if let (Some(restart), Some(stale)) = (restart, stalepath)
         && stale < restart
     {
-        r.complain(format!("GR_STALEPATH_TIME={stale} is less than GR_RESTART_TIME={restart}"));
+        r.add_problem(format!("GR_STALEPATH_TIME={stale} is less than GR_RESTART_TIME={restart}"));
     }
     if let (Some(restart), Some(defer)) = (restart, select_defer)
         && defer.get() >= restart.get()
     {
-        r.complain(format!("GR_SELECT_DEFER_TIME={defer} is not less than GR_RESTART_TIME={restart}"));
+        r.add_problem(format!("GR_SELECT_DEFER_TIME={defer} is not less than GR_RESTART_TIME={restart}"));
     }
     if let (Some(name), Some(Some(token))) = (&namespace, &rebuild_token)
         && name.as_deref().is_none()
     {
         let token = token.as_str();
-        r.complain(format!(
-            "REBUILD_TOKEN={token} has no meaning with NETNS=host, which can't be built anew"
+        r.add_problem(format!(
+            "REBUILD_TOKEN={token} is not allowed with NETNS=host: the host namespace cannot be rebuilt"
         ));
     }
     if let Some(vrf) = &vrf
-        && is_ours(vrf.as_ifname().as_str())
+        && is_managed_device(vrf.as_ifname().as_str())
     {
-        r.complain(format!("VRF_METALLB={vrf}: the name of a device of our own (those are {})", our_names()));
+        r.add_problem(format!(
+            "VRF_METALLB={vrf}: reserved for a managed device (reserved names: {})",
+            managed_device_names()
+        ));
     }
 
     let hold_s = hold?.get();
@@ -353,7 +360,7 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
         rebuild_token: rebuild_token?,
         force_move: force_move?,
         enforce: enforce?,
-        metallb: Metallb {
+        metallb: MetallbConfig {
             vrf: vrf?,
             table: table?,
             asn: vrf_asn?,
@@ -363,7 +370,7 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
             allowed: allowed?.unwrap_or_default(),
             max_prefixes: max_prefixes?.get(),
             password: metallb_password?,
-            hold_s: metallb_hold?.get(),
+            retention_s: metallb_hold?.get(),
         },
         mtu: mtu?,
         return_path: return_path?,
@@ -381,14 +388,14 @@ fn assemble(raw: Raw, mut r: Reader<'_>) -> Option<Config> {
                 (true, receive, transmit, multiplier) => {
                     let (receive_ms, transmit_ms, multiplier) =
                         (receive.get(), transmit.get(), multiplier.get());
-                    // As seen here, if the leaf's timers are the same (RFC 5880 §6.8.4).
+                    // The local detection time, if the leaf uses the same timers (RFC 5880 §6.8.4).
                     let detection_ms = receive_ms.max(transmit_ms) * multiplier;
                     let coupled = detection_ms < 1000 * hold_s;
                     Some(Bfd { receive_ms, transmit_ms, multiplier, coupled })
                 }
             },
         },
-        liveness_s: liveness?.get(),
+        liveness_timeout_s: liveness?.get(),
         on_stop: on_stop?,
         drain_s: drain?.get(),
         template: template?,

@@ -1,15 +1,15 @@
-//! The table of settings as text, for `--help`, and as Markdown, for the README.
+//! The settings table as text for `--help`, and as Markdown for the README.
 
 use std::fmt::Write as _;
 
-use super::settings::{IfUnset, SETTINGS, Setting};
+use super::settings::{EnvSetting, IfUnset, SETTINGS};
 
 /// The table for a terminal.
-pub fn text() -> String {
+pub fn help_text() -> String {
     let mut out = String::new();
     for setting in SETTINGS {
-        let meaning = plain(setting.meaning);
-        // Writing to a String can't fail.
+        let meaning = strip_markdown(setting.meaning);
+        // Writing to a String never fails.
         let _ = writeln!(out, "  {} ({})", setting.name, default(setting));
         for line in wrap(&format!("{meaning} Allowed: {}.", allowed(setting)), 88) {
             let _ = writeln!(out, "      {line}");
@@ -19,7 +19,7 @@ pub fn text() -> String {
 }
 
 /// The table for the README.
-pub fn markdown() -> String {
+pub fn markdown_table() -> String {
     let mut out = String::from("| Variable | Default | Allowed | Meaning |\n|---|---|---|---|\n");
     for setting in SETTINGS {
         let default = match setting.if_unset {
@@ -33,20 +33,20 @@ pub fn markdown() -> String {
     out
 }
 
-fn default(setting: &Setting) -> String {
+fn default(setting: &EnvSetting) -> String {
     match setting.if_unset {
         IfUnset::Required => "required".into(),
         IfUnset::Text(text) => format!("default {text}"),
-        IfUnset::Unset(words) => format!("default: {}", plain(words)),
+        IfUnset::Unset(words) => format!("default: {}", strip_markdown(words)),
     }
 }
 
-fn allowed(setting: &Setting) -> String {
-    plain(&(setting.allowed)())
+fn allowed(setting: &EnvSetting) -> String {
+    strip_markdown(&(setting.allowed)())
 }
 
-/// Without Markdown's marks.
-fn plain(text: &str) -> String {
+/// Removes Markdown markup.
+fn strip_markdown(text: &str) -> String {
     text.replace(['`', '*'], "")
 }
 
@@ -67,14 +67,14 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    /// `README_WRITE=1 cargo test readme` writes the table anew.
+    /// `README_WRITE=1 cargo test readme` rewrites the table.
     #[test]
     fn readme_has_the_table() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
         let readme = std::fs::read_to_string(path).unwrap();
         let (head, rest) = readme.split_once("<!-- settings -->\n").unwrap();
         let (_, tail) = rest.split_once("<!-- /settings -->").unwrap();
-        let wanted = format!("{head}<!-- settings -->\n{}<!-- /settings -->{tail}", super::markdown());
+        let wanted = format!("{head}<!-- settings -->\n{}<!-- /settings -->{tail}", super::markdown_table());
         if std::env::var_os("README_WRITE").is_some() {
             return std::fs::write(path, &wanted).unwrap();
         }

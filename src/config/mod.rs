@@ -1,4 +1,4 @@
-//! Where intent comes from: environment variables, and a file that adds to them.
+//! The process configuration: environment variables, plus an optional configuration file.
 
 mod env;
 pub mod file;
@@ -15,100 +15,102 @@ use crate::model::{
 };
 
 pub use env::from_vars;
-pub use help::{markdown, text};
-pub use settings::{LogFormat, LogLevel, OnStop, ReturnMode, SETTINGS, Setting};
+pub use help::{help_text, markdown_table};
+pub use settings::{EnvSetting, LogFormat, LogLevel, OnStop, ReturnMode, SETTINGS};
 
-/// One thing that is wrong with the configuration: names the variable, the value and what is allowed.
+/// One problem with the configuration. The text names the variable or the field, the value and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem(pub String);
+pub struct ConfigProblem(pub String);
 
-impl fmt::Display for Problem {
+impl fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-/// The validated configuration: every combination of its values is one that can be built.
+/// The validated configuration. Every combination of its values can be built.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Router-id, and in the host namespace the source address of BGP routes.
+    /// BGP router-id. In the host namespace it is also the source address of BGP routes.
     pub node_ip: RouterId,
-    /// AS number towards the leaves.
+    /// Local AS number towards the leaves.
     pub asn: Asn,
-    /// The fabric NICs.
+    /// MAC addresses of the fabric NICs.
     pub fabric_macs: Vec<MacAddr>,
     /// How long to wait for the fabric NICs, in seconds.
     pub fabric_timeout_s: u32,
-    /// How long to try to set the node up, in seconds.
+    /// How long to retry the setup of the node, in seconds.
     pub setup_timeout_s: u32,
     /// TCP-MD5 password of the fabric sessions.
     pub fabric_password: Option<Password>,
-    /// The leaves ask for packets with TTL 255.
+    /// Whether the leaves require packets with TTL 255 (GTSM).
     pub fabric_ttl_security: bool,
-    /// How many routes a leaf may have for us in each address family.
+    /// The most routes that a leaf may announce in each address family.
     pub fabric_max_prefixes: Option<u32>,
     /// The namespace that FRR runs in.
     pub namespace: NamespaceName,
-    /// Names the last rebuild that was asked for.
+    /// Identifies the last requested rebuild of the namespace.
     pub rebuild_token: Option<RebuildToken>,
-    /// Move a NIC even if that cuts the node off.
+    /// Whether to move a NIC even if the move cuts the node off.
     pub force_move: bool,
-    /// Put right what someone else changes of the daemons' configuration.
+    /// Whether to repair changes that other programs make to the daemons' configuration.
     pub enforce: bool,
-    /// The link to MetalLB's speaker.
-    pub metallb: Metallb,
-    /// MTU of the veth pair; `None`: that of the first fabric interface.
+    /// The session with MetalLB's speaker.
+    pub metallb: MetallbConfig,
+    /// MTU of the veth pair. `None`: the MTU of the first fabric interface.
     pub mtu: Option<Mtu>,
-    /// How replies of the host find back to the fabric.
+    /// How the host's replies return to the fabric.
     pub return_path: ReturnMode,
-    /// The one bit of packet and connection marks that the return path uses.
+    /// The bit of packet and connection marks that the return path uses.
     pub return_mark: u32,
     /// The routing table of the return path.
     pub return_table: TableId,
-    /// Timers of BGP, its graceful restart and BFD.
+    /// Timers of BGP, graceful restart and BFD.
     pub timers: Timers,
-    /// How long a daemon may leave a question unanswered, in seconds.
-    pub liveness_s: u32,
-    /// What a stop leaves behind.
+    /// How long a daemon may leave a vty query unanswered, in seconds.
+    pub liveness_timeout_s: u32,
+    /// What SIGTERM leaves behind.
     pub on_stop: OnStop,
-    /// How long the peers may take to turn to other paths before the sessions end, in seconds.
+    /// Time between the request to prefer other paths and the end of the sessions, in seconds.
     pub drain_s: u32,
-    /// A template to use instead of the built-in one.
+    /// A template that replaces the built-in one.
     pub template: Option<FilePath>,
-    /// The file or directory that adds to the environment.
+    /// The configuration file, or a directory of them.
     pub file: Option<FilePath>,
-    /// The node's number, from which the file's per-node addresses are computed.
+    /// The node's number. Per-node addresses of the file are computed from it.
     pub node_index: u32,
-    /// Where the status is shown by HTTP.
+    /// Listening address of the HTTP status server.
     pub status_listen: Option<SocketAddr>,
-    /// Least severe message to log.
+    /// The least severe level that is logged.
     pub log_level: LogLevel,
-    /// Form of the log.
+    /// Format of a log line.
     pub log_format: LogFormat,
-    /// What the configuration file adds.
+    /// The contents of the configuration file.
     pub overlay: Overlay,
 }
 
 impl Config {
-    /// This and what its file adds, as far as that is valid, and every problem with the file. To be asked of what the
-    /// environment alone has said.
+    /// This configuration plus the valid part of its file, and every problem with the file. Call it on the
+    /// configuration of the environment alone.
     ///
     /// # Errors
-    /// The two of them name no link to the fabric.
-    pub fn with_file(&self) -> (Result<Self, Problem>, Vec<Problem>) {
-        let (overlay, problems) = file::overlay(self);
+    /// Neither the environment nor the file names a link to the fabric.
+    pub fn with_file(&self) -> (Result<Self, ConfigProblem>, Vec<ConfigProblem>) {
+        let (overlay, problems) = file::load_overlay(self);
         let mut whole = self.clone();
-        let added = whole.add(overlay);
+        let added = whole.add_overlay(overlay);
         (added.map(|()| whole), problems)
     }
 
-    /// Takes in what the file adds.
+    /// Adds the contents of the file.
     ///
     /// # Errors
-    /// The two of them name no link to the fabric.
-    pub fn add(&mut self, overlay: Overlay) -> Result<(), Problem> {
+    /// Neither the environment nor the file names a link to the fabric.
+    pub fn add_overlay(&mut self, overlay: Overlay) -> Result<(), ConfigProblem> {
         if self.fabric_macs.is_empty() && overlay.underlay.interfaces.is_empty() {
-            return Err(Problem("FE_MACS: must be set, since the file names no underlay.interfaces".into()));
+            return Err(ConfigProblem(
+                "FE_MACS: must be set, because the file has no underlay.interfaces".into(),
+            ));
         }
         if let Some((restart, stale)) = overlay.underlay.graceful_restart {
             self.timers.restart_s = restart.unwrap_or(self.timers.restart_s);
@@ -119,14 +121,14 @@ impl Config {
     }
 }
 
-/// The BGP session with MetalLB's speaker and what carries it.
+/// The BGP session with MetalLB's speaker, and the veth pair that carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Metallb {
-    /// The VRF that ends the session.
+pub struct MetallbConfig {
+    /// The VRF of FRR's end.
     pub vrf: VrfName,
     /// The VRF's routing table.
     pub table: TableId,
-    /// Our AS number in the VRF.
+    /// Local AS number in the VRF.
     pub asn: Asn,
     /// The speaker's AS number.
     pub speaker_asn: Asn,
@@ -134,20 +136,21 @@ pub struct Metallb {
     pub v6: PeerPair,
     /// The IPv4 addresses of the veth pair.
     pub v4: Option<PeerPair>,
-    /// What the speaker may announce; empty: whatever has the size of a host or a pool.
+    /// Prefixes that the speaker may announce. Empty: every prefix with the length of a host route or of an address
+    /// pool.
     pub allowed: Vec<IpNet>,
-    /// How many prefixes it may announce in each address family.
+    /// The most prefixes that the speaker may announce in each address family.
     pub max_prefixes: u32,
     /// TCP-MD5 password of the session.
     pub password: Option<Password>,
-    /// How long what the speaker announced is held while it has not come back, in seconds.
-    pub hold_s: u32,
+    /// How long the speaker's services are retained while its session is down, in seconds.
+    pub retention_s: u32,
 }
 
 /// The two addresses of a point-to-point link, both in one subnet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerPair {
-    /// Our end, in the VRF.
+    /// FRR's end, in the VRF.
     pub frr: IpAddr,
     /// The speaker's end, in the host namespace.
     pub metallb: IpAddr,
@@ -156,39 +159,39 @@ pub struct PeerPair {
 }
 
 impl PeerPair {
-    /// Our end with its prefix length.
+    /// FRR's end with its prefix length.
     pub fn frr_net(self) -> IpNet {
-        net(self.frr, self.prefix)
+        with_prefix(self.frr, self.prefix)
     }
 
     /// The speaker's end with its prefix length.
     pub fn metallb_net(self) -> IpNet {
-        net(self.metallb, self.prefix)
+        with_prefix(self.metallb, self.prefix)
     }
 }
 
-fn net(ip: IpAddr, prefix: u8) -> IpNet {
-    // The constructor of the pair checked the length against the family; an assumption that fails
-    // here would be a programming error, and a host prefix is the harmless answer to it.
+fn with_prefix(ip: IpAddr, prefix: u8) -> IpNet {
+    // The constructor of the pair checked the length against the family. A violation is a programming error, and a host
+    // prefix is a harmless result.
     IpNet::new(ip, prefix).unwrap_or_else(|_| IpNet::from(ip))
 }
 
-/// Timers, in the units of FRR's own commands.
+/// BGP and BFD timers, in the units of FRR's commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Timers {
-    /// BGP keepalive in seconds.
+    /// BGP keepalive interval in seconds.
     pub keepalive_s: u32,
     /// BGP hold time in seconds.
     pub hold_s: u32,
     /// BGP connect retry time in seconds.
     pub connect_s: u32,
-    /// Restart time that we announce (RFC 4724), in seconds.
+    /// Announced restart time (RFC 4724) in seconds.
     pub restart_s: u32,
-    /// How long we keep a restarting peer's routes, in seconds.
+    /// How long the routes of a restarting peer are kept, in seconds.
     pub stalepath_s: u32,
-    /// How long a restarted bgpd waits for its peers' End-of-RIB, in seconds.
+    /// How long a restarted bgpd waits for the End-of-RIB of its peers, in seconds.
     pub select_defer_s: u32,
-    /// BFD with the leaves, if on.
+    /// BFD with the leaves, if enabled.
     pub bfd: Option<Bfd>,
 }
 
@@ -201,7 +204,7 @@ pub struct Bfd {
     pub transmit_ms: u32,
     /// Detection multiplier.
     pub multiplier: u32,
-    /// Whether bgpd acts upon it: it finds out no more than the hold time does if it is slower, and costs a session now
-    /// and then when bgpd dies (see `frr::bfd`).
+    /// Whether bgpd reacts to BFD. A detection time above the hold time finds no failure earlier, and it sometimes
+    /// costs a session when bgpd crashes (see `frr::bfd`).
     pub coupled: bool,
 }

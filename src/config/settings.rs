@@ -1,4 +1,4 @@
-//! The one table of everything that an operator may set. It drives parsing, `--help` and the README.
+//! The table of all settings. It drives parsing, `--help` and the README.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -14,54 +14,54 @@ use crate::model::{
 
 /// One row of the table.
 #[derive(Debug)]
-pub struct Setting {
+pub struct EnvSetting {
     /// The environment variable.
     pub name: &'static str,
-    /// Whether it must be given, and what holds if it is not.
+    /// Whether the variable is required, and its default.
     pub if_unset: IfUnset,
-    /// What may be written, as the middle of a sentence.
+    /// The allowed values, as the middle of a sentence.
     pub allowed: fn() -> String,
-    /// What it does.
+    /// The meaning of the variable.
     pub meaning: &'static str,
-    /// Whether its value must not be shown.
+    /// Whether the value must not be shown.
     pub secret: bool,
 }
 
-/// What holds where a variable is unset or empty.
+/// What applies if a variable is unset or empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IfUnset {
-    /// It must be set.
+    /// The variable must be set.
     Required,
-    /// This text is read in its place.
+    /// This text is used instead.
     Text(&'static str),
-    /// Nothing is read; the words say what happens then.
+    /// There is no value. The text describes the effect.
     Unset(&'static str),
 }
 
-/// What became of one variable.
+/// The result of parsing one variable.
 #[derive(Debug, Default)]
-pub(super) enum Field<T> {
+pub(super) enum ParsedSetting<T> {
     #[default]
     Missing,
-    Wrong(Invalid),
-    Right(T),
+    Invalid(Invalid),
+    Valid(T),
 }
 
-/// Never fails, so that one bad variable does not hide the next: the error stays in the field.
-impl<'de, T: Value> Deserialize<'de> for Field<T> {
+/// Never fails: the error stays in the field, so that one invalid variable does not hide the next.
+impl<'de, T: Value> Deserialize<'de> for ParsedSetting<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         Ok(match T::parse(&text) {
-            Ok(value) => Self::Right(value),
-            Err(reason) => Self::Wrong(reason),
+            Ok(value) => Self::Valid(value),
+            Err(reason) => Self::Invalid(reason),
         })
     }
 }
 
 macro_rules! settings {
     ($($name:literal $field:ident: $type:ty = $default:expr, $meaning:literal;)*) => {
-        /// Every variable, in the order in which it is documented.
-        pub const SETTINGS: &[Setting] = &[$(Setting {
+        /// Every variable, in the order of the documentation.
+        pub const SETTINGS: &[EnvSetting] = &[$(EnvSetting {
             name: $name,
             if_unset: $default,
             allowed: <$type as Value>::allowed,
@@ -69,10 +69,10 @@ macro_rules! settings {
             secret: <$type as Value>::SECRET,
         }),*];
 
-        /// The variables as read, before they are held against each other.
+        /// The parsed variables, before they are checked against each other.
         #[derive(Debug, Default, Deserialize)]
         #[serde(default, deny_unknown_fields)]
-        pub(super) struct Raw { $(pub $field: Field<$type>),* }
+        pub(super) struct RawSettings { $(pub $field: ParsedSetting<$type>),* }
     };
 }
 
@@ -84,71 +84,71 @@ settings! {
     "ASN_LOCAL" asn_local: Asn = Required,
         "The node's AS number towards the leaf switches.";
     "FE_MACS" fe_macs: Vec<MacAddr> = Unset("**required**, unless the file names `underlay.interfaces`"),
-        "MAC addresses of the fabric NICs. The permanent address counts first.";
+        "MAC addresses of the fabric NICs. A NIC's permanent address takes precedence over its current one.";
     "FE_TIMEOUT" fe_timeout: Ranged<1, 3600> = Text("120"),
-        "Seconds to wait for the fabric NICs at a start before giving up. Once one is there, the others have a quarter of that; later they are taken in when they appear.";
+        "Seconds to wait for the fabric NICs at a start before the program exits. Once one NIC is there, the wait for the others is a quarter of that; later ones are added when they appear.";
     "SETUP_TIMEOUT" setup_timeout: Ranged<0, 3600> = Text("60"),
-        "Seconds for which a node that can't be set up, say for want of a kernel module, is tried again every 5 s before the program gives up.";
+        "Seconds for which a failed setup of the node (for example a missing kernel module) is retried. The interval is 5 s; then the program exits.";
     "FABRIC_PASSWORD" fabric_password: Password = Unset("no password"),
         "TCP-MD5 password of the sessions with the leaf switches.";
     "FABRIC_TTL_SECURITY" fabric_ttl_security: bool = Text("false"),
-        "For leaf switches that ask for packets with TTL 255 (GTSM, RFC 5082; `ttl-security hops 1`): send such, and take no others. Both ends must agree.";
+        "Send and accept only packets with TTL 255 on the sessions with the leaf switches (GTSM, RFC 5082; `ttl-security hops 1`). Both ends must agree.";
     "FABRIC_MAX_PREFIXES" fabric_max_prefixes: Ranged<1, 4_294_967_295> = Unset("no limit"),
-        "Routes of one address family that a leaf switch may have for us. At one more its session is closed, for a minute at a time.";
+        "The most routes per address family that a leaf switch may announce. Above the limit, its session is closed for one minute at a time.";
     "NETNS" netns: NamespaceName = Text("perouter"),
-        "The persistent network namespace for FRR, the fabric NICs and the VRF, held at `/run/netns/<name>`; `host` runs all of it in the host's own.";
+        "The persistent network namespace of FRR, the fabric NICs and the VRF, at `/run/netns/<name>`. `host` uses the host namespace instead.";
     "UNDERLAY_FORCE_MOVE" underlay_force_move: bool = Text("false"),
-        "Move a fabric NIC into the namespace even if that cuts off the node's default route, `NODE_IP`, or VLANs and other links that stand on it.";
-    "REBUILD_TOKEN" rebuild_token: RebuildToken = Unset("never rebuilt on demand"),
-        "Any word. When it is another than the one that the namespace was built with, the namespace is torn down and built anew, once.";
+        "Move a fabric NIC into the namespace even if that cuts off the node's default route, `NODE_IP`, or VLANs and other links on top of the NIC.";
+    "REBUILD_TOKEN" rebuild_token: RebuildToken = Unset("no rebuild"),
+        "Any word. If it differs from the token of the current namespace, the namespace is deleted and rebuilt once.";
     "VRF_METALLB" vrf_metallb: VrfName = Text("metallb"),
-        "Name of the VRF that ends MetalLB's session.";
+        "Name of the VRF for the session with MetalLB.";
     "METALLB_VRF_ROUTE_TABLE_ID" metallb_vrf_route_table_id: TableId = Text("88"),
         "Routing table of that VRF.";
     "ASN_VRF_METALLB" asn_vrf_metallb: Asn = Text("4000099998"),
-        "Our AS number in the VRF: MetalLB's `peerASN`.";
+        "Local AS number in the VRF: MetalLB's `peerASN`.";
     "ASN_METALLB_SPEAKER" asn_metallb_speaker: Asn = Text("4000099999"),
-        "The speaker's AS number: MetalLB's `myASN`. Not `ASN_LOCAL`.";
+        "The speaker's AS number: MetalLB's `myASN`. It must differ from `ASN_LOCAL`.";
     "PEER_IP_FRR" peer_ip_frr: PeerAddr<true> = Text("fda1:b2c3:d4e5:1::0"),
-        "IPv6 address of our end of the veth pair: MetalLB's `peerAddress`.";
+        "IPv6 address of FRR's end of the veth pair: MetalLB's `peerAddress`.";
     "PEER_IP_METALLB" peer_ip_metallb: PeerAddr<true> = Text("fda1:b2c3:d4e5:1::1"),
         "IPv6 address of the speaker's end, in the host namespace.";
     "PEER_IP_PREFIX" peer_ip_prefix: Ranged<64, 127> = Text("127"),
-        "Prefix length of both.";
+        "Prefix length of both addresses.";
     "PEER_IPV4_FRR" peer_ipv4_frr: Option<PeerAddr<false>> = Text("169.254.88.0"),
-        "IPv4 address of our end; with it MetalLB's IPv4 routes have a next hop. `none` leaves the pair without IPv4.";
+        "IPv4 address of FRR's end. It gives MetalLB's IPv4 routes a next hop; `none` disables IPv4 on the pair.";
     "PEER_IPV4_METALLB" peer_ipv4_metallb: PeerAddr<false> = Text("169.254.88.1"),
         "IPv4 address of the speaker's end.";
     "PEER_IPV4_PREFIX" peer_ipv4_prefix: Ranged<16, 31> = Text("31"),
-        "Prefix length of both.";
+        "Prefix length of both addresses.";
     "METALLB_ALLOWED_PREFIXES" metallb_allowed_prefixes: Vec<IpNet> = Unset("/16 to /32 of IPv4 and /48 to /128 of IPv6"),
-        "Service prefixes that the speaker may announce, each with all inside it. Never taken: loopback, link-local, multicast and the like, and addresses of the node and the fabric. If a leaf announces the same prefix, the leaf wins, unless the prefix is named here, the leaf's AS path ends with `ASN_METALLB_SPEAKER`, or it is a single address that the leaf has from another AS (another node's service). Name the pools where leaves remove private AS numbers.";
+        "The service prefixes that the speaker may announce, including all longer prefixes. Never accepted: loopback, link-local, multicast and the like, and addresses of the node and the fabric. If a leaf switch announces the same prefix, the leaf's route is preferred, unless the prefix is listed here, the leaf's AS path ends with `ASN_METALLB_SPEAKER`, or it is a single address that the leaf has from another AS (another node's service). List the pools if leaf switches remove private AS numbers.";
     "METALLB_MAX_PREFIXES" metallb_max_prefixes: Ranged<1, 1_000_000> = Text("50000"),
-        "Prefixes of one address family that are taken of the speaker; refused ones do not count. At one more its session is closed, for a minute at a time.";
+        "The most prefixes per address family that are accepted from the speaker; rejected prefixes do not count. Above the limit, its session is closed for one minute at a time.";
     "METALLB_PASSWORD" metallb_password: Password = Unset("no password"),
         "TCP-MD5 password of the session with the speaker.";
     "METALLB_HOLD_TIME" metallb_hold_time: Ranged<0, 3600> = Text("150"),
-        "Seconds for which the services that the speaker announced stay announced while bgpd is new and the speaker has not come back to it: more than its `connectTime`. They stay for longer while the speaker's own routes come into use. `0` retains nothing.";
-    "INTERFACE_MTU" interface_mtu: Mtu = Unset("that of the first fabric NIC"),
+        "Seconds for which the speaker's services stay announced after a restart of bgpd until the speaker reconnects, and longer while its own routes are being installed. It must exceed the speaker's `connectTime`; `0` disables the retention.";
+    "INTERFACE_MTU" interface_mtu: Mtu = Unset("the MTU of the first fabric NIC"),
         "MTU of the veth pair in bytes.";
     "RETURN_PATH" return_path: ReturnMode = Text("connmark"),
-        "How replies of the host find the fabric in a namespace of our own: `connmark` sends back over the veth pair what came in over it, beside the host's own default route; `default-route` installs a default route through the veth pair; `none` leaves it to you.";
-    "RETURN_MARK" return_mark: Bit = Text("0x1000"),
+        "How the host's replies return to the fabric if FRR has its own namespace. `connmark` returns replies to traffic from the veth pair over it and keeps the host's default route; `default-route` installs a default route over the veth pair; `none` installs nothing.";
+    "RETURN_MARK" return_mark: MarkBit = Text("0x1000"),
         "The bit of packet and connection marks that `connmark` uses.";
     "RETURN_TABLE" return_table: TableId = Text("880"),
         "The routing table that `connmark` uses.";
     "BGP_KEEPALIVE_TIME" bgp_keepalive_time: Ranged<1, 21845> = Text("3"),
         "BGP keepalive interval towards the leaves, in seconds.";
     "BGP_HOLD_TIME" bgp_hold_time: Ranged<3, 65535> = Text("9"),
-        "BGP hold time towards the leaves, in seconds; at least three keepalive intervals.";
+        "BGP hold time towards the leaves, in seconds. At least three keepalive intervals.";
     "BGP_CONNECT_TIME" bgp_connect_time: Ranged<1, 65535> = Text("1"),
-        "BGP connect retry interval towards the leaves and the speaker, in seconds. The session with the speaker always has keepalive 30 s and hold time 90 s.";
+        "BGP connect retry interval towards the leaves and the speaker, in seconds. The session with the speaker always uses keepalive 30 s and hold time 90 s.";
     "GR_RESTART_TIME" gr_restart_time: Ranged<1, 4095> = Text("120"),
-        "Seconds for which the leaves shall keep our routes while bgpd restarts (RFC 4724).";
+        "Seconds for which the leaves keep the node's routes while bgpd restarts (RFC 4724).";
     "GR_STALEPATH_TIME" gr_stalepath_time: Ranged<1, 4095> = Text("360"),
-        "Seconds for which we keep the routes of a peer that restarts; at least `GR_RESTART_TIME`.";
+        "Seconds for which the routes of a restarting peer are kept. At least `GR_RESTART_TIME`.";
     "GR_SELECT_DEFER_TIME" gr_select_defer_time: Ranged<0, 55> = Text("15"),
-        "Seconds for which a restarted bgpd waits for all its peers before it selects routes. It stays below the 60 s for which zebra keeps the old ones, and is less than `GR_RESTART_TIME`.";
+        "Seconds for which a restarted bgpd waits for all its peers before it selects routes. Below the 60 s for which zebra keeps the old routes, and less than `GR_RESTART_TIME`.";
     "ENABLE_BFD" enable_bfd: bool = Text("true"),
         "BFD with the leaf switches. Both ends must agree.";
     "BFD_RECEIVE_INTERVAL" bfd_receive_interval: Ranged<10, 60000> = Text("3000"),
@@ -156,31 +156,31 @@ settings! {
     "BFD_TRANSMIT_INTERVAL" bfd_transmit_interval: Ranged<10, 60000> = Text("3000"),
         "BFD minimum transmit interval in milliseconds.";
     "BFD_DETECT_MULTIPLIER" bfd_detect_multiplier: Ranged<2, 255> = Text("5"),
-        "BFD packets that may be missed before the session is down.";
+        "BFD detection multiplier: the session is down after this many missed packets.";
     "LIVENESS_TIMEOUT" liveness_timeout: Ranged<3, 600> = Text("6"),
-        "Seconds for which a daemon may leave a question on its vty unanswered before it is taken to hang and is restarted; one whose main thread is at work has two minutes. They are asked every 3 s.";
+        "Seconds without a reply on a daemon's vty after which it counts as hung and is restarted; two minutes if its main thread is busy. Every daemon is queried every 3 s.";
     "ON_STOP" on_stop: OnStop = Text("preserve"),
-        "What SIGTERM does: `preserve` lets the peers and the kernel keep our routes for the next start; `withdraw` takes leave of the peers first, so that they send traffic elsewhere.";
+        "What SIGTERM does. `preserve` leaves the routes with the peers and in the kernel for the next start; `withdraw` shuts BGP down gracefully, so that the peers use other paths.";
     "DRAIN_TIME" drain_time: Ranged<0, 5> = Text("2"),
-        "With `withdraw`, seconds between telling the peers to prefer other paths (RFC 8326) and closing the sessions.";
+        "With `withdraw`: seconds between the graceful-shutdown announcement (RFC 8326) and the end of the sessions.";
     "FRR_TEMPLATE" frr_template: FilePath = Unset("the built-in template"),
-        "A mounted minijinja template to render frr.conf from.";
+        "Path of a mounted minijinja template for frr.conf.";
     "CONFIG_FILE" config_file: FilePath = Unset("no file"),
-        "A YAML file, or a directory of `*.yaml` and `*.yml` files, that adds VNIs and what they stand on.";
+        "A YAML file, or a directory of `*.yaml` and `*.yml` files, that adds VNIs and their underlay.";
     "ENFORCE_CONFIG" enforce_config: bool = Text("false"),
-        "Put right what someone else changes of the daemons' configuration (by vtysh); it is named in the log in any case.";
+        "Repair changes that other programs make to the daemons' configuration (for example with vtysh). Such changes are always logged.";
     "NODE_INDEX" node_index: Ranged<0, 16777215> = Text("0"),
-        "The node's number, from which per-node addresses are computed: another one on each node.";
+        "The node's number, unique per node. Per-node addresses are computed from it.";
     "STATUS_LISTEN" status_listen: Option<SocketAddr> = Text("127.0.0.1:9080"),
-        "Where the status is shown by HTTP, in the host's namespace: a page, `/metrics`, `/readyz` …; nothing in it is secret, and there is no authentication.";
+        "Listening address of the HTTP status server in the host namespace (status page, `/metrics`, `/readyz` …). There is no authentication, and the status contains no secrets.";
     "LOG_LEVEL" log_level: LogLevel = Text("info"),
-        "Least severe message to log.";
+        "The least severe level that is logged.";
     "LOG_FORMAT" log_format: LogFormat = Text("text"),
-        "Form of a log line.";
+        "Format of a log line.";
 }
 
-/// A value that is one of a few words.
-macro_rules! words {
+/// Declares an enum whose values are fixed words.
+macro_rules! word_enum {
     ($(#[$doc:meta])* $type:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),* }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,7 +193,7 @@ macro_rules! words {
             fn parse(text: &str) -> Result<Self, Invalid> {
                 match text {
                     $($word => Ok(Self::$variant),)*
-                    _ => Err(Invalid("not one of the words".into())),
+                    _ => Err(Invalid("not an allowed word".into())),
                 }
             }
         }
@@ -206,67 +206,67 @@ macro_rules! words {
     };
 }
 
-words! {
-    /// How replies of the host find back to the fabric.
+word_enum! {
+    /// How the host's replies return to the fabric.
     ReturnMode {
-        /// Replies of what came in over the veth pair go back over it.
+        /// Replies to traffic from the veth pair return over the veth pair.
         Connmark = "connmark",
-        /// The host's default route goes through the veth pair.
+        /// The host's default route uses the veth pair.
         DefaultRoute = "default-route",
-        /// The operator sees to it.
+        /// The operator provides the return path.
         None = "none"
     }
 }
 
-words! {
-    /// What a stop leaves behind.
+word_enum! {
+    /// What SIGTERM leaves behind.
     OnStop {
-        /// Peers and kernel keep our routes.
+        /// Peers and kernel keep the routes.
         Preserve = "preserve",
-        /// The peers forget our routes before we go.
+        /// The routes are withdrawn before the sessions end.
         Withdraw = "withdraw"
     }
 }
 
-words! {
-    /// Least severe message that is logged.
+word_enum! {
+    /// The least severe level that is logged.
     LogLevel {
-        /// What needs action.
+        /// Action is required.
         Error = "error",
-        /// What may need action.
+        /// Action may be required.
         Warn = "warn",
-        /// What happened.
+        /// An event.
         Info = "info",
-        /// What was done, step by step.
+        /// A single step.
         Debug = "debug"
     }
 }
 
-words! {
-    /// Form of the log.
+word_enum! {
+    /// Format of a log line.
     LogFormat {
-        /// One line for people.
+        /// Plain text.
         Text = "text",
-        /// One JSON object a line.
+        /// One JSON object per line.
         Json = "json"
     }
 }
 
-/// A mask of exactly one bit, so that marks of other programs keep theirs.
+/// A mask of exactly one bit. The other bits belong to other programs.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bit(pub u32);
+pub(super) struct MarkBit(pub u32);
 
-impl Value for Bit {
+impl Value for MarkBit {
     fn allowed() -> String {
         "one bit of 32, decimal or 0x hexadecimal".into()
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         let digits = text.strip_prefix("0x").unwrap_or(text);
         let number = match digits.len() < text.len() {
-            // A sign is taken as well.
+            // `from_str_radix` would accept a sign.
             _ if digits.starts_with('+') => return Err(Invalid("not a 32-bit number".into())),
             true => u32::from_str_radix(digits, 16),
-            // A leading zero means octal to others.
+            // Other programs read a leading zero as octal.
             false if digits.starts_with('0') => return Err(Invalid("not exactly one bit".into())),
             false => digits.parse(),
         };

@@ -1,14 +1,16 @@
 //! BFD across restarts of bgpd and bfdd.
 //!
-//! A bfdd whose client goes tells the peers "down" at once, whoever else wants the session (`_ptm_bfd_session_del`,
-//! `bfdd/ptm_adapter.c`), and a busy leaf may take that in before it sees the end of bgpd's TCP connection: then it tears
-//! BGP down where it should wait for the restart. So bgpd is no client of bfdd, unless BFD is faster than BGP's own hold
-//! time: bfdd gets peers of its own, those that bgpd has, and does not hear of bgpd's end.
+//! When a client of bfdd disconnects, bfdd sends "down" to the peers at once, even if another client wants the session
+//! (`_ptm_bfd_session_del`, `bfdd/ptm_adapter.c`). A busy leaf may process that packet before it sees the end of bgpd's
+//! TCP connection. It then tears BGP down instead of waiting for the restart. Therefore bgpd is no client of bfdd,
+//! unless BFD is faster than the hold time of BGP. bfdd gets peers that are configured in bfdd itself, one for each
+//! peer of bgpd, and a restart of bgpd does not affect them.
 //!
-//! A new bfdd has new discriminators, and an FRR peer ignores what it says until the old session has timed out (it drops
-//! packets without *your discriminator* while it is up: seen with 10.3, `BFD_PKT` "not overridden"). Then, seconds after
-//! all is well again, it tears BGP down. So we end the old session in the name of the dead bfdd: with state AdminDown,
-//! which must not be taken for a failure of the path (RFC 5882 §3.2), and the discriminators that it had.
+//! A new bfdd uses new discriminators. An FRR peer ignores packets with other discriminators until the old session has
+//! timed out (it drops packets without *your discriminator* while the session is up: seen with 10.3, `BFD_PKT` "not
+//! overridden"). The timeout comes seconds after the new bfdd runs, and the peer then tears BGP down. Therefore we end
+//! the old session on behalf of the crashed bfdd: with its discriminators and the state AdminDown, which a peer must
+//! not treat as a failure of the path (RFC 5882 §3.2).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,37 +20,43 @@ use rustix::net::sockopt::set_ipv6_unicast_hops;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::vty::{Answer, CONFIGURE};
+use super::vty::{CONFIGURE, Reply};
 use crate::model::{IfName, Value as _};
 
-/// The commands that ask bfdd for its sessions; any answer shows that it lives.
-pub const QUESTIONS: [&str; 2] = ["enable", "show bfd peers json"];
+/// The commands that list bfdd's sessions. Any reply shows that bfdd is responsive.
+pub const SHOW_SESSIONS: [&str; 2] = ["enable", "show bfd peers json"];
 
-/// The profile of frr.conf that has our timers.
+/// The BFD profile of frr.conf with the timers of the configuration.
 const PROFILE: &str = "fabric";
 
 /// Destination port of single-hop control packets (RFC 5881 §4).
 const PORT: u16 = 3784;
 
-/// Source ports are from here on (RFC 5881 §4).
+/// Lowest source port of single-hop control packets (RFC 5881 §4).
 const FIRST_SOURCE_PORT: u16 = 49152;
 
 /// Version 1, diagnostic 7, "administratively down" (RFC 5880 §4.1).
 const VERSION_AND_DIAGNOSTIC: u8 = 1 << 5 | 7;
 
-/// State AdminDown, no flags.
+/// State AdminDown, no flags (RFC 5880 §4.1).
 const ADMIN_DOWN: u8 = 0;
 
-/// Length of a control packet without authentication.
+/// Length of a control packet without authentication, in bytes (RFC 5880 §4.1).
 const LENGTH: u8 = 24;
 
-/// Both intervals in a session that is not up, in microseconds (RFC 5880 §6.8.3).
-const SLOW: u32 = 1_000_000;
+/// TTL or hop limit of single-hop control packets (RFC 5881 §5).
+const HOP_LIMIT: u8 = 255;
 
-/// A session, as far as it takes to end it.
+/// Desired Min TX and Required Min RX interval of a session that is not up, in microseconds (RFC 5880 §6.8.3).
+const SLOW_INTERVAL: u32 = 1_000_000;
+
+/// Required Min Echo RX interval: no echo packets (RFC 5880 §4.1).
+const NO_ECHO: u32 = 0;
+
+/// A session of bfdd, from `show bfd peers json`: the fields that are needed to end it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Session {
+pub struct BfddSession {
     peer: IpAddr,
     #[serde(default)]
     interface: String,
@@ -61,18 +69,20 @@ pub struct Session {
     detect_multiplier: u8,
 }
 
-/// Reads what `show bfd peers json` says into `sessions`. Whether that has changed them.
-pub fn take_in(sessions: &mut Vec<Session>, answers: &[Answer]) -> bool {
-    let now = answers.last().and_then(|answer| serde_json::from_str::<Vec<Session>>(&answer.text).ok());
+/// Replaces `sessions` by those in the replies to [`SHOW_SESSIONS`]. A reply that is not valid changes nothing. Returns
+/// whether `sessions` changed.
+pub fn update_sessions(sessions: &mut Vec<BfddSession>, replies: &[Reply]) -> bool {
+    let now = replies.last().and_then(|reply| serde_json::from_str::<Vec<BfddSession>>(&reply.text).ok());
     now.is_some_and(|now| std::mem::replace(sessions, now) != *sessions)
 }
 
-/// The leaf at the other end of each port.
-pub type Peers = BTreeMap<IfName, Ipv6Addr>;
+/// The link-local address of the leaf at the other end of each fabric interface.
+pub type PeerAddresses = BTreeMap<IfName, Ipv6Addr>;
 
-/// Reads bgpd's answer to [`QUESTION`](super::neighbors::QUESTION) into `peers`; one that is not known (any more) stays what it was.
-pub fn take_in_peers(peers: &mut Peers, answer: &Value) {
-    for (name, neighbor) in answer.as_object().into_iter().flatten() {
+/// Adds the addresses in the reply to [`SHOW_NEIGHBORS`](super::neighbors::SHOW_NEIGHBORS) to `peers`. An interface
+/// whose peer has no link-local address in the reply keeps its entry.
+pub fn update_peers(peers: &mut PeerAddresses, reply: &Value) {
+    for (name, neighbor) in reply.as_object().into_iter().flatten() {
         let address = neighbor.get("bgpNeighborAddr").and_then(Value::as_str).and_then(|ip| ip.parse().ok());
         if let (Ok(port), Some(ip)) = (IfName::parse(name), address.filter(Ipv6Addr::is_unicast_link_local)) {
             peers.insert(port, ip);
@@ -80,16 +90,16 @@ pub fn take_in_peers(peers: &mut Peers, answer: &Value) {
     }
 }
 
-/// The commands that give bfdd those `peers` that it has no session with, and take away those that they came in the
-/// place of. None if all is as it should be.
-pub fn commands(peers: &Peers, sessions: &[Session]) -> Vec<String> {
+/// The commands that add the `peers` without a session to bfdd, and remove the old peers of their interfaces. Empty if
+/// bfdd has exactly these peers.
+pub fn peer_commands(peers: &PeerAddresses, sessions: &[BfddSession]) -> Vec<String> {
     let mut commands = Vec::new();
     for (port, ip) in peers {
-        let here = |s: &&Session| s.interface == port.as_str() && !s.multihop && s.is_link_local();
-        let (same, other): (Vec<_>, Vec<_>) =
-            sessions.iter().filter(here).partition(|session| session.peer == IpAddr::V6(*ip));
-        commands.extend(other.iter().map(|session| format!("no peer {} interface {port}", session.peer)));
-        if same.is_empty() {
+        let on_port = |s: &&BfddSession| s.interface == port.as_str() && !s.multihop && s.is_link_local();
+        let (current, outdated): (Vec<_>, Vec<_>) =
+            sessions.iter().filter(on_port).partition(|session| session.peer == IpAddr::V6(*ip));
+        commands.extend(outdated.iter().map(|session| format!("no peer {} interface {port}", session.peer)));
+        if current.is_empty() {
             commands.extend([
                 format!("peer {ip} interface {port}"),
                 format!("profile {PROFILE}"),
@@ -103,41 +113,41 @@ pub fn commands(peers: &Peers, sessions: &[Session]) -> Vec<String> {
     commands
 }
 
-impl Session {
+impl BfddSession {
     fn is_link_local(&self) -> bool {
         matches!(self.peer, IpAddr::V6(ip) if ip.is_unicast_link_local())
     }
 }
 
-/// Tells every single-hop peer whose session was up that it is down on purpose; the calling thread is in FRR's
-/// namespace. Returns how many were told.
+/// Sends an AdminDown packet to the peer of each single-hop session that was up. The calling thread must be in FRR's
+/// namespace. Returns the number of packets sent.
 ///
 /// # Errors
-/// The first packet that could not be sent; the others were tried all the same.
-pub fn bow_out(sessions: &[Session]) -> io::Result<usize> {
+/// The first send that failed. The packets for the other peers are still sent.
+pub fn send_admin_down(sessions: &[BfddSession]) -> io::Result<usize> {
     let up = sessions.iter().filter(|s| s.status == "up" && !s.multihop);
     let results: Vec<io::Result<()>> = up.map(send).collect();
-    let told = results.iter().filter(|result| result.is_ok()).count();
-    results.into_iter().collect::<io::Result<()>>().map(|()| told)
+    let sent = results.iter().filter(|result| result.is_ok()).count();
+    results.into_iter().collect::<io::Result<()>>().map(|()| sent)
 }
 
-fn send(session: &Session) -> io::Result<()> {
+fn send(session: &BfddSession) -> io::Result<()> {
     let any: IpAddr = match session.peer {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    // bfdd's own ports are still in use only if it lives. Any other error would be the next port's, too.
-    let is_free =
+    // A port is in use only while a bfdd runs. Any other error would occur for the next port as well.
+    let is_usable =
         |bound: &io::Result<UdpSocket>| !matches!(bound, Err(e) if e.kind() == io::ErrorKind::AddrInUse);
-    let bound = (FIRST_SOURCE_PORT..=u16::MAX).map(|port| UdpSocket::bind((any, port))).find(is_free);
+    let bound = (FIRST_SOURCE_PORT..=u16::MAX).map(|port| UdpSocket::bind((any, port))).find(is_usable);
     let socket = bound.unwrap_or(Err(io::ErrorKind::AddrInUse.into()))?;
     let to = match session.peer {
         IpAddr::V4(ip) => {
-            socket.set_ttl(255)?;
+            socket.set_ttl(HOP_LIMIT.into())?;
             SocketAddr::from((ip, PORT))
         }
         IpAddr::V6(ip) => {
-            set_ipv6_unicast_hops(&socket, Some(255))?;
+            set_ipv6_unicast_hops(&socket, Some(HOP_LIMIT))?;
             let scope = if session.interface.is_empty() {
                 0
             } else {
@@ -150,7 +160,7 @@ fn send(session: &Session) -> io::Result<()> {
 }
 
 /// A control packet (RFC 5880 §4.1).
-fn packet(session: &Session) -> [u8; LENGTH as usize] {
+fn packet(session: &BfddSession) -> [u8; LENGTH as usize] {
     let mut packet = [0; LENGTH as usize];
     packet[..4].copy_from_slice(&[
         VERSION_AND_DIAGNOSTIC,
@@ -158,9 +168,9 @@ fn packet(session: &Session) -> [u8; LENGTH as usize] {
         session.detect_multiplier.max(1),
         LENGTH,
     ]);
-    let words = [session.id, session.remote_id, SLOW, SLOW, 0];
-    for (place, word) in packet[4..].chunks_exact_mut(4).zip(words) {
-        place.copy_from_slice(&word.to_be_bytes());
+    let fields = [session.id, session.remote_id, SLOW_INTERVAL, SLOW_INTERVAL, NO_ECHO];
+    for (bytes, field) in packet[4..].chunks_exact_mut(4).zip(fields) {
+        bytes.copy_from_slice(&field.to_be_bytes());
     }
     packet
 }
@@ -169,54 +179,54 @@ fn packet(session: &Session) -> [u8; LENGTH as usize] {
 mod tests {
     use super::*;
 
-    const ANSWER: &str = r#"[{"multihop":false,"peer":"fe80::1","vrf":"default","interface":"eth1","id":16909060,
+    const REPLY: &str = r#"[{"multihop":false,"peer":"fe80::1","vrf":"default","interface":"eth1","id":16909060,
         "remote-id":84281096,"status":"up","uptime":3,"detect-multiplier":5,"rtt-min":0}]"#;
 
-    fn sessions(text: &str) -> Vec<Session> {
+    fn sessions(text: &str) -> Vec<BfddSession> {
         let mut sessions = vec![];
-        take_in(&mut sessions, &[Answer { well: true, text: text.into() }]);
+        update_sessions(&mut sessions, &[Reply { success: true, text: text.into() }]);
         sessions
     }
 
     #[test]
-    fn the_packet_is_what_the_peer_expects_of_the_session() {
-        let packet = packet(&sessions(ANSWER)[0]);
+    fn the_packet_has_the_discriminators_of_the_session() {
+        let packet = packet(&sessions(REPLY)[0]);
         assert_eq!(packet[..4], [0x27, 0, 5, 24]);
         assert_eq!(packet[4..12], [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(packet[12..], [0, 0x0f, 0x42, 0x40, 0, 0x0f, 0x42, 0x40, 0, 0, 0, 0]);
     }
 
     #[test]
-    fn bfdd_has_the_peers_that_bgpd_has() {
-        let mut peers = Peers::new();
-        let answer = |ip| {
+    fn bfdd_gets_the_peers_of_bgpd() {
+        let mut peers = PeerAddresses::new();
+        let reply = |ip| {
             format!(r#"{{"eth1":{{"bgpNeighborAddr":"{ip}"}},"fd00::1":{{"bgpNeighborAddr":"fd00::1"}}}}"#)
         };
-        let take_in_peers = |peers: &mut Peers, text: &str| {
-            take_in_peers(peers, &serde_json::from_str(text).unwrap_or_default());
+        let update_peers = |peers: &mut PeerAddresses, text: &str| {
+            update_peers(peers, &serde_json::from_str(text).unwrap_or_default());
         };
-        for nothing in ["", "[]", r#"{"eth1":{}}"#, &answer("none")] {
-            take_in_peers(&mut peers, nothing);
-            assert_eq!(commands(&peers, &[]), [""; 0], "{nothing}");
+        for invalid in ["", "[]", r#"{"eth1":{}}"#, &reply("none")] {
+            update_peers(&mut peers, invalid);
+            assert_eq!(peer_commands(&peers, &[]), [""; 0], "{invalid}");
         }
-        take_in_peers(&mut peers, &answer("fe80::1"));
-        take_in_peers(&mut peers, &answer("none"));
+        update_peers(&mut peers, &reply("fe80::1"));
+        update_peers(&mut peers, &reply("none"));
         let add = |ip| vec![format!("peer {ip} interface eth1"), "profile fabric".into(), "exit".into()];
-        assert_eq!(commands(&peers, &[])[2..], [vec!["bfd".to_owned()], add("fe80::1")].concat());
-        assert_eq!(commands(&peers, &sessions(ANSWER)), [""; 0]);
-        take_in_peers(&mut peers, &answer("fe80::2"));
+        assert_eq!(peer_commands(&peers, &[])[2..], [vec!["bfd".to_owned()], add("fe80::1")].concat());
+        assert_eq!(peer_commands(&peers, &sessions(REPLY)), [""; 0]);
+        update_peers(&mut peers, &reply("fe80::2"));
         let instead = [vec!["no peer fe80::1 interface eth1".to_owned()], add("fe80::2")].concat();
-        assert_eq!(commands(&peers, &sessions(ANSWER))[3..], instead);
-        let other = ANSWER.replace("eth1", "eth2");
-        assert_eq!(commands(&peers, &sessions(&other))[3..], add("fe80::2"));
+        assert_eq!(peer_commands(&peers, &sessions(REPLY))[3..], instead);
+        let other = REPLY.replace("eth1", "eth2");
+        assert_eq!(peer_commands(&peers, &sessions(&other))[3..], add("fe80::2"));
     }
 
     #[test]
-    fn what_is_no_answer_changes_nothing() {
-        let mut known = sessions(ANSWER);
-        take_in(&mut known, &[Answer { well: false, text: "%".into() }]);
-        assert_eq!(known, sessions(ANSWER));
-        take_in(&mut known, &[Answer { well: true, text: "[]".into() }]);
+    fn an_invalid_reply_changes_nothing() {
+        let mut known = sessions(REPLY);
+        update_sessions(&mut known, &[Reply { success: false, text: "%".into() }]);
+        assert_eq!(known, sessions(REPLY));
+        update_sessions(&mut known, &[Reply { success: true, text: "[]".into() }]);
         assert_eq!(known, []);
     }
 }

@@ -1,67 +1,69 @@
-//! The FRR daemons that we run, and all that differs between FRR's versions in how they are run.
+//! The FRR daemons, the order and dependencies of their starts, and their command lines in each FRR version.
 
 use std::fmt;
 
-/// Where the distribution puts the daemons (Debian's package and the official container image agree).
+/// The directory of the daemons, both in Debian's package and in the official container image.
 pub const BIN_DIR: &str = "/usr/lib/frr";
 
-/// Where everything generated lives. It is root's: no daemon can put anything in another's place there.
+/// The directory of all generated files. It belongs to root, so that no daemon can replace a file in it.
 pub const RUN_DIR: &str = "/run/frr";
 
-/// Where FRR's user has its sockets, and nothing else is. mgmtd's can be moved by `-N` alone (`frr_runstatedir`,
-/// `lib/libfrr.c`), which is below what FRR has compiled in as its run directory, [`RUN_DIR`].
+/// The directory of the daemons' sockets. It belongs to FRR's user and contains nothing else. Only `-N` moves mgmtd's
+/// sockets (`frr_runstatedir`, `lib/libfrr.c`), to a directory below [`RUN_DIR`], FRR's compiled-in run directory.
 pub const SOCKET_DIR: &str = "/run/frr/sockets";
 
-/// The same, for `-N`.
+/// The argument of `-N` for [`SOCKET_DIR`].
 const PATHSPACE: &str = "sockets";
 
-/// Seconds for which a new zebra keeps the routes of the last one before it removes what was not
-/// announced again. Longer than `GR_SELECT_DEFER_TIME` may be, so that bgpd has spoken by then.
-const ZEBRA_KEEP_S: u32 = 60;
+/// Seconds for which a new zebra keeps the routes of its predecessor; then it removes those that were not announced
+/// again. Longer than the maximum of `GR_SELECT_DEFER_TIME`, so that bgpd has announced its routes by then.
+const ZEBRA_GRACEFUL_RESTART_S: u32 = 60;
 
-/// Receive buffer of zebra's netlink socket in bytes, as the packages set it.
+/// Receive buffer of zebra's netlink socket in bytes; the value of the distribution packages.
 const ZEBRA_NETLINK_BUFFER: &str = "90000000";
 
-/// One of FRR's programs.
+/// A daemon of FRR.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Daemon {
-    /// File name, which is also the name of its vty socket.
+    /// File name of the program and of its vty socket.
     pub name: &'static str,
-    /// Those that must answer before it is started.
+    /// The daemons that must be responsive before this one starts.
     pub after: &'static [&'static str],
-    /// Those that can't go on after it died, and are killed to be restarted with it: bgpd does not
-    /// announce its routes again to a new zebra, and when a BFD session ends only a BGP session that
-    /// is already in graceful restart survives (see `frr::bfd`).
-    pub takes_along: &'static [&'static str],
-    /// Whether its death, or its successor's start, may cost the kernel BGP routes.
-    pub holds_routes: bool,
-    /// Whether peers have to be told of its death, before those that it takes along come back.
-    pub holds_sessions: bool,
-    /// Whether those before it must also have their configuration when it is started.
+    /// The daemons that must restart when this one crashes. They are killed and started again: bgpd does not announce
+    /// its routes again to a new zebra, and the end of a BFD session ends every BGP session that is not already in
+    /// graceful restart (see `frr::bfd`).
+    pub dependents: &'static [&'static str],
+    /// Whether a crash or restart of this daemon may remove BGP routes from the kernel.
+    pub owns_kernel_routes: bool,
+    /// Whether the peers get an AdminDown packet for its BFD sessions after a crash, before its dependents start.
+    pub owns_bfd_sessions: bool,
+    /// Whether the daemons in `after` must also have their configuration before this one starts.
     pub after_configuration: bool,
-    /// Whether others come to it for their configuration, and what is loaded into it meanwhile may get lost.
+    /// Whether other daemons get their configuration from this one. A configuration that is loaded while one of them
+    /// connects may get lost.
     pub has_backends: bool,
-    /// The first FRR version that has it.
+    /// The first FRR version with this daemon.
     since: Version,
 }
 
-/// All of them, in the order in which they are started.
+/// All daemons, in the order of their start.
 pub const DAEMONS: &[Daemon] = &[
     Daemon { since: Version(9, 0), has_backends: true, ..daemon("mgmtd", &[]) },
-    Daemon { takes_along: &["bgpd"], holds_routes: true, ..daemon("zebra", &["mgmtd"]) },
+    Daemon { dependents: &["bgpd"], owns_kernel_routes: true, ..daemon("zebra", &["mgmtd"]) },
     daemon("staticd", &["mgmtd", "zebra"]),
-    Daemon { takes_along: &["bgpd"], holds_sessions: true, ..daemon("bfdd", &["mgmtd", "zebra"]) },
-    Daemon { holds_routes: true, ..daemon("bgpd", &["mgmtd", "zebra"]) },
+    Daemon { dependents: &["bgpd"], owns_bfd_sessions: true, ..daemon("bfdd", &["mgmtd", "zebra"]) },
+    Daemon { owns_kernel_routes: true, ..daemon("bgpd", &["mgmtd", "zebra"]) },
 ];
 
-/// bgpd where the node is a VTEP. zebra clears what a bgpd gave it for EVPN out of the kernel when that is gone, graceful
-/// restart or not (`zebra_evpn_vrf_cfg_cleanup`, `zebra/zebra_vxlan.c`; from 10.6 on because of bgpd's second
-/// connection), so it is not left the time: it goes first (see `supervisor::fuse`). And a VNI that becomes a VRF's only
-/// after bgpd has asked for all of them is cleared once more (`zebra_vxlan_handle_vni_transition`).
-static BGPD_OF_VTEP: Daemon = Daemon {
-    takes_along: &["zebra"],
+/// bgpd on a VTEP. When bgpd ends, zebra removes its EVPN state from the kernel, despite graceful restart
+/// (`zebra_evpn_vrf_cfg_cleanup`, `zebra/zebra_vxlan.c`; from 10.6 on because of bgpd's second connection). Therefore
+/// zebra is killed before it can do that (see `supervisor::linked_kill`). zebra also removes the state of a VNI that
+/// becomes the L3 VNI of a VRF after bgpd has requested all VNIs (`zebra_vxlan_handle_vni_transition`); therefore bgpd
+/// starts after zebra has its configuration.
+static VTEP_BGPD: Daemon = Daemon {
+    dependents: &["zebra"],
     after_configuration: true,
-    holds_routes: true,
+    owns_kernel_routes: true,
     ..daemon("bgpd", &["mgmtd", "zebra"])
 };
 
@@ -69,9 +71,9 @@ const fn daemon(name: &'static str, after: &'static [&'static str]) -> Daemon {
     Daemon {
         name,
         after,
-        takes_along: &[],
-        holds_routes: false,
-        holds_sessions: false,
+        dependents: &[],
+        owns_kernel_routes: false,
+        owns_bfd_sessions: false,
         after_configuration: false,
         has_backends: false,
         since: Version(0, 0),
@@ -83,22 +85,22 @@ const fn daemon(name: &'static str, after: &'static [&'static str]) -> Daemon {
 pub struct Version(pub u16, pub u16);
 
 impl Version {
-    /// The newest that is tested.
+    /// The newest version that is tested.
     pub const NEWEST: Self = Self(10, 7);
 
-    /// Reads it from what `zebra --version` prints: `zebra version 10.3`.
+    /// Parses the output of `zebra --version`: `zebra version 10.3`.
     pub fn parse(output: &str) -> Option<Self> {
         let number = output.split_whitespace().skip_while(|word| *word != "version").nth(1)?;
         let mut parts = number.split(|c: char| !c.is_ascii_digit());
         Some(Self(parts.next()?.parse().ok()?, parts.next().and_then(|p| p.parse().ok()).unwrap_or(0)))
     }
 
-    /// The daemons to run with this version: bfdd only `with_bfd`, since its death would cost bgpd's sessions.
+    /// The daemons to run with this version. bfdd runs only `with_bfd`: its crash would end bgpd's sessions.
     pub fn daemons(self, with_bfd: bool, is_vtep: bool) -> Vec<&'static Daemon> {
-        let wanted = |daemon: &&Daemon| daemon.since <= self && (with_bfd || daemon.name != "bfdd");
-        let of_vtep =
-            |daemon: &'static Daemon| if is_vtep && daemon.name == "bgpd" { &BGPD_OF_VTEP } else { daemon };
-        DAEMONS.iter().filter(wanted).map(of_vtep).collect()
+        let is_needed = |daemon: &&Daemon| daemon.since <= self && (with_bfd || daemon.name != "bfdd");
+        let variant =
+            |daemon: &'static Daemon| if is_vtep && daemon.name == "bgpd" { &VTEP_BGPD } else { daemon };
+        DAEMONS.iter().filter(is_needed).map(variant).collect()
     }
 }
 
@@ -109,18 +111,18 @@ impl fmt::Display for Version {
 }
 
 impl Daemon {
-    /// Those before it that it takes along: they go as it goes, and are back before it.
-    pub fn foundations(&self) -> impl Iterator<Item = &'static str> {
-        self.after.iter().copied().filter(|name| self.takes_along.contains(name))
+    /// The daemons in `after` that are also dependents: they end when this daemon ends, and start before it.
+    pub fn required_dependents(&self) -> impl Iterator<Item = &'static str> {
+        self.after.iter().copied().filter(|name| self.dependents.contains(name))
     }
 
-    /// Whether the file that it reads, if there is one, holds all of its configuration.
-    pub fn reads_all(&self) -> bool {
+    /// Whether its configuration file, if it has one, contains its whole configuration.
+    pub fn is_configured_by_file(&self) -> bool {
         self.name != "zebra"
     }
 
-    /// Its command line after the program's name: in the foreground, logging to our pipe, without a TCP vty. `config` is the
-    /// file that it reads, if it reads one, and `pid` the one that it locks and writes its number to.
+    /// Its command line after the program's name: it runs in the foreground, logs to our pipe and opens no TCP vty.
+    /// `config` is the configuration file to read, if any. `pid` is the file that it locks and writes its PID to.
     pub fn arguments(&self, version: Version, config: Option<&str>, pid: &str) -> Vec<String> {
         let mut args: Vec<String> =
             ["--log", "stdout", "--log-level", "informational", "-P", "0"].map(Into::into).into();
@@ -130,15 +132,15 @@ impl Daemon {
         }
         if self.name == "zebra" {
             if config.is_none() {
-                // It would look for a file of its own and complain.
+                // Without `-f` zebra reads its default file, and reports that it is missing.
                 args.extend(["-f".into(), "/dev/null".into()]);
             }
             args.extend(["-s".into(), ZEBRA_NETLINK_BUFFER.into()]);
-            // From 10.0 the value must stick to the flag: with a blank it is silently 500 s.
+            // From 10.0 on the value must follow the flag without a blank; otherwise zebra silently uses 500 s.
             if version < Version(10, 0) {
-                args.extend(["-K".into(), ZEBRA_KEEP_S.to_string()]);
+                args.extend(["-K".into(), ZEBRA_GRACEFUL_RESTART_S.to_string()]);
             } else {
-                args.push(format!("-K{ZEBRA_KEEP_S}"));
+                args.push(format!("-K{ZEBRA_GRACEFUL_RESTART_S}"));
             }
         }
         args
@@ -160,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn keep_time_sticks_to_its_flag_from_ten_on() {
+    fn graceful_restart_time_follows_its_flag_without_a_blank_from_ten_on() {
         let zebra = DAEMONS.iter().find(|d| d.name == "zebra").unwrap();
         assert!(zebra.arguments(Version(10, 3), None, "pid").contains(&"-K60".to_owned()));
         assert_eq!(SOCKET_DIR, format!("{RUN_DIR}/{PATHSPACE}"));

@@ -1,5 +1,6 @@
-//! The files and directories that the daemons and the instance after us need, all below [`RUN_DIR`] but for what FRR has
-//! compiled in. That directory is root's. FRR's user has directories of its own in it, and nothing of what it puts there is read.
+//! The files and directories of the daemons and of the next instance. All of them are in [`RUN_DIR`], except those at
+//! paths that are compiled into FRR. [`RUN_DIR`] belongs to root. FRR's user has its own directories in it; we read no
+//! file in those.
 
 use std::fs;
 use std::io;
@@ -18,18 +19,22 @@ use crate::config::{Config, OnStop};
 use crate::files::{self, Access, LARGEST, Owner};
 use crate::model::{FilePath, Value as _};
 
+use super::check_output::{self, CheckFailure, CheckOutput};
 use super::daemons::{BIN_DIR, DAEMONS, Daemon, RUN_DIR, SOCKET_DIR, Version};
-use super::handover::{Handover, spawn};
-use super::refusal::{self, Refusal, Said};
+use super::memfd::{Memfd, spawn};
 
-/// Directories that FRR writes to: mgmtd's commit history, crash logs.
-const OTHER_DIRECTORIES: [&str; 2] = ["/var/lib/frr", "/var/tmp/frr"];
+/// The directory of mgmtd's commit history.
+const HISTORY_DIR: &str = "/var/lib/frr";
 
-/// Sockets other than a daemon's own vty (`lib/libfrr.h`, `lib/mgmt_defines.h`).
+/// The directory of the daemons' crash logs.
+const CRASH_DIR: &str = "/var/tmp/frr";
+
+/// The sockets besides the vty sockets (`lib/libfrr.h`, `lib/mgmt_defines.h`).
 const OTHER_SOCKETS: [&str; 3] = ["zserv.api", "mgmtd_fe.sock", "mgmtd_be.sock"];
 
-/// Files of ours, or for us. What FRR's user has left in their places, when it was still allowed to, is removed.
-const OURS: [&str; 9] = [
+/// The files that we write or read in [`RUN_DIR`]. In earlier versions FRR's user could write to that directory; a file
+/// with one of these names that does not belong to root is removed.
+const OWN_FILES: [&str; 9] = [
     "bfd.json",
     "frr.conf",
     "frr.conf.bad",
@@ -41,19 +46,19 @@ const OURS: [&str; 9] = [
     "vtysh.conf",
 ];
 
-/// What earlier versions wrote here: passwords are in some of it.
-const OUTDATED: [&str; 3] = ["frr.conf.new", "frr.delta", "bfdd.sock"];
+/// Files of earlier versions; some of them contain passwords.
+const OUTDATED_FILES: [&str; 3] = ["frr.conf.new", "frr.delta", "bfdd.sock"];
 
-/// The largest template, in bytes: the one that is built in has 12 kB.
+/// The maximum size of a template, in bytes; the built-in one has 12 kB.
 const TEMPLATE_LIMIT: u64 = 1 << 20;
 
-/// The largest `on-stop`, in bytes.
-const WORD_LIMIT: u64 = 4096;
+/// The maximum size of the file `on-stop`, in bytes.
+const ON_STOP_LIMIT: u64 = 4096;
 
-/// Asks the installed zebra for its version.
+/// The version of the installed zebra.
 ///
 /// # Errors
-/// FRR is not where it should be, in a sentence.
+/// zebra can't be run, or its output contains no version.
 pub fn version() -> io::Result<Version> {
     let zebra = Path::new(BIN_DIR).join("zebra");
     let output = Command::new(&zebra)
@@ -65,71 +70,69 @@ pub fn version() -> io::Result<Version> {
         .ok_or_else(|| io::Error::other(format!("{} --version does not name a version", zebra.display())))
 }
 
-/// Makes the directories: [`RUN_DIR`] of root's, and those of FRR's user, to which the daemons drop their privileges.
+/// Creates the directories: [`RUN_DIR`] for root, and those for FRR's user, which the daemons run as.
 ///
 /// # Errors
-/// The user is missing, or a directory can't be made.
+/// The user is missing, or a directory can't be created.
 pub fn prepare(daemons: &[&'static Daemon]) -> io::Result<()> {
-    let owner = owner()?;
+    let owner = frr_ids()?;
     fs::create_dir_all(RUN_DIR)
         .and_then(|()| directory(Path::new(RUN_DIR), (0, 0)))
-        .map_err(|e| because(RUN_DIR, &e))?;
+        .map_err(|e| cannot_prepare(RUN_DIR, &e))?;
     remove_outdated();
-    sockets(daemons, owner).map_err(|e| because(SOCKET_DIR, &e))?;
+    sockets(daemons, owner).map_err(|e| cannot_prepare(SOCKET_DIR, &e))?;
     if let Err(e) = super::sockets::prepare() {
-        log::warn!("{e}; a daemon whose socket somebody removes is started anew");
+        log::warn!(
+            "cannot prepare the hard links of the sockets: {e}; a daemon whose socket file is removed will be restarted"
+        );
     }
-    for dir in OTHER_DIRECTORIES {
-        // The daemons live without these.
-        if let Err(e) = other_directory(dir, owner) {
-            log::warn!("{}: FRR has no place for its commit history and crash logs", because(dir, &e));
+    for dir in [HISTORY_DIR, CRASH_DIR] {
+        // The daemons run without these.
+        if let Err(e) = frr_directory(dir, owner) {
+            log::warn!("{}: FRR cannot write its commit history or its crash logs", cannot_prepare(dir, &e));
         }
     }
-    // vtysh takes one configuration for all daemons only if it is told so.
+    // Without this line vtysh does not use one configuration for all daemons.
     files::save(&Path::new(RUN_DIR).join("vtysh.conf"), "service integrated-vtysh-config\n", Access::All);
     Ok(())
 }
 
-fn because(path: &str, e: &io::Error) -> io::Error {
+fn cannot_prepare(path: &str, e: &io::Error) -> io::Error {
     io::Error::new(e.kind(), format!("cannot prepare {path}: {e}"))
 }
 
-/// Removes what no one needs any more: the files of earlier versions, those with the numbers of processes that are gone, and what
-/// was being written when its writer was killed.
+/// Removes stale files: those of earlier versions, the PID files of earlier daemons, and unfinished temporary files.
 fn remove_outdated() {
     let entries = fs::read_dir(RUN_DIR).into_iter().flatten().flatten();
     for entry in entries {
         let (name, Ok(meta)) = (entry.file_name(), entry.metadata()) else { continue };
         let Some(name) = name.to_str().filter(|_| !meta.is_dir()) else { continue };
-        let of_daemon = |ending: &str| {
+        let is_of_daemon = |ending: &str| {
             name.strip_suffix(ending).is_some_and(|name| DAEMONS.iter().any(|daemon| daemon.name == name))
         };
-        let foreign = OURS.contains(&name) && meta.uid() != 0;
-        if foreign {
-            log::warn!(
-                "{RUN_DIR}/{name} belongs to user {}, not to root: it is not used, but removed",
-                meta.uid()
-            );
+        let is_foreign = OWN_FILES.contains(&name) && meta.uid() != 0;
+        if is_foreign {
+            log::warn!("removing {RUN_DIR}/{name}: it belongs to user {}, not to root", meta.uid());
         }
-        if foreign
+        if is_foreign
             || files::is_temporary(name)
-            || OUTDATED.contains(&name)
-            || [".pid", ".conf"].into_iter().any(of_daemon)
+            || OUTDATED_FILES.contains(&name)
+            || [".pid", ".conf"].into_iter().any(is_of_daemon)
         {
             let _ = fs::remove_file(entry.path());
         }
     }
 }
 
-/// The directory for FRR's sockets, and links to them at the places by which they are known: `vtysh --vty_socket /run/frr`
-/// finds them. Sockets of daemons that are gone stay until the next ones replace them: where there are no inodes left, they have
-/// to.
+/// Creates the directory for FRR's sockets, and links to the sockets in [`RUN_DIR`], so that `vtysh --vty_socket
+/// /run/frr` works. The sockets of earlier daemons stay until new daemons replace them: on a file system without free
+/// inodes a new socket can't be created.
 fn sockets(daemons: &[&'static Daemon], owner: (u32, u32)) -> io::Result<()> {
     let dir = Path::new(SOCKET_DIR);
     match fs::symlink_metadata(dir) {
         Ok(meta) if meta.is_dir() => {
             for entry in fs::read_dir(dir)?.flatten() {
-                make_room(&entry.path());
+                remove_non_socket(&entry.path());
             }
         }
         Ok(_) => fs::remove_file(dir)?,
@@ -140,15 +143,15 @@ fn sockets(daemons: &[&'static Daemon], owner: (u32, u32)) -> io::Result<()> {
     let own = daemons.iter().map(|daemon| format!("{}.vty", daemon.name));
     for name in own.chain(OTHER_SOCKETS.map(Into::into)) {
         if let Err(e) = files::link(&Path::new(RUN_DIR).join(&name), &relative.join(&name)) {
-            log::warn!("{RUN_DIR}/{name}: {e}; the socket is in {SOCKET_DIR}");
+            log::warn!("cannot create the link {RUN_DIR}/{name}: {e}; the socket is {SOCKET_DIR}/{name}");
         }
     }
     Ok(())
 }
 
-/// Removes what stands where a socket is to be, and is none: FRR's own user may be unable to.
-fn make_room(path: &Path) {
-    if fs::symlink_metadata(path).is_ok_and(|there| !there.file_type().is_socket()) {
+/// Removes what is at the path of a socket and is no socket; FRR's user may have no permission to remove it.
+fn remove_non_socket(path: &Path) {
+    if fs::symlink_metadata(path).is_ok_and(|meta| !meta.file_type().is_socket()) {
         let _ = fs::remove_file(path).or_else(|_| fs::remove_dir_all(path));
     }
 }
@@ -157,16 +160,17 @@ fn directory(dir: &Path, owner: (u32, u32)) -> io::Result<()> {
     files::directory(dir, owner, 0o755)
 }
 
-/// Makes the directory for FRR's sockets again.
+/// Creates the directory of the daemons' sockets again.
 ///
 /// # Errors
-/// It can't be made.
-pub fn socket_directory() -> io::Result<()> {
-    directory(Path::new(SOCKET_DIR), owner()?)
+/// The directory can't be created.
+pub fn create_socket_directory() -> io::Result<()> {
+    directory(Path::new(SOCKET_DIR), frr_ids()?)
 }
 
-fn other_directory(dir: &str, owner: (u32, u32)) -> io::Result<()> {
-    // An image that is read-only has a link there; only root can have made one of its own.
+/// Creates a directory for FRR's user, or the directory that the link at `dir` points to.
+fn frr_directory(dir: &str, owner: (u32, u32)) -> io::Result<()> {
+    // A read-only image has a link at `dir`. A link of root is safe to follow.
     let is_link = |meta: &fs::Metadata| meta.is_symlink() && meta.uid() == 0;
     let dir = match fs::symlink_metadata(dir).ok().filter(is_link).and(fs::read_link(dir).ok()) {
         Some(target) => Path::new(dir).parent().unwrap_or(Path::new("/")).join(target),
@@ -177,42 +181,45 @@ fn other_directory(dir: &str, owner: (u32, u32)) -> io::Result<()> {
         fs::create_dir_all(parent)?;
         dir = fs::canonicalize(parent)?.join(name);
     }
-    // An earlier version let FRR's user put anything there.
-    if dir.starts_with(RUN_DIR) && fs::symlink_metadata(&dir).is_ok_and(|there| !there.is_dir()) {
+    // In earlier versions FRR's user could create any file in RUN_DIR.
+    if dir.starts_with(RUN_DIR) && fs::symlink_metadata(&dir).is_ok_and(|meta| !meta.is_dir()) {
         fs::remove_file(&dir)?;
     }
     directory(&dir, owner)
 }
 
-fn owner() -> io::Result<(u32, u32)> {
-    static OWNER: OnceLock<(u32, u32)> = OnceLock::new();
-    if let Some(owner) = OWNER.get() {
-        return Ok(*owner);
+/// The UID and GID of FRR's user and group.
+fn frr_ids() -> io::Result<(u32, u32)> {
+    static IDS: OnceLock<(u32, u32)> = OnceLock::new();
+    if let Some(ids) = IDS.get() {
+        return Ok(*ids);
     }
     let [passwd, group] = ["/etc/passwd", "/etc/group"].map(fs::read_to_string);
-    match (number_of("frr", &passwd?), number_of("frr", &group?)) {
-        (Some(user), Some(group)) => Ok(*OWNER.get_or_init(|| (user, group))),
-        _ => Err(io::Error::other("there is no user and group \"frr\", which FRR's daemons run as")),
+    match (id_of("frr", &passwd?), id_of("frr", &group?)) {
+        (Some(user), Some(group)) => Ok(*IDS.get_or_init(|| (user, group))),
+        _ => {
+            Err(io::Error::other("the user or the group \"frr\", which FRR's daemons run as, does not exist"))
+        }
     }
 }
 
-/// Who may read what is shown: FRR's group, too.
-pub fn shown() -> Access {
-    owner().map_or(Access::Root, |(_, group)| Access::Group(group))
+/// The access to the status files: root and FRR's group.
+pub fn status_access() -> Access {
+    frr_ids().map_or(Access::Root, |(_, group)| Access::Group(group))
 }
 
-/// The number of a user or group in `/etc/passwd` or `/etc/group` (passwd(5), group(5)): the image has no other source of
-/// them, and the C library's would bring a linker along.
-fn number_of(name: &str, file: &str) -> Option<u32> {
+/// The ID of a user or group in the text of `/etc/passwd` or `/etc/group` (passwd(5), group(5)). The image has no other
+/// user database, and the lookup of the C library would require a dynamic linker.
+fn id_of(name: &str, file: &str) -> Option<u32> {
     let mut lines = file.lines().filter_map(|line| line.split_once(':'));
     let (_, rest) = lines.find(|(first, _)| *first == name)?;
     rest.split(':').nth(1)?.parse().ok()
 }
 
-/// The operator's own template, if there is one.
+/// The operator's template (`FRR_TEMPLATE`), if one is set.
 ///
 /// # Errors
-/// It can't be read.
+/// The file can't be read.
 pub fn template(config: &Config) -> Result<Option<String>, String> {
     let read = |path: &FilePath| {
         files::read(Path::new(path.as_str()), Owner::Operator, TEMPLATE_LIMIT)
@@ -221,55 +228,55 @@ pub fn template(config: &Config) -> Result<Option<String>, String> {
     config.template.as_ref().map(read).transpose()
 }
 
-/// Checks a configuration, or commands, with FRR's own parser: each line, and that it reads to the last one.
+/// Checks a configuration, or commands, with FRR's parser: that it accepts each line and reads to the last one.
 ///
 /// # Errors
-/// What vtysh says about them, as [`io::ErrorKind::InvalidData`] (see [`refusal`]); or that it can't be run.
+/// The output of vtysh, as [`io::ErrorKind::InvalidData`] (see [`check_failure`]); or vtysh can't be run.
 pub fn check(text: &str) -> io::Result<()> {
-    let refused = |refusal: Refusal| Err(io::Error::new(io::ErrorKind::InvalidData, refusal));
-    if let Some(refusal) = refusal::too_long(text) {
-        return refused(refusal);
+    let failed = |failure: CheckFailure| Err(io::Error::new(io::ErrorKind::InvalidData, failure));
+    if let Some(failure) = check_output::overlong_lines(text) {
+        return failed(failure);
     }
-    let (_, said) = vtysh(&refusal::with_an_end(text))?;
-    let Said { whole, complaints } = Said::of(&said, text);
-    if whole && complaints.is_empty() {
+    let (_, output) = vtysh(&check_output::with_end_marker(text))?;
+    let CheckOutput { is_complete, diagnostics } = CheckOutput::parse(&output, text);
+    if is_complete && diagnostics.is_empty() {
         return Ok(());
     }
-    // Not all that it says is a refusal.
-    let (well, said) = vtysh(text)?;
-    let said = Said::of(&said, text);
-    match (well, whole) {
+    // Some diagnostics are warnings. The exit status without the end marker distinguishes them from errors.
+    let (success, output) = vtysh(text)?;
+    let output = CheckOutput::parse(&output, text);
+    match (success, is_complete) {
         (true, true) => Ok(()),
-        (false, true) => refused(Refusal(said.complaints)),
-        (_, false) => refused(said.cut_short()),
+        (false, true) => failed(CheckFailure(output.diagnostics)),
+        (_, false) => failed(output.into_incomplete()),
     }
 }
 
-/// vtysh takes some 0.1 ms for a line of a configuration; no check may stop everything else for good.
+/// The maximum duration of a check. vtysh needs about 0.1 ms for a line of a configuration.
 const CHECK_LIMIT: Duration = Duration::from_secs(30);
 
-/// Has vtysh check a text. Whether it accepts it, and what it says.
+/// Checks a text with vtysh. Returns whether vtysh accepts it, and the output.
 fn vtysh(text: &str) -> io::Result<(bool, String)> {
     let cannot = |e: io::Error| io::Error::new(e.kind(), format!("cannot run vtysh: {e}"));
-    let text = Handover::text("frr.conf", text).map_err(cannot)?;
+    let text = Memfd::sealed("frr.conf", text).map_err(cannot)?;
     let mut command = Command::new("/usr/bin/vtysh");
     command.args(["--config_dir", RUN_DIR, "-C", "-f", &text.path()]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let output =
+    let result =
         spawn(&mut command, &[&text]).and_then(|child| output_within(CHECK_LIMIT, child)).map_err(cannot)?;
-    let said = [output.stdout, output.stderr].concat();
-    Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
+    let output = [result.stdout, result.stderr].concat();
+    Ok((result.status.success(), String::from_utf8_lossy(&output).into_owned()))
 }
 
-/// What a process has printed until its end, which comes when `limit` is over at the latest.
+/// Waits for a process to end, and returns its output. Kills the process after `limit`.
 fn output_within(limit: Duration, child: Child) -> io::Result<Output> {
     let pid = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).map_err(io::Error::from);
     let (ended, end) = mpsc::channel::<()>();
-    // Without a descriptor or a thread there is no limit.
+    // Without a pidfd or a thread the limit is not enforced.
     let watch = pid.and_then(|pid| {
         thread::Builder::new().name("check".into()).spawn(move || {
-            let late = end.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout);
-            late && pidfd_send_signal(pid, Signal::KILL).is_ok()
+            let is_late = end.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout);
+            is_late && pidfd_send_signal(pid, Signal::KILL).is_ok()
         })
     });
     let output = child.wait_with_output();
@@ -277,64 +284,69 @@ fn output_within(limit: Duration, child: Child) -> io::Result<Output> {
     match watch.map(thread::JoinHandle::join) {
         Ok(Ok(true)) => Err(io::Error::new(
             io::ErrorKind::TimedOut,
-            format!("it has not ended within {} s", limit.as_secs()),
+            format!("it did not end within {} s", limit.as_secs()),
         )),
         _ => output,
     }
 }
 
-/// What vtysh has said, if that is why a check failed.
-pub fn refusal(e: &io::Error) -> Option<&Refusal> {
+/// The output of vtysh in an error of [`check`], if vtysh rejected the text.
+pub fn check_failure(e: &io::Error) -> Option<&CheckFailure> {
     e.get_ref()?.downcast_ref()
 }
 
-/// The line that the refusal of a text names first, counted from 1.
-pub fn named_line(e: &io::Error) -> Option<usize> {
-    refusal(e)?.0.iter().find_map(|complaint| complaint.line)
+/// The first line number in an error of [`check`], counted from 1.
+pub fn refused_line(e: &io::Error) -> Option<usize> {
+    check_failure(e)?.0.iter().find_map(|diagnostic| diagnostic.line)
 }
 
-/// The file for what MetalLB's speaker announced.
+/// The file with the services that MetalLB's speaker announced.
 pub const SERVICES: &str = "services.json";
 
-/// The file for bfdd's sessions.
+/// The file with the sessions of bfdd.
 pub const BFD_SESSIONS: &str = "bfd.json";
 
-/// What an earlier instance wrote down in that file; nothing if there is none or it can't be read.
-pub fn recall<T: DeserializeOwned + Default>(file: &str) -> T {
+/// Reads the state that an earlier instance saved in `file`; the default if there is none or it can't be read.
+pub fn load_state<T: DeserializeOwned + Default>(file: &str) -> T {
     let path = Path::new(RUN_DIR).join(file);
     let parse = |text: String| serde_json::from_str(&text).map_err(io::Error::from);
     match files::read(&path, Owner::Root, LARGEST).and_then(parse) {
         Ok(value) => value,
         Err(e) if e.kind() == io::ErrorKind::NotFound => T::default(),
         Err(e) => {
-            log::warn!("{} is not used: {e}", path.display());
+            log::warn!("ignoring {}: {e}", path.display());
             T::default()
         }
     }
 }
 
-/// Writes something down for an instance that comes after us.
-pub fn write_down(file: &str, what: &impl Serialize) {
-    match serde_json::to_string(what) {
+/// Saves state in `file` for the next instance.
+pub fn save_state(file: &str, state: &impl Serialize) {
+    match serde_json::to_string(state) {
         Ok(text) => files::save(&Path::new(RUN_DIR).join(file), &text, Access::Root),
-        Err(e) => log::warn!("{RUN_DIR}/{file}: {e}"),
+        Err(e) => log::warn!("cannot save {RUN_DIR}/{file}: {e}"),
     }
 }
 
-/// The word in the file that overrides `ON_STOP` for the next stop, if there is one.
-pub fn on_stop() -> Option<OnStop> {
+/// The value in the file `on-stop`, which overrides `ON_STOP` for the next stop; `None` if there is no valid one.
+pub fn on_stop_override() -> Option<OnStop> {
     let path = Path::new(RUN_DIR).join("on-stop");
-    let text = match files::read(&path, Owner::Root, WORD_LIMIT) {
+    let text = match files::read(&path, Owner::Root, ON_STOP_LIMIT) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
         Err(e) => {
-            log::error!("{}: {e}; ON_STOP holds", path.display());
+            log::error!("{}: {e}; ON_STOP applies", path.display());
             return None;
         }
     };
     OnStop::parse(text.trim())
         .inspect_err(|_| {
-            log::error!("{}: {:?} is not {}", path.display(), text.trim(), OnStop::allowed());
+            log::error!(
+                "{}: {:?} is not {}; ON_STOP applies",
+                path.display(),
+                text.trim(),
+                OnStop::allowed()
+            );
         })
         .ok()
 }
@@ -343,24 +355,25 @@ fn pid_path(name: &str) -> PathBuf {
     Path::new(RUN_DIR).join(name).with_extension("pid")
 }
 
-/// Makes room for a daemon that is about to start.
-pub fn clear(name: &str) {
-    make_room(&Path::new(SOCKET_DIR).join(name).with_extension("vty"));
+/// Removes whatever blocks the vty socket path of a daemon that is about to start.
+pub fn clear_socket_path(name: &str) {
+    remove_non_socket(&Path::new(SOCKET_DIR).join(name).with_extension("vty"));
 }
 
-/// Writes down which process a daemon is, for whoever wants to know. We don't.
-pub fn started(name: &str, pid: Pid) {
+/// Writes the PID file of a daemon, for operators and other programs. We do not read it.
+pub fn write_pid_file(name: &str, pid: Pid) {
     files::save(&pid_path(name), &format!("{}\n", pid.as_raw_nonzero()), Access::All);
 }
 
-/// The daemon is gone.
-pub fn ended(name: &str) {
+/// Removes the PID file of a daemon that has ended.
+pub fn remove_pid_file(name: &str) {
     files::remove(&pid_path(name));
 }
 
-/// Removes the directory that a daemon makes for each of its lives; of those with a crash log the last one stays.
-pub fn sweep(name: &str, pid: Pid) {
-    let dir = Path::new(OTHER_DIRECTORIES[1]);
+/// Removes the directory in [`CRASH_DIR`] that belongs to this process of the daemon. If it contains a crash log, it
+/// replaces the daemon's last saved one (`<name>.crashed`).
+pub fn remove_daemon_directory(name: &str, pid: Pid) {
+    let dir = Path::new(CRASH_DIR);
     let own = dir.join(format!("{name}.{}", pid.as_raw_nonzero()));
     let _ = if own.join("crashlog").exists() {
         let last = dir.join(format!("{name}.crashed"));
@@ -376,21 +389,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_check_that_hangs_has_an_end() {
-        let start = |seconds| Command::new("sleep").arg(seconds).stdout(Stdio::piped()).spawn().unwrap();
-        assert!(output_within(Duration::from_secs(30), start("0")).unwrap().status.success());
-        let late = output_within(Duration::from_millis(50), start("60")).unwrap_err();
+    fn a_check_that_hangs_is_killed() {
+        let sleep = |seconds| Command::new("sleep").arg(seconds).stdout(Stdio::piped()).spawn().unwrap();
+        assert!(output_within(Duration::from_secs(30), sleep("0")).unwrap().status.success());
+        let late = output_within(Duration::from_millis(50), sleep("60")).unwrap_err();
         assert_eq!(late.kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]
-    fn users_and_groups_have_numbers() {
+    fn the_ids_of_users_and_groups_are_parsed() {
         let passwd =
             "root:x:0:0:root:/root:/bin/sh\nfrrvty:x:92:\nfrr:x:101:102:FRR,,,:/nonexistent:/sbin/nologin\n";
-        assert_eq!(number_of("frr", passwd), Some(101));
-        assert_eq!(number_of("frrvty", passwd), Some(92));
+        assert_eq!(id_of("frr", passwd), Some(101));
+        assert_eq!(id_of("frrvty", passwd), Some(92));
         for none in ["", "frr", "frr:x", "frr:x:", "frr:x:a:1", "nofrr:x:1:1"] {
-            assert_eq!(number_of("frr", none), None, "{none:?}");
+            assert_eq!(id_of("frr", none), None, "{none:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! FRR's processes that were there before us.
+//! Leftover FRR processes of an earlier instance.
 
 use std::fs;
 use std::io;
@@ -12,29 +12,32 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::daemons::{BIN_DIR, DAEMONS, RUN_DIR, SOCKET_DIR};
 
-/// How long a daemon that was killed may take to be gone.
+/// How long a killed daemon may take to end.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
-/// Ends daemons that an instance of ours left which was killed where nothing else ends its children: they would answer in
-/// the place of their successors, and a second zebra removes the first one's routes.
+/// Kills the daemons of an earlier instance. They are left over where that instance was killed and nothing ended its
+/// children. They would use the sockets of their successors, and a second zebra removes the routes of the first one.
 ///
 /// # Errors
-/// One does not go, or FRR is run here by watchfrr.
-pub fn end_leftovers() -> io::Result<()> {
+/// A daemon does not end, or watchfrr runs FRR here.
+pub fn kill_leftovers() -> io::Result<()> {
     let found = running();
     if let Some((_, pid)) = found.iter().find(|(name, _)| name == "watchfrr") {
         return Err(io::Error::other(format!(
-            "watchfrr (pid {}) runs FRR here already: stop it, for instance by \"systemctl disable --now frr\"",
+            "watchfrr (pid {}) already runs FRR here: stop it, for example with \"systemctl disable --now frr\"",
             pid.as_raw_nonzero()
         )));
     }
     for (name, pid) in found {
-        log::warn!("ending {name} (pid {}), which an earlier instance left", pid.as_raw_nonzero());
+        let number = pid.as_raw_nonzero().get();
+        log::warn!(daemon = name.as_str(), pid = number; "killing {name} (pid {number}) of an earlier instance");
         let _ = kill_process(pid, Signal::KILL);
         let begin = Instant::now();
         while program(pid).is_some() {
             if begin.elapsed() > END_LIMIT {
-                return Err(io::Error::other(format!("{name} of an earlier instance does not end")));
+                return Err(io::Error::other(format!(
+                    "{name} (pid {number}) of an earlier instance does not end"
+                )));
             }
             thread::sleep(Duration::from_millis(1));
         }
@@ -42,8 +45,8 @@ pub fn end_leftovers() -> io::Result<()> {
     Ok(())
 }
 
-/// FRR's processes whose sockets are in our directory. They are found among all processes, since a file with a number in it may
-/// be missing, may be old, or may have been written by anyone.
+/// The FRR processes whose sockets are in [`RUN_DIR`] or [`SOCKET_DIR`]. We search all processes: a PID file may be
+/// missing, stale, or written by another program.
 fn running() -> Vec<(String, Pid)> {
     let Ok(own) = fs::metadata(RUN_DIR) else { return vec![] };
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -51,30 +54,30 @@ fn running() -> Vec<(String, Pid)> {
     pids.filter_map(|pid| {
         let program = program(pid)?;
         let name = program.strip_prefix(BIN_DIR).ok()?.to_str()?.to_owned();
-        let known = DAEMONS.iter().any(|daemon| daemon.name == name) || name == "watchfrr";
-        let of = |path: &str| format!("/proc/{}/{path}", pid.as_raw_nonzero());
-        let arguments = fs::read(of("cmdline")).ok()?;
+        let is_known = DAEMONS.iter().any(|daemon| daemon.name == name) || name == "watchfrr";
+        let proc_file = |path: &str| format!("/proc/{}/{path}", pid.as_raw_nonzero());
+        let arguments = fs::read(proc_file("cmdline")).ok()?;
         let dir = socket_dir(&arguments)?;
-        if !known || ![RUN_DIR, SOCKET_DIR].contains(&dir.to_str()?) {
+        if !is_known || ![RUN_DIR, SOCKET_DIR].contains(&dir.to_str()?) {
             return None;
         }
-        // The directory of that name may be another one there: a container's.
-        let its = fs::metadata(of(&format!("root{RUN_DIR}"))).ok()?;
-        ((its.dev(), its.ino()) == (own.dev(), own.ino())).then_some((name, pid))
+        // In the process's mount namespace, a container's for example, the path may be another directory.
+        let run_dir = fs::metadata(proc_file(&format!("root{RUN_DIR}"))).ok()?;
+        ((run_dir.dev(), run_dir.ino()) == (own.dev(), own.ino())).then_some((name, pid))
     })
     .collect()
 }
 
-/// The file that the process was started from, as it names it.
+/// The path of the process's program.
 fn program(pid: Pid) -> Option<PathBuf> {
     let path = fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).ok()?;
-    // What was replaced meanwhile, by an update, has this behind its name.
+    // The kernel appends this to the path of a file that was replaced, by an update for example.
     let name = path.as_os_str().as_bytes();
     let name = name.strip_suffix(b" (deleted)").unwrap_or(name);
     Some(PathBuf::from(std::ffi::OsStr::from_bytes(name)))
 }
 
-/// Where a daemon with these arguments, each ended by a NUL, has its sockets.
+/// The directory of the vty socket of a daemon with these arguments, each of which ends with a NUL.
 fn socket_dir(arguments: &[u8]) -> Option<PathBuf> {
     let arguments: Vec<&str> =
         arguments.split(|b| *b == 0).map(std::str::from_utf8).collect::<Result<_, _>>().ok()?;
@@ -93,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_a_daemon_has_its_sockets() {
+    fn the_socket_directory_is_read_from_the_arguments() {
         for (arguments, dir) in [
             ("zebra\0--log\0stdout\0--vty_socket\0/run/frr\0-i\0/run/frr/zebra.pid\0", "/run/frr"),
             ("bgpd\0-N\0sockets\0--vty_socket\0/run/frr/sockets\0", "/run/frr/sockets"),

@@ -1,27 +1,27 @@
-//! FRR: which daemons and how they are started, the configuration they get, and talking to them.
+//! FRR: the daemons and their command lines, their configuration, and their vty sockets.
 
 pub mod bfd;
+mod check_output;
 pub mod daemons;
 pub mod delta;
 pub mod files;
-pub mod handover;
-pub mod held;
 mod leftovers;
+pub mod memfd;
 pub mod neighbors;
 mod redact;
-mod refusal;
 mod render;
+pub mod retained;
 pub mod rib;
 pub mod sockets;
 pub mod solicit;
 mod split;
-mod texts;
+mod store;
 pub mod vty;
 
+pub use check_output::{CheckFailure, blame, raw_entries_of};
 pub use daemons::{DAEMONS, Daemon, Version};
-pub use leftovers::end_leftovers;
-pub use redact::{redact, redact_said};
-pub use refusal::{Refusal, blame, sources};
+pub use leftovers::kill_leftovers;
+pub use redact::{redact, redact_output};
 pub use render::{Inputs, render};
-pub use split::{split, with_log};
-pub use texts::Texts;
+pub use split::{split, with_log_settings};
+pub use store::ConfigStore;

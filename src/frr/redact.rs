@@ -1,18 +1,17 @@
-//! Configuration lines as they may be shown: without passwords. What is known to be none is shown, up to the first word that is
-//! not: the word before a password may be misspelt, abbreviated or missing, and then no one can tell a password from another
-//! word. Pure.
+//! Configuration lines for display, without passwords. A line is shown up to the first word that may be a password.
+//! This is every word that is not known: the keyword before a password may be misspelt, abbreviated or missing. Pure.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use crate::config::file::sounds_secret;
+use crate::config::file::is_password_keyword;
 use crate::model::{MacAddr, Value as _};
 
 mod vocabulary;
 
 use vocabulary::{BEFORE_NAMES, KEYWORDS};
 
-/// What may stand before a secret, in the languages of all of FRR's daemons. It is shown, and nothing after it.
+/// Keywords before a secret, of all of FRR's daemons. The keyword is shown, and nothing after it.
 const BEFORE_SECRETS: [&str; 9] = [
     "authentication",
     "authentication-key",
@@ -25,39 +24,40 @@ const BEFORE_SECRETS: [&str; 9] = [
     "secret",
 ];
 
-/// What is said in the place of what is hidden.
-const HIDDEN: &str = "…";
+/// Replaces the hidden part of a line.
+const MASK: &str = "…";
 
-/// The longest first word or name that is shown, in bytes: the longest keyword has 31.
-const LONGEST: usize = 40;
+/// The longest first word or name that is shown, in bytes. The longest keyword has 31.
+const SHOWN_WORD_MAX: usize = 40;
 
-/// What patterns of AS paths are made of.
-const PATTERN: &[u8] = b"0123456789^$_.*+?()[]|-";
+/// The characters of AS path patterns.
+const AS_PATH_PATTERN: &[u8] = b"0123456789^$_.*+?()[]|-";
 
-/// What stands before a line that a daemon or vtysh quotes without its number (`vty_command`, `lib/vty.c`; `vtysh_execute_func`,
-/// `vtysh/vtysh.c`).
-const QUOTES: [&str; 3] = ["nknown command", "mbiguous command", "ommand incomplete"];
+/// The messages in which a daemon or vtysh quotes a line without its number (`vty_command`, `lib/vty.c`;
+/// `vtysh_execute_func`, `vtysh/vtysh.c`), without the first letter, which may be upper or lower case.
+const QUOTING_MESSAGES: [&str; 3] = ["nknown command", "mbiguous command", "ommand incomplete"];
 
-/// What a word of a line is.
+/// The kind of a word of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Word<'a> {
+enum Token<'a> {
     Keyword(&'a str),
     Number,
     Address,
     Prefix,
     /// Route targets, communities.
     Pair,
-    /// What the operator has named so.
+    /// A name that the operator has chosen.
     Name,
 }
 
-impl<'a> Word<'a> {
-    /// What `word` is after `before`, in a line where timers may have been named; `None`: no one knows.
-    fn of(word: &'a str, before: Option<Self>, timers: bool) -> Option<Self> {
+impl<'a> Token<'a> {
+    /// Classifies `word` after the token `before`. `timers`: the line has the keyword `timers` before. `None`: unknown.
+    fn classify(word: &'a str, before: Option<Self>, timers: bool) -> Option<Self> {
         if KEYWORDS.binary_search(&word).is_ok() {
             return Some(Self::Keyword(word));
         }
-        // Values are only where a keyword asks for them: after a neighbor's address there may be a password of digits.
+        // A value is accepted only after a keyword that takes one: a password of digits may follow a neighbor's
+        // address.
         let Some(Self::Keyword(keyword)) = before else {
             return match (before?, Self::value(word)?) {
                 (Self::Number, Self::Number) if timers => Some(Self::Number),
@@ -67,8 +67,9 @@ impl<'a> Word<'a> {
             };
         };
         let is_pattern =
-            || ["permit", "deny"].contains(&keyword) && word.bytes().all(|b| PATTERN.contains(&b));
-        let is_name = || BEFORE_NAMES.contains(&keyword) && is_plain(word, "._-") && !sounds_secret(word);
+            || ["permit", "deny"].contains(&keyword) && word.bytes().all(|b| AS_PATH_PATTERN.contains(&b));
+        let is_name =
+            || BEFORE_NAMES.contains(&keyword) && is_plain(word, "._-") && !is_password_keyword(word);
         Self::value(word).or_else(|| (is_name() || is_pattern()).then_some(Self::Name))
     }
 
@@ -82,7 +83,7 @@ impl<'a> Word<'a> {
                     && (is_number(first) || first.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv4())),
             )
         };
-        // Be it of a wrong length.
+        // A prefix whose length is out of range is accepted, too.
         let is_prefix = || {
             let (address, length) = word.split_once('/')?;
             Some(address.parse::<IpAddr>().is_ok() && is_number(length))
@@ -99,104 +100,107 @@ impl<'a> Word<'a> {
     }
 }
 
-/// A configuration line as it may be shown.
+/// A configuration line for display.
 pub fn redact(line: &str) -> Cow<'_, str> {
     let (mut before, mut timers, mut end) = (None, false, 0);
     for (at, word) in words(line) {
-        let known = Word::of(word, before, timers);
-        let introduces = BEFORE_SECRETS.contains(&&*word.to_ascii_lowercase());
-        let ends_here = introduces || (known.is_none() && is_slip(word));
-        // Of a line that we do not know the first word is shown, unless it looks like a password by itself.
-        if ends_here || known.is_some() || (end == 0 && is_plain_text(word)) {
+        let token = Token::classify(word, before, timers);
+        let is_before_secret = BEFORE_SECRETS.contains(&&*word.to_ascii_lowercase());
+        let ends_here = is_before_secret || (token.is_none() && is_typo(word));
+        // The first word of an unknown line is shown unless it looks like a password.
+        if ends_here || token.is_some() || (end == 0 && is_plain_text(word)) {
             end = at + word.len();
         }
-        if ends_here || known.is_none() {
+        if ends_here || token.is_none() {
             break;
         }
         timers |= word == "timers";
-        before = known;
+        before = token;
     }
     if line[end..].trim().is_empty() {
         return Cow::Borrowed(line);
     }
     if end == 0 {
         let margin = line.len() - line.trim_start().len();
-        return Cow::Owned(format!("{}{HIDDEN}", &line[..margin]));
+        return Cow::Owned(format!("{}{MASK}", &line[..margin]));
     }
-    Cow::Owned(format!("{} {HIDDEN}", &line[..end]))
+    Cow::Owned(format!("{} {MASK}", &line[..end]))
 }
 
-/// Whether it is a keyword but for one letter: the slip is what an operator looks for. Short words are like too many others.
-fn is_slip(word: &str) -> bool {
-    let like = |known: &str| {
+/// Whether `word` differs from a keyword in one letter: the operator needs to see the typo. Short keywords do not
+/// count, since they resemble too many other words.
+fn is_typo(word: &str) -> bool {
+    let resembles = |known: &str| {
         known.len() > 4
             && known.len().abs_diff(word.len()) < 2
             && strsim::damerau_levenshtein(word, known) == 1
     };
-    is_plain(word, "-") && !sounds_secret(word) && KEYWORDS.iter().any(|known| like(known))
+    is_plain(word, "-") && !is_password_keyword(word) && KEYWORDS.iter().any(|known| resembles(known))
 }
 
-/// What FRR says, as it may be shown: it may quote a line.
-pub fn redact_said(said: &str) -> Cow<'_, str> {
-    if let Some(at) = quoted(said) {
-        return match redact(&said[at..]) {
-            Cow::Borrowed(_) => Cow::Borrowed(said),
-            Cow::Owned(line) => Cow::Owned(format!("{}{line}", &said[..at])),
+/// A line of FRR's output for display. The output may quote a configuration line.
+pub fn redact_output(output: &str) -> Cow<'_, str> {
+    if let Some(at) = quoted_line_offset(output) {
+        return match redact(&output[at..]) {
+            Cow::Borrowed(_) => Cow::Borrowed(output),
+            Cow::Owned(line) => Cow::Owned(format!("{}{line}", &output[..at])),
         };
     }
-    let parts = said.split(|c: char| !c.is_ascii_alphanumeric());
-    match parts.map(|part| (place(said, part), part)).find(|(_, part)| sounds_secret(part)) {
-        Some((at, part)) if said[at + part.len()..].contains(char::is_alphanumeric) => {
-            Cow::Owned(format!("{} {HIDDEN}", &said[..at + part.len()]))
+    let parts = output.split(|c: char| !c.is_ascii_alphanumeric());
+    match parts.map(|part| (offset_in(output, part), part)).find(|(_, part)| is_password_keyword(part)) {
+        Some((at, part)) if output[at + part.len()..].contains(char::is_alphanumeric) => {
+            Cow::Owned(format!("{} {MASK}", &output[..at + part.len()]))
         }
-        _ => Cow::Borrowed(said),
+        _ => Cow::Borrowed(output),
     }
 }
 
-/// Where the line begins that FRR quotes.
-fn quoted(said: &str) -> Option<usize> {
-    let after = |mark: &str, from: usize| Some(from + said[from..].find(mark)? + mark.len());
-    if let Some((number, at)) = numbered(said) {
+/// The offset in `output` of the line that FRR quotes.
+fn quoted_line_offset(output: &str) -> Option<usize> {
+    let after = |mark: &str, from: usize| Some(from + output[from..].find(mark)? + mark.len());
+    if let Some((number, at)) = line_number_offsets(output) {
         // `Unknown command on config line 3: …` (`vty_read_file`, `lib/vty.c`).
-        if said[..number].ends_with("config ") {
+        if output[..number].ends_with("config ") {
             return Some(at);
         }
-        // `line 3: % Unknown command[4]: …`, `line 3: Warning[4]...: …`, `line 3: Failure to communicate[13] to bgpd, line: …`
-        // (`vtysh_config_from_file`, `vtysh/vtysh.c`).
-        let kind = ["%", "Warning", "Failure"].iter().any(|word| said[at..].starts_with(word));
-        return if kind { after(": ", at) } else { Some(at) };
+        // `line 3: % Unknown command[4]: …`, `line 3: Warning[4]...: …`,
+        // `line 3: Failure to communicate[13] to bgpd, line: …` (`vtysh_config_from_file`, `vtysh/vtysh.c`).
+        let is_message = ["%", "Warning", "Failure"].iter().any(|word| output[at..].starts_with(word));
+        return if is_message { after(": ", at) } else { Some(at) };
     }
-    let quote = QUOTES.iter().filter_map(|words| after(words, 0)).min();
+    let quote = QUOTING_MESSAGES.iter().filter_map(|message| after(message, 0)).min();
     // With `log commands`: `vty[3]@(config-router)# …`, `config-from-file# …`.
     let typed = || after("@(", 0).or_else(|| after("config-from-file", 0)).and_then(|from| after("# ", from));
     quote.and_then(|from| after(": ", from)).or_else(typed)
 }
 
-/// Where the first `line 3: ` begins and ends.
-fn numbered(said: &str) -> Option<(usize, usize)> {
-    said.match_indices("line ").find_map(|(at, _)| {
-        let (number, _) = said[at + 5..].split_once(": ")?;
+/// The offsets at which the first `line 3: ` begins and ends.
+fn line_number_offsets(output: &str) -> Option<(usize, usize)> {
+    output.match_indices("line ").find_map(|(at, _)| {
+        let (number, _) = output[at + 5..].split_once(": ")?;
         let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
         is_number.then_some((at, at + 5 + number.len() + 2))
     })
 }
 
-/// The words with their places.
+/// The words of `line` with their offsets.
 fn words(line: &str) -> impl Iterator<Item = (usize, &str)> {
-    line.split_whitespace().map(|word| (place(line, word), word))
+    line.split_whitespace().map(|word| (offset_in(line, word), word))
 }
 
-fn place(line: &str, part: &str) -> usize {
+/// The offset of `part` in `line`, which contains it.
+fn offset_in(line: &str, part: &str) -> usize {
     part.as_ptr().addr() - line.as_ptr().addr()
 }
 
+/// Whether `word` is short and consists of letters, digits and the characters `also`.
 fn is_plain(word: &str, also: &str) -> bool {
-    word.len() <= LONGEST && word.chars().all(|c| c.is_ascii_alphanumeric() || also.contains(c))
+    word.len() <= SHOWN_WORD_MAX && word.chars().all(|c| c.is_ascii_alphanumeric() || also.contains(c))
 }
 
-/// Letters and hyphens.
+/// Whether `word` is short and consists of letters and hyphens.
 fn is_plain_text(word: &str) -> bool {
-    word.len() <= LONGEST && word.bytes().all(|b| b.is_ascii_alphabetic() || b == b'-')
+    word.len() <= SHOWN_WORD_MAX && word.bytes().all(|b| b.is_ascii_alphabetic() || b == b'-')
 }
 
 #[cfg(test)]
@@ -205,14 +209,14 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn vocabulary_is_sorted_and_introduces_no_secret() {
+    fn vocabulary_is_sorted_and_has_no_keyword_before_a_secret() {
         assert!(KEYWORDS.is_sorted_by(|a, b| a < b));
         assert!(BEFORE_NAMES.iter().all(|word| KEYWORDS.contains(word)));
         assert!(!KEYWORDS.iter().any(|word| BEFORE_SECRETS.contains(word)));
     }
 
     #[test]
-    fn what_is_no_secret_is_shown() {
+    fn lines_without_a_secret_are_shown() {
         for line in [
             "",
             "router bgp 65001 vrf red",
@@ -232,7 +236,7 @@ mod tests {
         ] {
             assert!(matches!(redact(line), Cow::Borrowed(_)), "{line}: {}", redact(line));
         }
-        for said in [
+        for output in [
             "line 3: % Unknown command: no-such-thing",
             "line 3: Warning[4]...: early",
             "[HZN6M-XRM1G] %NOTIFICATION: sent to neighbor eth1 2/2 (OPEN Message Error/Bad Peer AS) 2 bytes fd e9",
@@ -242,13 +246,13 @@ mod tests {
             "Hostname length should be less than 255 chars",
             "vty[3]@(config-router)# neighbor 10.0.0.1 remote-as 1",
         ] {
-            assert!(matches!(redact_said(said), Cow::Borrowed(_)), "{said}: {}", redact_said(said));
+            assert!(matches!(redact_output(output), Cow::Borrowed(_)), "{output}: {}", redact_output(output));
         }
     }
 
-    /// The lines that a node has are told apart in messages.
+    /// Every rendered line is shown in full, except passwords and descriptions.
     #[test]
-    fn lines_of_our_own_are_shown() {
+    fn rendered_lines_are_shown() {
         let text = include_str!("../../tests/golden/vnis.conf");
         let host = include_str!("../../tests/golden/host.conf");
         for line in text.lines().chain(host.lines()).filter(|line| !line.trim_start().starts_with('!')) {
@@ -260,9 +264,9 @@ mod tests {
         }
     }
 
-    /// In all forms in which FRR quotes them.
+    /// Checks every form in which FRR quotes a line.
     #[test]
-    fn what_may_be_a_secret_is_hidden() {
+    fn possible_secrets_are_hidden() {
         for (line, shown) in [
             ("neighbor 10.0.0.1 password s3cret", "neighbor 10.0.0.1 password …"),
             ("no neighbor 10.0.0.1 password s3cret", "no neighbor 10.0.0.1 password …"),
@@ -333,37 +337,37 @@ mod tests {
                 "[VTVCM-Y2NW3] vty[3]@(config-router)# ",
                 "[ABCDE-12345] config-from-file# ",
             ] {
-                assert_eq!(redact_said(&format!("{before}{line}")), format!("{before}{shown}"));
+                assert_eq!(redact_output(&format!("{before}{line}")), format!("{before}{shown}"));
             }
         }
-        assert_eq!(redact_said("the password \"s3cret\" is too long"), "the password …");
-        assert_eq!(redact_said("bad value password:s3cret"), "bad value password …");
+        assert_eq!(redact_output("the password \"s3cret\" is too long"), "the password …");
+        assert_eq!(redact_output("bad value password:s3cret"), "bad value password …");
     }
 
     proptest! {
-        /// One or two slips in either word.
+        /// One or two typos in either word.
         #[test]
-        fn slips_show_nothing(
+        fn typos_reveal_no_secret(
             head in 0..8_usize, keyword in 0..8_usize, with in "[a-z]", twice in any::<bool>(), secret in "[!-~]{4,20}"
         ) {
-            let slip = |word: &str, at: usize| format!("{}{with}{}", &word[..at], &word[(at + 1).min(word.len())..]);
-            let slipped = slip("password", keyword);
+            let typo = |word: &str, at: usize| format!("{}{with}{}", &word[..at], &word[(at + 1).min(word.len())..]);
+            let misspelt = typo("password", keyword);
             for line in [
-                format!("{} 10.0.0.1 {slipped} {secret}Z9", slip("neighbor", head)),
-                format!("neighbor 10.0.0.1 {slipped} {secret}Z9"),
-                format!("neighbor 10.0.0.1 {slipped}:{secret}Z9"),
-                format!("neighbor 10.0.0.1 {} {secret}Z9", if twice { slip(&slipped, head) } else { slipped.clone() }),
-                format!("{slipped} {secret}Z9"),
+                format!("{} 10.0.0.1 {misspelt} {secret}Z9", typo("neighbor", head)),
+                format!("neighbor 10.0.0.1 {misspelt} {secret}Z9"),
+                format!("neighbor 10.0.0.1 {misspelt}:{secret}Z9"),
+                format!("neighbor 10.0.0.1 {} {secret}Z9", if twice { typo(&misspelt, head) } else { misspelt.clone() }),
+                format!("{misspelt} {secret}Z9"),
             ] {
                 prop_assert!(!redact(&line).contains("Z9"), "{line}: {}", redact(&line));
-                let said = format!("line 4: % Unknown command[4]: {line}");
-                prop_assert!(!redact_said(&said).contains("Z9"), "{said}");
+                let output = format!("line 4: % Unknown command[4]: {line}");
+                prop_assert!(!redact_output(&output).contains("Z9"), "{output}");
             }
         }
 
-        /// Whatever words stand before it: a word that is no value and no keyword is shown at places of names only.
+        /// A word that is neither a value nor a keyword is shown only after a keyword that a name follows.
         #[test]
-        fn a_word_among_keywords_is_hidden(first in 0..KEYWORDS.len(), second in 0..KEYWORDS.len(), upper in any::<bool>()) {
+        fn an_unknown_word_among_keywords_is_hidden(first in 0..KEYWORDS.len(), second in 0..KEYWORDS.len(), upper in any::<bool>()) {
             let (first, second) = (KEYWORDS[first], KEYWORDS[second]);
             prop_assume!(!BEFORE_NAMES.contains(&first) && !BEFORE_NAMES.contains(&second));
             let cased = if upper { second.to_uppercase() } else { second.into() };

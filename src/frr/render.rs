@@ -1,4 +1,4 @@
-//! The configuration → the text of frr.conf. Pure.
+//! The configuration and the observed facts → the text of frr.conf. Pure.
 
 use ipnet::IpNet;
 use minijinja::syntax::SyntaxConfig;
@@ -10,39 +10,40 @@ use crate::config::{Config, Timers};
 use crate::model::{IfName, Password, VETH_FRR, VTEP_DEVICE};
 
 use super::Version;
-use super::held::SPEAKER_WEIGHT;
+use super::retained::SPEAKER_WEIGHT;
 
-mod announced;
 mod overlay;
+mod prefix_lists;
 
 const TEMPLATE: &str = include_str!("../../templates/frr.conf.j2");
 
-/// Steps of a template's program: far above what a node's worth of lines takes, far below a hang.
+/// The steps that a template may take: far more than the lines of a node need, far fewer than a hang takes.
 const FUEL: u64 = 1_000_000;
 
-/// Steps more for each VNI, neighbor, or line of a list that the file has: the built-in template takes some 400 for a
-/// VNI, and 5 for a line.
+/// Additional steps for each VNI or neighbor of the file. The built-in template takes about 400 for a VNI.
 const FUEL_FOR_ENTRY: u64 = 2_000;
+
+/// Additional steps for each line of a list in the file. The built-in template takes about 5 for a line.
 const FUEL_FOR_LINE: u64 = 25;
 
-/// What a configuration is rendered from.
+/// The inputs of the rendering.
 #[derive(Debug)]
 pub struct Inputs<'a> {
-    /// What the operator asked for.
+    /// The configuration.
     pub config: &'a Config,
     /// Fabric interfaces in FRR's namespace.
     pub ports: &'a [IfName],
-    /// Whether `NODE_IP` is an address of FRR's namespace, so that routes may name it as their source.
+    /// `NODE_IP` is an address of FRR's namespace, so routes may have it as their source address.
     pub node_ip_is_local: bool,
     /// The addresses of the fabric ports.
     pub port_addresses: &'a [IpNet],
-    /// The FRR that reads it.
+    /// The version of FRR that reads the text.
     pub version: Version,
 }
 
-/// What a template can name. A name here is an interface to operators' own templates.
+/// The variables of a template. Their names are an interface to operators' own templates.
 #[derive(Serialize)]
-struct Names<'a> {
+struct TemplateVars<'a> {
     asn: String,
     node_ip: String,
     node_ip_is_local: bool,
@@ -51,33 +52,33 @@ struct Names<'a> {
     /// Interfaces whose connected routes are announced.
     loopbacks: &'static [&'static str],
     password: Option<&'a str>,
-    /// The leaves ask for packets with TTL 255.
+    /// The leaves require packets with TTL 255.
     ttl_security: bool,
-    /// How many routes a leaf may have for us in each address family.
+    /// The largest number of routes that a leaf may announce in each address family.
     max_prefixes: Option<u32>,
     timers: Timers,
-    metallb: Metallb<'a>,
+    metallb: MetallbVars<'a>,
     version: [u16; 2],
     #[serde(flatten)]
-    overlay: overlay::Names<'a>,
+    overlay: overlay::OverlayVars<'a>,
 }
 
 #[derive(Serialize)]
-struct Metallb<'a> {
+struct MetallbVars<'a> {
     vrf: &'a str,
     /// FRR's end of the veth pair.
     interface: &'static str,
     asn: String,
     speaker_asn: String,
-    /// Of the speaker's paths, which are to win over any other neighbor's and over retained ones.
+    /// The weight of the speaker's paths. They win over those of every other neighbor and over retained ones.
     weight: u16,
     peer: String,
     password: Option<&'a str>,
-    /// How many prefixes the speaker may announce in each address family.
+    /// The largest number of prefixes that the speaker may announce in each address family.
     max_prefixes: u32,
-    /// The operator has named what may be announced.
+    /// `METALLB_ALLOWED_PREFIXES` is set.
     named: bool,
-    /// Prefix-list entries: what is refused whatever is allowed, and what is allowed.
+    /// Prefix-list entries: prefixes that are always denied, and prefixes that are allowed.
     denied_ipv4: Vec<String>,
     denied_ipv6: Vec<String>,
     allowed_ipv4: Vec<String>,
@@ -87,7 +88,7 @@ struct Metallb<'a> {
 /// Renders frr.conf from `template`, or from the built-in one.
 ///
 /// # Errors
-/// What is wrong with the template, and where.
+/// The error of the template, with its name and line.
 pub fn render(inputs: &Inputs<'_>, template: Option<&str>) -> Result<String, String> {
     let mut env = Environment::new();
     let syntax = SyntaxConfig::builder()
@@ -98,11 +99,11 @@ pub fn render(inputs: &Inputs<'_>, template: Option<&str>) -> Result<String, Str
         .map_err(|e| e.to_string())?;
     env.set_syntax(syntax);
     env.set_undefined_behavior(UndefinedBehavior::Strict);
-    env.set_formatter(one_line);
+    env.set_formatter(single_line_formatter);
     env.set_fuel(Some(fuel(inputs.config)));
-    let names = Value::from(Serde(names(inputs)));
-    env.render_named_str("frr.conf.j2", template.unwrap_or(TEMPLATE), names).map_err(|e| {
-        // The error quotes no value, and may have several lines.
+    let vars = Value::from(Serde(template_vars(inputs)));
+    env.render_named_str("frr.conf.j2", template.unwrap_or(TEMPLATE), vars).map_err(|e| {
+        // The error may have several lines. It quotes no value.
         let e = format!("{e:#}").split_whitespace().collect::<Vec<_>>().join(" ");
         match (template, &inputs.config.template) {
             (Some(_), Some(path)) => format!("FRR_TEMPLATE={}: {e}", path.as_str()),
@@ -112,7 +113,7 @@ pub fn render(inputs: &Inputs<'_>, template: Option<&str>) -> Result<String, Str
     })
 }
 
-/// How many steps a template may take.
+/// The number of steps that a template may take.
 fn fuel(config: &Config) -> u64 {
     let overlay = &config.overlay;
     let entries = overlay.l3vnis.len() + overlay.l2vnis.len() + overlay.underlay.neighbors.len();
@@ -122,12 +123,12 @@ fn fuel(config: &Config) -> u64 {
     FUEL + steps(entries, FUEL_FOR_ENTRY) + steps(targets + raw, FUEL_FOR_LINE)
 }
 
-fn names<'a>(inputs: &Inputs<'a>) -> Names<'a> {
+fn template_vars<'a>(inputs: &Inputs<'a>) -> TemplateVars<'a> {
     let config = inputs.config;
     let metallb = &config.metallb;
     let reveal = |password: &'a Option<Password>| password.as_ref().map(Password::reveal);
     let Version(major, minor) = inputs.version;
-    Names {
+    TemplateVars {
         asn: config.asn.to_string(),
         node_ip: config.node_ip.to_string(),
         node_ip_is_local: inputs.node_ip_is_local,
@@ -135,7 +136,7 @@ fn names<'a>(inputs: &Inputs<'a>) -> Names<'a> {
         loopbacks: match config.namespace.as_deref() {
             None => &["lo", "dummy0", "dummy1"],
             Some(_) if config.overlay.underlay.is_vtep() => &["dummy0", "dummy1", VTEP_DEVICE],
-            // What is on lo there is only a source address for ICMP.
+            // The address on lo is only the source address of ICMP errors.
             Some(_) => &["dummy0", "dummy1"],
         },
         ports: inputs.ports.iter().map(IfName::as_str).collect(),
@@ -143,7 +144,7 @@ fn names<'a>(inputs: &Inputs<'a>) -> Names<'a> {
         ttl_security: config.fabric_ttl_security,
         max_prefixes: config.fabric_max_prefixes,
         timers: config.timers,
-        metallb: Metallb {
+        metallb: MetallbVars {
             vrf: metallb.vrf.as_ifname().as_str(),
             interface: VETH_FRR,
             asn: metallb.asn.to_string(),
@@ -153,18 +154,22 @@ fn names<'a>(inputs: &Inputs<'a>) -> Names<'a> {
             password: reveal(&metallb.password),
             max_prefixes: metallb.max_prefixes,
             named: !metallb.allowed.is_empty(),
-            denied_ipv4: announced::denied(config, inputs.port_addresses, false),
-            denied_ipv6: announced::denied(config, inputs.port_addresses, true),
-            allowed_ipv4: announced::allowed(&metallb.allowed, false),
-            allowed_ipv6: announced::allowed(&metallb.allowed, true),
+            denied_ipv4: prefix_lists::denied(config, inputs.port_addresses, false),
+            denied_ipv6: prefix_lists::denied(config, inputs.port_addresses, true),
+            allowed_ipv4: prefix_lists::allowed(&metallb.allowed, false),
+            allowed_ipv6: prefix_lists::allowed(&metallb.allowed, true),
         },
         version: [major, minor],
-        overlay: overlay::names(config),
+        overlay: overlay::vars(config),
     }
 }
 
-/// Refuses what would print as nothing or as more than one line.
-fn one_line(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+/// Prints a value. Refuses a value that would print as nothing, or as more than one line.
+fn single_line_formatter(
+    out: &mut Output<'_>,
+    state: &mut State<'_, '_>,
+    value: &Value,
+) -> Result<(), Error> {
     if value.is_none() || value.is_undefined() {
         return Err(Error::new(ErrorKind::UndefinedError, "there is no value to print"));
     }
@@ -197,12 +202,12 @@ mod tests {
         render(&inputs, template)
     }
 
-    /// `GOLDEN_WRITE=1 cargo test golden` writes them anew.
-    fn is_golden(name: &str, extra: &[(&str, &str)]) {
-        golden(name, &rendered(extra, None).unwrap());
+    /// Compares the rendered text with the golden file. `GOLDEN_WRITE=1 cargo test golden` writes the golden files.
+    fn check_golden(name: &str, extra: &[(&str, &str)]) {
+        compare_golden(name, &rendered(extra, None).unwrap());
     }
 
-    fn golden(name: &str, text: &str) {
+    fn compare_golden(name: &str, text: &str) {
         let path = format!("{}/tests/golden/{name}.conf", env!("CARGO_MANIFEST_DIR"));
         if std::env::var_os("GOLDEN_WRITE").is_some() {
             std::fs::write(&path, text).unwrap();
@@ -212,19 +217,20 @@ mod tests {
 
     #[test]
     fn golden_perouter() {
-        is_golden("perouter", &[]);
+        check_golden("perouter", &[]);
     }
 
-    /// What FRR itself says about it is asked in the lab.
+    /// The lab tests check this text with FRR.
     #[test]
     fn golden_example_of_the_file() {
         let text = include_str!("../../docs/vnis.example.yaml");
         let vars = BASE.iter().map(|(k, v)| ((*k).into(), (*v).into()));
         let mut config = from_vars(vars).unwrap();
-        let (overlay, problems) = crate::config::file::load(&[("vnis.yaml".into(), text.into())], &config);
+        let (overlay, problems) =
+            crate::config::file::parse_files(&[("vnis.yaml".into(), text.into())], &config);
         assert_eq!(problems, []);
-        config.add(overlay).unwrap();
-        golden("vnis", &of(&config, None).unwrap());
+        config.add_overlay(overlay).unwrap();
+        compare_golden("vnis", &of(&config, None).unwrap());
     }
 
     #[test]
@@ -241,15 +247,15 @@ mod tests {
             )
             .unwrap();
         }
-        let (overlay, problems) = crate::config::file::load(&[("vnis.yaml".into(), text)], &config);
+        let (overlay, problems) = crate::config::file::parse_files(&[("vnis.yaml".into(), text)], &config);
         assert_eq!(problems, []);
-        config.add(overlay).unwrap();
+        config.add_overlay(overlay).unwrap();
         assert_eq!(of(&config, None).unwrap().matches("router bgp 1 vrf v").count(), 4096);
     }
 
     #[test]
     fn golden_host_with_everything() {
-        is_golden(
+        check_golden(
             "host",
             &[
                 ("NETNS", "host"),
@@ -262,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_can_not_print_nothing_or_a_line_break() {
+    fn a_template_cannot_print_nothing_or_a_line_break() {
         let error = rendered(&[], Some("a\n{{ no_such_name }}\n")).unwrap_err();
         assert!(error.contains("frr.conf.j2:2"), "{error}");
         assert!(error.starts_with("FRR_TEMPLATE: undefined value (in "), "{error}");
@@ -286,9 +292,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a password or a name is, it stays in its line.
+        /// No password and no name adds a line.
         #[test]
-        fn nothing_from_outside_adds_a_line(value in ".{1,20}") {
+        fn no_value_adds_a_line(value in ".{1,20}") {
             let names = ["FABRIC_PASSWORD", "METALLB_PASSWORD", "VRF_METALLB"];
             let plain = rendered(&[("FABRIC_PASSWORD", "x"), ("METALLB_PASSWORD", "x")], None).unwrap();
             for name in names {

@@ -1,5 +1,6 @@
-//! Second names of the daemons' sockets. A daemon can't make its socket's file again that somebody has removed, and could be reached
-//! by nobody any more until it is restarted; with another name of the file in a directory of root's, it can be put back.
+//! Hard links to the daemons' sockets. A daemon does not create its socket file again when another process removes it,
+//! and would be unreachable until its next restart. A hard link in a directory of root makes it possible to restore the
+//! file.
 
 use std::fs;
 use std::io;
@@ -8,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use super::daemons::{RUN_DIR, SOCKET_DIR};
 
-/// Where the second names are, below [`RUN_DIR`], in whose file system the sockets are.
-const KEPT_DIR: &str = "kept-sockets";
+/// The directory of the hard links in [`RUN_DIR`]. The sockets are on the same file system.
+const HARD_LINK_DIR: &str = "kept-sockets";
 
-/// The sockets of a daemon (`lib/libfrr.h`, `lib/mgmt_defines.h`).
-fn names(daemon: &str) -> Vec<String> {
+/// The file names of a daemon's sockets (`lib/libfrr.h`, `lib/mgmt_defines.h`).
+fn socket_names(daemon: &str) -> Vec<String> {
     let others: &[&str] = match daemon {
         "zebra" => &["zserv.api"],
         "mgmtd" => &["mgmtd_fe.sock", "mgmtd_be.sock"],
@@ -21,27 +22,28 @@ fn names(daemon: &str) -> Vec<String> {
     std::iter::once(format!("{daemon}.vty")).chain(others.iter().map(ToString::to_string)).collect()
 }
 
-/// The directories.
+/// The directories of the sockets and of the hard links.
 #[derive(Debug, Clone)]
-struct Place {
+struct SocketDirs {
     sockets: PathBuf,
-    kept: PathBuf,
+    links: PathBuf,
 }
 
-impl Place {
-    fn own() -> Self {
-        Self { sockets: SOCKET_DIR.into(), kept: Path::new(RUN_DIR).join(KEPT_DIR) }
+impl SocketDirs {
+    fn of_node() -> Self {
+        Self { sockets: SOCKET_DIR.into(), links: Path::new(RUN_DIR).join(HARD_LINK_DIR) }
     }
 
-    fn keep(&self, daemon: &str) -> io::Result<()> {
-        for name in names(daemon) {
-            let (socket, kept) = (self.sockets.join(&name), self.kept.join(&name));
-            remove(&kept)?;
-            match fs::hard_link(&socket, &kept) {
-                // No link is followed: what FRR's user has put there is looked at here, where it can't be exchanged.
-                Ok(()) if !is_socket(&kept) => remove(&kept)?,
+    fn add(&self, daemon: &str) -> io::Result<()> {
+        for name in socket_names(daemon) {
+            let (socket, link) = (self.sockets.join(&name), self.links.join(&name));
+            remove_file(&link)?;
+            match fs::hard_link(&socket, &link) {
+                // hard_link follows no symbolic link. The type is checked here, because FRR's user can replace the file
+                // in the directory of the sockets.
+                Ok(()) if !is_socket(&link) => remove_file(&link)?,
                 Ok(()) => {}
-                // Not every version has all of them.
+                // Some versions of FRR lack some sockets.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(e),
             }
@@ -49,19 +51,19 @@ impl Place {
         Ok(())
     }
 
-    fn forget(&self, daemon: &str) {
-        for name in names(daemon) {
-            let _ = remove(&self.kept.join(name));
+    fn remove(&self, daemon: &str) {
+        for name in socket_names(daemon) {
+            let _ = remove_file(&self.links.join(name));
         }
     }
 
-    /// The names of those that were put back.
+    /// Restores missing socket files. Returns their names.
     fn restore(&self, daemon: &str) -> io::Result<Vec<String>> {
         let mut restored = vec![];
-        for name in names(daemon) {
-            let (socket, kept) = (self.sockets.join(&name), self.kept.join(&name));
-            if fs::symlink_metadata(&socket).is_err() && is_socket(&kept) {
-                fs::hard_link(&kept, &socket)?;
+        for name in socket_names(daemon) {
+            let (socket, link) = (self.sockets.join(&name), self.links.join(&name));
+            if fs::symlink_metadata(&socket).is_err() && is_socket(&link) {
+                fs::hard_link(&link, &socket)?;
                 restored.push(name);
             }
         }
@@ -69,7 +71,8 @@ impl Place {
     }
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+/// Removes a file, if it exists.
+fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
@@ -77,64 +80,65 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 fn is_socket(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|there| there.file_type().is_socket())
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
 }
 
-/// Makes an empty directory for the second names.
+/// Creates the directory of the hard links, or empties it.
 ///
 /// # Errors
-/// It can't be made.
+/// The directory can't be created or emptied.
 pub fn prepare() -> io::Result<()> {
-    let kept = Place::own().kept;
-    let there = fs::symlink_metadata(&kept).ok();
-    if there.as_ref().is_some_and(|there| !there.is_dir()) {
-        fs::remove_file(&kept)?;
+    let links = SocketDirs::of_node().links;
+    let meta = fs::symlink_metadata(&links).ok();
+    if meta.as_ref().is_some_and(|meta| !meta.is_dir()) {
+        fs::remove_file(&links)?;
     }
-    crate::files::directory(&kept, (0, 0), 0o700)?;
-    for entry in fs::read_dir(&kept)?.flatten() {
-        remove(&entry.path())?;
+    crate::files::directory(&links, (0, 0), 0o700)?;
+    for entry in fs::read_dir(&links)?.flatten() {
+        remove_file(&entry.path())?;
     }
     Ok(())
 }
 
-/// A daemon listens: its sockets get second names.
-pub fn keep(daemon: &str) {
-    let place = Place::own();
-    // A name takes an inode, too, and the next daemon needs one for its socket.
+/// Adds the hard links to the sockets of a daemon that listens.
+pub fn add_hard_links(daemon: &str) {
+    let dirs = SocketDirs::of_node();
+    // A hard link takes an inode, too, and the next daemon needs one for its socket.
     if crate::files::is_short_of_inodes(Path::new(RUN_DIR)) {
         return;
     }
-    let ready = if place.kept.is_dir() { Ok(()) } else { prepare() };
-    if let Err(e) = ready.and_then(|()| place.keep(daemon)) {
-        log::debug!("{daemon}'s sockets have no second names: {e}");
+    let ready = if dirs.links.is_dir() { Ok(()) } else { prepare() };
+    if let Err(e) = ready.and_then(|()| dirs.add(daemon)) {
+        log::debug!(daemon = daemon; "cannot create the hard links to the sockets of {daemon}: {e}");
     }
 }
 
-/// A daemon is gone, and its sockets are of no use any more.
-pub fn forget(daemon: &str) {
-    Place::own().forget(daemon);
+/// Removes the hard links to the sockets of a daemon that has exited.
+pub fn remove_hard_links(daemon: &str) {
+    SocketDirs::of_node().remove(daemon);
 }
 
-/// Puts back what somebody has removed of the sockets of a daemon that listens.
+/// Restores the removed socket files of a daemon that listens.
 pub fn restore(daemon: &str) {
-    let place = Place::own();
-    if !place.sockets.is_dir()
-        && let Err(e) = super::files::socket_directory()
+    let dirs = SocketDirs::of_node();
+    if !dirs.sockets.is_dir()
+        && let Err(e) = super::files::create_socket_directory()
     {
-        log::debug!("{SOCKET_DIR}: {e}");
+        log::debug!("cannot create {SOCKET_DIR}: {e}");
     }
-    match place.restore(daemon) {
+    match dirs.restore(daemon) {
         Ok(restored) if restored.is_empty() => {}
         Ok(restored) => log::warn!(
-            "somebody has removed {} from {SOCKET_DIR}, without which {daemon} can't be reached: put back",
+            daemon = daemon;
+            "repaired: another process removed {} from {SOCKET_DIR}, without which {daemon} is unreachable",
             restored.join(", ")
         ),
-        Err(e) => log::debug!("{daemon}'s sockets can't be put back: {e}"),
+        Err(e) => log::debug!(daemon = daemon; "cannot restore the sockets of {daemon}: {e}"),
     }
 }
 
-/// Whether the file by which a daemon is asked is not there.
-pub fn is_gone(daemon: &str) -> bool {
+/// Whether the file of a daemon's vty socket is missing.
+pub fn is_missing(daemon: &str) -> bool {
     fs::symlink_metadata(super::vty::socket(daemon)).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
 }
 
@@ -144,29 +148,29 @@ mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
 
     #[test]
-    fn a_socket_that_was_removed_is_put_back() {
+    fn a_removed_socket_is_restored() {
         let dir = std::env::temp_dir().join(format!("frr-supervisor-sockets-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
-        let place = Place { sockets: dir.join("sockets"), kept: dir.join("kept") };
-        fs::create_dir_all(&place.kept).unwrap();
-        fs::create_dir_all(&place.sockets).unwrap();
-        let (vty, api) = (place.sockets.join("zebra.vty"), place.sockets.join("zserv.api"));
+        let dirs = SocketDirs { sockets: dir.join("sockets"), links: dir.join("links") };
+        fs::create_dir_all(&dirs.links).unwrap();
+        fs::create_dir_all(&dirs.sockets).unwrap();
+        let (vty, api) = (dirs.sockets.join("zebra.vty"), dirs.sockets.join("zserv.api"));
         let _daemon = [UnixListener::bind(&vty).unwrap(), UnixListener::bind(&api).unwrap()];
-        place.keep("zebra").unwrap();
-        assert_eq!(place.restore("zebra").unwrap(), [""; 0]);
-        fs::remove_dir_all(&place.sockets).unwrap();
-        fs::create_dir_all(&place.sockets).unwrap();
+        dirs.add("zebra").unwrap();
+        assert_eq!(dirs.restore("zebra").unwrap(), [""; 0]);
+        fs::remove_dir_all(&dirs.sockets).unwrap();
+        fs::create_dir_all(&dirs.sockets).unwrap();
         assert!(UnixStream::connect(&vty).is_err());
-        assert_eq!(place.restore("zebra").unwrap(), ["zebra.vty", "zserv.api"]);
+        assert_eq!(dirs.restore("zebra").unwrap(), ["zebra.vty", "zserv.api"]);
         assert!(UnixStream::connect(&vty).is_ok() && UnixStream::connect(&api).is_ok());
-        // The next one has sockets of its own, and nothing of this one comes back.
-        place.forget("zebra");
+        // Without the hard links nothing is restored: the next daemon creates its own sockets.
+        dirs.remove("zebra");
         fs::remove_file(&vty).unwrap();
-        assert_eq!(place.restore("zebra").unwrap(), [""; 0]);
-        // What is no socket is not kept.
+        assert_eq!(dirs.restore("zebra").unwrap(), [""; 0]);
+        // A file that is no socket gets no hard link.
         std::os::unix::fs::symlink("/etc/passwd", &vty).unwrap();
-        place.keep("zebra").unwrap();
-        assert!(fs::symlink_metadata(place.kept.join("zebra.vty")).is_err());
+        dirs.add("zebra").unwrap();
+        assert!(fs::symlink_metadata(dirs.links.join("zebra.vty")).is_err());
         fs::remove_dir_all(&dir).unwrap();
     }
 }

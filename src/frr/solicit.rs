@@ -1,6 +1,7 @@
-//! Router Solicitations (RFC 4861 §4.1). bgpd learns the address of a peer on a port from the Router Advertisements that
-//! zebra receives, and a zebra that is new has received none: by itself a router says it again after 10 s (FRR's
-//! `ipv6 nd ra-interval`) or many minutes. Until then bgpd does not dial, and turns away the peer that does.
+//! Router Solicitations (RFC 4861 §4.1). bgpd learns the address of an unnumbered peer from the Router Advertisements
+//! that zebra receives. A zebra that has just started has received none. A router sends the next one on its own after
+//! 10 s (FRR's `ipv6 nd ra-interval`) or many minutes. Until then bgpd does not connect, and rejects the peer's
+//! connection.
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddrV6};
@@ -15,25 +16,31 @@ use crate::model::{IfName, Value as _};
 /// All routers on the link (RFC 4291 §2.7.1).
 const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 
-/// Type 133, without options; the kernel fills the checksum in.
-const PACKET: [u8; 8] = [133, 0, 0, 0, 0, 0, 0, 0];
+/// ICMPv6 type of a Router Solicitation (RFC 4861 §4.1).
+const ROUTER_SOLICITATION: u8 = 133;
 
-/// The ports on which bgpd does not know its peer's address, by its answer to `show bgp neighbors json`.
-pub fn strangers(answer: &Value) -> Vec<IfName> {
-    let neighbors = answer.as_object().into_iter().flatten();
+/// Hop limit of a valid Router Solicitation; receivers discard any other (RFC 4861 §6.1.1).
+const HOP_LIMIT: u32 = 255;
+
+/// A Router Solicitation without options; the kernel fills in the checksum.
+const PACKET: [u8; 8] = [ROUTER_SOLICITATION, 0, 0, 0, 0, 0, 0, 0];
+
+/// The interfaces on which bgpd does not know its peer's address, according to the reply to
+/// [`SHOW_NEIGHBORS`](super::neighbors::SHOW_NEIGHBORS).
+pub fn unknown_peers(reply: &Value) -> Vec<IfName> {
+    let neighbors = reply.as_object().into_iter().flatten();
     let unknown = neighbors.filter(|(_, n)| n.get("bgpNeighborAddr").and_then(Value::as_str) == Some("none"));
     unknown.filter_map(|(name, _)| IfName::parse(name).ok()).collect()
 }
 
-/// Asks the routers on `ports` to advertise themselves; the calling thread is in FRR's namespace.
+/// Sends a Router Solicitation on each of `ports`. The calling thread must be in FRR's namespace.
 ///
 /// # Errors
-/// The first packet that could not be sent; the others were tried all the same.
+/// The first send that failed. The packets for the other ports are still sent.
 pub fn solicit(ports: &[IfName]) -> io::Result<()> {
     let socket =
         socket_with(AddressFamily::INET6, SocketType::RAW, SocketFlags::CLOEXEC, Some(ipproto::ICMPV6))?;
-    // Others are ignored (RFC 4861 §6.1.1).
-    sockopt::set_ipv6_multicast_hops(&socket, 255)?;
+    sockopt::set_ipv6_multicast_hops(&socket, HOP_LIMIT)?;
     sockopt::set_ipv6_multicast_loop(&socket, false)?;
     let send = |port: &IfName| {
         let scope = netdevice::name_to_index(&socket, port.as_str())?;
@@ -49,10 +56,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strangers_are_ports_without_an_address() {
-        let answer = r#"{"eth1":{"bgpNeighborAddr":"none"},"eth2":{"bgpNeighborAddr":"fe80::1"},"lo":{}}"#;
-        let strangers = |text: &str| strangers(&serde_json::from_str(text).unwrap_or_default());
-        assert_eq!(strangers(answer), [IfName::parse("eth1").unwrap()]);
-        assert_eq!(strangers("% no bgpd"), []);
+    fn unknown_peers_are_interfaces_without_a_neighbor_address() {
+        let reply = r#"{"eth1":{"bgpNeighborAddr":"none"},"eth2":{"bgpNeighborAddr":"fe80::1"},"lo":{}}"#;
+        let unknown_peers = |text: &str| unknown_peers(&serde_json::from_str(text).unwrap_or_default());
+        assert_eq!(unknown_peers(reply), [IfName::parse("eth1").unwrap()]);
+        assert_eq!(unknown_peers("% no bgpd"), []);
     }
 }

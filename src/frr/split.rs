@@ -1,14 +1,14 @@
-//! frr.conf → the parts that daemons read by themselves when they start. Pure.
+//! Splits frr.conf into the files that daemons read when they start. Pure.
 //!
-//! A bgpd that gets its configuration through a vty turns connections away meanwhile, and a speaker that
-//! is turned away once does not come back before its restart timer ends. One that reads a file listens
-//! when it knows all of it. The other daemons take theirs from vtysh (in FRR 10 only mgmtd can); zebra too, but for
-//! how it puts routes into the kernel, which it must know before bgpd brings the first.
+//! A bgpd that gets its configuration through a vty rejects connections until it has it, and a rejected speaker
+//! connects again only after its restart timer. A bgpd that reads a file listens only when it has its whole
+//! configuration. The other daemons get their configuration from vtysh (in FRR 10 only mgmtd can pass it on). zebra
+//! reads a file only with the settings for routes in the kernel, which it must know before bgpd sends the first route.
 
 use super::Version;
 
-/// Daemons that read a file of their own, and the first words of what is in it.
-const OWNERS: [(&str, &[&str]); 3] = [
+/// The daemons that read a file, and the prefixes of the top-level lines in it.
+const FILE_LINES: [(&str, &[&str]); 3] = [
     (
         "bgpd",
         &[
@@ -26,51 +26,53 @@ const OWNERS: [(&str, &[&str]); 3] = [
     ("zebra", &["no zebra ", "zebra "]),
 ];
 
-/// First words of lines that every daemon reads.
+/// Prefixes of the top-level lines that are in every file.
 const COMMON: &[&str] = &["frr ", "log ", "hostname "];
 
-/// First words of what only the others read.
-const OTHERS: &[&str] = &["interface ", "vrf ", "ip ", "ipv6 ", "service ", "debug "];
+/// Prefixes of the other known top-level lines, which are in no file.
+const VTYSH_ONLY: &[&str] = &["interface ", "vrf ", "ip ", "ipv6 ", "service ", "debug "];
 
-/// Who has a line or a context at the margin.
+/// The daemons that a top-level line or context belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Owner {
-    /// No one knows.
-    None,
+pub enum LineOwner {
+    /// The line is unknown.
+    Unknown,
     /// Every daemon.
     All,
     /// These daemons.
-    Some(Vec<&'static str>),
+    Daemons(Vec<&'static str>),
 }
 
-/// Who has it when all of them run: those that read it from a file of theirs, and those that vtysh tells.
-pub fn owners(head: &str, lines: &[String], version: Version) -> Owner {
-    let starts = |words: &[&str]| words.iter().any(|word| head.starts_with(word));
-    if starts(COMMON) || starts(EVERYONES) {
-        return Owner::All;
+/// The owners of a context with this head and these lines if all daemons run: those that read it from a file, and those
+/// that vtysh sends it to.
+pub fn line_owners(head: &str, lines: &[String], version: Version) -> LineOwner {
+    let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| head.starts_with(prefix));
+    if starts(COMMON) || starts(SENT_TO_ALL) {
+        return LineOwner::All;
     }
-    let bgpd = starts(OWNERS[0].1) && !lines.iter().any(|line| line.starts_with(SOURCE));
-    let mut daemons: Vec<_> = [("bgpd", bgpd), ("bfdd", starts(OWNERS[1].1)), ("zebra", starts(OWNERS[2].1))]
-        .into_iter()
-        .filter_map(|(daemon, is)| is.then_some(daemon))
-        .collect();
-    // Lists and route maps are zebra's as well.
-    if starts(ZEBRAS) {
+    let bgpd = starts(FILE_LINES[0].1) && !lines.iter().any(|line| line.starts_with(SET_SOURCE));
+    let mut daemons: Vec<_> =
+        [("bgpd", bgpd), ("bfdd", starts(FILE_LINES[1].1)), ("zebra", starts(FILE_LINES[2].1))]
+            .into_iter()
+            .filter_map(|(daemon, is)| is.then_some(daemon))
+            .collect();
+    // Prefix lists, access lists and route maps also belong to zebra.
+    if starts(ZEBRA_LINES) {
         daemons.push(if version < Version(10, 0) { "zebra" } else { "mgmtd" });
     } else if starts(&["ip route ", "ipv6 route "]) {
         daemons.push(if version < Version(10, 0) { "staticd" } else { "mgmtd" });
     }
-    if daemons.is_empty() { Owner::None } else { Owner::Some(daemons) }
+    if daemons.is_empty() { LineOwner::Unknown } else { LineOwner::Daemons(daemons) }
 }
 
-/// What a route map for zebra alone says.
-const SOURCE: &str = "set src ";
+/// Prefix of a line that only a route map of zebra contains; bgpd does not know it.
+const SET_SOURCE: &str = "set src ";
 
-/// First words of lines that vtysh tells every daemon.
-const EVERYONES: &[&str] = &["service ", "debug "];
+/// Prefixes of the top-level lines that vtysh sends to every daemon.
+const SENT_TO_ALL: &[&str] = &["service ", "debug "];
 
-/// First words of what is zebra's, by way of mgmtd where there is one.
-const ZEBRAS: &[&str] = &[
+/// Prefixes of zebra's top-level lines, which it gets from mgmtd in FRR 10.
+const ZEBRA_LINES: &[&str] = &[
     "interface ",
     "vrf ",
     "ip protocol ",
@@ -84,45 +86,49 @@ const ZEBRAS: &[&str] = &[
     "ipv6 access-list ",
 ];
 
-/// What our reader of the daemons' log relies on: a message is written by itself, and shows that it is one (`supervisor::output`).
-const LOG: [&str; 2] = ["log immediate-mode", "log record-priority"];
+/// The log settings that the reader of the daemons' log requires (`supervisor::output`): each message is written
+/// separately, and starts with its priority.
+const LOG_SETTINGS: [&str; 2] = ["log immediate-mode", "log record-priority"];
 
-/// The text with the lines about the log that it lacks in front: it may be of another template than ours.
-pub fn with_log(text: &str) -> String {
-    let lacking = LOG.iter().filter(|wanted| !text.lines().any(|line| line.trim_end() == **wanted));
-    lacking.map(|line| format!("{line}\n")).chain([text.to_owned()]).collect()
+/// `text`, preceded by the lines of [`LOG_SETTINGS`] that it lacks: an operator's template may omit them.
+pub fn with_log_settings(text: &str) -> String {
+    let missing =
+        LOG_SETTINGS.iter().filter(|setting| !text.lines().any(|line| line.trim_end() == **setting));
+    missing.map(|line| format!("{line}\n")).chain([text.to_owned()]).collect()
 }
 
-/// The part of `text` for each daemon that has one, or nothing if a line at the margin is of an unknown sort:
-/// then no part can be trusted to be whole, and vtysh must sort it out.
+/// The part of `text` in the file of each daemon that reads one. Empty if a top-level line is unknown: then a part may
+/// be incomplete, and vtysh must send the configuration to the daemons.
 pub fn split(text: &str) -> Vec<(&'static str, String)> {
     let blocks = blocks(text);
-    let starts = |block: &str, words: &[&str]| words.iter().any(|word| block.starts_with(word));
-    let known = |block: &str| {
-        starts(block, COMMON) || starts(block, OTHERS) || OWNERS.iter().any(|(_, words)| starts(block, words))
+    let starts = |block: &str, prefixes: &[&str]| prefixes.iter().any(|prefix| block.starts_with(prefix));
+    let is_known = |block: &str| {
+        starts(block, COMMON)
+            || starts(block, VTYSH_ONLY)
+            || FILE_LINES.iter().any(|(_, prefixes)| starts(block, prefixes))
     };
-    if !blocks.iter().all(|block| known(block)) {
+    if !blocks.iter().all(|block| is_known(block)) {
         return vec![];
     }
-    let part = |words: &[&str]| {
-        let mine = |block: &&String| starts(block, words) || starts(block, COMMON);
-        // A source address is for zebra to set, and nothing that bgpd knows.
+    let part = |prefixes: &[&str]| {
+        let is_in_part = |block: &&String| starts(block, prefixes) || starts(block, COMMON);
+        // bgpd does not know SET_SOURCE.
         blocks
             .iter()
-            .filter(mine)
+            .filter(is_in_part)
             .filter(|block| !block.contains("\n set src "))
             .map(String::as_str)
             .collect()
     };
-    OWNERS.iter().map(|(daemon, words)| (*daemon, part(words))).collect()
+    FILE_LINES.iter().map(|(daemon, prefixes)| (*daemon, part(prefixes))).collect()
 }
 
-/// A line at the margin, with the indented ones after it and what closes them.
+/// The top-level lines of `text`, each with the indented lines after it and the `exit` that closes them.
 fn blocks(text: &str) -> Vec<String> {
     let mut blocks: Vec<String> = Vec::new();
-    // vtysh passes over `end`, a daemon that reads its own file goes no further.
-    let counts = |line: &&str| !line.is_empty() && !line.starts_with('!') && line.trim() != "end";
-    for line in text.lines().filter(counts) {
+    // vtysh ignores `end`, but a daemon that reads a file stops at it.
+    let is_relevant = |line: &&str| !line.is_empty() && !line.starts_with('!') && line.trim() != "end";
+    for line in text.lines().filter(is_relevant) {
         let continues = line.starts_with(' ') || line.starts_with("exit");
         match blocks.last_mut() {
             Some(block) if continues => block.push_str(line),
@@ -140,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_gets_its_own() {
+    fn each_part_has_the_lines_of_its_daemon() {
         let text = "log stdout\nno zebra nexthop kernel enable\ninterface eth0\n ipv6 nd x\nexit\n!\nip prefix-list a permit any\nip protocol bgp route-map s\n\
                     router bgp 1\n neighbor x\n !\nexit\n!\nbfd\n profile p\n exit\nexit\n!\n\
                     route-map s permit 1\n set src 10.0.0.1\nexit\n";
@@ -150,22 +156,22 @@ mod tests {
             ("bgpd", "log stdout\nip prefix-list a permit any\nrouter bgp 1\n neighbor x\n !\nexit\n".into())
         );
         let text = text.replace("bfd\n", "end\nbfd\n");
-        assert_eq!(split(&text), parts, "a daemon would read no further");
+        assert_eq!(split(&text), parts, "a daemon would stop reading at \"end\"");
         assert_eq!(parts[1], ("bfdd", "log stdout\nbfd\n profile p\n exit\nexit\n".into()));
         assert_eq!(parts[2], ("zebra", "log stdout\nno zebra nexthop kernel enable\n".into()));
     }
 
     #[test]
-    fn no_template_leaves_the_log_without_what_tells_messages_apart() {
+    fn missing_log_settings_are_added() {
         let text = "log stdout\nlog record-priority \nrouter bgp 1\n";
-        assert_eq!(with_log(text), format!("log immediate-mode\n{text}"));
-        assert_eq!(with_log("x\n"), "log immediate-mode\nlog record-priority\nx\n");
-        let ours = include_str!("../../templates/frr.conf.j2");
-        assert_eq!(with_log(ours), ours);
+        assert_eq!(with_log_settings(text), format!("log immediate-mode\n{text}"));
+        assert_eq!(with_log_settings("x\n"), "log immediate-mode\nlog record-priority\nx\n");
+        let built_in = include_str!("../../templates/frr.conf.j2");
+        assert_eq!(with_log_settings(built_in), built_in);
     }
 
     #[test]
-    fn what_is_not_understood_is_left_to_vtysh() {
+    fn an_unknown_line_leaves_all_to_vtysh() {
         assert_eq!(split("router bgp 1\nneighbor 1.1.1.1 remote-as 2\n"), []);
     }
 }

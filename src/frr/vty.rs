@@ -1,4 +1,4 @@
-//! The daemons' own vty sockets: a command ends with a NUL, an answer with three NULs and a status byte.
+//! The vty sockets of the daemons: a command ends with a NUL, a reply with three NULs and a status byte.
 
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
@@ -12,36 +12,37 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::daemons::SOCKET_DIR;
 
-/// The question that watchfrr asks, too: a daemon whose event loop runs answers at once.
+/// The liveness check, the command that watchfrr also uses: a daemon whose event loop runs replies at once.
 pub const PING: &str = "echo PING";
 
-/// The commands that lead to where a daemon is configured.
+/// The commands that enter the configuration node of a vty.
 pub const CONFIGURE: [&str; 2] = ["enable", "configure terminal"];
 
-/// Answers longer than this are none that we asked for.
-const LONGEST_ANSWER: usize = 64 << 20;
+/// The maximum size of the buffer for replies, in bytes; no valid reply is longer.
+const MAX_REPLY: usize = 64 << 20;
 
-/// Read at once: a configuration with many VNIs takes more time to read than to compare.
+/// Bytes per read(2). The value is large: to read a configuration with many VNIs takes longer than to compare it.
 const CHUNK: usize = 32 << 10;
 
-/// Status byte of a command that was carried out (`CMD_SUCCESS`, `lib/command.h`).
+/// Status byte of a command that succeeded (`CMD_SUCCESS`, `lib/command.h`).
 const SUCCESS: u8 = 0;
 
-/// Where a daemon of ours listens.
+/// The path of a daemon's vty socket.
 pub fn socket(daemon: &str) -> PathBuf {
     Path::new(SOCKET_DIR).join(daemon).with_extension("vty")
 }
 
-/// A socket in the directory of FRR's user. What is connected to is what was looked at: no link to another program's.
-struct Listener(OwnedFd);
+/// A handle of a socket in the directory of FRR's user. We check and connect to the same inode, so that a link to the
+/// socket of another program can't replace it in between.
+struct SocketHandle(OwnedFd);
 
-impl Listener {
-    fn find(path: &Path) -> io::Result<Self> {
+impl SocketHandle {
+    fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::open(path, flags, Mode::empty())?;
         match FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) {
             FileType::Socket => Ok(Self(file)),
-            _ => Err(io::Error::other(format!("{} is no socket", path.display()))),
+            _ => Err(io::Error::other(format!("{} is not a socket", path.display()))),
         }
     }
 
@@ -50,183 +51,185 @@ impl Listener {
     }
 }
 
-/// Commands to one daemon, and what it says. Never blocks.
+/// Commands to one daemon, and its replies. Never blocks.
 #[derive(Debug)]
-pub struct Talk {
+pub struct Query {
     stream: UnixStream,
-    /// Those that are not sent yet.
-    questions: VecDeque<String>,
-    /// Answers that are still to come.
-    open: usize,
-    heard: Heard,
-    answers: Vec<Answer>,
+    /// The commands that are not sent yet.
+    unsent: VecDeque<String>,
+    /// The number of replies that have not arrived yet.
+    outstanding: usize,
+    buffer: ReplyBuffer,
+    replies: Vec<Reply>,
 }
 
-/// What has come of answers that are not whole yet.
+/// The received bytes of replies that are not complete yet.
 #[derive(Debug, Default)]
-struct Heard {
-    buffer: Vec<u8>,
-    /// There is no NUL before here.
+struct ReplyBuffer {
+    bytes: Vec<u8>,
+    /// There is no NUL before this index.
     searched: usize,
 }
 
-/// What a daemon said to a command.
+/// The reply of a daemon to a command.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// Whether it carried the command out.
-    pub well: bool,
-    /// Its words.
+pub struct Reply {
+    /// Whether the command succeeded.
+    pub success: bool,
+    /// The output of the command.
     pub text: String,
 }
 
-impl AsRef<str> for Answer {
+impl AsRef<str> for Reply {
     fn as_ref(&self) -> &str {
         &self.text
     }
 }
 
-impl Talk {
-    /// Connects to the socket at `path` and sends the first command; each of the others when the one before is answered.
+impl Query {
+    /// Connects to the socket at `path` and sends the first command. Each further command is sent after the reply to
+    /// the previous one.
     ///
     /// # Errors
     /// The daemon does not listen (yet).
-    pub fn begin(path: &Path, questions: impl IntoIterator<Item = impl Into<String>>) -> io::Result<Self> {
-        // A hung daemon's backlog may be full, and then an ordinary connect would wait for it.
+    pub fn commands(path: &Path, commands: impl IntoIterator<Item = impl Into<String>>) -> io::Result<Self> {
+        // The backlog of a hung daemon may be full; a blocking connect would then hang.
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        let there = Listener::find(path)?;
-        rustix::net::connect(&socket, &SocketAddrUnix::new(there.path())?)?;
-        let questions: VecDeque<String> = questions.into_iter().map(Into::into).collect();
-        let (stream, open) = (UnixStream::from(socket), questions.len());
-        let mut talk = Self { stream, questions, open, heard: Heard::default(), answers: vec![] };
-        talk.ask()?;
-        Ok(talk)
+        let handle = SocketHandle::open(path)?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(handle.path())?)?;
+        let unsent: VecDeque<String> = commands.into_iter().map(Into::into).collect();
+        let (stream, outstanding) = (UnixStream::from(socket), unsent.len());
+        let mut query = Self { stream, unsent, outstanding, buffer: ReplyBuffer::default(), replies: vec![] };
+        query.send_next()?;
+        Ok(query)
     }
 
-    /// The same with commands that show something, which are sent at once. Of others FRR may drop those that it gets before it
-    /// has answered the last one (`vtysh_read`, `lib/vty.c`).
+    /// Connects to the socket at `path` and sends all commands at once. They must only show something: FRR may drop
+    /// other commands that arrive before it has replied to the previous one (`vtysh_read`, `lib/vty.c`).
     ///
     /// # Errors
     /// The daemon does not listen (yet).
-    pub fn show(path: &Path, questions: impl IntoIterator<Item = impl Into<String>>) -> io::Result<Self> {
-        let mut talk = Self::begin(path, questions)?;
-        while !talk.questions.is_empty() {
-            talk.ask()?;
+    pub fn show(path: &Path, commands: impl IntoIterator<Item = impl Into<String>>) -> io::Result<Self> {
+        let mut query = Self::commands(path, commands)?;
+        while !query.unsent.is_empty() {
+            query.send_next()?;
         }
-        Ok(talk)
+        Ok(query)
     }
 
-    fn ask(&mut self) -> io::Result<()> {
-        let Some(mut question) = self.questions.pop_front() else { return Ok(()) };
-        question.push('\0');
-        self.stream.write_all(question.as_bytes())
+    fn send_next(&mut self) -> io::Result<()> {
+        let Some(mut command) = self.unsent.pop_front() else { return Ok(()) };
+        command.push('\0');
+        self.stream.write_all(command.as_bytes())
     }
 
-    /// Whether any command has been answered yet.
-    pub fn is_heard(&self) -> bool {
-        !self.answers.is_empty()
+    /// Whether the reply to any command has arrived.
+    pub fn has_reply(&self) -> bool {
+        !self.replies.is_empty()
     }
 
-    /// Takes in what has come. The answers, once all of them are there.
+    /// Reads what has arrived. Returns the replies when all of them have arrived.
     ///
     /// # Errors
-    /// The connection was closed, or the answer is not one.
-    pub fn receive(&mut self) -> io::Result<Option<Vec<Answer>>> {
+    /// The connection was closed, or the reply is not valid.
+    pub fn poll_replies(&mut self) -> io::Result<Option<Vec<Reply>>> {
         let mut chunk = [0; CHUNK];
         loop {
             match self.stream.read(&mut chunk) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => self.heard.buffer.extend_from_slice(&chunk[..n]),
+                Ok(n) => self.buffer.bytes.extend_from_slice(&chunk[..n]),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e),
             }
-            while let Some(answer) = self.heard.take()? {
-                self.answers.push(answer);
-                self.open = self.open.saturating_sub(1);
-                if self.open == 0 {
-                    return Ok(Some(std::mem::take(&mut self.answers)));
+            while let Some(reply) = self.buffer.take()? {
+                self.replies.push(reply);
+                self.outstanding = self.outstanding.saturating_sub(1);
+                if self.outstanding == 0 {
+                    return Ok(Some(std::mem::take(&mut self.replies)));
                 }
-                self.ask()?;
+                self.send_next()?;
             }
         }
     }
 }
 
-/// A conversation on a thread that may wait.
+/// A vty for a thread that may block.
 #[derive(Debug)]
-pub struct Session(UnixStream);
+pub struct Terminal(UnixStream);
 
-impl Session {
-    /// Connects to the socket at `path` and leads to where a daemon is configured. No answer may take longer than
-    /// `patience`.
+impl Terminal {
+    /// Connects to the socket at `path` and enters the configuration node. `timeout` is the limit for each read and
+    /// write.
     ///
     /// # Errors
-    /// The daemon does not listen, or refuses.
-    pub fn begin(path: &Path, patience: Duration) -> io::Result<Self> {
-        let mut session = Self::show(path, patience)?;
+    /// The daemon does not listen, or rejects a command.
+    pub fn open(path: &Path, timeout: Duration) -> io::Result<Self> {
+        let mut terminal = Self::connect(path, timeout)?;
         for command in CONFIGURE {
-            let answer = session.ask(command)?;
-            if !answer.well {
-                return Err(io::Error::other(answer.text));
+            let reply = terminal.execute(command)?;
+            if !reply.success {
+                return Err(io::Error::other(reply.text));
             }
         }
-        Ok(session)
+        Ok(terminal)
     }
 
-    /// Connects for commands that show something alone.
+    /// Connects to the socket at `path` without entering the configuration node, for `show` commands. `timeout` is the
+    /// limit for each read and write.
     ///
     /// # Errors
     /// The daemon does not listen.
-    pub fn show(path: &Path, patience: Duration) -> io::Result<Self> {
-        let stream = UnixStream::connect(Listener::find(path)?.path())?;
-        stream.set_read_timeout(Some(patience))?;
-        stream.set_write_timeout(Some(patience))?;
+    pub fn connect(path: &Path, timeout: Duration) -> io::Result<Self> {
+        let stream = UnixStream::connect(SocketHandle::open(path)?.path())?;
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))?;
         Ok(Self(stream))
     }
 
-    /// Sends a command, and waits for the answer.
+    /// Sends a command and waits for the reply.
     ///
     /// # Errors
-    /// The connection was closed, or there was no answer in time.
-    pub fn ask(&mut self, command: &str) -> io::Result<Answer> {
+    /// The connection was closed, or the reply did not arrive in time.
+    pub fn execute(&mut self, command: &str) -> io::Result<Reply> {
         self.0.write_all(&[command.as_bytes(), &[0]].concat())?;
-        let (mut heard, mut chunk) = (Heard::default(), [0; CHUNK]);
+        let (mut buffer, mut chunk) = (ReplyBuffer::default(), [0; CHUNK]);
         loop {
             match self.0.read(&mut chunk) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => heard.buffer.extend_from_slice(&chunk[..n]),
+                Ok(n) => buffer.bytes.extend_from_slice(&chunk[..n]),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(io::ErrorKind::TimedOut.into()),
                 Err(e) => return Err(e),
             }
-            if let Some(answer) = heard.take()? {
-                return Ok(answer);
+            if let Some(reply) = buffer.take()? {
+                return Ok(reply);
             }
         }
     }
 }
 
-impl Heard {
-    /// The first answer, if all of it is there.
-    fn take(&mut self) -> io::Result<Option<Answer>> {
-        if self.buffer.len() > LONGEST_ANSWER {
+impl ReplyBuffer {
+    /// Removes and returns the first reply, if it is complete.
+    fn take(&mut self) -> io::Result<Option<Reply>> {
+        if self.bytes.len() > MAX_REPLY {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        let nul = self.buffer[self.searched..].iter().position(|byte| *byte == 0);
-        self.searched += nul.unwrap_or(self.buffer.len() - self.searched);
-        let Some([0, 0, 0, status]) = self.buffer.get(self.searched..self.searched + 4) else {
+        let nul = self.bytes[self.searched..].iter().position(|byte| *byte == 0);
+        self.searched += nul.unwrap_or(self.bytes.len() - self.searched);
+        let Some([0, 0, 0, status]) = self.bytes.get(self.searched..self.searched + 4) else {
             return Ok(None);
         };
-        let well = *status == SUCCESS;
-        let text = String::from_utf8_lossy(&self.buffer[..self.searched]).into_owned();
-        self.buffer.drain(..self.searched + 4);
+        let success = *status == SUCCESS;
+        let text = String::from_utf8_lossy(&self.bytes[..self.searched]).into_owned();
+        self.bytes.drain(..self.searched + 4);
         self.searched = 0;
-        Ok(Some(Answer { well, text }))
+        Ok(Some(Reply { success, text }))
     }
 }
 
-impl AsFd for Talk {
+impl AsFd for Query {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
@@ -238,45 +241,45 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     #[test]
-    fn answers_may_come_in_pieces() {
+    fn replies_may_arrive_in_pieces() {
         let path = std::env::temp_dir().join(format!("vty-{}", std::process::id()));
         let listener = UnixListener::bind(&path).unwrap();
-        let mut talk = Talk::begin(&path, [PING, "enable"]).unwrap();
+        let mut query = Query::commands(&path, [PING, "enable"]).unwrap();
         let (mut daemon, _) = listener.accept().unwrap();
         std::fs::remove_file(&path).unwrap();
-        let mut question = [0; 10];
-        daemon.read_exact(&mut question).unwrap();
-        assert_eq!(&question, b"echo PING\0");
-        assert_eq!(talk.receive().unwrap(), None);
+        let mut command = [0; 10];
+        daemon.read_exact(&mut command).unwrap();
+        assert_eq!(&command, b"echo PING\0");
+        assert_eq!(query.poll_replies().unwrap(), None);
         daemon.write_all(b"PING\n\0\0").unwrap();
-        assert_eq!(talk.receive().unwrap(), None);
+        assert_eq!(query.poll_replies().unwrap(), None);
         daemon.write_all(b"\0\0").unwrap();
-        assert_eq!(talk.receive().unwrap(), None);
-        daemon.read_exact(&mut question[..7]).unwrap();
-        assert_eq!(&question[..7], b"enable\0");
+        assert_eq!(query.poll_replies().unwrap(), None);
+        daemon.read_exact(&mut command[..7]).unwrap();
+        assert_eq!(&command[..7], b"enable\0");
         daemon.write_all(b"\0\0\0\x02").unwrap();
-        let answer = |well, text: &str| Answer { well, text: text.into() };
-        assert_eq!(talk.receive().unwrap(), Some(vec![answer(true, "PING\n"), answer(false, "")]));
+        let reply = |success, text: &str| Reply { success, text: text.into() };
+        assert_eq!(query.poll_replies().unwrap(), Some(vec![reply(true, "PING\n"), reply(false, "")]));
         drop(daemon);
-        assert!(talk.receive().is_err());
+        assert!(query.poll_replies().is_err());
     }
 
     #[test]
-    fn answers_may_come_together() {
+    fn replies_may_arrive_together() {
         let path = std::env::temp_dir().join(format!("vty-show-{}", std::process::id()));
         let listener = UnixListener::bind(&path).unwrap();
-        let mut talk = Talk::show(&path, ["enable", "show version", PING]).unwrap();
+        let mut query = Query::show(&path, ["enable", "show version", PING]).unwrap();
         let (mut daemon, _) = listener.accept().unwrap();
         std::fs::remove_file(&path).unwrap();
-        let mut questions = [0; 30];
-        daemon.read_exact(&mut questions).unwrap();
-        assert_eq!(&questions, b"enable\0show version\0echo PING\0");
+        let mut commands = [0; 30];
+        daemon.read_exact(&mut commands).unwrap();
+        assert_eq!(&commands, b"enable\0show version\0echo PING\0");
         daemon.write_all(b"\0\0\0\0FRR\n\0\0").unwrap();
-        assert_eq!(talk.receive().unwrap(), None);
-        assert!(talk.is_heard());
+        assert_eq!(query.poll_replies().unwrap(), None);
+        assert!(query.has_reply());
         daemon.write_all(b"\0\0PING\n\0\0\0\x01").unwrap();
-        let answer = |well, text: &str| Answer { well, text: text.into() };
-        let all = vec![answer(true, ""), answer(true, "FRR\n"), answer(false, "PING\n")];
-        assert_eq!(talk.receive().unwrap(), Some(all));
+        let reply = |success, text: &str| Reply { success, text: text.into() };
+        let all = vec![reply(true, ""), reply(true, "FRR\n"), reply(false, "PING\n")];
+        assert_eq!(query.poll_replies().unwrap(), Some(all));
     }
 }

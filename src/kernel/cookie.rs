@@ -1,12 +1,12 @@
-//! The kernel's number for a network namespace.
+//! The cookie of a network namespace.
 
 #![allow(unsafe_code)]
 
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// The number of the namespace that a socket is in (`SO_NETNS_COOKIE`, `asm-generic/socket.h`; `net_gen_cookie`,
-/// `net/core/net_namespace.c`): inodes of namespaces are given again, these are not.
+/// The cookie of a socket's network namespace (`SO_NETNS_COOKIE`, `asm-generic/socket.h`; `net_gen_cookie`,
+/// `net/core/net_namespace.c`). The kernel reuses inode numbers of namespaces, but not cookies.
 ///
 /// # Errors
 /// A kernel before 5.14 has none.
@@ -15,7 +15,8 @@ pub(super) fn of(socket: &impl AsRawFd) -> io::Result<u64> {
     #[allow(clippy::cast_possible_truncation)] // 8.
     let mut length = size_of::<u64>() as libc::socklen_t;
     let value = std::ptr::from_mut(&mut cookie).cast();
-    // SAFETY: the descriptor is open; `value` points at `length` bytes that are ours, and the kernel writes no more than so many.
+    // SAFETY: the descriptor is open. `value` points at `length` bytes of `cookie`, and the kernel writes at most
+    // `length` bytes.
     match unsafe {
         libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, value, &raw mut length)
     } {

@@ -1,6 +1,6 @@
-//! A link as the kernel describes it, read straight from the message (`RTM_NEWLINK`, `rtnl_fill_ifinfo` in
-//! `net/core/rtnetlink.c`): to make objects of the hundred attributes that each has would take most of the time of a look
-//! at thousands.
+//! Parses a link directly from the bytes of its message (`RTM_NEWLINK`, `rtnl_fill_ifinfo` in `net/core/rtnetlink.c`).
+//! A link has about a hundred attributes. Creating an object for each would take most of the time of an observation of
+//! thousands of links.
 
 use std::net::IpAddr;
 
@@ -16,13 +16,13 @@ use super::attributes::attributes;
 
 /// Length of `struct ifinfomsg`.
 const HEADER: usize = 16;
-/// Flags of a link (`linux/if.h`).
+/// Link flags (`linux/if.h`).
 const IFF_UP: u32 = 1;
 const IFF_RUNNING: u32 = 1 << 6;
 const IFF_LOWER_UP: u32 = 1 << 16;
-/// `linux/if_link.h` of Linux 6.15; an older kernel does not say it.
+/// Since Linux 6.15 (`linux/if_link.h`); older kernels do not send it.
 const IFLA_NETNS_IMMUTABLE: u16 = 67;
-/// Address families, the kinds of attributes in `IFLA_AF_SPEC` (`linux/socket.h`).
+/// Address families, which are the attribute types in `IFLA_AF_SPEC` (`linux/socket.h`).
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 /// `linux/ip.h` and `linux/if_link.h`.
@@ -49,24 +49,24 @@ const IFLA_VXLAN_LOCAL6: u16 = 17;
 const IFLA_BRPORT_LEARNING: u16 = 8;
 const IFLA_BRPORT_NEIGH_SUPPRESS: u16 = 32;
 
-/// What a message says of a link.
+/// A parsed link message.
 #[derive(Debug, PartialEq)]
-pub(super) struct Said {
+pub(super) struct ParsedLink {
     pub link: Link,
-    /// The index of the link that it is a port of.
+    /// Index of the bridge, bond or VRF that the link is a port of.
     pub master: Option<u32>,
-    /// The index of the link that it stands on.
+    /// Index of the lower link.
     pub parent: Option<u32>,
-    /// The table of the VRF that it is a port of.
-    pub table: Option<u32>,
-    /// How often it has lost its carrier.
-    pub losses: u32,
-    pub conf: Conf,
+    /// Table of the VRF that the link is a port of.
+    pub vrf_table: Option<u32>,
+    /// Number of carrier losses (`IFLA_CARRIER_DOWN_COUNT`).
+    pub carrier_losses: u32,
+    pub conf: DevConf,
 }
 
-/// Kernel parameters of a link, those that we set.
+/// Kernel parameters of a link that frr-supervisor sets.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Conf {
+pub(super) struct DevConf {
     rp_filter: Option<u32>,
     forwarding: Option<u32>,
     accept_dad: Option<u32>,
@@ -74,7 +74,8 @@ pub(super) struct Conf {
     disable_ipv6: Option<u32>,
 }
 
-impl Conf {
+impl DevConf {
+    /// The value of `net/<version>/conf/<link>/<name>`, if the message contained it.
     pub fn get(&self, version: &str, name: &str) -> Option<u32> {
         match (version, name) {
             ("ipv4", "rp_filter") => self.rp_filter,
@@ -87,43 +88,50 @@ impl Conf {
     }
 }
 
-/// Reads a message, without its netlink header. One that is too short says nothing.
-pub(super) fn read(message: &[u8]) -> Option<Said> {
+/// Parses a message without its netlink header. `None` if the message is too short.
+pub(super) fn read(message: &[u8]) -> Option<ParsedLink> {
     let (header, rest) = message.split_at_checked(HEADER)?;
     let flags = number(&header[8..12])?;
     let link = Link::new(number(&header[4..8])?, "", LinkKind::Device);
-    let mut said = Said { link, master: None, parent: None, table: None, losses: 0, conf: Conf::default() };
-    let link = &mut said.link;
+    let mut parsed = ParsedLink {
+        link,
+        master: None,
+        parent: None,
+        vrf_table: None,
+        carrier_losses: 0,
+        conf: DevConf::default(),
+    };
+    let link = &mut parsed.link;
     link.up = flags & IFF_UP != 0;
     link.carrier = flags & IFF_LOWER_UP != 0;
     link.running = flags & IFF_RUNNING != 0;
-    let (mut lower, mut elsewhere) = (None, false);
+    let (mut lower, mut other_netns) = (None, false);
     for (kind, value) in attributes(rest) {
         match kind {
             IFLA_IFNAME => link.name = text(value),
             IFLA_ADDRESS => link.mac = mac(value),
             IFLA_PERM_ADDRESS => link.permanent_mac = mac(value),
             IFLA_MTU => link.mtu = number(value)?,
-            IFLA_MASTER => said.master = number(value),
+            IFLA_MASTER => parsed.master = number(value),
             IFLA_LINK => lower = number(value),
-            IFLA_LINK_NETNSID => elsewhere = true,
-            IFLA_NETNS_IMMUTABLE => link.stays = value == [1],
+            IFLA_LINK_NETNSID => other_netns = true,
+            IFLA_NETNS_IMMUTABLE => link.netns_immutable = value == [1],
             IFLA_IFALIAS => link.alias = Some(text(value)),
             IFLA_GROUP => link.group = number(value)?,
-            IFLA_LINKINFO => said.table = info(value, link),
-            IFLA_CARRIER_DOWN_COUNT => said.losses = number(value)?,
+            IFLA_LINKINFO => parsed.vrf_table = info(value, link),
+            IFLA_CARRIER_DOWN_COUNT => parsed.carrier_losses = number(value)?,
             IFLA_AF_SPEC => {
                 for (family, value) in attributes(value) {
                     match family {
                         AF_INET => {
-                            said.conf.rp_filter = conf(value, IFLA_INET_CONF, IPV4_DEVCONF_RP_FILTER - 1)
+                            parsed.conf.rp_filter = conf(value, IFLA_INET_CONF, IPV4_DEVCONF_RP_FILTER - 1)
                         }
                         AF_INET6 => {
                             let v6 = |index| conf(value, IFLA_INET6_CONF, index);
-                            said.conf.forwarding = v6(DEVCONF_FORWARDING);
-                            said.conf.accept_ra = v6(DEVCONF_ACCEPT_RA);
-                            said.conf.accept_dad = v6(DEVCONF_ACCEPT_DAD);
-                            said.conf.disable_ipv6 = v6(DEVCONF_DISABLE_IPV6);
+                            parsed.conf.forwarding = v6(DEVCONF_FORWARDING);
+                            parsed.conf.accept_ra = v6(DEVCONF_ACCEPT_RA);
+                            parsed.conf.accept_dad = v6(DEVCONF_ACCEPT_DAD);
+                            parsed.conf.disable_ipv6 = v6(DEVCONF_DISABLE_IPV6);
                             link.addr_gen_none =
                                 find(value, IFLA_INET6_ADDR_GEN_MODE) == Some(&[IN6_ADDR_GEN_MODE_NONE]);
                         }
@@ -136,13 +144,14 @@ pub(super) fn read(message: &[u8]) -> Option<Said> {
     }
     match &mut link.kind {
         LinkKind::Veth(peer) | LinkKind::Macvlan(peer) => *peer = lower.unwrap_or(0),
-        _ if !elsewhere => said.parent = lower.filter(|&index| index != link.index),
+        _ if !other_netns => parsed.parent = lower.filter(|&index| index != link.index),
         _ => {}
     }
-    Some(said)
+    Some(parsed)
 }
 
-/// What kind of link it is, and of port; the table of the VRF that it is one of.
+/// Parses `IFLA_LINKINFO`: the kind of the link and its bridge port settings. Returns the table of the VRF that the
+/// link is a port of.
 fn info(value: &[u8], link: &mut Link) -> Option<u32> {
     let data = find(value, IFLA_INFO_DATA).unwrap_or_default();
     if let Some(kind) = find(value, IFLA_INFO_KIND) {
@@ -191,7 +200,7 @@ fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(k, _)| *k == kind).map(|(_, value)| value)
 }
 
-/// One of the numbers that an attribute consists of.
+/// One number of an attribute that is an array of numbers.
 fn conf(bytes: &[u8], kind: u16, index: usize) -> Option<u32> {
     number(find(bytes, kind)?.chunks_exact(4).nth(index)?)
 }
@@ -222,7 +231,7 @@ mod tests {
 
     use super::*;
 
-    fn said(attributes: Vec<LinkAttribute>) -> Said {
+    fn parsed(attributes: Vec<LinkAttribute>) -> ParsedLink {
         let mut message = LinkMessage::default();
         message.header.index = 7;
         message.header.flags = LinkFlags::Up | LinkFlags::Running | LinkFlags::LowerUp;
@@ -233,16 +242,16 @@ mod tests {
     }
 
     fn of_kind(infos: Vec<LinkInfo>) -> LinkKind {
-        said(vec![LinkAttribute::LinkInfo(infos), LinkAttribute::Link(3)]).link.kind
+        parsed(vec![LinkAttribute::LinkInfo(infos), LinkAttribute::Link(3)]).link.kind
     }
 
     #[test]
-    fn a_link_is_read_as_it_was_written() {
+    fn a_serialized_link_is_parsed_unchanged() {
         let mac = MacAddr::new([2, 0, 0, 0, 0, 1]).unwrap();
         let (mut v4, mut v6) = (InetDevConf::default(), Inet6DevConf::default());
         v4.rp_filter = 2;
         (v6.forwarding, v6.accept_ra, v6.accept_dad, v6.disable_ipv6) = (1, 4, 3, 6);
-        let said = said(vec![
+        let parsed = parsed(vec![
             LinkAttribute::IfName("eth1".into()),
             LinkAttribute::TxQueueLen(1000),
             LinkAttribute::Mtu(9000),
@@ -280,8 +289,11 @@ mod tests {
             port: Some(BridgePort { neigh_suppress: true, learning: false }),
             ..Link::new(7, "eth1", LinkKind::Other("vlan".into()))
         };
-        assert_eq!(said.link, link);
-        assert_eq!((said.master, said.parent, said.table, said.losses), (Some(5), Some(3), None, 4));
+        assert_eq!(parsed.link, link);
+        assert_eq!(
+            (parsed.master, parsed.parent, parsed.vrf_table, parsed.carrier_losses),
+            (Some(5), Some(3), None, 4)
+        );
         let all = [
             ("ipv4", "rp_filter"),
             ("ipv6", "forwarding"),
@@ -289,11 +301,11 @@ mod tests {
             ("ipv6", "accept_dad"),
             ("ipv6", "disable_ipv6"),
         ];
-        assert_eq!(all.map(|(version, name)| said.conf.get(version, name)), [2, 1, 4, 3, 6].map(Some));
+        assert_eq!(all.map(|(version, name)| parsed.conf.get(version, name)), [2, 1, 4, 3, 6].map(Some));
     }
 
     #[test]
-    fn every_kind_is_read_with_what_we_set_of_it() {
+    fn every_kind_is_parsed_with_its_settings() {
         let with = |kind: InfoKind, data| of_kind(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)]);
         let plain = |kind: InfoKind| of_kind(vec![LinkInfo::Kind(kind)]);
         assert_eq!(with(InfoKind::Vrf, InfoData::Vrf(vec![InfoVrf::TableId(88)])), LinkKind::Vrf(88));
@@ -313,17 +325,17 @@ mod tests {
             LinkInfo::PortKind(InfoPortKind::Vrf),
             LinkInfo::PortData(InfoPortData::VrfPort(vec![InfoVrfPort::TableId(88)])),
         ];
-        assert_eq!(said(vec![LinkAttribute::LinkInfo(port)]).table, Some(88));
+        assert_eq!(parsed(vec![LinkAttribute::LinkInfo(port)]).vrf_table, Some(88));
         assert_eq!(plain(InfoKind::Veth), LinkKind::Veth(3));
         assert_eq!(plain(InfoKind::MacVlan), LinkKind::Macvlan(3));
         assert_eq!(plain(InfoKind::Dummy), LinkKind::Dummy);
         assert_eq!(plain(InfoKind::Bridge), LinkKind::Bridge);
-        assert_eq!(said(vec![]).link.kind, LinkKind::Device);
+        assert_eq!(parsed(vec![]).link.kind, LinkKind::Device);
     }
 
     proptest! {
         #[test]
-        fn no_message_is_too_odd(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_are_parsed_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(read(&bytes).is_none() || bytes.len() >= HEADER);
         }
     }

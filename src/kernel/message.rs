@@ -1,4 +1,4 @@
-//! Netlink messages for the changes that the planner asks for.
+//! Builds the netlink messages of planned changes.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -17,29 +17,34 @@ use netlink_packet_route::route::{
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 
+use crate::model::MAIN_TABLE;
 use crate::model::{
-    IfName, KernelRoute, KernelRouteKind, KernelRule, KernelTable, MacAddr, OWNER_GROUP, OWNER_PROTOCOL,
-    Route, Rule, SpecKind,
+    IfName, IpRule, KernelRoute, KernelRouteKind, KernelRule, KernelTable, MacAddr, OWNER_GROUP,
+    OWNER_PROTOCOL, Route, SpecKind,
 };
 
 use super::Op;
-use super::netlink::Refusal;
-use super::op::{FABRIC_PORT, LOOPBACK, Setting};
+use super::kernel_made::{DEFAULT_TABLE, LOCAL_TABLE, kernel_rule_priority};
+use super::netlink::NetlinkError;
+use super::op::{FABRIC_PORT, LOOPBACK, LinkSetting};
 
-/// What a new link refers to by number.
+/// Metric of the kernel's own IPv6 routes (`net/ip6_route.h`).
+const IP6_RT_PRIO_ADDRCONF: u32 = 256;
+
+/// Objects that a new link refers to by file descriptor or index.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Relations {
-    /// The namespace of a veth's other end, or the one that a macvlan is to be in.
+pub struct LinkRefs {
+    /// The namespace of a veth's peer, or the namespace into which the kernel puts a macvlan.
     pub netns: Option<RawFd>,
-    /// The link that a macvlan stands on.
+    /// The lower link of a macvlan.
     pub lower: Option<u32>,
-    /// The bridge or VRF that it is to be a port of.
+    /// The bridge or VRF of which the link becomes a port.
     pub master: Option<u32>,
 }
 
-/// A link to be made, of our group from its first moment. The kernel takes neither an alias nor a port's or IPv6's
-/// settings in this message.
-pub fn create(name: &IfName, kind: &SpecKind, mac: Option<MacAddr>, to: Relations) -> LinkMessage {
+/// The message that creates a link, with the ownership group. The kernel accepts neither an alias nor settings of a
+/// bridge port or of IPv6 in this message.
+pub fn create(name: &IfName, kind: &SpecKind, mac: Option<MacAddr>, to: LinkRefs) -> LinkMessage {
     let mut message = LinkUnspec::new_with_name(name.as_str()).link_group(OWNER_GROUP).build();
     let info = match kind {
         SpecKind::Foreign | SpecKind::Nic(_) => return message,
@@ -47,11 +52,11 @@ pub fn create(name: &IfName, kind: &SpecKind, mac: Option<MacAddr>, to: Relation
             vec![LinkInfo::Kind(InfoKind::Vrf), LinkInfo::Data(InfoData::Vrf(vec![InfoVrf::TableId(*table)]))]
         }
         SpecKind::Veth(_, peer) => {
-            // Born in its namespace. It must not be asked to be up (`ENOTCONN`).
+            // The kernel creates the peer in its namespace. The message must not set it up (`ENOTCONN`).
             let mut peer = LinkUnspec::new_with_name(peer.as_str()).link_group(OWNER_GROUP).build();
             peer.attributes.extend(to.netns.map(LinkAttribute::NetNsFd));
-            // Unasked, the kernel makes one for each possible CPU, lets one of them be used, and waits for RCU at each end
-            // (`veth_init_queues`, drivers/net/veth.c).
+            // By default the kernel creates one queue per possible CPU, enables one of them, and waits for RCU at each
+            // end (`veth_init_queues`, drivers/net/veth.c).
             let one_queue = [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)];
             peer.attributes.extend(one_queue.clone());
             message.attributes.extend(one_queue);
@@ -89,46 +94,46 @@ fn local(ip: IpAddr) -> InfoVxlan {
     }
 }
 
-/// How many of the first `ops` the kernel takes in one message about one link, in the order in which it carries out what
-/// is in it: a port's settings before a new master, IPv6's after the link is up.
-pub fn joined(ops: &[Op]) -> usize {
+/// How many of the first `ops` fit into one message about one link. The kernel applies the contents of a message in its
+/// own order: settings of a bridge port before a new master, settings of IPv6 after the link is up.
+pub fn ops_in_one_message(ops: &[Op]) -> usize {
     let Some(Op::Set { side, name, .. }) = ops.first() else { return 1 };
-    let mut n = 0;
+    let mut count = 0;
     let (mut addr_gen, mut master) = (false, false);
     for op in ops {
         match op {
             Op::Set { side: s, name: n, what } if (s, n) == (side, name) => match what {
-                Setting::Up if addr_gen => break,
-                Setting::Port if master => break,
-                Setting::AddrGenNone => addr_gen = true,
-                Setting::Master(_) => master = true,
+                LinkSetting::Up if addr_gen => break,
+                LinkSetting::Port if master => break,
+                LinkSetting::AddrGenNone => addr_gen = true,
+                LinkSetting::Master(_) => master = true,
                 _ => {}
             },
             _ => break,
         }
-        n += 1;
+        count += 1;
     }
-    n
+    count
 }
 
 /// Adds settings to a message about one link; `master` is the new master's index, 0 for none.
-pub fn settings<'a>(message: &mut LinkMessage, settings: impl Iterator<Item = &'a Setting>, master: u32) {
+pub fn settings<'a>(message: &mut LinkMessage, settings: impl Iterator<Item = &'a LinkSetting>, master: u32) {
     let mut info = Vec::new();
     for setting in settings {
         let attributes = &mut message.attributes;
         match setting {
-            Setting::Mark { role, group } => {
-                attributes.push(LinkAttribute::IfAlias(role.alias()));
+            LinkSetting::Mark { ownership, group } => {
+                attributes.push(LinkAttribute::IfAlias(ownership.alias()));
                 attributes.extend(group.then_some(LinkAttribute::Group(OWNER_GROUP)));
             }
-            Setting::Mtu(mtu) => attributes.push(LinkAttribute::Mtu(*mtu)),
-            Setting::Mac(mac) => attributes.push(LinkAttribute::Address(mac.octets().to_vec())),
-            Setting::Master(_) => attributes.push(LinkAttribute::Controller(master)),
-            Setting::AddrGenNone => {
+            LinkSetting::Mtu(mtu) => attributes.push(LinkAttribute::Mtu(*mtu)),
+            LinkSetting::Mac(mac) => attributes.push(LinkAttribute::Address(mac.octets().to_vec())),
+            LinkSetting::Master(_) => attributes.push(LinkAttribute::Controller(master)),
+            LinkSetting::AddrGenNone => {
                 let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
                 attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]));
             }
-            Setting::Port => {
+            LinkSetting::Port => {
                 let port = vec![
                     InfoBridgePort::NeighSupress(FABRIC_PORT.neigh_suppress),
                     InfoBridgePort::Learning(FABRIC_PORT.learning),
@@ -136,13 +141,13 @@ pub fn settings<'a>(message: &mut LinkMessage, settings: impl Iterator<Item = &'
                 info.push(LinkInfo::PortKind(InfoPortKind::Bridge));
                 info.push(LinkInfo::PortData(InfoPortData::BridgePort(port)));
             }
-            Setting::Vxlan { local: ip } => {
+            LinkSetting::Vxlan { local: ip } => {
                 let mut data = vec![InfoVxlan::Learning(false), InfoVxlan::Link(LOOPBACK)];
                 data.extend(ip.map(local));
                 info.push(LinkInfo::Kind(InfoKind::Vxlan));
                 info.push(LinkInfo::Data(InfoData::Vxlan(data)));
             }
-            Setting::Up => {
+            LinkSetting::Up => {
                 message.header.flags |= LinkFlags::Up;
                 message.header.change_mask |= LinkFlags::Up;
             }
@@ -153,13 +158,14 @@ pub fn settings<'a>(message: &mut LinkMessage, settings: impl Iterator<Item = &'
     }
 }
 
-/// A message about the link of that name.
+/// Builder of a message about the link of that name.
 pub fn named(name: &str) -> LinkMessageBuilder<LinkUnspec> {
     LinkUnspec::new_with_name(name)
 }
 
-/// Without duplicate address detection: both ends are ours, and a tentative address can't be bound to.
-/// An IPv4 link-local address has link scope, so that it is no source for traffic that goes further (RFC 3927 §2.7).
+/// A message about an address. It disables duplicate address detection: both ends are managed, and a program can't bind
+/// to a tentative address. An IPv4 link-local address gets link scope, so the kernel does not use it as source beyond
+/// the link (RFC 3927 §2.7).
 pub fn address(index: u32, net: IpNet) -> AddressMessage {
     match net {
         IpNet::V4(net) => {
@@ -179,12 +185,12 @@ pub fn address(index: u32, net: IpNet) -> AddressMessage {
     }
 }
 
-/// A route by the link with that index, or an unreachable destination.
+/// A route over the link with that index, or an unreachable route without an index.
 ///
 /// # Errors
-/// Its parts are of different families.
-pub fn route(index: Option<u32>, route: &Route) -> Result<RouteMessage, Refusal> {
-    fn invalid(e: impl std::fmt::Display) -> Refusal {
+/// Destination, next hop and source have different address families.
+pub fn route(index: Option<u32>, route: &Route) -> Result<RouteMessage, NetlinkError> {
+    fn invalid(e: impl std::fmt::Display) -> NetlinkError {
         io::Error::other(e.to_string()).into()
     }
     let mut builder = RouteMessageBuilder::<IpAddr>::new()
@@ -208,7 +214,7 @@ pub fn route(index: Option<u32>, route: &Route) -> Result<RouteMessage, Refusal>
     Ok(builder.build())
 }
 
-/// A route as the kernel makes it by itself.
+/// A route with the attributes of one that the kernel creates by itself.
 pub fn kernel_route(index: u32, route: &KernelRoute) -> RouteMessage {
     let v6 = route.dst.addr().is_ipv6();
     let mut message = RouteMessage::default();
@@ -229,10 +235,9 @@ pub fn kernel_route(index: u32, route: &KernelRoute) -> RouteMessage {
         RouteAttribute::Oif(index),
     ];
     if v6 {
-        // It has scopes of addresses instead.
+        // IPv6 routes have no scope.
         message.header.scope = RouteScope::Universe;
-        // IP6_RT_PRIO_ADDRCONF (`net/ip6_route.h`).
-        message.attributes.push(RouteAttribute::Priority(256));
+        message.attributes.push(RouteAttribute::Priority(IP6_RT_PRIO_ADDRCONF));
     }
     message.attributes.extend(route.src.map(|src| {
         RouteAttribute::PrefSource(match src {
@@ -243,25 +248,25 @@ pub fn kernel_route(index: u32, route: &KernelRoute) -> RouteMessage {
     message
 }
 
-/// A rule as the kernel makes it by itself.
+/// A rule with the attributes of one that the kernel creates by itself.
 pub fn kernel_rule(rule: KernelRule) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = if rule.v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
     message.header.action = RuleAction::ToTable;
-    // `fib_default_rules_init`, net/ipv4/fib_rules.c; `vrf_fib_rule`, drivers/net/vrf.c.
-    let (priority, to) = match rule.to {
-        KernelTable::Local => (0, RuleAttribute::Table(255)),
-        KernelTable::Vrf => (1000, RuleAttribute::L3MDev(true)),
-        KernelTable::Main => (32766, RuleAttribute::Table(254)),
-        KernelTable::Default => (32767, RuleAttribute::Table(253)),
+    let to = match rule.to {
+        KernelTable::Local => RuleAttribute::Table(LOCAL_TABLE),
+        KernelTable::Vrf => RuleAttribute::L3MDev(true),
+        KernelTable::Main => RuleAttribute::Table(MAIN_TABLE),
+        KernelTable::Default => RuleAttribute::Table(DEFAULT_TABLE),
     };
+    let priority = kernel_rule_priority(rule.to);
     message.attributes =
         vec![RuleAttribute::Priority(priority), to, RuleAttribute::Protocol(RouteProtocol::Kernel)];
     message
 }
 
-/// A rule of ours.
-pub fn rule(rule: &Rule) -> RuleMessage {
+/// A managed rule.
+pub fn rule(rule: &IpRule) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = if rule.v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
     message.header.action = RuleAction::ToTable;

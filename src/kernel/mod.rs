@@ -1,35 +1,35 @@
-//! The kernel: what it has (`observe`), what to change (`plan`, pure), and changing it (`apply`).
+//! The kernel: read its state (`observe`), plan changes (`plan`, pure), apply them (`apply`).
 
 mod apply;
 mod attributes;
+mod backup_routes;
 mod carrier;
+mod connect_guard;
 mod cookie;
-mod dial;
 mod fib;
+mod kernel_made;
 mod link;
-mod lost;
 mod message;
 mod monitor;
 mod neighbours;
 mod netlink;
 pub mod netns;
 mod nft;
-mod object;
 mod observe;
 mod op;
 mod plan;
 mod record;
-mod shadow;
+mod rtnl;
 mod tables;
 
-pub use apply::{Changes, Error, Kernel, Outcome};
+pub use apply::{Changes, Error, Kernel, ReconcileOutcome};
+pub use backup_routes::{BackupRoutes, RemoveOriginals};
 pub use carrier::Carrier;
-pub use dial::Dialling;
+pub use connect_guard::Connects;
 pub use fib::Fib;
-pub use message::joined;
-pub use monitor::{Monitor, Notified};
+pub use message::ops_in_one_message;
+pub use monitor::{KernelEvents, Monitor};
 pub use netns::Netns;
-pub use op::{Op, Setting};
+pub use op::{LinkSetting, Op};
 pub use plan::{Plan, plan};
-pub use shadow::{BackupRoutes, Spoils};
 pub use tables::{SharedTable, shared_tables};

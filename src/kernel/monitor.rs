@@ -1,4 +1,4 @@
-//! Word from the kernel that something has changed.
+//! Netlink events: notices that the kernel state changed.
 
 use std::fs::File;
 use std::io;
@@ -13,112 +13,135 @@ use super::netlink::messages;
 use super::{Kernel, Netns};
 use crate::model::OWNER_PROTOCOL;
 
-/// Multicast group of link changes (`RTNLGRP_LINK`, `linux/rtnetlink.h`).
-const LINKS: u32 = 1;
+/// Multicast groups (`linux/rtnetlink.h`).
+const RTNLGRP_LINK: u32 = 1;
+const RTNLGRP_IPV4_IFADDR: u32 = 5;
+const RTNLGRP_IPV4_ROUTE: u32 = 7;
+const RTNLGRP_IPV4_RULE: u32 = 8;
+const RTNLGRP_IPV6_IFADDR: u32 = 9;
+const RTNLGRP_IPV6_ROUTE: u32 = 11;
+const RTNLGRP_IPV6_RULE: u32 = 19;
+const RTNLGRP_IPV4_NETCONF: u32 = 24;
+const RTNLGRP_IPV6_NETCONF: u32 = 25;
+const RTNLGRP_NEXTHOP: u32 = 32;
 
-/// What else we keep: addresses, routes and rules of both families, those kernel parameters that are announced, and zebra's
-/// next-hop objects (`RTNLGRP_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV4_RULE`, `_IPV6_IFADDR`, `_IPV6_ROUTE`, `_IPV6_RULE`,
-/// `_IPV4_NETCONF`, `_IPV6_NETCONF`, `_NEXTHOP`).
-const OTHERS: [u32; 9] = [5, 7, 8, 9, 11, 19, 24, 25, 32];
+/// Groups of all managed objects and of zebra's next-hop objects: links, addresses, routes and rules of both families,
+/// the kernel parameters that the kernel announces, next-hop objects.
+const ALL_GROUPS: [u32; 10] = [
+    RTNLGRP_LINK,
+    RTNLGRP_IPV4_IFADDR,
+    RTNLGRP_IPV4_ROUTE,
+    RTNLGRP_IPV4_RULE,
+    RTNLGRP_IPV6_IFADDR,
+    RTNLGRP_IPV6_ROUTE,
+    RTNLGRP_IPV6_RULE,
+    RTNLGRP_IPV4_NETCONF,
+    RTNLGRP_IPV6_NETCONF,
+    RTNLGRP_NEXTHOP,
+];
 
-/// Multicast group of nf_tables (`NFNLGRP_NFTABLES`, `linux/netfilter/nfnetlink.h`).
-const NFTABLES: u32 = 7;
+/// Multicast group of nf_tables (`linux/netfilter/nfnetlink.h`).
+const NFNLGRP_NFTABLES: u32 = 7;
 
-/// `RTM_NEWROUTE` and `RTM_DELROUTE` (`linux/rtnetlink.h`).
-const ROUTE_MESSAGES: [u16; 2] = [24, 25];
+/// Message types of routes, and the protocol of routes that the kernel creates by itself (`linux/rtnetlink.h`).
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+const RTPROT_KERNEL: u8 = 2;
 
-/// `RTM_NEWNEXTHOP` and `RTM_DELNEXTHOP` (same file).
-const NEXT_HOP_MESSAGES: [u16; 2] = [104, 105];
+/// Message types of next-hop objects (same file).
+const RTM_NEWNEXTHOP: u16 = 104;
+const RTM_DELNEXTHOP: u16 = 105;
 
-/// The second of the first, and the protocol of what the kernel makes by itself (`RTPROT_KERNEL`, same file).
-const ROUTE_GONE: u16 = ROUTE_MESSAGES[1];
-const KERNEL_PROTOCOL: u8 = 2;
-
-/// Where a route message has its protocol: `nlmsghdr`, then `rtm_protocol` of `rtmsg`.
+/// Offset of the protocol in a route message: `nlmsghdr`, then `rtm_protocol` of `rtmsg`.
 const ROUTE_PROTOCOL: usize = 16 + 5;
 
-/// What has come of interest.
+/// What the pending netlink events announce.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Notified {
-    /// Something that may concern what we keep.
-    pub ours: bool,
-    /// A next-hop object has gone, and routes may have with it, of which the kernel does not tell.
-    pub next_hop_gone: bool,
+pub struct KernelEvents {
+    /// A change that may concern a managed object.
+    pub managed_changed: bool,
+    /// The deletion of a next-hop object. The kernel removes its routes, too, without an event of their own.
+    pub nexthop_deleted: bool,
 }
 
-/// Sockets that are readable when something has come, gone or changed.
+/// Sockets that become readable when the kernel state changes.
 #[derive(Debug)]
 pub struct Monitor {
     sockets: Vec<Socket>,
-    /// In which a change is announced by `POLLPRI` (`proc(5)`): a namespace is held by a mount.
+    /// `/proc/self/mountinfo`, which reports changes by `POLLPRI` (`proc(5)`): a mount keeps the namespace.
     mounts: Option<File>,
 }
 
 impl Monitor {
-    /// Listens for links in every namespace of `kernel`.
+    /// Subscribes to link events in every namespace of `kernel`.
     ///
     /// # Errors
     /// A socket can't be opened.
     pub fn links(kernel: &Kernel) -> io::Result<Self> {
-        Ok(Self { sockets: listen(kernel, &[LINKS])?, mounts: None })
+        Ok(Self { sockets: subscribe(kernel, &[RTNLGRP_LINK])?, mounts: None })
     }
 
-    /// Listens for everything that we keep.
+    /// Subscribes to events of all managed objects and of next-hop objects.
     ///
     /// # Errors
     /// A socket can't be opened.
     pub fn everything(kernel: &Kernel) -> io::Result<Self> {
-        let mut sockets = listen(kernel, &[&[LINKS], &OTHERS[..]].concat())?;
-        // A kernel without nf_tables has nothing of ours in it.
-        sockets.extend(open(NETLINK_NETFILTER, &[NFTABLES]).ok());
+        let mut sockets = subscribe(kernel, &ALL_GROUPS)?;
+        // A kernel without nf_tables has no managed table.
+        sockets.extend(open(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES]).ok());
         Ok(Self { sockets, mounts: Some(File::open("/proc/self/mountinfo")?) })
     }
 
-    /// What to poll.
+    /// File descriptors to poll.
     pub fn fds(&self) -> impl Iterator<Item = PollFd<'_>> {
         let sockets = self.sockets.iter().map(|s| PollFd::from_borrowed_fd(s.as_fd(), PollFlags::IN));
         sockets.chain(self.mounts.iter().map(|file| PollFd::new(file, PollFlags::PRI)))
     }
 
-    /// Empties the sockets. What among it may concern us: what has changed is found by looking, so a lost message loses nothing.
-    pub fn drain(&self) -> Notified {
+    /// Reads all pending messages. They are only a trigger: the caller reads the kernel state to find changes, so a
+    /// lost message does no harm.
+    pub fn drain(&self) -> KernelEvents {
         let mut buffer = vec![0; 32768];
-        let mut heard = Notified::default();
+        let mut events = KernelEvents::default();
         for socket in &self.sockets {
             loop {
                 match rustix::io::read(socket, &mut buffer) {
-                    Ok(n) => heard.take(&buffer[..n]),
-                    Err(Errno::NOBUFS) => heard = Notified { ours: true, next_hop_gone: true },
+                    Ok(n) => events.add(&buffer[..n]),
+                    Err(Errno::NOBUFS) => {
+                        events = KernelEvents { managed_changed: true, nexthop_deleted: true };
+                    }
                     Err(Errno::INTR) => {}
                     Err(_) => break,
                 }
             }
         }
-        heard
+        events
     }
 }
 
-impl Notified {
-    fn take(&mut self, datagram: &[u8]) {
+impl KernelEvents {
+    /// Adds the messages of a datagram.
+    fn add(&mut self, datagram: &[u8]) {
         for message in messages(datagram).map_while(Result::ok) {
             let kind = u16::from_ne_bytes([message[4], message[5]]);
-            self.next_hop_gone |= kind == NEXT_HOP_MESSAGES[1];
-            self.ours |= may_concern_us(kind, message);
+            self.nexthop_deleted |= kind == RTM_DELNEXTHOP;
+            self.managed_changed |= is_relevant(kind, message);
         }
     }
 }
 
-/// All but next hops, and routes of other protocols: bgpd's come by the hundred thousand. Of the kernel's own the end is of interest.
-fn may_concern_us(kind: u16, message: &[u8]) -> bool {
+/// Whether a message may concern a managed object. Next-hop objects do not count. Of routes only managed ones and
+/// removals of kernel routes count: bgpd's routes can be hundreds of thousands.
+fn is_relevant(kind: u16, message: &[u8]) -> bool {
     let protocol = message.get(ROUTE_PROTOCOL).copied();
-    !(ROUTE_MESSAGES.contains(&kind) || NEXT_HOP_MESSAGES.contains(&kind))
+    !matches!(kind, RTM_NEWROUTE | RTM_DELROUTE | RTM_NEWNEXTHOP | RTM_DELNEXTHOP)
         || protocol == Some(OWNER_PROTOCOL)
-        || (kind == ROUTE_GONE && protocol == Some(KERNEL_PROTOCOL))
+        || (kind == RTM_DELROUTE && protocol == Some(RTPROT_KERNEL))
 }
 
-fn listen(kernel: &Kernel, groups: &[u32]) -> io::Result<Vec<Socket>> {
-    let listen = |ns: &Netns| ns.within(|| open(NETLINK_ROUTE, groups));
-    kernel.namespaces().map(listen).collect()
+fn subscribe(kernel: &Kernel, groups: &[u32]) -> io::Result<Vec<Socket>> {
+    let subscribe = |ns: &Netns| ns.within(|| open(NETLINK_ROUTE, groups));
+    kernel.namespaces().map(subscribe).collect()
 }
 
 fn open(protocol: isize, groups: &[u32]) -> io::Result<Socket> {
@@ -144,21 +167,28 @@ mod tests {
     }
 
     #[test]
-    fn only_our_own_routes_concern_us() {
-        let heard = |datagram: &[u8]| {
-            let mut heard = Notified::default();
-            heard.take(datagram);
-            heard
+    fn only_managed_routes_and_removed_kernel_routes_are_relevant() {
+        const RTPROT_BGP: u8 = 186;
+        const RTM_NEWLINK: u16 = 16;
+        const RTM_DELADDR: u16 = 21;
+        let events = |datagram: &[u8]| {
+            let mut events = KernelEvents::default();
+            events.add(datagram);
+            events
         };
-        let concerns = |datagram: &[u8]| heard(datagram).ours;
-        assert!(!concerns(&message(24, 186)));
-        assert!(concerns(&message(25, OWNER_PROTOCOL)));
-        assert!(concerns(&message(25, 2)) && !concerns(&message(24, 2)), "the kernel's own");
-        assert!(concerns(&message(16, 0)), "a link");
-        assert!(concerns(&[message(24, 186), message(21, 0)].concat()), "an address after a route");
-        let gone = heard(&[message(104, 0), message(105, 0)].concat());
-        assert_eq!(gone, Notified { ours: false, next_hop_gone: true });
-        assert!(!heard(&message(104, 0)).next_hop_gone);
-        assert!(!concerns(&[]) && !concerns(&[9; 7]) && !concerns(&[255; 40]));
+        let relevant = |datagram: &[u8]| events(datagram).managed_changed;
+        let bgp_route = || message(RTM_NEWROUTE, RTPROT_BGP);
+        assert!(!relevant(&bgp_route()));
+        assert!(relevant(&message(RTM_DELROUTE, OWNER_PROTOCOL)));
+        assert!(
+            relevant(&message(RTM_DELROUTE, RTPROT_KERNEL))
+                && !relevant(&message(RTM_NEWROUTE, RTPROT_KERNEL))
+        );
+        assert!(relevant(&message(RTM_NEWLINK, 0)));
+        assert!(relevant(&[bgp_route(), message(RTM_DELADDR, 0)].concat()), "an address after a route");
+        let deleted = events(&[message(RTM_NEWNEXTHOP, 0), message(RTM_DELNEXTHOP, 0)].concat());
+        assert_eq!(deleted, KernelEvents { managed_changed: false, nexthop_deleted: true });
+        assert!(!events(&message(RTM_NEWNEXTHOP, 0)).nexthop_deleted);
+        assert!(!relevant(&[]) && !relevant(&[9; 7]) && !relevant(&[255; 40]));
     }
 }

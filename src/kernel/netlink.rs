@@ -1,4 +1,4 @@
-//! A blocking route-netlink socket: one request, one answer, and the kernel's own words in the error.
+//! A blocking rtnetlink socket. Errors contain the kernel's own message (extended acknowledgement).
 
 use std::fmt;
 use std::io;
@@ -9,42 +9,42 @@ use netlink_packet_core::{
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::attributes::attributes;
-use super::object::Object;
+use super::rtnl::RtnlMessage;
 
-/// What the kernel answered to a request that it refused.
+/// A failed netlink request.
 #[derive(Debug)]
-pub struct Refusal {
-    /// The errno.
-    pub error: io::Error,
-    /// The kernel's sentence about it (`NLMSGERR_ATTR_MSG`), where it has one.
-    pub words: Option<String>,
+pub struct NetlinkError {
+    /// The errno, or the error of the socket.
+    pub source: io::Error,
+    /// The kernel's message about the error (`NLMSGERR_ATTR_MSG`), if it sent one.
+    pub message: Option<String>,
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for NetlinkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.words {
-            Some(words) => write!(f, "{words} ({})", self.error),
-            None => self.error.fmt(f),
+        match &self.message {
+            Some(message) => write!(f, "{message} ({})", self.source),
+            None => self.source.fmt(f),
         }
     }
 }
 
-impl std::error::Error for Refusal {}
+impl std::error::Error for NetlinkError {}
 
-impl From<io::Error> for Refusal {
+impl From<io::Error> for NetlinkError {
     fn from(error: io::Error) -> Self {
-        Self { error, words: None }
+        Self { source: error, message: None }
     }
 }
 
-impl From<Refusal> for io::Error {
-    /// Its words; what the errno was matters to no one who takes it so.
-    fn from(refusal: Refusal) -> Self {
-        Self::other(refusal.to_string())
+impl From<NetlinkError> for io::Error {
+    /// Keeps the text only. Callers of this conversion do not need the errno.
+    fn from(error: NetlinkError) -> Self {
+        Self::other(error.to_string())
     }
 }
 
-/// A socket in the namespace of the thread that opened it, for good.
+/// An rtnetlink socket. It stays in the network namespace in which it was opened.
 #[derive(Debug)]
 pub struct Netlink {
     socket: Socket,
@@ -56,7 +56,7 @@ impl Netlink {
     /// Opens a socket in the calling thread's namespace.
     ///
     /// # Errors
-    /// The kernel has no route netlink for us.
+    /// The socket can't be opened.
     pub fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
@@ -67,87 +67,95 @@ impl Netlink {
         Ok(Self { socket, sequence: 0, received: Vec::with_capacity(DATAGRAM) })
     }
 
-    /// The number of the socket's namespace, which no other one has until the machine is started anew.
+    /// The cookie of the socket's network namespace. It is unique until the next reboot.
     ///
     /// # Errors
     /// A kernel before 5.14 has none.
-    pub fn namespace(&self) -> io::Result<u64> {
+    pub fn netns_cookie(&self) -> io::Result<u64> {
         super::cookie::of(&self.socket)
     }
 
-    /// Sends a change, `flags` on top of request and acknowledge, and waits until the kernel has made it.
+    /// Sends a change with `flags` in addition to request and acknowledge. Waits for the acknowledgement.
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn change(&mut self, message: Object, flags: u16) -> Result<(), Refusal> {
+    pub fn change(&mut self, message: RtnlMessage, flags: u16) -> Result<(), NetlinkError> {
         self.exchange(&mut request(message, NLM_F_ACK | flags), &mut |_| {}).map(drop)
     }
 
-    /// Asks for one object: what `take` makes of its bytes without the netlink header.
+    /// Reads one object. `take` gets the bytes of the reply without the netlink header, and returns the result.
     ///
     /// # Errors
-    /// The kernel refused; `ENODEV` if a link is not there.
+    /// The kernel refused; `ENODEV` if a link does not exist.
     pub fn get<T>(
         &mut self,
-        message: Object,
+        message: RtnlMessage,
         take: impl Fn(&[u8]) -> Option<T>,
-    ) -> Result<Option<T>, Refusal> {
-        let mut answer = None;
-        self.exchange(&mut request(message, NLM_F_ACK), &mut |message| answer = take(&message[HEADER..]))?;
-        Ok(answer)
+    ) -> Result<Option<T>, NetlinkError> {
+        let mut reply = None;
+        self.exchange(&mut request(message, NLM_F_ACK), &mut |message| reply = take(&message[HEADER..]))?;
+        Ok(reply)
     }
 
-    /// Asks for all objects of a kind, and keeps what `take` makes of each. A dump that a change in the kernel disturbed is
-    /// taken again: see [`settled`].
+    /// Dumps all objects of a type, and collects the results of `take`. Repeats a dump that a change interrupted: see
+    /// [`dump_until_stable`].
     ///
     /// # Errors
     /// The kernel refused.
     pub fn dump<T: PartialEq>(
         &mut self,
-        message: Object,
-        take: impl Fn(Object) -> Option<T>,
-    ) -> Result<Vec<T>, Refusal> {
-        self.dump_those(message, |_| true, take)
+        message: RtnlMessage,
+        take: impl Fn(RtnlMessage) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        self.dump_filtered(message, |_| true, take)
     }
 
-    /// The same of those objects that are `worth` being parsed, by their bytes without the netlink header.
+    /// Like [`Self::dump`], but parses only messages for which `is_wanted` returns true. It gets the bytes without the
+    /// netlink header.
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn dump_those<T: PartialEq>(
+    pub fn dump_filtered<T: PartialEq>(
         &mut self,
-        message: Object,
-        worth: impl Fn(&[u8]) -> bool,
-        take: impl Fn(Object) -> Option<T>,
-    ) -> Result<Vec<T>, Refusal> {
-        self.each(message, |message| worth(&message[HEADER..]).then(|| take(object(message)?)).flatten())
+        message: RtnlMessage,
+        is_wanted: impl Fn(&[u8]) -> bool,
+        take: impl Fn(RtnlMessage) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        self.dump_messages(message, |message| {
+            is_wanted(&message[HEADER..]).then(|| take(object(message)?)).flatten()
+        })
     }
 
-    /// The same of all, but `take` has the bytes of each.
+    /// Like [`Self::dump`], but `take` gets the bytes of each message without the netlink header.
     ///
     /// # Errors
     /// The kernel refused.
     pub fn dump_raw<T: PartialEq>(
         &mut self,
-        message: Object,
+        message: RtnlMessage,
         take: impl Fn(&[u8]) -> Option<T>,
-    ) -> Result<Vec<T>, Refusal> {
-        self.each(message, |message| take(&message[HEADER..]))
+    ) -> Result<Vec<T>, NetlinkError> {
+        self.dump_messages(message, |message| take(&message[HEADER..]))
     }
 
-    /// Asks for all objects of a kind, without keeping any. Returns whether a change in the kernel disturbed the answer, so
-    /// that something may be missing or be there twice.
+    /// Dumps all objects of a type without collecting them. Returns whether a change interrupted the dump: objects may
+    /// be missing or duplicate then.
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn stream(&mut self, message: Object, take: &mut dyn FnMut(Object)) -> Result<bool, Refusal> {
+    pub fn stream(
+        &mut self,
+        message: RtnlMessage,
+        take: &mut dyn FnMut(RtnlMessage),
+    ) -> Result<bool, NetlinkError> {
         self.exchange(&mut request(message, NLM_F_DUMP), &mut |message| {
             object(message).into_iter().for_each(&mut *take);
         })
     }
 
-    /// Sends many changes, some hundred in one datagram, and waits for the last of each datagram only. Returns how many the
-    /// kernel refused, and the first of these; `expected` are no refusals.
+    /// Sends many changes, some hundred in one datagram. Waits only for the acknowledgement of the last change in each
+    /// datagram. Returns the number of failed changes and the first error. Errnos in `expected` do not count as
+    /// failures.
     ///
     /// # Errors
     /// The socket fails.
@@ -155,15 +163,15 @@ impl Netlink {
         &mut self,
         mut batch: Batch,
         expected: &[i32],
-    ) -> Result<(usize, Option<Refusal>), Refusal> {
-        let (mut refused, mut first) = (0, None);
+    ) -> Result<(usize, Option<NetlinkError>), NetlinkError> {
+        let (mut failed, mut first) = (0, None);
         let mut begin = 0;
         while begin < batch.0.len() {
             let mut end = begin;
             let mut last = begin;
-            while end < batch.0.len() && end - begin < BATCH {
+            while end < batch.0.len() && end - begin < BATCH_BYTES {
                 self.sequence = self.sequence.wrapping_add(1);
-                batch.number(end, self.sequence);
+                batch.set_sequence(end, self.sequence);
                 last = end;
                 end += batch.length_at(end);
             }
@@ -171,19 +179,19 @@ impl Netlink {
             batch.0[last + 6..last + 8].copy_from_slice(&flags.to_ne_bytes());
             self.socket.send(&batch.0[begin..end], 0)?;
             begin = end;
-            self.answers(&mut |error| {
+            self.read_acks(&mut |error| {
                 let code = error.to_io().raw_os_error();
                 if error.code.is_some() && !code.is_some_and(|code| expected.contains(&code)) {
-                    refused += 1;
-                    first.get_or_insert_with(|| refusal(error));
+                    failed += 1;
+                    first.get_or_insert_with(|| netlink_error(error));
                 }
             })?;
         }
-        Ok((refused, first))
+        Ok((failed, first))
     }
 
-    /// Takes in the answers to a datagram up to that to its last message, which is the last that was numbered.
-    fn answers(&mut self, take: &mut dyn FnMut(&ErrorMessage)) -> Result<(), Refusal> {
+    /// Reads acknowledgements and errors up to that of the last message sent, which has the current sequence number.
+    fn read_acks(&mut self, take: &mut dyn FnMut(&ErrorMessage)) -> Result<(), NetlinkError> {
         loop {
             self.receive()?;
             for message in messages(&self.received) {
@@ -198,21 +206,22 @@ impl Netlink {
         }
     }
 
-    fn each<T: PartialEq>(
+    /// Dumps all objects of a type until the result is stable. `take` gets each message with its header.
+    fn dump_messages<T: PartialEq>(
         &mut self,
-        message: Object,
+        message: RtnlMessage,
         take: impl Fn(&[u8]) -> Option<T>,
-    ) -> Result<Vec<T>, Refusal> {
+    ) -> Result<Vec<T>, NetlinkError> {
         let mut request = request(message, NLM_F_DUMP);
-        settled(|| {
-            let mut taken = Vec::new();
-            let mut keep = |message: &[u8]| taken.extend(take(message));
-            let disturbed = self.exchange(&mut request, &mut keep)?;
-            Ok((taken, disturbed))
+        dump_until_stable(|| {
+            let mut objects = Vec::new();
+            let mut keep = |message: &[u8]| objects.extend(take(message));
+            let interrupted = self.exchange(&mut request, &mut keep)?;
+            Ok((objects, interrupted))
         })
     }
 
-    /// Takes in a datagram.
+    /// Receives one datagram.
     fn receive(&mut self) -> io::Result<()> {
         self.received.clear();
         if self.socket.recv(&mut self.received, libc::MSG_TRUNC)? > self.received.len() {
@@ -221,13 +230,14 @@ impl Netlink {
         Ok(())
     }
 
-    /// Returns whether a change in the kernel disturbed the answer.
-    fn exchange(&mut self, request: &mut Batch, take: &mut dyn FnMut(&[u8])) -> Result<bool, Refusal> {
+    /// Sends a request, the only message of the batch, and passes each object in the reply to `take`. Returns whether a
+    /// change interrupted a dump.
+    fn exchange(&mut self, request: &mut Batch, take: &mut dyn FnMut(&[u8])) -> Result<bool, NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
-        request.number(0, self.sequence);
+        request.set_sequence(0, self.sequence);
         self.socket.send(&request.0, 0)?;
 
-        let mut disturbed = false;
+        let mut interrupted = false;
         loop {
             self.receive()?;
             for message in messages(&self.received) {
@@ -236,17 +246,17 @@ impl Netlink {
                 if header.sequence_number() != self.sequence {
                     continue;
                 }
-                disturbed |= header.flags() & NLM_F_DUMP_INTR != 0;
+                interrupted |= header.flags() & NLM_F_DUMP_INTR != 0;
                 if header.message_type() >= FIRST_OBJECT {
                     take(message);
                     continue;
                 }
                 match parse(message)?.payload {
-                    NetlinkPayload::Error(e) if e.code.is_some() => return Err(refusal(&e)),
+                    NetlinkPayload::Error(e) if e.code.is_some() => return Err(netlink_error(&e)),
                     NetlinkPayload::Done(done) if done.code < 0 => {
                         return Err(io::Error::from_raw_os_error(-done.code).into());
                     }
-                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(disturbed),
+                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(interrupted),
                     _ => {}
                 }
             }
@@ -254,31 +264,31 @@ impl Netlink {
     }
 }
 
-/// The result of a change, where that the kernel refuses it with this errno means that there is nothing to change.
+/// Turns the error `errno` into success: it means that there is nothing to change.
 ///
 /// # Errors
-/// The kernel refused for another reason.
-pub fn unless(errno: i32, result: Result<(), Refusal>) -> Result<(), Refusal> {
+/// The change failed with another error.
+pub fn ignore_errno(errno: i32, result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
     match result {
-        Err(refusal) if refusal.error.raw_os_error() == Some(errno) => Ok(()),
+        Err(error) if error.source.raw_os_error() == Some(errno) => Ok(()),
         other => other,
     }
 }
 
-/// One request, with these flags on top of it.
-fn request(message: Object, flags: u16) -> Batch {
+/// A batch of one request with `flags` in addition to request.
+fn request(message: RtnlMessage, flags: u16) -> Batch {
     let mut batch = Batch::default();
     batch.push(message, flags);
     batch
 }
 
-/// Many requests, one message after the other, as they are sent.
+/// Serialized requests, one message after the other.
 #[derive(Debug, Default)]
 pub struct Batch(Vec<u8>);
 
 impl Batch {
-    /// Adds one, `flags` on top of request.
-    pub fn push(&mut self, message: Object, flags: u16) {
+    /// Adds a request with `flags` in addition to request.
+    pub fn push(&mut self, message: RtnlMessage, flags: u16) {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | flags;
         request.finalize();
@@ -287,59 +297,63 @@ impl Batch {
         request.serialize(&mut self.0[begin..begin + length]);
     }
 
-    /// Its size in bytes.
+    /// Size in bytes.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Numbers the message that begins there.
-    fn number(&mut self, at: usize, sequence: u32) {
+    /// Sets the sequence number of the message at offset `at`.
+    fn set_sequence(&mut self, at: usize, sequence: u32) {
         self.0[at + 8..at + 12].copy_from_slice(&sequence.to_ne_bytes());
     }
 
-    /// With all padding, the length of the message that begins there.
+    /// Length, with padding, of the message at offset `at`.
     fn length_at(&self, at: usize) -> usize {
         let length = u32::from_ne_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]]);
         (length as usize).next_multiple_of(4)
     }
 }
 
-/// Bytes of changes that are sent together: the kernel does not turn to anything else before it has carried them out.
-const BATCH: usize = 16 << 10;
+/// Maximum size of one datagram of changes in bytes. The kernel applies a whole datagram before it handles other
+/// requests.
+const BATCH_BYTES: usize = 16 << 10;
 
-/// How often a dump is taken at most.
-const DUMPS: usize = 5;
+/// Maximum number of dumps per request.
+const MAX_DUMPS: usize = 5;
 
-/// What a dump says that nothing disturbed, or that says twice in a row what matters to us. Thousands of links that came up a
-/// moment ago get an IPv6 address each for seconds, which disturbs every dump of addresses and is none of our business. What
-/// is disturbed and different to the end is taken as it is: of what changed meanwhile the kernel tells.
-fn settled<T: PartialEq>(
-    mut dump: impl FnMut() -> Result<(Vec<T>, bool), Refusal>,
-) -> Result<Vec<T>, Refusal> {
-    let (mut last, mut disturbed) = dump()?;
-    for _ in 1..DUMPS {
-        if !disturbed {
+/// Repeats a dump until no change interrupts it or until two dumps in a row have the same relevant content. For
+/// example, thousands of new links get their IPv6 addresses over several seconds, which interrupts every dump of
+/// addresses but does not matter here. After [`MAX_DUMPS`] the last dump counts: netlink events announce what changed
+/// meanwhile.
+fn dump_until_stable<T: PartialEq>(
+    mut dump: impl FnMut() -> Result<(Vec<T>, bool), NetlinkError>,
+) -> Result<Vec<T>, NetlinkError> {
+    let (mut last, mut interrupted) = dump()?;
+    for _ in 1..MAX_DUMPS {
+        if !interrupted {
             break;
         }
         let again = dump()?;
-        disturbed = again.1 && again.0 != last;
+        interrupted = again.1 && again.0 != last;
         last = again.0;
     }
     Ok(last)
 }
 
-/// Room for one datagram in bytes: the kernel fills at most 32 KiB with a dump (`netlink_dump`, `net/netlink/af_netlink.c`).
+/// Buffer size for one datagram in bytes: the kernel fills at most 32 KiB with a dump (`netlink_dump`,
+/// `net/netlink/af_netlink.c`).
 const DATAGRAM: usize = 64 << 10;
 /// Length of `struct nlmsghdr`.
 const HEADER: usize = 16;
-/// Types below are netlink's own (`NLMSG_MIN_TYPE`, `linux/netlink.h`).
+/// Lowest message type of objects; lower types are control messages (`NLMSG_MIN_TYPE`, `linux/netlink.h`).
 const FIRST_OBJECT: u16 = 16;
 /// The dump is inconsistent (`NLM_F_DUMP_INTR`, `linux/netlink.h`).
 const NLM_F_DUMP_INTR: u16 = 0x10;
-/// The attribute of an error that holds a sentence (`NLMSGERR_ATTR_MSG`, `linux/netlink.h`).
-const ATTR_MSG: u16 = 1;
+/// The attribute of an error with the kernel's message (`NLMSGERR_ATTR_MSG`, `linux/netlink.h`).
+const NLMSGERR_ATTR_MSG: u16 = 1;
 
-/// The messages of a datagram, each with its header; the last is the error if the rest is none.
+/// The messages of a datagram, each with its header. The last item is an error if the rest of the datagram is
+/// malformed.
 pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = io::Result<&[u8]>> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
@@ -353,18 +367,19 @@ pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = io::Result<&[u8]
     })
 }
 
-fn parse(message: &[u8]) -> io::Result<NetlinkMessage<Object>> {
+fn parse(message: &[u8]) -> io::Result<NetlinkMessage<RtnlMessage>> {
     NetlinkMessage::deserialize(message).map_err(|e| io::Error::other(e.to_string()))
 }
 
-/// What the message describes. One exotic object that the crate can't read must not hide the others.
-fn object(message: &[u8]) -> Option<Object> {
+/// The object in a message. A message that the crate can't parse is skipped, so that it does not hide the other
+/// objects.
+fn object(message: &[u8]) -> Option<RtnlMessage> {
     match NetlinkMessage::deserialize(message) {
         Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(object), .. }) => Some(object),
         Ok(_) => None,
         Err(e) => {
             log::debug!(
-                "netlink message of type {} left out: {e}",
+                "netlink message of type {} skipped: {e}",
                 NetlinkBuffer::new(message).message_type()
             );
             None
@@ -372,35 +387,35 @@ fn object(message: &[u8]) -> Option<Object> {
     }
 }
 
-/// With capped acknowledgements the attributes follow the request's header.
-fn refusal(e: &ErrorMessage) -> Refusal {
+/// Converts an error message. With `NETLINK_CAP_ACK` the attributes follow the header of the request.
+fn netlink_error(e: &ErrorMessage) -> NetlinkError {
     let rest = e.header.get(HEADER..).unwrap_or_default();
     let text = |value| String::from_utf8_lossy(value).trim_end_matches('\0').to_owned();
-    let words = attributes(rest).find(|(kind, _)| *kind == ATTR_MSG).map(|(_, value)| text(value));
-    Refusal { error: e.to_io(), words }
+    let message = attributes(rest).find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG).map(|(_, value)| text(value));
+    NetlinkError { source: e.to_io(), message }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// What is made of dumps that say this, and how many were taken.
+    /// The result of these dumps, and how many of them were used. Each has its content and whether it was interrupted.
     fn settle(dumps: &[(&[u8], bool)]) -> (Vec<u8>, usize) {
-        let mut taken = 0;
-        let result = settled(|| {
-            taken += 1;
-            Ok((dumps[taken - 1].0.to_vec(), dumps[taken - 1].1))
+        let mut used = 0;
+        let result = dump_until_stable(|| {
+            used += 1;
+            Ok((dumps[used - 1].0.to_vec(), dumps[used - 1].1))
         });
-        (result.unwrap(), taken)
+        (result.unwrap(), used)
     }
 
     #[test]
-    fn a_disturbed_dump_is_taken_again_until_it_is_sure() {
+    fn an_interrupted_dump_is_repeated_until_it_is_stable() {
         assert_eq!(settle(&[(b"a", false)]), (b"a".into(), 1));
         assert_eq!(settle(&[(b"a", true), (b"ab", false)]), (b"ab".into(), 2));
         assert_eq!(settle(&[(b"a", true), (b"ab", true), (b"ab", true)]), (b"ab".into(), 3));
-        let changing: [(&[u8], bool); DUMPS] =
+        let changing: [(&[u8], bool); MAX_DUMPS] =
             [(b"a", true), (b"b", true), (b"c", true), (b"d", true), (b"e", true)];
-        assert_eq!(settle(&changing), (b"e".into(), DUMPS));
+        assert_eq!(settle(&changing), (b"e".into(), MAX_DUMPS));
     }
 }

@@ -1,4 +1,4 @@
-//! Network namespaces: hold one by a bind mount below `/run/netns`, as iproute2 does, and work in it.
+//! Network namespaces: create one, keep it by a bind mount below `/run/netns` as iproute2 does, and run code in it.
 
 use std::fs::{self, File};
 use std::io;
@@ -15,38 +15,38 @@ use rustix::fs::{FileType, Mode, OFlags};
 use crate::frr::daemons::BIN_DIR;
 use crate::limits;
 
-/// Where named namespaces are held (`NETNS_RUN_DIR` of iproute2).
+/// Directory in which named namespaces are mounted (`NETNS_RUN_DIR` of iproute2).
 pub const RUN_DIR: &str = "/run/netns";
 
-/// Magic number of the file system that namespaces live in (`NSFS_MAGIC`, `linux/magic.h`).
+/// Magic number of the file system of namespaces (`NSFS_MAGIC`, `linux/magic.h`).
 const NSFS_MAGIC: u64 = 0x6e73_6673;
 
-/// A network namespace, kept alive by the open file.
+/// A network namespace. The open file keeps it alive.
 #[derive(Debug)]
 pub struct Netns {
     file: File,
 }
 
-/// How a named namespace came about.
+/// What [`Netns::ensure`] found and did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
-    /// It was there.
+pub enum NetnsOrigin {
+    /// The namespace existed.
     Found,
-    /// It is new.
+    /// The namespace is new.
     Created,
-    /// Its file was there, but nothing was mounted on it.
+    /// The namespace is new, and is mounted on a file that existed without a mount.
     Repaired,
 }
 
-/// What is held under the name of a namespace.
+/// What is mounted under the name of a namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Held {
-    /// The namespace itself.
-    Itself,
-    /// Nothing: what still runs in it, or has it open, keeps it alive.
-    Nothing,
-    /// Another one.
-    Another,
+pub enum NetnsMount {
+    /// This namespace.
+    Present,
+    /// No namespace. Processes in the old one and open files keep that alive.
+    Absent,
+    /// Another namespace.
+    Replaced,
 }
 
 impl Netns {
@@ -62,53 +62,53 @@ impl Netns {
         Ok(Self { file: File::open(path)? })
     }
 
-    /// The namespace called `name`, made and held by a bind mount if it is not there.
+    /// The namespace called `name`. Creates and mounts it if it does not exist.
     ///
     /// # Errors
-    /// The step that failed, as a sentence; or what is there is nothing that FRR is to run in.
-    pub fn ensure(name: &str) -> io::Result<(Self, Origin)> {
+    /// A step failed, or FRR must not run in what exists under that name. The message names the path and the reason.
+    pub fn ensure(name: &str) -> io::Result<(Self, NetnsOrigin)> {
         let path = Self::path(name);
-        let origin = match look(&path) {
-            Ok(There::Namespace) => Origin::Found,
-            Ok(There::File) => Origin::Repaired,
-            Ok(There::Other(what)) => {
+        let origin = match path_kind(&path) {
+            Ok(PathKind::Namespace) => NetnsOrigin::Found,
+            Ok(PathKind::File) => NetnsOrigin::Repaired,
+            Ok(PathKind::Other(what)) => {
                 return Err(io::Error::other(format!(
-                    "{} is {what}, where a mount is to hold FRR's network namespace: remove it, or choose another name with NETNS",
+                    "{} is {what}, not a mount point for FRR's network namespace: remove it, or choose another name with NETNS",
                     path.display()
                 )));
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                make_mount_point(&path).map_err(|e| because(e, "create", &path))?;
-                Origin::Created
+                make_mount_point(&path).map_err(|e| with_context(e, "create", &path))?;
+                NetnsOrigin::Created
             }
-            Err(e) => return Err(because(e, "examine", &path)),
+            Err(e) => return Err(with_context(e, "examine", &path)),
         };
-        if origin != Origin::Found {
-            hold_new(&path).map_err(|e| because(e, "hold a new network namespace at", &path))?;
+        if origin != NetnsOrigin::Found {
+            mount_new(&path).map_err(|e| with_context(e, "mount a new network namespace at", &path))?;
         }
-        let found = Self::open(&path).map_err(|e| because(e, "open", &path))?;
-        if origin == Origin::Found {
-            found.may_be_ours(&path)?;
+        let found = Self::open(&path).map_err(|e| with_context(e, "open", &path))?;
+        if origin == NetnsOrigin::Found {
+            found.check_usable(&path)?;
         }
         Ok((found, origin))
     }
 
-    /// Refuses what is mounted at `path` if it can't be a namespace of ours.
-    fn may_be_ours(&self, path: &Path) -> io::Result<()> {
+    /// Fails if what is mounted at `path` is not a network namespace, or is the host's own one.
+    fn check_usable(&self, path: &Path) -> io::Result<()> {
         let refuse = |what: &str, otherwise: &str| {
             let path = path.display();
             Err(io::Error::other(format!(
-                "{path} holds {what}: unmount it (umount {path}; rm {path}), or {otherwise}"
+                "{path} is {what}: unmount it (umount {path}; rm {path}), or {otherwise}"
             )))
         };
-        // Without the right to enter it, a later step says so.
-        if on_a_thread(|| Ok(setns(&self.file, CloneFlags::CLONE_NEWNET)))? == Err(Errno::EINVAL) {
+        // A missing privilege to enter it is reported by a later step.
+        if on_new_thread(|| Ok(setns(&self.file, CloneFlags::CLONE_NEWNET)))? == Err(Errno::EINVAL) {
             return refuse(
-                "a namespace of another kind, not a network namespace",
+                "a namespace of another type, not a network namespace",
                 "choose another name with NETNS",
             );
         }
-        // In a container with processes of its own, the first one of them is as good as we.
+        // In a container with its own PID namespace, its first process is in the same network namespace as this one.
         let host = [Self::current(), Self::open(Path::new("/proc/1/ns/net"))];
         let own = self.identity()?;
         if host.into_iter().flatten().any(|host| host.identity().is_ok_and(|host| host == own)) {
@@ -117,17 +117,19 @@ impl Netns {
         Ok(())
     }
 
-    /// Who else has this namespace, if it was not made for FRR: under which other name it is held, or what runs in it; in words.
+    /// Text about another use of this namespace: another name under which it is mounted, or a process other than FRR's
+    /// daemons in it.
     ///
     /// # Errors
     /// The open file can't be examined.
-    pub fn others_claim(&self, name: &str) -> io::Result<Option<String>> {
+    pub fn other_use(&self, name: &str) -> io::Result<Option<String>> {
         let own = self.identity()?;
-        let same = |path: &Path| fs::metadata(path).is_ok_and(|held| (held.dev(), held.ino()) == own);
+        let same = |path: &Path| fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == own);
         let names = fs::read_dir(RUN_DIR).into_iter().flatten().flatten().map(|entry| entry.file_name());
-        let held = names.filter(|other| other != name).find(|other| same(&Path::new(RUN_DIR).join(other)));
-        if let Some(other) = held {
-            return Ok(Some(format!("it is held as {:?}, too", other.to_string_lossy())));
+        let other_name =
+            names.filter(|other| other != name).find(|other| same(&Path::new(RUN_DIR).join(other)));
+        if let Some(other) = other_name {
+            return Ok(Some(format!("it is also mounted as {:?}", other.to_string_lossy())));
         }
         let pids = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
         let pids = pids.filter(|path| {
@@ -135,7 +137,7 @@ impl Netns {
         });
         for process in pids.filter(|process| same(&process.join("ns/net"))) {
             let program = fs::read_link(process.join("exe")).unwrap_or_default();
-            // FRR's may have been left by an instance of ours.
+            // An earlier instance may have left FRR daemons.
             if !program.starts_with(BIN_DIR) {
                 let pid = process.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 return Ok(Some(format!("{:?} (pid {pid}) runs in it", program.to_string_lossy())));
@@ -149,66 +151,66 @@ impl Netns {
         Ok((metadata.dev(), metadata.ino()))
     }
 
-    /// The namespace that is held under `name`, if one is.
-    pub fn held_there(name: &str) -> Option<Self> {
+    /// The namespace that is mounted under `name`, if there is one.
+    pub fn open_mounted(name: &str) -> Option<Self> {
         let path = Self::path(name);
-        matches!(look(&path), Ok(There::Namespace)).then(|| Self::open(&path).ok())?
+        matches!(path_kind(&path), Ok(PathKind::Namespace)).then(|| Self::open(&path).ok())?
     }
 
-    /// What is held under `name`.
+    /// What is mounted under `name`.
     ///
     /// # Errors
-    /// The open file or the one of that name can't be examined.
-    pub fn held_as(&self, name: &str) -> io::Result<Held> {
+    /// The open file or the file of that name can't be examined.
+    pub fn mount_state(&self, name: &str) -> io::Result<NetnsMount> {
         let path = Self::path(name);
-        match look(&path) {
-            Ok(There::Namespace) => {}
-            Ok(There::File | There::Other(_)) => return Ok(Held::Nothing),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Held::Nothing),
-            Err(e) => return Err(because(e, "examine", &path)),
+        match path_kind(&path) {
+            Ok(PathKind::Namespace) => {}
+            Ok(PathKind::File | PathKind::Other(_)) => return Ok(NetnsMount::Absent),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(NetnsMount::Absent),
+            Err(e) => return Err(with_context(e, "examine", &path)),
         }
-        let held = fs::metadata(&path)?;
-        let same = (held.dev(), held.ino()) == self.identity()?;
-        Ok(if same { Held::Itself } else { Held::Another })
+        let mounted = fs::metadata(&path)?;
+        let same = (mounted.dev(), mounted.ino()) == self.identity()?;
+        Ok(if same { NetnsMount::Present } else { NetnsMount::Replaced })
     }
 
-    /// Holds this namespace under `name`, where nothing is held.
+    /// Mounts this namespace under `name`, where no namespace is mounted.
     ///
     /// # Errors
-    /// The step that failed, as a sentence.
-    pub fn hold_as(&self, name: &str) -> io::Result<()> {
+    /// A step failed. The message names the step and the path.
+    pub fn mount_as(&self, name: &str) -> io::Result<()> {
         let path = Self::path(name);
-        // A link in its place would have something mounted elsewhere.
+        // A mount on a symbolic link would end up at the target of the link.
         if fs::symlink_metadata(&path).is_ok_and(|there| there.is_symlink()) {
-            fs::remove_file(&path).map_err(|e| because(e, "remove the link", &path))?;
+            fs::remove_file(&path).map_err(|e| with_context(e, "remove the symbolic link", &path))?;
         }
-        make_mount_point(&path).map_err(|e| because(e, "create", &path))?;
+        make_mount_point(&path).map_err(|e| with_context(e, "create", &path))?;
         let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        bind(&own, &path).map_err(|e| because(e, "hold the network namespace at", &path))
+        bind(&own, &path).map_err(|e| with_context(e, "mount the network namespace at", &path))
     }
 
-    /// Ends the hold on the namespace called `name`. What still runs in it keeps it alive.
+    /// Unmounts the namespace called `name` and removes its file. Processes in the namespace keep it alive.
     ///
     /// # Errors
     /// The mount or the file can't be removed.
-    pub fn release(name: &str) -> io::Result<()> {
+    pub fn unmount(name: &str) -> io::Result<()> {
         let path = Self::path(name);
         umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
-            .map_err(|e| because(e.into(), "unmount", &path))?;
-        fs::remove_file(&path).map_err(|e| because(e, "remove", &path))
+            .map_err(|e| with_context(e.into(), "unmount", &path))?;
+        fs::remove_file(&path).map_err(|e| with_context(e, "remove", &path))
     }
 
-    /// Where a namespace of that name is held.
+    /// Path at which a namespace of that name is mounted.
     pub fn path(name: &str) -> PathBuf {
         Path::new(RUN_DIR).join(name)
     }
 
-    /// The file that stands for the namespace, for `IFLA_NET_NS_FD`.
+    /// The namespace file, for `IFLA_NET_NS_FD`.
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// The number that tells it from others, as `stat -L` shows it.
+    /// The inode number of the namespace, as `stat -L` shows it.
     ///
     /// # Errors
     /// The open file can't be examined.
@@ -216,31 +218,32 @@ impl Netns {
         Ok(self.file.metadata()?.ino())
     }
 
-    /// Runs `work` in this namespace, on a thread of its own, so that no error leaves the caller in the wrong one.
-    /// What `work` opens or starts there stays there.
+    /// Runs `work` in this namespace on a new thread, so that no error leaves the caller in the wrong namespace.
+    /// Sockets that `work` opens and processes that it starts stay in this namespace.
     ///
     /// # Errors
-    /// The namespace can't be entered, or what `work` returns.
+    /// The namespace can't be entered, or `work` fails.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-        on_a_thread(|| {
+        on_new_thread(|| {
             self.enter()?;
             work()
         })
     }
 
-    /// Runs `work`, which opens nothing that stays, in this namespace on the calling thread: for what is read or set so often
-    /// that threads would cost more than the work.
+    /// Runs `work` in this namespace on the calling thread. This is for short and frequent reads and writes, for which
+    /// a thread would cost more than the work. `work` must not open anything that it keeps.
     ///
     /// # Errors
     /// The namespace can't be entered.
     ///
     /// # Panics
-    /// The caller's own can't be entered again, and so nothing that it does would be right.
-    pub fn visit<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
+    /// The caller's namespace can't be entered again. Everything that the thread does later would happen in the wrong
+    /// namespace.
+    pub fn within_on_this_thread<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
         let own = Self::current()?;
         self.enter()?;
         let result = work();
-        own.enter().expect("a namespace that is open can be entered by who has entered another");
+        own.enter().expect("a thread that entered another namespace can return to its own, which is open");
         Ok(result)
     }
 
@@ -264,49 +267,50 @@ fn bind(from: &str, to: &Path) -> io::Result<()> {
     mount(Some(from), to, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(io::Error::from)
 }
 
-/// Makes a namespace on a thread that ends at once, and leaves it mounted at `path`.
-fn hold_new(path: &Path) -> io::Result<()> {
-    on_a_thread(|| {
+/// Creates a namespace on a short-lived thread and mounts it at `path`.
+fn mount_new(path: &Path) -> io::Result<()> {
+    on_new_thread(|| {
         unshare(CloneFlags::CLONE_NEWNET)?;
         bind("/proc/thread-self/ns/net", path)
     })
 }
 
-fn on_a_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+fn on_new_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let worker = thread::Builder::new().spawn_scoped(scope, work)?;
         worker.join().unwrap_or_else(|_| Err(io::Error::other("the worker thread panicked")))
     })
 }
 
-/// What is at a path.
-enum There {
-    /// A namespace is mounted on it.
+/// What exists at a path.
+enum PathKind {
+    /// A mounted namespace.
     Namespace,
-    /// A file, on which one can be mounted.
+    /// A regular file, on which a namespace can be mounted.
     File,
-    /// Something else, in words.
+    /// Something else, as text for a message.
     Other(&'static str),
 }
 
-fn look(path: &Path) -> io::Result<There> {
+fn path_kind(path: &Path) -> io::Result<PathKind> {
     let file = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     let kind = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
-    // The type's width and sign differ between architectures; the magic number fits all of them.
+    // Width and sign of `f_type` differ between architectures. The magic number fits all of them.
     #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss)]
     let is_namespace = rustix::fs::fstatfs(&file)?.f_type as u64 == NSFS_MAGIC;
     Ok(match kind {
-        _ if is_namespace => There::Namespace,
-        FileType::RegularFile => There::File,
-        FileType::Symlink => There::Other("a link"),
-        FileType::Directory => There::Other("a directory"),
-        _ => There::Other("no regular file"),
+        _ if is_namespace => PathKind::Namespace,
+        FileType::RegularFile => PathKind::File,
+        FileType::Symlink => PathKind::Other("a symbolic link"),
+        FileType::Directory => PathKind::Other("a directory"),
+        _ => PathKind::Other("a special file"),
     })
 }
 
-/// The error with what could not be done. One of our own limits stays what it is: see [`limits::is_ours`].
-fn because(e: io::Error, what: &str, path: &Path) -> io::Error {
-    if limits::is_ours(&e) {
+/// Adds the failed step and the path to an error. An error from a limit of this process stays unchanged: see
+/// [`limits::is_own_shortage`].
+fn with_context(e: io::Error, what: &str, path: &Path) -> io::Error {
+    if limits::is_own_shortage(&e) {
         return e;
     }
     io::Error::new(e.kind(), format!("cannot {what} {}: {e}", path.display()))

@@ -1,4 +1,4 @@
-//! One change to the kernel, as data.
+//! A change to the kernel, as data.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,69 +6,72 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::model::{
-    Address, BridgePort, IfName, KernelRoute, KernelRouteKind, KernelRule, KernelTable, Link, LinkKind,
-    LinkSpec, MacAddr, Marks, Namespaces, NsState, OWNER_GROUP, ReturnPath, Role, Route, Rule, Side,
+    Address, BridgePort, IfName, IpRule, KernelRoute, KernelRouteKind, KernelRule, KernelTable, Link,
+    LinkKind, LinkSpec, MacAddr, Marks, Namespaces, NsState, OWNER_GROUP, Ownership, ReturnPath, Route, Side,
     SpecKind, Sysctl, Tunnel, Vxlan,
 };
 
-/// One change. `Display` is the line that the log shows.
+use super::kernel_made::kernel_rule_priority;
+
+/// A change. `Display` gives the text of its log line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)] // The fields are those of the iproute2 command that each variant stands for.
+#[allow(missing_docs)] // The fields are those of the corresponding iproute2 command.
 pub enum Op {
-    /// Makes a link, marked, with its MAC address if that matters, and a port of its master. A veth pair is made by one
-    /// of its ends; both are marked.
+    /// Creates a link with the ownership group, optionally with a MAC address and a master. For a veth pair one end is
+    /// named; both ends get the group.
     Create { side: Side, name: IfName, kind: SpecKind, mac: Option<MacAddr>, master: Option<IfName> },
-    /// Removes a link of ours.
+    /// Removes a managed link.
     Delete { side: Side, name: String },
-    /// Moves a NIC and, in the same message, sets the link group that marks it (or takes it away at home).
+    /// Moves a NIC into another namespace. The same message sets the ownership group in FRR's namespace, or removes it
+    /// in the host namespace.
     Move { from: Side, to: Side, name: String },
-    /// Sets something of a link.
-    Set { side: Side, name: String, what: Setting },
-    /// Takes our mark off a link, alias and group.
+    /// Changes one setting of a link.
+    Set { side: Side, name: String, what: LinkSetting },
+    /// Removes the ownership mark (alias and group) of a link.
     Unmark { side: Side, name: String },
     /// Adds an address.
     AddAddress { side: Side, name: String, net: IpNet },
-    /// Removes an address from a link of ours.
+    /// Removes an address from a managed link.
     DelAddress { side: Side, name: IfName, net: IpNet },
     /// Writes a kernel parameter.
     SetSysctl(Sysctl),
-    /// Adds a route of ours.
+    /// Adds a managed route.
     AddRoute { side: Side, route: Route },
-    /// Removes a route of ours.
+    /// Removes a managed route, or a default route that was learned from a router advertisement.
     DelRoute { side: Side, route: Route },
-    /// Adds a route that the kernel had made.
+    /// Adds a missing route that the kernel creates by itself.
     AddKernelRoute { side: Side, route: KernelRoute },
-    /// Adds a rule that the kernel had made.
+    /// Adds a missing rule that the kernel creates by itself.
     AddKernelRule { side: Side, rule: KernelRule },
-    /// Adds a rule of ours.
-    AddRule { side: Side, rule: Rule },
-    /// Removes a rule of ours.
-    DelRule { side: Side, rule: Rule },
-    /// Builds our nftables table anew in the host namespace.
+    /// Adds a managed rule.
+    AddRule { side: Side, rule: IpRule },
+    /// Removes a managed rule.
+    DelRule { side: Side, rule: IpRule },
+    /// Replaces the managed nftables table in the host namespace.
     SetMarks(ReturnPath),
-    /// Removes it.
+    /// Removes the managed nftables table.
     DropMarks,
 }
 
-/// What can be set of a link. Several go in one message (see `message::joined`).
+/// A setting of a link. One message can contain several (see `message::ops_in_one_message`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)] // As above.
-pub enum Setting {
-    /// The alias that says what the link is to us, and our group unless it is about to be moved.
-    Mark { role: Role, group: bool },
+pub enum LinkSetting {
+    /// The ownership mark: the alias, and the group unless the link is about to be moved.
+    Mark { ownership: Ownership, group: bool },
     /// The MTU in bytes.
     Mtu(u32),
-    /// The link that it is a port of, if of any.
+    /// The bridge or VRF that the link is a port of; `None` for no master.
     Master(Option<IfName>),
     /// The MAC address.
     Mac(MacAddr),
-    /// IPv6 gives it no address by itself.
+    /// IPv6 assigns no link-local address by itself.
     AddrGenNone,
-    /// A port of a bridge that FRR fills: nothing is learnt there, and known neighbours are not asked for.
+    /// Settings of the bridge port of a VXLAN whose entries FRR installs: no MAC learning, and neighbour suppression.
     Port,
-    /// A VXLAN's local address, where that is not as it should be; it learns nothing and stands on `lo`.
+    /// Settings of a VXLAN: the local address if it differs, no MAC learning, and `lo` as its device.
     Vxlan { local: Option<IpAddr> },
-    /// Up.
+    /// Administratively up.
     Up,
 }
 
@@ -85,7 +88,7 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Create { side, name, kind, mac, master } => {
-                write!(f, "{side}: create {}", kind.words(name))?;
+                write!(f, "{side}: create {}", kind.describe(name))?;
                 if let Some(mac) = mac {
                     write!(f, ", address {mac}")?;
                 }
@@ -93,15 +96,15 @@ impl fmt::Display for Op {
             }
             Self::Delete { side, name } => write!(f, "{side}: delete {name}"),
             Self::Move { from, to, name } => write!(f, "{from}: move {name} to {to}"),
-            Self::Set { side, name, what } => write!(f, "{side}: {}", what.words(name)),
-            Self::Unmark { side, name } => write!(f, "{side}: take our mark off {name}"),
+            Self::Set { side, name, what } => write!(f, "{side}: {}", what.describe(name)),
+            Self::Unmark { side, name } => write!(f, "{side}: remove the ownership mark of {name}"),
             Self::AddAddress { side, name, net } => write!(f, "{side}: add address {net} to {name}"),
             Self::DelAddress { side, name, net } => write!(f, "{side}: remove address {net} from {name}"),
             Self::SetSysctl(s) => write!(f, "{}: set sysctl {} = {}", s.side, s.path, s.value),
             Self::AddRoute { side, route } => write!(f, "{side}: add route {route}"),
             Self::DelRoute { side, route } => write!(f, "{side}: remove route {route}"),
-            Self::AddKernelRoute { side, route } => write!(f, "{side}: add the kernel's route {route}"),
-            Self::AddKernelRule { side, rule } => write!(f, "{side}: add the kernel's rule {rule}"),
+            Self::AddKernelRoute { side, route } => write!(f, "{side}: add kernel route {route}"),
+            Self::AddKernelRule { side, rule } => write!(f, "{side}: add kernel rule {rule}"),
             Self::AddRule { side, rule } => write!(f, "{side}: add rule {rule}"),
             Self::DelRule { side, rule } => write!(f, "{side}: remove rule {rule}"),
             Self::SetMarks(path) => {
@@ -112,11 +115,11 @@ impl fmt::Display for Op {
     }
 }
 
-impl Setting {
-    /// What is done to a link of that name, as the log calls it.
-    fn words(&self, name: &str) -> String {
+impl LinkSetting {
+    /// Text of the log line for a link of that name.
+    fn describe(&self, name: &str) -> String {
         match self {
-            Self::Mark { role, .. } => format!("mark {name} \"{}\"", role.alias()),
+            Self::Mark { ownership, .. } => format!("mark {name} \"{}\"", ownership.alias()),
             Self::Mtu(mtu) => format!("set {name} mtu {mtu}"),
             Self::Master(Some(master)) => format!("set {name} master {master}"),
             Self::Master(None) => format!("set {name} nomaster"),
@@ -129,15 +132,15 @@ impl Setting {
         }
     }
 
-    /// What the link will be then.
-    fn foresee(&self, link: &mut Link) {
+    /// Applies the setting to the model of a link.
+    fn simulate(&self, link: &mut Link) {
         match self {
-            Self::Mark { role, group } => {
-                link.alias = Some(role.alias());
+            Self::Mark { ownership, group } => {
+                link.alias = Some(ownership.alias());
                 if *group {
                     link.group = OWNER_GROUP;
                 }
-                link.lost = None;
+                link.previous_ownership = None;
             }
             Self::Mtu(mtu) => link.mtu = *mtu,
             Self::Master(master) => {
@@ -160,8 +163,8 @@ impl Setting {
 }
 
 impl SpecKind {
-    /// A link of that name, as the log calls it.
-    fn words(&self, name: &IfName) -> String {
+    /// Text of log lines for a link of that name.
+    fn describe(&self, name: &IfName) -> String {
         match self {
             Self::Foreign => format!("{name}"),
             Self::Nic(_) => format!("NIC {name}"),
@@ -177,7 +180,7 @@ impl SpecKind {
 
 impl fmt::Display for LinkSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.kind.words(&self.name))?;
+        write!(f, "{}", self.kind.describe(&self.name))?;
         if let Some(master) = &self.master {
             write!(f, ", port of {master}")?;
         }
@@ -222,17 +225,18 @@ impl fmt::Display for KernelRoute {
 
 impl fmt::Display for KernelRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (priority, to) = match self.to {
-            KernelTable::Local => (0, "local"),
-            KernelTable::Vrf => (1000, "[l3mdev-table]"),
-            KernelTable::Main => (32766, "main"),
-            KernelTable::Default => (32767, "default"),
+        let to = match self.to {
+            KernelTable::Local => "local",
+            KernelTable::Vrf => "[l3mdev-table]",
+            KernelTable::Main => "main",
+            KernelTable::Default => "default",
         };
+        let priority = kernel_rule_priority(self.to);
         write!(f, "{priority}: {} lookup {to}", if self.v6 { "IPv6" } else { "IPv4" })
     }
 }
 
-impl fmt::Display for Rule {
+impl fmt::Display for IpRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.priority, if self.v6 { "IPv6" } else { "IPv4" })?;
         write!(f, " fwmark {:#x}/{:#x} lookup {}", self.mark.0, self.mark.1, self.table)
@@ -240,7 +244,7 @@ impl fmt::Display for Rule {
 }
 
 impl Op {
-    /// The link that is made or changed, where it is before.
+    /// The link that the change concerns, on the side where it is before the change.
     pub fn link(&self) -> Option<(Side, &str)> {
         Some(match self {
             Self::Create { side, name, .. } | Self::DelAddress { side, name, .. } => (*side, name.as_str()),
@@ -258,63 +262,63 @@ impl Op {
         })
     }
 
-    /// What the kernel will have once this is done: the planner's picture of its own progress.
-    pub(super) fn foresee(&self, ns: &mut Namespaces) {
+    /// Applies the change to the model, so that the planner can continue from the expected state.
+    pub(super) fn simulate(&self, ns: &mut Namespaces) {
         match self {
             Self::Create { side, name, kind, mac, master } => {
                 let index = new_index(ns);
                 let lower = |parent: &IfName| ns.host.link(parent.as_str()).map_or(0, |l| l.index);
                 let lower = if let SpecKind::Macvlan(parent) = kind { lower(parent) } else { 0 };
-                let mut made = |side, name: &IfName, index, kind| {
+                let mut insert = |side, name: &IfName, index, kind| {
                     let link =
                         Link { mtu: 1500, group: OWNER_GROUP, ..Link::new(index, name.as_str(), kind) };
                     let state = ns.get_mut(side);
-                    state.links.push(link);
+                    state.links.insert(link);
                     inherit_sysctls(state, name.as_str());
                 };
                 match kind {
                     SpecKind::Foreign | SpecKind::Nic(_) => {}
-                    SpecKind::Vrf(table) => made(*side, name, index, LinkKind::Vrf(*table)),
+                    SpecKind::Vrf(table) => insert(*side, name, index, LinkKind::Vrf(*table)),
                     SpecKind::Veth(peer_side, peer) => {
-                        made(*side, name, index, LinkKind::Veth(index + 1));
-                        made(*peer_side, peer, index + 1, LinkKind::Veth(index));
+                        insert(*side, name, index, LinkKind::Veth(index + 1));
+                        insert(*peer_side, peer, index + 1, LinkKind::Veth(index));
                     }
-                    SpecKind::Dummy => made(*side, name, index, LinkKind::Dummy),
-                    SpecKind::Bridge => made(*side, name, index, LinkKind::Bridge),
-                    SpecKind::Vxlan(tunnel) => made(*side, name, index, LinkKind::Vxlan(vxlan(tunnel))),
-                    SpecKind::Macvlan(_) => made(*side, name, index, LinkKind::Macvlan(lower)),
+                    SpecKind::Dummy => insert(*side, name, index, LinkKind::Dummy),
+                    SpecKind::Bridge => insert(*side, name, index, LinkKind::Bridge),
+                    SpecKind::Vxlan(tunnel) => insert(*side, name, index, LinkKind::Vxlan(vxlan(tunnel))),
+                    SpecKind::Macvlan(_) => insert(*side, name, index, LinkKind::Macvlan(lower)),
                 }
-                on(ns, *side, name.as_str(), |link| {
+                with_link(ns, *side, name.as_str(), |link| {
                     link.mac = mac.or(link.mac);
                     link.master = master.as_ref().map(ToString::to_string);
                 });
             }
-            Self::Delete { side, name } => deleted(ns, *side, name),
+            Self::Delete { side, name } => simulate_delete(ns, *side, name),
             Self::Move { from, to, name } => {
                 let source = ns.get_mut(*from);
                 if let Some(mut link) = source.links.remove(name) {
                     source.routes.retain(|r| &r.dev != name);
-                    forget_sysctls(source, name);
+                    remove_sysctls(source, name);
                     link.up = false;
                     link.master = None;
                     link.addresses.clear();
                     link.group = if *to == Side::Router { OWNER_GROUP } else { 0 };
                     let state = ns.get_mut(*to);
-                    state.links.push(link);
+                    state.links.insert(link);
                     inherit_sysctls(state, name);
                 }
             }
-            Self::Set { side, name, what } => on(ns, *side, name, |link| what.foresee(link)),
-            Self::Unmark { side, name } => on(ns, *side, name, |link| {
+            Self::Set { side, name, what } => with_link(ns, *side, name, |link| what.simulate(link)),
+            Self::Unmark { side, name } => with_link(ns, *side, name, |link| {
                 link.alias = None;
                 link.group = 0;
-                link.lost = None;
+                link.previous_ownership = None;
             }),
-            Self::AddAddress { side, name, net } => on(ns, *side, name, |link| {
+            Self::AddAddress { side, name, net } => with_link(ns, *side, name, |link| {
                 link.link_local |= is_link_local(*net);
                 link.addresses.push(Address { net: *net, permanent: true });
             }),
-            Self::DelAddress { side, name, net } => on(ns, *side, name.as_str(), |link| {
+            Self::DelAddress { side, name, net } => with_link(ns, *side, name.as_str(), |link| {
                 link.addresses.retain(|a| a.net != *net);
             }),
             Self::SetSysctl(Sysctl { side, path, value }) => {
@@ -322,8 +326,12 @@ impl Op {
             }
             Self::AddRoute { side, route } => ns.get_mut(*side).routes.push(route.clone()),
             Self::DelRoute { side, route } => ns.get_mut(*side).routes.retain(|r| r != route),
-            Self::AddKernelRoute { side, route } => ns.get_mut(*side).lost_routes.retain(|r| r != route),
-            Self::AddKernelRule { side, rule } => ns.get_mut(*side).lost_rules.retain(|r| r != rule),
+            Self::AddKernelRoute { side, route } => {
+                ns.get_mut(*side).missing_kernel_routes.retain(|r| r != route)
+            }
+            Self::AddKernelRule { side, rule } => {
+                ns.get_mut(*side).missing_kernel_rules.retain(|r| r != rule)
+            }
             Self::AddRule { side, rule } => ns.get_mut(*side).rules.push(rule.clone()),
             Self::DelRule { side, rule } => ns.get_mut(*side).rules.retain(|r| r != rule),
             Self::SetMarks(path) => ns.host.marks = Marks::Exactly(path.clone()),
@@ -332,13 +340,13 @@ impl Op {
     }
 }
 
-/// How a VXLAN that FRR fills is a port of its bridge.
+/// Bridge port settings of a VXLAN whose entries FRR installs.
 pub(super) const FABRIC_PORT: BridgePort = BridgePort { neigh_suppress: true, learning: false };
 
 /// The index of `lo` in every namespace (`LOOPBACK_IFINDEX`, `net/flow.h`).
 pub(super) const LOOPBACK: u32 = 1;
 
-/// The device that carries a tunnel.
+/// The model of a VXLAN device for a tunnel.
 fn vxlan(tunnel: &Tunnel) -> Vxlan {
     let Tunnel { vni, port, local } = *tunnel;
     Vxlan { vni: vni.get(), port, local: Some(local), dev: LOOPBACK, learning: false }
@@ -348,41 +356,43 @@ fn is_link_local(net: IpNet) -> bool {
     matches!(net.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
-fn on(ns: &mut Namespaces, side: Side, name: &str, change: impl FnOnce(&mut Link)) {
+fn with_link(ns: &mut Namespaces, side: Side, name: &str, change: impl FnOnce(&mut Link)) {
     if let Some(link) = ns.get_mut(side).link_mut(name) {
         change(link);
     }
 }
 
-/// An index that no link has, so that foreseen veth ends can point at each other.
+/// An index that no link has, so that the simulated ends of a veth pair can refer to each other.
 fn new_index(ns: &Namespaces) -> u32 {
-    ns.sides().iter().map(|&side| ns.get(side).links.top()).max().unwrap_or(0) + 1
+    ns.sides().iter().map(|&side| ns.get(side).links.highest_index()).max().unwrap_or(0) + 1
 }
 
-/// A link that is new in a namespace has IPv6 on or off as is the default there.
+/// A link that is new in a namespace takes over the namespace's default of `disable_ipv6`.
 fn inherit_sysctls(state: &mut NsState, name: &str) {
     if let Some(default @ Some(_)) = state.sysctls.get("net/ipv6/conf/default/disable_ipv6").cloned() {
         state.sysctls.insert(format!("net/ipv6/conf/{name}/disable_ipv6"), default);
     }
 }
 
-fn forget_sysctls(state: &mut NsState, name: &str) {
+/// Removes the kernel parameters of a link that left the namespace.
+fn remove_sysctls(state: &mut NsState, name: &str) {
     for family in ["ipv4", "ipv6"] {
         let prefix = format!("net/{family}/conf/{name}/");
         let of_link = |(path, _): &(&String, _)| path.starts_with(&prefix);
-        let gone = state.sysctls.range(prefix.clone()..).take_while(of_link);
-        let gone: Vec<String> = gone.map(|(path, _)| path.clone()).collect();
-        gone.iter().for_each(|path| drop(state.sysctls.remove(path)));
+        let removed = state.sysctls.range(prefix.clone()..).take_while(of_link);
+        let removed: Vec<String> = removed.map(|(path, _)| path.clone()).collect();
+        removed.iter().for_each(|path| drop(state.sysctls.remove(path)));
     }
 }
 
-fn deleted(ns: &mut Namespaces, side: Side, name: &str) {
+/// Removes a link from the model, with everything that the kernel removes with it.
+fn simulate_delete(ns: &mut Namespaces, side: Side, name: &str) {
     let Some(link) = ns.get(side).link(name).cloned() else { return };
-    let forget = |ns: &mut Namespaces, side: Side, link: &Link| {
+    let remove = |ns: &mut Namespaces, side: Side, link: &Link| {
         let (state, name) = (ns.get_mut(side), &link.name);
         state.links.remove(name);
         state.routes.retain(|r| &r.dev != name);
-        forget_sysctls(state, name);
+        remove_sysctls(state, name);
         if !matches!(link.kind, LinkKind::Veth(_) | LinkKind::Vxlan(_)) {
             for port in state.links.iter_mut().filter(|l| l.master.as_ref() == Some(name)) {
                 port.master = None;
@@ -390,15 +400,15 @@ fn deleted(ns: &mut Namespaces, side: Side, name: &str) {
             }
         }
     };
-    forget(ns, side, &link);
-    // The other end of a veth goes with it.
+    remove(ns, side, &link);
+    // The kernel removes both ends of a veth pair.
     if let LinkKind::Veth(peer_index) = link.kind {
-        let twin = ns.sides().iter().find_map(|&s| {
-            let twin = ns.get(s).links.at(peer_index).filter(|l| l.kind == LinkKind::Veth(link.index));
-            twin.map(|l| (s, l.clone()))
+        let peer = ns.sides().iter().find_map(|&s| {
+            let peer = ns.get(s).links.by_index(peer_index).filter(|l| l.kind == LinkKind::Veth(link.index));
+            peer.map(|l| (s, l.clone()))
         });
-        if let Some((s, twin)) = twin {
-            forget(ns, s, &twin);
+        if let Some((s, peer)) = peer {
+            remove(ns, s, &peer);
         }
     }
 }

@@ -1,7 +1,7 @@
-//! What the kernel has and what it shall have → the changes between the two, in an order that works. Pure.
+//! Plans the changes from the observed state to the desired state, in an order that works. Pure.
 //!
-//! Every change is foreseen on a copy of the state before the next one is decided, so a plan carried
-//! out leaves nothing to plan. Only links that carry our mark are changed or removed.
+//! The planner applies each change to a copy of the state before it plans the next one. So after a plan is applied, the
+//! next plan is empty. The planner changes or removes only managed links.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -9,146 +9,155 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::model::{
-    ADVERTISED_PROTOCOL, Address, Desired, IfName, KernelRoute, KernelRouteKind, Link, LinkKind, LinkSpec,
-    Marks, Namespaces, OWNER_PROTOCOL, Part, Role, Route, Rule, Side, SpecKind, Sysctl, Tunnel, Vxlan,
+    Address, Component, Desired, IfName, IpRule, KernelRoute, KernelRouteKind, Link, LinkKind, LinkSpec,
+    Marks, Namespaces, OWNER_PROTOCOL, Ownership, RA_PROTOCOL, Route, Side, SpecKind, Sysctl, Tunnel, Vxlan,
 };
 
 use super::Op;
-use super::op::{FABRIC_PORT, LOOPBACK, Setting};
+use super::op::{FABRIC_PORT, LOOPBACK, LinkSetting};
 
-/// The changes, and what stands in the way of others.
+/// Planned changes and conflicts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// In the order in which to do them.
+    /// Changes in the order in which to apply them.
     pub ops: Vec<Op>,
-    /// Sentences about what can't be built because something foreign has its place, and of what that is part.
-    pub conflicts: Vec<(Part, String)>,
+    /// Messages about objects that can't be created because an unmanaged object conflicts, each with the component that
+    /// is affected.
+    pub conflicts: Vec<(Component, String)>,
 }
 
-/// Works out the changes that lead from `now` to `desired`.
+/// Plans the changes from the state `now` to `desired`.
 pub fn plan(desired: &Desired, now: Namespaces) -> Plan {
     let mut planner = Planner::new(now);
-    let links: HashMap<_, _> =
-        desired.links.iter().map(|l| ((planner.place(l.side), l.name.as_str()), l.is_made())).collect();
+    let links: HashMap<_, _> = desired
+        .links
+        .iter()
+        .map(|l| ((planner.effective_side(l.side), l.name.as_str()), l.is_created()))
+        .collect();
     let mut of_links: HashMap<_, Vec<&Sysctl>> = HashMap::new();
     for sysctl in &desired.sysctls {
-        match sysctl.link().map(|link| (planner.place(sysctl.side), link)).filter(|at| links.contains_key(at))
+        match sysctl
+            .link()
+            .map(|link| (planner.effective_side(sysctl.side), link))
+            .filter(|at| links.contains_key(at))
         {
             Some(at) => of_links.entry(at).or_default().push(sysctl),
-            // Global ones first: a link takes the defaults over when it comes into the namespace.
+            // Global ones first: a link takes over the defaults when it enters the namespace.
             None => planner.sysctl(sysctl),
         }
     }
     planner.remove_unwanted(desired, &links);
     for spec in &desired.links {
-        planner.part = spec.part;
+        planner.component = spec.component;
         if planner.link(spec) {
-            // Before the link goes up: some take effect then.
-            let at = (planner.place(spec.side), spec.name.as_str());
+            // Before the link is set up: some take effect at that moment.
+            let at = (planner.effective_side(spec.side), spec.name.as_str());
             of_links.get(&at).into_iter().flatten().for_each(|s| planner.sysctl(s));
             planner.settings(spec);
         }
     }
     planner.bring_up();
-    planner.lost(desired);
+    planner.kernel_made(desired);
     planner.routing(desired);
     planner.plan
 }
 
-/// What the kernel allows once in a namespace, whatever its name.
+/// A resource that only one link in a namespace can use, whatever its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Unique {
-    /// A VRF over this table (`net/vrf/strict_mode`).
+    /// The table of a VRF (`net/vrf/strict_mode`).
     Table(u32),
-    /// A VXLAN with this identifier on this port.
+    /// The identifier and the UDP port of a VXLAN.
     Vxlan(u32, u16),
 }
 
 struct Planner {
     now: Namespaces,
-    /// Who held what may be held once when the plan began.
-    holders: HashMap<(Side, Unique), Vec<String>>,
-    part: Part,
-    /// VNIs' links that are to go up when all of them are made: each that is up makes the kernel look at its IPv6 routes
-    /// again when another is made or becomes a port.
-    down: Vec<(Side, IfName)>,
+    /// The links that used such resources in the observed state.
+    taken: HashMap<(Side, Unique), Vec<String>>,
+    component: Component,
+    /// Links of VNIs that are set up after all of them are created. For each link that is up, the kernel checks its
+    /// IPv6 routes again whenever another link is created or becomes a port.
+    to_bring_up: Vec<(Side, IfName)>,
     plan: Plan,
 }
 
 impl Planner {
     fn new(now: Namespaces) -> Self {
-        let mut holders: HashMap<_, Vec<String>> = HashMap::new();
+        let mut taken: HashMap<_, Vec<String>> = HashMap::new();
         for &side in now.sides() {
             for link in now.get(side).links.iter() {
                 if let Some(what) = unique(&link.kind) {
-                    holders.entry((side, what)).or_default().push(link.name.clone());
+                    taken.entry((side, what)).or_default().push(link.name.clone());
                 }
             }
         }
-        Self { now, holders, part: Part::Base, down: vec![], plan: Plan::default() }
+        Self { now, taken, component: Component::Base, to_bring_up: vec![], plan: Plan::default() }
     }
 
     fn push(&mut self, op: Op) {
-        op.foresee(&mut self.now);
+        op.simulate(&mut self.now);
         self.plan.ops.push(op);
     }
 
-    /// The side, where both are one: the host's.
-    fn place(&self, side: Side) -> Side {
+    /// The side that stands for the namespace. With `NETNS=host` that is the host side for both.
+    fn effective_side(&self, side: Side) -> Side {
         if self.now.router.is_some() { side } else { Side::Host }
     }
 
     fn sysctl(&mut self, wanted: &Sysctl) {
-        // With one namespace for both sides a setting may be listed for each; `get` makes them one.
+        // With one namespace for both sides, `desired` may contain a parameter twice. `get` returns the same state for
+        // both.
         let now = self.now.get(wanted.side).sysctls.get(&wanted.path);
         if now.and_then(Option::as_deref) != Some(wanted.value) {
             self.push(Op::SetSysctl(wanted.clone()));
         }
     }
 
-    /// Removes what carries our mark and is not wanted; a NIC goes home with its addresses.
+    /// Removes managed links that are not desired. Moves NICs back to the host namespace with their addresses.
     fn remove_unwanted(&mut self, desired: &Desired, wanted: &HashMap<(Side, &str), bool>) {
         for &side in self.now.sides() {
             let unwanted = |link: &Link| {
-                let role = link.role()?;
-                let wanted = match (wanted.get(&(side, link.name.as_str())), &role) {
+                let ownership = link.ownership()?;
+                let wanted = match (wanted.get(&(side, link.name.as_str())), &ownership) {
                     (None, _) => false,
-                    (Some(_), Role::Made) => true,
-                    // One that came home from a namespace stays as it was, without our mark; and so does one that only
-                    // has the name of what we are to make.
-                    (Some(made), Role::Nic(_)) => !made && self.now.router.is_some(),
+                    (Some(_), Ownership::Created) => true,
+                    // With NETNS=host a NIC that came back stays and only loses the mark. So does a NIC that has the
+                    // name of a link to create.
+                    (Some(is_created), Ownership::MovedNic(_)) => !is_created && self.now.router.is_some(),
                 };
-                (!wanted).then(|| (matches!(link.kind, LinkKind::Vrf(_)), link.name.clone(), role))
+                (!wanted).then(|| (matches!(link.kind, LinkKind::Vrf(_)), link.name.clone(), ownership))
             };
             let mut here: Vec<_> = self.now.get(side).links.iter().filter_map(unwanted).collect();
-            // A VRF goes when there is nothing in it any more.
+            // VRFs last, when they have no ports any more.
             here.sort_by_key(|(is_vrf, ..)| *is_vrf);
-            for (_, name, role) in here {
-                // The other end of a pair may have gone with it already.
-                if desired.keep_others || self.now.get(side).link(&name).is_none() {
+            for (_, name, ownership) in here {
+                // The kernel may have removed the link together with its veth peer.
+                if desired.keep_unlisted || self.now.get(side).link(&name).is_none() {
                     continue;
                 }
-                match role {
-                    Role::Made => self.push(Op::Delete { side, name }),
-                    Role::Nic(addresses) => self.send_home(side, name, addresses),
+                match ownership {
+                    Ownership::Created => self.push(Op::Delete { side, name }),
+                    Ownership::MovedNic(addresses) => self.return_nic(side, name, addresses),
                 }
             }
         }
     }
 
-    fn send_home(&mut self, from: Side, name: String, addresses: Vec<IpNet>) {
+    /// Moves a NIC back to the host namespace, with its addresses and without its mark.
+    fn return_nic(&mut self, from: Side, name: String, addresses: Vec<IpNet>) {
         let side = Side::Host;
-        if self.place(from) != side {
+        if self.effective_side(from) != side {
             if self.now.get(side).link(&name).is_some() {
                 return self.conflict(format!(
-                    "{side}: {name} can't come home, its name is taken: rename the other"
+                    "{side}: {name} cannot be moved back: another interface has its name; rename that one"
                 ));
             }
             self.push(Op::Move { from, to: side, name: name.clone() });
         }
         self.add_addresses(side, &name, &addresses);
         if self.now.get(side).link(&name).is_some_and(|link| !link.up) {
-            self.set(side, &name, Setting::Up);
+            self.set(side, &name, LinkSetting::Up);
         }
         self.push(Op::Unmark { side, name });
     }
@@ -162,7 +171,7 @@ impl Planner {
         }
     }
 
-    /// Makes or fetches the link. Returns whether it is there, or will be.
+    /// Creates the link or moves it in. Returns whether it exists or will exist.
     fn link(&mut self, spec: &LinkSpec) -> bool {
         match &spec.kind {
             SpecKind::Foreign => self.now.get(spec.side).link(spec.name.as_str()).is_some(),
@@ -170,71 +179,77 @@ impl Planner {
             SpecKind::Veth(peer_side, peer) => self.veth(spec, (*peer_side, peer.clone())),
             SpecKind::Vrf(table) => {
                 let (kind, table) = (LinkKind::Vrf(*table), *table);
-                self.unique(spec, Unique::Table(table)) && self.made(spec, |link| link.kind == kind)
+                self.unique(spec, Unique::Table(table)) && self.ensure_created(spec, |link| link.kind == kind)
             }
             SpecKind::Vxlan(tunnel) => {
                 let tunnel = *tunnel;
                 self.unique(spec, Unique::Vxlan(tunnel.vni.get(), tunnel.port))
-                    && self
-                        .made(spec, |link| matches!(&link.kind, LinkKind::Vxlan(is) if becomes(is, &tunnel)))
+                    && self.ensure_created(
+                        spec,
+                        |link| matches!(&link.kind, LinkKind::Vxlan(is) if can_become(is, &tunnel)),
+                    )
             }
-            SpecKind::Dummy => self.made(spec, |link| link.kind == LinkKind::Dummy),
-            SpecKind::Bridge => self.made(spec, |link| link.kind == LinkKind::Bridge),
+            SpecKind::Dummy => self.ensure_created(spec, |link| link.kind == LinkKind::Dummy),
+            SpecKind::Bridge => self.ensure_created(spec, |link| link.kind == LinkKind::Bridge),
             SpecKind::Macvlan(parent) => {
                 let Some(parent) = self.now.get(Side::Host).link(parent.as_str()) else {
-                    self.conflict(format!("host: there is no interface {parent} for macvlan {}", spec.name));
+                    self.conflict(format!(
+                        "host: macvlan {} needs interface {parent}, which does not exist",
+                        spec.name
+                    ));
                     return false;
                 };
                 let kind = LinkKind::Macvlan(parent.index);
-                self.made(spec, |link| link.kind == kind)
+                self.ensure_created(spec, |link| link.kind == kind)
             }
         }
     }
 
-    /// Fetches a NIC. Its home addresses are written on it before it moves, since it loses them on the way.
+    /// Moves a NIC in. First stores its addresses in its alias, because the kernel removes them with the move.
     fn nic(&mut self, spec: &LinkSpec, from: Side) -> bool {
         let name = spec.name.to_string();
-        let role = Role::Nic(spec.addresses.clone());
+        let ownership = Ownership::MovedNic(spec.addresses.clone());
         let to = spec.side;
         if let Some(link) = self.now.get(to).link(&name) {
             if from != to && self.now.get(from).link(&name).is_some() {
                 self.conflict(format!(
-                    "{to}: {name} can't come in from {from}, its name is taken: rename the other"
+                    "{to}: {name} cannot be moved here from {from}: another interface has its name; rename that one"
                 ));
                 return false;
             }
-            if !link.has_mark(&role) {
-                self.set(to, &name, Setting::Mark { role, group: true });
+            if !link.has_mark(&ownership) {
+                self.set(to, &name, LinkSetting::Mark { ownership, group: true });
             }
             return true;
         }
         let Some(link) = self.now.get(from).link(&name) else {
-            self.conflict(format!("{from}: {name} was there a moment ago and is gone"));
+            self.conflict(format!("{from}: {name} disappeared during planning"));
             return false;
         };
-        if link.alias.as_deref() != Some(&role.alias()) {
-            self.set(from, &name, Setting::Mark { role, group: false });
+        if link.alias.as_deref() != Some(&ownership.alias()) {
+            self.set(from, &name, LinkSetting::Mark { ownership, group: false });
         }
         self.push(Op::Move { from, to, name });
         true
     }
 
-    /// Removes what is ours and holds what the link needs for itself. Returns whether it can have it, or has it already: with what
-    /// another one means for zebra then, others deal (see `shared_tables`).
+    /// Removes managed links that use a resource which `spec` needs. Returns whether `spec` can use the resource or
+    /// already uses it. In the latter case an unmanaged link with this resource is no conflict: `shared_tables` finds
+    /// the VRFs that prevent zebra from running.
     fn unique(&mut self, spec: &LinkSpec, what: Unique) -> bool {
-        let side = self.place(spec.side);
-        let others = self.holders.get(&(side, what)).into_iter().flatten();
+        let side = self.effective_side(spec.side);
+        let others = self.taken.get(&(side, what)).into_iter().flatten();
         let others: Vec<_> = others.filter(|other| *other != spec.name.as_str()).cloned().collect();
-        for rival in others {
-            // It may have gone in between, or become another.
-            let link = self.now.get(side).link(&rival).filter(|link| unique(&link.kind) == Some(what));
-            match link.map(Link::role) {
+        for holder in others {
+            // An earlier change may have removed or replaced it.
+            let link = self.now.get(side).link(&holder).filter(|link| unique(&link.kind) == Some(what));
+            match link.map(Link::ownership) {
                 None => {}
-                Some(Some(Role::Made)) => self.push(Op::Delete { side, name: rival }),
-                Some(_) if self.has(spec, what) => {}
+                Some(Some(Ownership::Created)) => self.push(Op::Delete { side, name: holder }),
+                Some(_) if self.has_resource(spec, what) => {}
                 Some(_) => {
-                    let (words, remedy) = match what {
-                        Unique::Table(table) if spec.part == Part::Base => {
+                    let (resource, remedy) = match what {
+                        Unique::Table(table) if spec.component == Component::Base => {
                             (format!("table {table} of VRF"), "choose another METALLB_VRF_ROUTE_TABLE_ID")
                         }
                         Unique::Table(table) => (format!("table {table} of VRF"), "remove it"),
@@ -242,7 +257,7 @@ impl Planner {
                     };
                     let of = &spec.name;
                     self.conflict(format!(
-                        "{side}: {words} {of} is taken by {rival}, which is not ours: {remedy}"
+                        "{side}: {resource} {of} is already used by {holder}, which frr-supervisor does not manage: {remedy}"
                     ));
                     return false;
                 }
@@ -251,18 +266,20 @@ impl Planner {
         true
     }
 
-    /// Whether the link is there and ours, and has that.
-    fn has(&self, spec: &LinkSpec, what: Unique) -> bool {
+    /// Whether the link exists, is managed, and uses that resource.
+    fn has_resource(&self, spec: &LinkSpec, what: Unique) -> bool {
         let link = self.now.get(spec.side).link(spec.name.as_str());
-        link.is_some_and(|link| unique(&link.kind) == Some(what) && link.role() == Some(Role::Made))
+        link.is_some_and(|link| {
+            unique(&link.kind) == Some(what) && link.ownership() == Some(Ownership::Created)
+        })
     }
 
-    /// Makes the link if there is none that is `right`. Returns whether it is there, or will be.
-    fn made(&mut self, spec: &LinkSpec, right: impl Fn(&Link) -> bool) -> bool {
-        if self.clear_the_way(spec, right) {
+    /// Creates the link unless one exists for which `is_match` is true. Returns whether it exists or will exist.
+    fn ensure_created(&mut self, spec: &LinkSpec, is_match: impl Fn(&Link) -> bool) -> bool {
+        if self.delete_mismatch(spec, is_match) {
             self.create(spec);
         }
-        self.is_ours(spec)
+        self.is_created(spec)
     }
 
     fn create(&mut self, spec: &LinkSpec) {
@@ -272,114 +289,119 @@ impl Planner {
     }
 
     fn veth(&mut self, spec: &LinkSpec, peer: (Side, IfName)) -> bool {
-        let twin = self.now.get(peer.0).link(peer.1.as_str()).map(|l| (l.index, l.kind.clone(), l.role()));
-        // An end is right if it and its twin point at each other.
-        let clear = self.clear_the_way(spec, |link| {
-            matches!(&twin, Some((index, LinkKind::Veth(back), Some(Role::Made)))
+        let observed_peer =
+            self.now.get(peer.0).link(peer.1.as_str()).map(|l| (l.index, l.kind.clone(), l.ownership()));
+        // An end matches if it and its peer refer to each other.
+        let is_free = self.delete_mismatch(spec, |link| {
+            matches!(&observed_peer, Some((index, LinkKind::Veth(back), Some(Ownership::Created)))
                 if link.kind == LinkKind::Veth(*index) && *back == link.index)
         });
-        if clear {
-            // The twin goes with the end that was removed; one that is left is someone else's pair, or half of ours.
-            match self.now.get(peer.0).link(peer.1.as_str()).map(|l| l.role()) {
+        if is_free {
+            // The kernel removes the peer together with an end. A peer that still exists is unmanaged, or belongs to a
+            // broken pair.
+            match self.now.get(peer.0).link(peer.1.as_str()).map(|l| l.ownership()) {
                 None => {}
-                Some(Some(Role::Made)) => self.push(Op::Delete { side: peer.0, name: peer.1.to_string() }),
+                Some(Some(Ownership::Created)) => {
+                    self.push(Op::Delete { side: peer.0, name: peer.1.to_string() })
+                }
                 Some(_) => {
-                    self.foreign(peer.0, peer.1.as_str());
+                    self.foreign_conflict(peer.0, peer.1.as_str());
                     return false;
                 }
             }
             self.create(spec);
         }
-        self.is_ours(spec)
+        self.is_created(spec)
     }
 
-    /// Removes a link of ours that is not `right`. Returns whether the name is free now.
-    fn clear_the_way(&mut self, spec: &LinkSpec, right: impl Fn(&Link) -> bool) -> bool {
+    /// Removes a managed link for which `is_match` is false. Returns whether the name is free now.
+    fn delete_mismatch(&mut self, spec: &LinkSpec, is_match: impl Fn(&Link) -> bool) -> bool {
         let name = spec.name.as_str();
         let Some(link) = self.now.get(spec.side).link(name) else { return true };
-        if link.role() != Some(Role::Made) {
-            self.foreign(spec.side, name);
+        if link.ownership() != Some(Ownership::Created) {
+            self.foreign_conflict(spec.side, name);
             return false;
         }
-        if right(link) {
+        if is_match(link) {
             return false;
         }
         self.push(Op::Delete { side: spec.side, name: name.into() });
         true
     }
 
-    fn is_ours(&self, spec: &LinkSpec) -> bool {
+    fn is_created(&self, spec: &LinkSpec) -> bool {
         let link = self.now.get(spec.side).link(spec.name.as_str());
-        link.is_some_and(|link| link.role() == Some(Role::Made))
+        link.is_some_and(|link| link.ownership() == Some(Ownership::Created))
     }
 
-    fn foreign(&mut self, side: Side, name: &str) {
+    /// Adds a conflict with an unmanaged interface of that name.
+    fn foreign_conflict(&mut self, side: Side, name: &str) {
         self.conflict(format!(
-            "{side}: an interface {name} is there that we did not make, so ours can't be: remove or rename it"
+            "{side}: interface {name} exists and was not created by frr-supervisor: remove or rename it"
         ));
     }
 
-    fn conflict(&mut self, sentence: String) {
-        let conflict = (self.part, sentence);
+    fn conflict(&mut self, message: String) {
+        let conflict = (self.component, message);
         if !self.plan.conflicts.contains(&conflict) {
             self.plan.conflicts.push(conflict);
         }
     }
 
-    fn set(&mut self, side: Side, name: &str, what: Setting) {
+    fn set(&mut self, side: Side, name: &str, what: LinkSetting) {
         self.push(Op::Set { side, name: name.into(), what });
     }
 
-    /// Alias, MTU, master, addresses, up: whatever is not as wanted.
+    /// Plans the settings that differ: alias, MTU, master, addresses, up.
     fn settings(&mut self, spec: &LinkSpec) {
-        let (side, name, made) = (spec.side, spec.name.as_str(), spec.is_made());
+        let (side, name, is_created) = (spec.side, spec.name.as_str(), spec.is_created());
         let Some(link) = self.now.get(side).link(name) else { return };
         let mut settings = vec![];
-        if made && !link.has_mark(&Role::Made) {
-            settings.push(Setting::Mark { role: Role::Made, group: true });
+        if is_created && !link.has_mark(&Ownership::Created) {
+            settings.push(LinkSetting::Mark { ownership: Ownership::Created, group: true });
         }
-        settings.extend(spec.mtu.filter(|mtu| *mtu != link.mtu).map(Setting::Mtu));
-        settings.extend(spec.mac.filter(|mac| link.mac != Some(*mac)).map(Setting::Mac));
+        settings.extend(spec.mtu.filter(|mtu| *mtu != link.mtu).map(LinkSetting::Mtu));
+        settings.extend(spec.mac.filter(|mac| link.mac != Some(*mac)).map(LinkSetting::Mac));
         if spec.addr_gen_none && !link.addr_gen_none {
-            settings.push(Setting::AddrGenNone);
+            settings.push(LinkSetting::AddrGenNone);
         }
-        let (master, problem) = self.master(spec, link);
-        // Another master makes it another port.
+        let (master, conflict) = self.master(spec, link);
+        // A new master resets the settings of the bridge port.
         let is_port = master.is_none() && link.port == Some(FABRIC_PORT);
         settings.extend(master);
         if let (SpecKind::Vxlan(tunnel), LinkKind::Vxlan(is)) = (&spec.kind, &link.kind) {
             if is.local != Some(tunnel.local) || is.learning || is.dev != LOOPBACK {
                 let local = Some(tunnel.local).filter(|local| is.local != Some(*local));
-                settings.push(Setting::Vxlan { local });
+                settings.push(LinkSetting::Vxlan { local });
             }
             if !is_port {
-                settings.push(Setting::Port);
+                settings.push(LinkSetting::Port);
             }
         }
         let is_link_local =
             |a: &Address| matches!(a.net.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local());
-        let is_other = |a: &&Address| made && !spec.addresses.contains(&a.net) && !is_link_local(a);
+        let is_other = |a: &&Address| is_created && !spec.addresses.contains(&a.net) && !is_link_local(a);
         let others: Vec<_> = link.addresses.iter().filter(is_other).map(|a| a.net).collect();
         let is_up = link.up;
         settings.into_iter().for_each(|what| self.set(side, name, what));
-        problem.into_iter().for_each(|sentence| self.conflict(sentence));
+        conflict.into_iter().for_each(|message| self.conflict(message));
         others.into_iter().for_each(|net| self.push(Op::DelAddress { side, name: spec.name.clone(), net }));
         self.add_addresses(side, name, &spec.addresses);
         self.add_link_local(spec);
-        if !is_up && spec.part == Part::Base {
-            self.set(side, name, Setting::Up);
+        if !is_up && spec.component == Component::Base {
+            self.set(side, name, LinkSetting::Up);
         } else if !is_up {
-            self.down.push((side, spec.name.clone()));
+            self.to_bring_up.push((side, spec.name.clone()));
         }
     }
 
-    /// Gives a link that has lost its link-local address the one that the kernel makes of its MAC address (RFC 4291,
-    /// appendix A). It does so itself when a link goes up or gets a carrier, and only then.
+    /// Adds a missing link-local address, derived from the MAC address as the kernel does (RFC 4291, appendix A). The
+    /// kernel itself adds it only when a link is set up or gets a carrier.
     fn add_link_local(&mut self, spec: &LinkSpec) {
         let (side, name) = (spec.side, spec.name.as_str());
-        let carries = !spec.addr_gen_none && name != "lo" && !matches!(spec.kind, SpecKind::Vrf(_));
-        let of_host = side == Side::Router || !spec.addresses.is_empty();
-        let Some(link) = self.now.get(side).link(name).filter(|_| carries && of_host) else { return };
+        let needs_one = !spec.addr_gen_none && name != "lo" && !matches!(spec.kind, SpecKind::Vrf(_));
+        let is_in_scope = side == Side::Router || !spec.addresses.is_empty();
+        let Some(link) = self.now.get(side).link(name).filter(|_| needs_one && is_in_scope) else { return };
         if let Some(mac) = link.mac.filter(|_| link.running && !link.link_local) {
             let net = mac.link_local();
             self.push(Op::AddAddress { side, name: name.into(), net });
@@ -387,87 +409,89 @@ impl Planner {
     }
 
     fn bring_up(&mut self) {
-        // A veth end has no carrier, and hence no IPv6 routes, before the host's end is up, too.
-        self.down.sort_by_key(|(side, _)| *side == Side::Host);
-        for (side, name) in std::mem::take(&mut self.down) {
+        // Host ends last: a veth end has no carrier, and therefore no IPv6 routes, until its peer is up, too.
+        self.to_bring_up.sort_by_key(|(side, _)| *side == Side::Host);
+        for (side, name) in std::mem::take(&mut self.to_bring_up) {
             if self.now.get(side).link(name.as_str()).is_some_and(|link| !link.up) {
-                self.set(side, name.as_str(), Setting::Up);
+                self.set(side, name.as_str(), LinkSetting::Up);
             }
         }
     }
 
-    /// Another master that the link is to have, and what is in the way of that.
-    fn master(&self, spec: &LinkSpec, link: &Link) -> (Option<Setting>, Option<String>) {
+    /// The change of the master, if it differs, or the conflict that prevents the change.
+    fn master(&self, spec: &LinkSpec, link: &Link) -> (Option<LinkSetting>, Option<String>) {
         let (side, name) = (spec.side, &spec.name);
         match &spec.master {
             Some(master) if link.master.as_deref() != Some(master.as_str()) => {
                 if self.now.get(side).link(master.as_str()).is_some() {
-                    (Some(Setting::Master(Some(master.clone()))), None)
+                    (Some(LinkSetting::Master(Some(master.clone()))), None)
                 } else {
-                    let problem =
-                        || format!("{side}: there is no bridge {master} for {name} to be a port of");
-                    (None, (side == Side::Host).then(problem))
+                    let conflict = || format!("{side}: {name} needs bridge {master}, which does not exist");
+                    (None, (side == Side::Host).then(conflict))
                 }
             }
-            // What the host does with its end is its own business.
+            // In the host namespace, the master of a veth end is not managed.
             None if spec.kind != SpecKind::Foreign && side == Side::Router && link.master.is_some() => {
-                (Some(Setting::Master(None)), None)
+                (Some(LinkSetting::Master(None)), None)
             }
             _ => (None, None),
         }
     }
 
-    /// What the kernel makes by itself, and no second time when somebody removes it: routes of our links, and, since without
-    /// them an address is none, routes to the node's own addresses on any link; the rules.
-    fn lost(&mut self, desired: &Desired) {
+    /// Adds routes and rules that the kernel created by itself and that someone removed: all routes of managed links,
+    /// and the local routes of all links, because an address does not work without its local route.
+    fn kernel_made(&mut self, desired: &Desired) {
         if desired.links.is_empty() {
             return;
         }
-        let ours: HashSet<_> = desired.links.iter().map(|l| (self.place(l.side), l.name.as_str())).collect();
+        let managed: HashSet<_> =
+            desired.links.iter().map(|l| (self.effective_side(l.side), l.name.as_str())).collect();
         for &side in self.now.sides() {
-            let is_ours = |route: &&KernelRoute| {
-                route.kind == KernelRouteKind::Local || ours.contains(&(side, route.dev.as_str()))
+            let is_needed = |route: &&KernelRoute| {
+                route.kind == KernelRouteKind::Local || managed.contains(&(side, route.dev.as_str()))
             };
             let state = self.now.get(side);
-            let routes: Vec<_> = state.lost_routes.iter().filter(is_ours).cloned().collect();
-            let rules = state.lost_rules.clone();
+            let routes: Vec<_> = state.missing_kernel_routes.iter().filter(is_needed).cloned().collect();
+            let rules = state.missing_kernel_rules.clone();
             rules.into_iter().for_each(|rule| self.push(Op::AddKernelRule { side, rule }));
             routes.into_iter().for_each(|route| self.push(Op::AddKernelRoute { side, route }));
         }
     }
 
+    /// Plans managed routes and rules, and the connection marks.
     fn routing(&mut self, desired: &Desired) {
-        let routes: HashSet<_> = desired.routes.iter().map(|(side, r)| (self.place(*side), r)).collect();
-        let rules: HashSet<_> = desired.rules.iter().map(|(side, r)| (self.place(*side), r)).collect();
+        let routes: HashSet<_> =
+            desired.routes.iter().map(|(side, r)| (self.effective_side(*side), r)).collect();
+        let rules: HashSet<_> =
+            desired.rules.iter().map(|(side, r)| (self.effective_side(*side), r)).collect();
         for &side in self.now.sides() {
             let state = self.now.get(side);
             let stale = |r: &&Route| r.protocol == OWNER_PROTOCOL && !routes.contains(&(side, *r));
-            let stale_rule = |r: &&Rule| !rules.contains(&(side, *r));
+            let stale_rule = |r: &&IpRule| !rules.contains(&(side, *r));
             let stale: Vec<_> = state.routes.iter().filter(stale).cloned().collect();
             let stale_rules: Vec<_> = state.rules.iter().filter(stale_rule).cloned().collect();
-            let is_advertised = |r: &&Route| {
-                let by = |name: &IfName| name.as_str() == r.dev && side == self.place(Side::Router);
-                r.protocol == ADVERTISED_PROTOCOL
-                    && r.dst.prefix_len() == 0
-                    && desired.no_advertised_default.iter().any(by)
+            let is_unwanted_default = |r: &&Route| {
+                let by = |name: &IfName| name.as_str() == r.dev && side == self.effective_side(Side::Router);
+                r.protocol == RA_PROTOCOL && r.dst.prefix_len() == 0 && desired.no_ra_default.iter().any(by)
             };
-            let advertised: Vec<_> = state.routes.iter().filter(is_advertised).cloned().collect();
-            advertised.into_iter().for_each(|route| self.push(Op::DelRoute { side, route }));
-            if !desired.keep_others {
+            let unwanted_defaults: Vec<_> =
+                state.routes.iter().filter(is_unwanted_default).cloned().collect();
+            unwanted_defaults.into_iter().for_each(|route| self.push(Op::DelRoute { side, route }));
+            if !desired.keep_unlisted {
                 stale.into_iter().for_each(|route| self.push(Op::DelRoute { side, route }));
             }
             stale_rules.into_iter().for_each(|rule| self.push(Op::DelRule { side, rule }));
         }
         let sides = self.now.sides().iter();
-        let there: HashSet<_> =
+        let present: HashSet<_> =
             sides.flat_map(|&side| self.now.get(side).routes.iter().map(move |r| (side, r))).collect();
-        let lacks = |(side, route): &&(Side, Route)| {
-            // Nothing goes through a link that could not be made.
+        let is_missing = |(side, route): &&(Side, Route)| {
+            // No route over a link that could not be created.
             let link = self.now.get(*side).link(&route.dev);
-            let dev = route.dev.is_empty() || link.is_some_and(|l| l.role().is_some());
-            dev && !there.contains(&(self.place(*side), route))
+            let has_dev = route.dev.is_empty() || link.is_some_and(|l| l.ownership().is_some());
+            has_dev && !present.contains(&(self.effective_side(*side), route))
         };
-        let missing: Vec<_> = desired.routes.iter().filter(lacks).cloned().collect();
+        let missing: Vec<_> = desired.routes.iter().filter(is_missing).cloned().collect();
         missing.into_iter().for_each(|(side, route)| self.push(Op::AddRoute { side, route }));
         for (side, rule) in &desired.rules {
             if !self.now.get(*side).rules.contains(rule) {
@@ -483,6 +507,7 @@ impl Planner {
     }
 }
 
+/// The resource that a link of this kind uses exclusively.
 fn unique(kind: &LinkKind) -> Option<Unique> {
     match kind {
         LinkKind::Vrf(table) => Some(Unique::Table(*table)),
@@ -491,8 +516,9 @@ fn unique(kind: &LinkKind) -> Option<Unique> {
     }
 }
 
-/// Whether the device can be made what the tunnel needs without making it anew: identifier, port and family stay for life.
-fn becomes(is: &Vxlan, tunnel: &Tunnel) -> bool {
+/// Whether the settings of the device can be changed to those of the tunnel. Its identifier, port and address family
+/// can't be changed.
+fn can_become(is: &Vxlan, tunnel: &Tunnel) -> bool {
     let same_family = is.local.is_none_or(|local| local.is_ipv6() == tunnel.local.is_ipv6());
     is.vni == tunnel.vni.get() && is.port == tunnel.port && same_family
 }

@@ -1,5 +1,6 @@
-//! What we made and moved, in a file of root's. An alias on a link can be written by whoever has the rights to its namespace, as a
-//! pod may; so what is fetched out of another namespace, and what a link in the host's gets back, is in here.
+//! A record of created links and moved NICs, in a file that only root can write. A program with privileges in a
+//! namespace, such as a pod, can write the alias of a link there. So the record decides which NICs are moved out of
+//! another namespace and which addresses a NIC gets in the host namespace.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
@@ -9,161 +10,167 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, Access, Owner};
-use crate::model::{Link, Namespaces, Role};
+use crate::model::{Link, Namespaces, Ownership};
 
-/// Where it is. Like the namespaces it is gone after a reboot.
+/// Path of the record. A reboot removes it together with the namespaces.
 pub const PATH: &str = "/run/frr/namespaces.json";
 
-/// What of the file is read at most, in bytes: 64 NICs have some 20 kB.
-const LARGEST: u64 = 1 << 20;
+/// Maximum number of bytes that are read; 64 NICs take about 20 kB.
+const MAX_SIZE: u64 = 1 << 20;
 
-/// What we made and moved.
+/// Created links and moved NICs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    /// Namespaces that FRR ran in, by name: the kernel's number, which no other one ever has (`SO_NETNS_COOKIE`, socket(7)).
+pub struct OwnershipRecord {
+    /// Namespaces that FRR ran in: the name and the namespace cookie, which the kernel never reuses (`SO_NETNS_COOKIE`,
+    /// socket(7)).
     namespaces: BTreeMap<String, u64>,
-    /// NICs that were moved into them.
-    nics: Vec<Moved>,
-    /// The links that we made, by the number of their namespace.
-    #[serde(default)]
-    made: BTreeMap<u64, Made>,
-    /// It could not be written last time.
+    /// NICs that were moved into these namespaces.
+    nics: Vec<NicRecord>,
+    /// The created links, by the cookie of their namespace.
+    #[serde(default, rename = "made")]
+    created: BTreeMap<u64, CreatedLinks>,
+    /// The last attempt to write the record failed.
     #[serde(skip)]
     unsaved: bool,
 }
 
-/// Links by their index, which no new link is given again, with their names: a link that comes from another namespace brings its index
-/// along where that is free (`__dev_change_net_namespace`, `net/core/dev.c`).
-pub type Made = BTreeMap<u32, String>;
+/// Links by index, with their names. The kernel gives no index to a new link twice. But a link that is moved in from
+/// another namespace keeps its index if that is free (`__dev_change_net_namespace`, `net/core/dev.c`), so the name is
+/// compared, too.
+pub type CreatedLinks = BTreeMap<u32, String>;
 
-/// A NIC that was moved.
+/// A moved NIC.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Moved {
+struct NicRecord {
     namespace: String,
-    /// Its index there; 0 while it is on its way.
+    /// Its index in that namespace; 0 until the move is observed.
     index: u32,
-    /// Its address, permanent if it has such a one.
+    /// Its permanent MAC address; its current one if it has no permanent address.
     mac: String,
-    /// Its mark, which has its addresses at home.
+    /// Its ownership mark, which contains its addresses in the host namespace.
     alias: String,
 }
 
-impl Moved {
-    fn is(&self, link: &Link) -> bool {
-        link.alias.as_ref() == Some(&self.alias) && address(link).as_ref() == Some(&self.mac)
+impl NicRecord {
+    /// Whether `link` has the MAC address and the mark of this record.
+    fn is_same(&self, link: &Link) -> bool {
+        link.alias.as_ref() == Some(&self.alias) && mac_text(link).as_ref() == Some(&self.mac)
     }
 }
 
-fn address(link: &Link) -> Option<String> {
+fn mac_text(link: &Link) -> Option<String> {
     Some(link.permanent_mac.or(link.mac)?.to_string())
 }
 
-impl Record {
-    /// What an earlier instance has written; nothing if there is no such file, or none of root's.
+impl OwnershipRecord {
+    /// Loads the record of an earlier instance. It is empty if the file is missing, unreadable, or writable for users
+    /// other than root.
     pub fn load() -> Self {
         match read(Path::new(PATH)).and_then(|text| Ok(serde_json::from_str(&text)?)) {
             Ok(record) => record,
             Err(e) if e.kind() == io::ErrorKind::NotFound => Self::default(),
             Err(e) => {
-                log::warn!("{PATH} is not used: {e}; NICs in other namespaces stay there");
+                log::warn!("{PATH} is ignored: {e}; NICs in other namespaces stay there");
                 Self::default()
             }
         }
     }
 
-    /// Writes it if anything is new, or could not be written before. Without it all works but for what a later configuration, or the
-    /// next instance, finds in it.
-    pub fn save(&mut self, is_new: bool) {
-        if !is_new && !self.unsaved {
+    /// Writes the record if it changed or if the last attempt failed. Only a later configuration or the next instance
+    /// needs the file, so a failure is logged and not returned.
+    pub fn save(&mut self, is_changed: bool) {
+        if !is_changed && !self.unsaved {
             return;
         }
         let text = serde_json::to_string(self).unwrap_or_default();
         let result = files::write(Path::new(PATH), &text, Access::Root);
         if let (Err(e), false) = (&result, self.unsaved) {
             log::warn!(
-                "{e}; until that goes, a later start does not know which NICs and links are ours \
-                 but by their marks"
+                "{e}; until the file can be written, a later start recognizes managed NICs and links only by \
+                 their ownership marks"
             );
         }
         self.unsaved = result.is_err();
     }
 
-    /// FRR's namespace has this name and number. Whether that is new.
-    pub fn namespace(&mut self, name: &str, cookie: u64) -> bool {
+    /// Records the name and the cookie of FRR's namespace. Returns whether the record changed.
+    pub fn set_namespace(&mut self, name: &str, cookie: u64) -> bool {
         self.namespaces.insert(name.into(), cookie) != Some(cookie)
     }
 
-    /// The other namespaces that FRR ran in, with their numbers.
-    pub fn others(&self, name: Option<&str>) -> Vec<(String, u64)> {
+    /// The namespaces that FRR ran in, except the named one, with their cookies.
+    pub fn other_namespaces(&self, name: Option<&str>) -> Vec<(String, u64)> {
         let others = self.namespaces.iter().filter(|(other, _)| Some(other.as_str()) != name);
         others.map(|(name, cookie)| (name.clone(), *cookie)).collect()
     }
 
-    /// The mark of a link in that namespace if we moved it there.
-    pub fn moved(&self, namespace: &str, link: &Link) -> Option<&str> {
+    /// The ownership mark of a NIC that was moved into that namespace.
+    pub fn moved_nic_mark(&self, namespace: &str, link: &Link) -> Option<&str> {
         let here = self.nics.iter().filter(|nic| nic.namespace == namespace && nic.index == link.index);
-        here.filter(|nic| address(link).as_ref() == Some(&nic.mac)).map(|nic| nic.alias.as_str()).next()
+        here.filter(|nic| mac_text(link).as_ref() == Some(&nic.mac)).map(|nic| nic.alias.as_str()).next()
     }
 
-    /// What a link was to us that carries no mark, in the namespace of that number, or of FRR's by name.
-    pub fn lost(&self, cookie: u64, namespace: Option<&str>, link: &Link) -> Option<Role> {
-        let made = self.made.get(&cookie).and_then(|made| made.get(&link.index));
-        if link.is_makeable() && made == Some(&link.name) {
-            return Some(Role::Made);
+    /// The recorded ownership of a link without a mark, in the namespace with that cookie (created links) or that name
+    /// (moved NICs).
+    pub fn previous_ownership(&self, cookie: u64, namespace: Option<&str>, link: &Link) -> Option<Ownership> {
+        let created = self.created.get(&cookie).and_then(|created| created.get(&link.index));
+        if link.is_creatable() && created == Some(&link.name) {
+            return Some(Ownership::Created);
         }
-        Role::of(self.moved(namespace?, link)?)
+        Ownership::from_alias(self.moved_nic_mark(namespace?, link)?)
     }
 
-    /// Notes the links that are ours of those that we make. Whether anything is new.
-    pub fn made(&mut self, made: BTreeMap<u64, Made>) -> bool {
-        let is_new = made != self.made;
-        self.made = made;
-        is_new
+    /// Records the created links. Returns whether the record changed.
+    pub fn set_created(&mut self, created: BTreeMap<u64, CreatedLinks>) -> bool {
+        let is_changed = created != self.created;
+        self.created = created;
+        is_changed
     }
 
-    /// Whether a link in the host's namespace that has a NIC's mark is one that we moved, or were about to.
+    /// Whether a link in the host namespace with a NIC's mark is a NIC that was moved, or was about to be.
     pub fn is_nic(&self, link: &Link) -> bool {
-        self.nics.iter().any(|nic| nic.is(link))
+        self.nics.iter().any(|nic| nic.is_same(link))
     }
 
-    /// Notes the NICs that are, or are about to be, in FRR's namespace: each link as it is, whether it is there, and its role. Whether
-    /// anything is new.
-    pub fn nics<'a>(
+    /// Records the NICs that are in FRR's namespace or are about to be moved into it: each link, whether it was moved
+    /// already, and its ownership. Keeps older records of NICs that are still visible or in other namespaces. Returns
+    /// whether the record changed.
+    pub fn set_nics<'a>(
         &mut self,
         namespace: Option<&str>,
-        ours: impl Iterator<Item = (&'a Link, bool, &'a Role)>,
+        managed: impl Iterator<Item = (&'a Link, bool, &'a Ownership)>,
         now: &Namespaces,
     ) -> bool {
-        let mut nics: Vec<Moved> = vec![];
-        for (link, is_there, role) in ours {
-            if let (Some(namespace), Some(mac)) = (namespace, address(link)) {
-                let index = if is_there { link.index } else { 0 };
-                nics.push(Moved { namespace: namespace.into(), index, mac, alias: role.alias() });
+        let mut nics: Vec<NicRecord> = vec![];
+        for (link, is_moved, ownership) in managed {
+            if let (Some(namespace), Some(mac)) = (namespace, mac_text(link)) {
+                let index = if is_moved { link.index } else { 0 };
+                nics.push(NicRecord { namespace: namespace.into(), index, mac, alias: ownership.alias() });
             }
         }
-        let is_visible = |known: &Moved| {
-            now.sides().iter().any(|&side| now.get(side).links.iter().any(|link| known.is(link)))
+        let is_visible = |known: &NicRecord| {
+            now.sides().iter().any(|&side| now.get(side).links.iter().any(|link| known.is_same(link)))
         };
         for known in &self.nics {
-            let stays = namespace != Some(&known.namespace) || is_visible(known);
-            if stays && !nics.iter().any(|nic| nic.mac == known.mac && nic.alias == known.alias) {
+            let is_kept = namespace != Some(&known.namespace) || is_visible(known);
+            if is_kept && !nics.iter().any(|nic| nic.mac == known.mac && nic.alias == known.alias) {
                 nics.push(known.clone());
             }
         }
-        let is_new = nics != self.nics;
+        let is_changed = nics != self.nics;
         self.nics = nics;
-        is_new
+        is_changed
     }
 }
 
-/// Reads a file of root's that nobody else can write.
+/// Reads a file that belongs to root and that only root can write.
 fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     let file = files::open(path, Owner::Root)?;
     if file.metadata()?.mode() & 0o022 != 0 {
-        return Err(io::Error::other("others than root can write it"));
+        return Err(io::Error::other("users other than root can write it"));
     }
-    file.take(LARGEST).read_to_string(&mut text)?;
+    file.take(MAX_SIZE).read_to_string(&mut text)?;
     Ok(text)
 }
 
@@ -189,55 +196,75 @@ mod tests {
     const B: &str = "02:00:00:00:00:0b";
 
     #[test]
-    fn what_has_lost_its_mark_is_known_by_its_index() {
-        let mut record = Record::default();
+    fn a_link_without_a_mark_is_recognized_by_its_index() {
+        let mut record = OwnershipRecord::default();
         let link = |index, kind| Link::new(index, "metallb", kind);
-        assert!(record.made([(7, [(3, "metallb".into())].into())].into()));
-        assert!(!record.made([(7, [(3, "metallb".into())].into())].into()));
-        assert_eq!(record.lost(7, None, &link(3, LinkKind::Vrf(88))), Some(Role::Made));
-        assert_eq!(record.lost(7, None, &link(3, LinkKind::Device)), None, "nothing that we make");
-        assert_eq!(record.lost(7, None, &link(4, LinkKind::Vrf(88))), None);
+        assert!(record.set_created([(7, [(3, "metallb".into())].into())].into()));
+        assert!(!record.set_created([(7, [(3, "metallb".into())].into())].into()));
+        assert_eq!(record.previous_ownership(7, None, &link(3, LinkKind::Vrf(88))), Some(Ownership::Created));
+        assert_eq!(
+            record.previous_ownership(7, None, &link(3, LinkKind::Device)),
+            None,
+            "not a kind that is created"
+        );
+        assert_eq!(record.previous_ownership(7, None, &link(4, LinkKind::Vrf(88))), None);
         let moved_in = Link::new(3, "eth1", LinkKind::Veth(9));
-        assert_eq!(record.lost(7, None, &moved_in), None, "it has the index of one that went");
-        assert_eq!(record.lost(8, None, &link(3, LinkKind::Vrf(88))), None, "another namespace");
-        let (role, there) = (Role::Nic(vec!["192.0.2.1/32".parse().unwrap()]), nic(5, A, None));
-        record.nics(Some("perouter"), [(&there, true, &role)].into_iter(), &Namespaces::default());
-        assert_eq!(record.lost(9, Some("perouter"), &there), Some(role));
-        assert_eq!(record.lost(9, None, &there), None);
+        assert_eq!(
+            record.previous_ownership(7, None, &moved_in),
+            None,
+            "another link with the index of a removed one"
+        );
+        assert_eq!(
+            record.previous_ownership(8, None, &link(3, LinkKind::Vrf(88))),
+            None,
+            "another namespace"
+        );
+        let (ownership, moved) =
+            (Ownership::MovedNic(vec!["192.0.2.1/32".parse().unwrap()]), nic(5, A, None));
+        record.set_nics(Some("perouter"), [(&moved, true, &ownership)].into_iter(), &Namespaces::default());
+        assert_eq!(record.previous_ownership(9, Some("perouter"), &moved), Some(ownership));
+        assert_eq!(record.previous_ownership(9, None, &moved), None);
     }
 
     #[test]
-    fn only_what_was_moved_is_known() {
-        let mut record = Record::default();
-        record.namespace("perouter", 7);
-        let role = Role::Nic(vec!["192.0.2.1/32".parse().unwrap()]);
+    fn only_moved_nics_are_recognized() {
+        let mut record = OwnershipRecord::default();
+        record.set_namespace("perouter", 7);
+        let ownership = Ownership::MovedNic(vec!["192.0.2.1/32".parse().unwrap()]);
         let alias = "frr-supervisor nic 192.0.2.1/32";
-        let at_home = nic(2, A, None);
-        assert!(record.nics(Some("perouter"), [(&at_home, false, &role)].into_iter(), &seen(&at_home)));
-        // On its way it is known by its address and what its mark says.
+        let in_host = nic(2, A, None);
+        assert!(record.set_nics(
+            Some("perouter"),
+            [(&in_host, false, &ownership)].into_iter(),
+            &seen(&in_host)
+        ));
+        // Until the move is observed, its MAC address and its mark identify it.
         assert!(record.is_nic(&nic(2, A, Some(alias))));
         assert!(!record.is_nic(&nic(2, B, Some(alias))) && !record.is_nic(&nic(2, A, None)));
         assert!(!record.is_nic(&nic(2, A, Some("frr-supervisor nic 198.51.100.1/32"))));
-        assert_eq!(record.moved("perouter", &nic(2, A, Some(alias))), None);
-        let there = nic(5, A, Some(alias));
-        let ours = || [(&there, true, &role)].into_iter();
-        assert!(record.nics(Some("perouter"), ours(), &seen(&there)));
-        assert!(!record.nics(Some("perouter"), ours(), &seen(&there)));
-        assert_eq!(record.moved("perouter", &there), Some(alias));
+        assert_eq!(record.moved_nic_mark("perouter", &nic(2, A, Some(alias))), None);
+        let moved = nic(5, A, Some(alias));
+        let managed = || [(&moved, true, &ownership)].into_iter();
+        assert!(record.set_nics(Some("perouter"), managed(), &seen(&moved)));
+        assert!(!record.set_nics(Some("perouter"), managed(), &seen(&moved)));
+        assert_eq!(record.moved_nic_mark("perouter", &moved), Some(alias));
         assert_eq!(
-            record.moved("perouter", &nic(6, A, Some(alias))),
+            record.moved_nic_mark("perouter", &nic(6, A, Some(alias))),
             None,
-            "another with its address and mark"
+            "another NIC with the same MAC address and mark"
         );
-        assert_eq!(record.moved("pod", &there), None);
-        // From another namespace it is still to be fetched, and what is read again is the same.
-        assert!(!record.nics(None, [].into_iter(), &Namespaces::default()));
-        assert_eq!(record.others(None), [("perouter".to_owned(), 7)]);
-        assert_eq!(record.others(Some("perouter")), []);
-        assert_eq!(serde_json::from_str::<Record>(&serde_json::to_string(&record).unwrap()).unwrap(), record);
-        // At home and without its mark it is the host's.
-        assert!(!record.nics(Some("perouter"), [].into_iter(), &seen(&there)));
-        assert!(record.nics(Some("perouter"), [].into_iter(), &seen(&at_home)));
+        assert_eq!(record.moved_nic_mark("pod", &moved), None);
+        // With NETNS=host the record stays until the NIC is moved back. It also survives a round trip through JSON.
+        assert!(!record.set_nics(None, [].into_iter(), &Namespaces::default()));
+        assert_eq!(record.other_namespaces(None), [("perouter".to_owned(), 7)]);
+        assert_eq!(record.other_namespaces(Some("perouter")), []);
+        assert_eq!(
+            serde_json::from_str::<OwnershipRecord>(&serde_json::to_string(&record).unwrap()).unwrap(),
+            record
+        );
+        // In the host namespace and without its mark, it is no longer managed.
+        assert!(!record.set_nics(Some("perouter"), [].into_iter(), &seen(&moved)));
+        assert!(record.set_nics(Some("perouter"), [].into_iter(), &seen(&in_host)));
         assert_eq!(record.nics, []);
     }
 }

@@ -1,8 +1,7 @@
-//! Log lines on their way to standard error: whoever logs never waits for the reader of it.
+//! A bounded queue of log lines between the threads that log and the thread that writes to standard error.
 //!
-//! Standard error may be a pipe or a terminal whose reader stops, and a write to it then blocks. `O_NONBLOCK` is no way out: it would
-//! belong to the open file description, which others share. So the lines wait in a queue with a bound, a thread writes them, and that
-//! thread may be blocked for ever.
+//! Standard error may be a pipe or a terminal whose reader has stopped; a write to it then blocks. `O_NONBLOCK` does not help: the flag
+//! belongs to the open file description, which other processes share. One thread writes the queued lines. Only that thread can block.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,86 +13,91 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-/// Bytes of lines that wait at most: some 8,000 lines, as many as a node with a thousand VNIs logs at its start.
-const LONGEST: usize = 1 << 20;
+/// The largest number of queued bytes: some 8,000 lines, as many as a node with a thousand VNIs logs at its start.
+const CAPACITY: usize = 1 << 20;
 
-/// Bytes on top of that which are kept for errors.
-const FOR_ERRORS: usize = 1 << 18;
+/// Additional bytes that only errors may use.
+const ERROR_RESERVE: usize = 1 << 18;
 
-/// A pipe takes so much at once or not at all (`PIPE_BUF`, pipe(7)).
-const AT_ONCE: usize = 4096;
+/// A pipe takes this many bytes in one piece or none of them (`PIPE_BUF`, pipe(7)).
+const ATOMIC_WRITE: usize = 4096;
 
-/// A line, with its newline.
+/// A line with its line feed.
 type Line = Vec<u8>;
 
 #[derive(Debug)]
-struct Waiting {
+struct QueuedLines {
     lines: VecDeque<Line>,
-    /// Their bytes.
+    /// The total length of `lines` in bytes.
     length: usize,
-    /// Lines that found no room since this was reported last, and when the first of them did.
+    /// The number of lines dropped since the last report, and the time of the first drop.
     dropped: Option<(u64, Instant)>,
-    /// The thread has a line that is not written to its end.
+    /// The writer thread has taken a line and has not written all of it.
     writing: bool,
-    /// There is no thread to write: who adds a line writes as much as is taken at once.
-    alone: bool,
+    /// No writer thread exists: each `push` writes as much as standard error takes without blocking.
+    no_writer: bool,
 }
 
-/// What is to be said of lines that were dropped.
+/// A report of dropped lines.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Dropped {
-    /// How many.
+pub struct DroppedLines {
+    /// The number of lines.
     pub lines: u64,
-    /// Since the first of them.
+    /// The time of the first drop.
     pub since: Instant,
 }
 
 /// The queue.
 #[derive(Debug)]
 pub struct Queue {
-    waiting: Mutex<Waiting>,
-    /// A line has come, or one has gone.
+    queued: Mutex<QueuedLines>,
+    /// Signals that a line was added or written.
     changed: Condvar,
 }
 
 impl Queue {
-    /// An empty one. Nothing is written before [`Queue::begin`].
+    /// Creates an empty queue. Nothing is written before [`Queue::start_writer`].
     pub fn new() -> Arc<Self> {
-        let waiting =
-            Waiting { lines: VecDeque::new(), length: 0, dropped: None, writing: false, alone: false };
-        Arc::new(Self { waiting: Mutex::new(waiting), changed: Condvar::new() })
+        let queued = QueuedLines {
+            lines: VecDeque::new(),
+            length: 0,
+            dropped: None,
+            writing: false,
+            no_writer: false,
+        };
+        Arc::new(Self { queued: Mutex::new(queued), changed: Condvar::new() })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, QueuedLines> {
+        self.queued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a line, or counts it where there is no room. Never waits for `out`, which is written to by the thread.
+    /// Adds a line, or counts it as dropped if the queue is full. Never blocks on `out`.
     pub fn push(&self, line: &[u8], is_error: bool, out: impl AsFd) {
-        let limit = LONGEST + if is_error { FOR_ERRORS } else { 0 };
-        let mut waiting = self.lock();
-        if waiting.length + line.len() > limit {
-            let (lines, since) = waiting.dropped.unwrap_or((0, Instant::now()));
-            waiting.dropped = Some((lines + 1, since));
+        let limit = CAPACITY + if is_error { ERROR_RESERVE } else { 0 };
+        let mut queued = self.lock();
+        if queued.length + line.len() > limit {
+            let (lines, since) = queued.dropped.unwrap_or((0, Instant::now()));
+            queued.dropped = Some((lines + 1, since));
         } else {
-            waiting.length += line.len();
-            waiting.lines.push_back(line.to_vec());
+            queued.length += line.len();
+            queued.lines.push_back(line.to_vec());
         }
-        if waiting.alone {
-            write_what_is_taken(&mut waiting, out.as_fd());
+        if queued.no_writer {
+            write_without_blocking(&mut queued, out.as_fd());
         }
-        drop(waiting);
+        drop(queued);
         self.changed.notify_all();
     }
 
-    /// Writes what is pushed to `out`, on a thread of its own. `tell` logs what is to be said of dropped lines.
+    /// Starts the thread that writes the lines to `out`. It passes each report of dropped lines to `report`.
     ///
     /// # Errors
-    /// No thread can be had. Lines are then written by who pushes them, as far as that does not block.
-    pub fn begin(
+    /// The thread cannot be created. Then `push` writes what `out` takes without blocking.
+    pub fn start_writer(
         self: &Arc<Self>,
         out: impl AsFd + Send + 'static,
-        tell: impl Fn(Dropped) + Send + 'static,
+        report: impl Fn(DroppedLines) + Send + 'static,
     ) -> io::Result<()> {
         let queue = Arc::clone(self);
         let work = move || {
@@ -101,95 +105,95 @@ impl Queue {
                 let line = queue.next();
                 write_all(out.as_fd(), &line);
                 if let Some(dropped) = queue.written() {
-                    tell(dropped);
+                    report(dropped);
                 }
             }
         };
         thread::Builder::new().name("log".into()).spawn(work).map(drop).inspect_err(|_| {
-            self.lock().alone = true;
+            self.lock().no_writer = true;
         })
     }
 
-    /// Waits for a line.
+    /// Waits for a line and removes it from the queue.
     fn next(&self) -> Line {
-        let mut waiting = self.lock();
+        let mut queued = self.lock();
         loop {
-            if let Some(line) = waiting.lines.pop_front() {
-                waiting.length -= line.len();
-                waiting.writing = true;
+            if let Some(line) = queued.lines.pop_front() {
+                queued.length -= line.len();
+                queued.writing = true;
                 return line;
             }
-            waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            queued = self.changed.wait(queued).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// The line is written. What was dropped, once there is room again for more than a report of it.
-    fn written(&self) -> Option<Dropped> {
-        let mut waiting = self.lock();
-        waiting.writing = false;
-        let flows = waiting.length < LONGEST / 2;
-        let dropped = waiting.dropped.take_if(|_| flows);
-        drop(waiting);
+    /// Records that the line was written. Returns the report of dropped lines once half of the queue is free.
+    fn written(&self) -> Option<DroppedLines> {
+        let mut queued = self.lock();
+        queued.writing = false;
+        let has_room = queued.length < CAPACITY / 2;
+        let dropped = queued.dropped.take_if(|_| has_room);
+        drop(queued);
         self.changed.notify_all();
-        dropped.map(|(lines, since)| Dropped { lines, since })
+        dropped.map(|(lines, since)| DroppedLines { lines, since })
     }
 
-    /// Waits until everything is written, for so long at most. Whether it is.
+    /// Waits until all lines are written or `limit` is over. Returns whether they are.
     pub fn drain(&self, limit: Duration) -> bool {
         let until = Instant::now() + limit;
-        // Whoever panics while it has the lock must not wait for itself.
-        let mut waiting = loop {
-            match self.waiting.try_lock() {
-                Ok(waiting) => break waiting,
+        // A thread that panics while it holds the lock calls this, too: it must not wait for itself.
+        let mut queued = loop {
+            match self.queued.try_lock() {
+                Ok(queued) => break queued,
                 Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
                 Err(TryLockError::WouldBlock) if Instant::now() >= until => return false,
                 Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(1)),
             }
         };
         loop {
-            if waiting.lines.is_empty() && !waiting.writing {
+            if queued.lines.is_empty() && !queued.writing {
                 return true;
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
             }
-            let woken = self.changed.wait_timeout(waiting, left);
-            waiting = woken.unwrap_or_else(PoisonError::into_inner).0;
+            let woken = self.changed.wait_timeout(queued, left);
+            queued = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
 
-/// Writes all of it, whatever that takes. What can't be written is given up: there is no one to tell.
+/// Writes all bytes, however long that takes. On an error the rest is discarded: nothing is left to report it to.
 fn write_all(out: BorrowedFd<'_>, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         match rustix::io::write(out, bytes) {
             Ok(n) => bytes = &bytes[n..],
             Err(Errno::INTR) => {}
-            // Someone who shares the file description has made it non-blocking.
+            // Another process that shares the file description has made it non-blocking.
             Err(Errno::AGAIN) if poll(&mut [PollFd::new(&out, PollFlags::OUT)], None).is_ok() => {}
             Err(_) => return,
         }
     }
 }
 
-/// Writes lines as long as they are taken at once.
-fn write_what_is_taken(waiting: &mut Waiting, out: BorrowedFd<'_>) {
-    while let Some(line) = waiting.lines.front_mut() {
+/// Writes queued lines as long as `out` takes them without blocking.
+fn write_without_blocking(queued: &mut QueuedLines, out: BorrowedFd<'_>) {
+    while let Some(line) = queued.lines.front_mut() {
         let mut fds = [PollFd::new(&out, PollFlags::OUT)];
         let ready = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
         if ready != Ok(1) {
             return;
         }
-        let part = line.len().min(AT_ONCE);
+        let part = line.len().min(ATOMIC_WRITE);
         let n = match rustix::io::write(out, &line[..part]) {
             Ok(n) => n,
             Err(Errno::INTR | Errno::AGAIN) => return,
             Err(_) => line.len(),
         };
-        waiting.length -= n;
+        queued.length -= n;
         if n == line.len() {
-            waiting.lines.pop_front();
+            queued.lines.pop_front();
         } else {
             line.drain(..n);
         }
@@ -216,11 +220,11 @@ mod tests {
     }
 
     #[test]
-    fn who_logs_never_waits_and_what_is_dropped_is_counted() {
+    fn logging_never_blocks_and_dropped_lines_are_counted() {
         let ((mut read, write), queue) = (pipe(), Queue::new());
         let stderr = write.try_clone().unwrap();
-        let (sender, told) = mpsc::channel();
-        queue.begin(write, move |dropped| sender.send(dropped.lines).unwrap()).unwrap();
+        let (sender, reports) = mpsc::channel();
+        queue.start_writer(write, move |dropped| sender.send(dropped.lines).unwrap()).unwrap();
         let begin = Instant::now();
         for n in 0..50_000 {
             queue.push(&line(n), false, &stderr);
@@ -228,9 +232,9 @@ mod tests {
         let last = b"panicked\n";
         queue.push(last, true, &stderr);
         assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
-        assert!(!queue.drain(Duration::from_millis(50)), "no one reads");
-        let waiting = queue.lock().length;
-        assert!((LONGEST - 200..=LONGEST + FOR_ERRORS).contains(&waiting), "{waiting}");
+        assert!(!queue.drain(Duration::from_millis(50)), "nothing reads the pipe");
+        let queued = queue.lock().length;
+        assert!((CAPACITY - 200..=CAPACITY + ERROR_RESERVE).contains(&queued), "{queued}");
         let reader = thread::spawn(move || {
             let (mut all, mut chunk) = (vec![], [0; 65536]);
             while !all.ends_with(last) {
@@ -239,26 +243,26 @@ mod tests {
             }
             String::from_utf8(all).unwrap()
         });
-        let dropped = told.recv_timeout(Duration::from_secs(10)).unwrap();
+        let dropped = reports.recv_timeout(Duration::from_secs(10)).unwrap();
         assert!(queue.drain(Duration::from_secs(10)));
         let all = reader.join().unwrap();
         let shown = all.lines().count() - 1;
         assert_eq!(shown as u64 + dropped, 50_000);
-        // Whole and in order; which ones, depends on when the first of them were taken.
+        // The lines are whole and in order. Which ones were dropped depends on when the reader started.
         let numbers: Vec<usize> = all.lines().take(shown).map(|l| l[5..].trim().parse().unwrap()).collect();
         assert!(numbers.is_sorted_by(|a, b| a < b));
         assert!(all.lines().take(shown).zip(&numbers).all(|(l, n)| line(*n) == format!("{l}\n").as_bytes()));
-        assert!(told.try_recv().is_err(), "it is said once");
+        assert!(reports.try_recv().is_err(), "one report only");
     }
 
     #[test]
-    fn without_a_thread_as_much_is_written_as_is_taken() {
+    fn without_a_writer_thread_push_writes_what_the_pipe_takes() {
         let ((mut read, write), queue) = (pipe(), Queue::new());
-        queue.lock().alone = true;
+        queue.lock().no_writer = true;
         for n in 0..5_000 {
             queue.push(&line(n), false, &write);
         }
-        queue.push(&[b'x'; 3 * AT_ONCE], true, &write);
+        queue.push(&[b'x'; 3 * ATOMIC_WRITE], true, &write);
         assert!(!queue.drain(Duration::ZERO));
         let reader = thread::spawn(move || {
             let mut all = String::new();
@@ -272,15 +276,15 @@ mod tests {
         drop(write);
         let all = reader.join().unwrap();
         assert_eq!(all.lines().count(), 5_001);
-        assert!(all.ends_with(&"x".repeat(3 * AT_ONCE)));
+        assert!(all.ends_with(&"x".repeat(3 * ATOMIC_WRITE)));
     }
 
     #[test]
-    fn a_description_that_is_not_to_block_and_a_reader_that_has_gone() {
+    fn a_non_blocking_pipe_and_a_closed_reader() {
         let ((mut read, write), queue) = (pipe(), Queue::new());
         rustix::io::ioctl_fionbio(&write, true).unwrap();
         let stderr = write.try_clone().unwrap();
-        queue.begin(write, |_| {}).unwrap();
+        queue.start_writer(write, |_| {}).unwrap();
         for n in 0..2_000 {
             queue.push(&line(n), false, &stderr);
         }

@@ -1,34 +1,34 @@
-//! What the kernel shall have.
+//! The desired state of the kernel.
 
 use std::fmt;
 
 use ipnet::IpNet;
 
-use super::{IfName, MacAddr, Route, Rule, Side, Tunnel, Vni};
+use super::{IfName, IpRule, MacAddr, Route, Side, Tunnel, Vni};
 
-/// Everything that we keep in the kernel. What carries our mark and is not in here goes.
+/// All managed kernel objects. A managed object that is not listed here is removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
-    /// Links in the order in which they can be built.
+    /// Links in an order in which they can be created.
     pub links: Vec<LinkSpec>,
     /// Sysctls, global ones first.
     pub sysctls: Vec<Sysctl>,
-    /// Routes of ours.
+    /// Managed routes.
     pub routes: Vec<(Side, Route)>,
-    /// Links of FRR's namespace by which no default route leads that was learnt from a router advertisement.
-    pub no_advertised_default: Vec<IfName>,
-    /// Rules of ours.
-    pub rules: Vec<(Side, Rule)>,
+    /// Links of FRR's namespace on which default routes from router advertisements are removed.
+    pub no_ra_default: Vec<IfName>,
+    /// Managed rules.
+    pub rules: Vec<(Side, IpRule)>,
     /// Connection marks in the host namespace.
     pub marks: Option<ReturnPath>,
-    /// Links of ours that are not in here stay: something could not be read that may name them.
-    pub keep_others: bool,
+    /// Whether to keep managed links that are not listed here, because unreadable configuration may name them.
+    pub keep_unlisted: bool,
 }
 
-/// Only in the builds that measure: see `tests/bench.rs`.
+/// Only in builds for measurements, see `tests/bench.rs`.
 #[cfg(feature = "lab")]
 impl Desired {
-    /// The same as far as a kernel goes that has neither VRFs nor dummies: bridges stand for both, with nothing in them.
+    /// The state for a kernel without VRFs and dummies: empty bridges replace both.
     #[must_use]
     pub fn for_plain_kernel(mut self) -> Self {
         let is_vrf = |l: &&LinkSpec| matches!(l.kind, SpecKind::Vrf(_));
@@ -45,10 +45,10 @@ impl Desired {
     }
 }
 
-/// What a link is part of: what can't be built of one part leaves the others alone.
+/// The unit of failure of a link. A component that cannot be created does not affect the other components.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Part {
-    /// What everything else stands on.
+pub enum Component {
+    /// The objects that all other components need.
     #[default]
     Base,
     /// One VNI.
@@ -57,7 +57,7 @@ pub enum Part {
     Passthrough,
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for Component {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Base => f.write_str("base"),
@@ -67,52 +67,52 @@ impl fmt::Display for Part {
     }
 }
 
-/// A link that shall be there.
+/// The desired state of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkSpec {
-    /// Where.
+    /// Its namespace.
     pub side: Side,
     /// Its name.
     pub name: IfName,
-    /// What it is.
+    /// Its kind.
     pub kind: SpecKind,
-    /// MTU in bytes, if it matters.
+    /// MTU in bytes. `None`: any.
     pub mtu: Option<u32>,
     /// The VRF or bridge that it is a port of.
     pub master: Option<IfName>,
-    /// Its MAC address, if it matters.
+    /// Its MAC address. `None`: any.
     pub mac: Option<MacAddr>,
-    /// Without a link-local address of its own.
+    /// Whether IPv6 generates no link-local address for it.
     pub addr_gen_none: bool,
-    /// What it is part of.
-    pub part: Part,
-    /// Addresses. On a link that we made there are no others.
+    /// The component that it belongs to.
+    pub component: Component,
+    /// Its addresses. A created link has no others.
     pub addresses: Vec<IpNet>,
 }
 
-/// What a wanted link is, and where it comes from.
+/// The kind of a desired link, and its origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SpecKind {
-    /// Someone else's, only to be up.
+    /// A link of another owner. It is only set up.
     Foreign,
-    /// A NIC, and where it was found: it is fetched from there, with its addresses.
+    /// A NIC and the namespace in which it was found. It is moved from there with its addresses.
     Nic(Side),
-    /// A VRF over this table.
+    /// A VRF with this routing table.
     Vrf(u32),
-    /// One end of a veth pair, whose other end is this one.
+    /// One end of a veth pair, with the other end.
     Veth(Side, IfName),
     /// A dummy.
     Dummy,
     /// A bridge.
     Bridge,
-    /// A VXLAN: a port of a bridge, which FRR tells who is behind it.
+    /// A VXLAN device: a bridge port whose remote VTEPs come from FRR.
     Vxlan(Tunnel),
     /// A macvlan on this NIC of the host.
     Macvlan(IfName),
 }
 
 impl LinkSpec {
-    /// A link of which nothing more matters.
+    /// A link without further requirements.
     pub fn new(side: Side, name: IfName, kind: SpecKind) -> Self {
         Self {
             side,
@@ -122,13 +122,13 @@ impl LinkSpec {
             master: None,
             mac: None,
             addr_gen_none: false,
-            part: Part::Base,
+            component: Component::Base,
             addresses: vec![],
         }
     }
 
-    /// Whether we make it, rather than find it.
-    pub fn is_made(&self) -> bool {
+    /// Whether the program creates the link. Otherwise it exists already.
+    pub fn is_created(&self) -> bool {
         !matches!(self.kind, SpecKind::Foreign | SpecKind::Nic(_))
     }
 }
@@ -136,16 +136,16 @@ impl LinkSpec {
 /// A kernel parameter below `/proc/sys`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sysctl {
-    /// In which namespace.
+    /// Its namespace.
     pub side: Side,
     /// Path below `/proc/sys`, with slashes (an interface name may have dots).
     pub path: String,
-    /// What it shall say.
+    /// The desired value.
     pub value: &'static str,
 }
 
 impl Sysctl {
-    /// The link that it is about, if it is about one: `net/ipv4/conf/<link>/…`.
+    /// The link of the parameter, if it is a per-link one: `net/ipv4/conf/<link>/…`.
     pub fn link(&self) -> Option<&str> {
         let mut parts = self.path.splitn(5, '/').skip(2);
         let of_links = matches!(parts.next(), Some("conf" | "neigh"));
@@ -153,11 +153,11 @@ impl Sysctl {
     }
 }
 
-/// Connection marks for replies that must leave by the interface that the request came in by.
+/// Connection marks for replies that must leave by the interface on which the request arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReturnPath {
     /// That interface.
     pub dev: IfName,
-    /// The bit to mark with.
+    /// The mark bit.
     pub mark: u32,
 }

@@ -1,17 +1,17 @@
-//! What the kernel has, as read from it.
+//! The observed state of the kernel.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
 use super::{MacAddr, OWNER, OWNER_GROUP, ReturnPath};
 
-/// One of the two namespaces that we work in. With `NETNS=host` both are the same.
+/// One of the two namespaces of the program. With `NETNS=host` both are the same namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
-    /// The node's own namespace, where the speaker and the pods' host ends are.
+    /// The node's own namespace, with the speaker and the host ends of the veth pairs.
     Host,
     /// The namespace that FRR runs in.
     Router,
@@ -22,12 +22,12 @@ pub enum Side {
 pub struct Namespaces {
     /// The host namespace.
     pub host: NsState,
-    /// The router's namespace, if it is another one.
+    /// FRR's namespace, if it is a separate one.
     pub router: Option<NsState>,
 }
 
 impl Namespaces {
-    /// The state on `side`.
+    /// The state of the namespace `side`.
     pub fn get(&self, side: Side) -> &NsState {
         match (side, &self.router) {
             (Side::Router, Some(router)) => router,
@@ -35,7 +35,7 @@ impl Namespaces {
         }
     }
 
-    /// The state on `side`, to be changed.
+    /// The state of the namespace `side`, mutable.
     pub fn get_mut(&mut self, side: Side) -> &mut NsState {
         match (side, &mut self.router) {
             (Side::Router, Some(router)) => router,
@@ -49,70 +49,70 @@ impl Namespaces {
     }
 }
 
-/// The state of one namespace, as far as we look at it.
+/// The observed part of a namespace's state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NsState {
     /// Every link.
-    pub links: Links,
-    /// The default routes of the main table, and all routes that carry our protocol number.
+    pub links: LinkMap,
+    /// The default routes of the main table, and all routes with `OWNER_PROTOCOL`.
     pub routes: Vec<Route>,
-    /// The rules that carry our protocol number.
-    pub rules: Vec<Rule>,
-    /// The sysctls that were asked for; `None` where the kernel has no such file.
+    /// The rules with `OWNER_PROTOCOL`.
+    pub rules: Vec<IpRule>,
+    /// The queried sysctls. `None`: the kernel has no such file.
     pub sysctls: BTreeMap<String, Option<String>>,
-    /// Our nftables table.
+    /// The program's nftables table.
     pub marks: Marks,
-    /// Routes that the kernel makes with an address or a link and that are not there any more.
-    pub lost_routes: Vec<KernelRoute>,
-    /// Rules that the kernel makes with a namespace or its first VRF and that are not there any more.
-    pub lost_rules: Vec<KernelRule>,
+    /// Missing routes that the kernel creates with an address or a link.
+    pub missing_kernel_routes: Vec<KernelRoute>,
+    /// Missing rules that the kernel creates with a namespace or its first VRF.
+    pub missing_kernel_rules: Vec<KernelRule>,
 }
 
 impl NsState {
-    /// The link of that name.
+    /// The link with that name.
     pub fn link(&self, name: &str) -> Option<&Link> {
         self.links.get(name)
     }
 
-    /// The link of that name, to be changed.
+    /// The link with that name, mutable.
     pub fn link_mut(&mut self, name: &str) -> Option<&mut Link> {
         self.links.by_name.get_mut(name)
     }
 }
 
-/// The links of a namespace, each under its name.
+/// The links of a namespace by name.
 #[derive(Debug, Clone, Default)]
-pub struct Links {
+pub struct LinkMap {
     by_name: BTreeMap<String, Link>,
     by_index: BTreeMap<u32, String>,
-    /// The highest index that was ever in here.
-    top: u32,
+    /// The highest index that the map has ever contained.
+    highest_index: u32,
 }
 
-impl Links {
-    /// The link of that name.
+impl LinkMap {
+    /// The link with that name.
     pub fn get(&self, name: &str) -> Option<&Link> {
         self.by_name.get(name)
     }
 
-    /// All of them, by name.
+    /// All links, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = &Link> {
         self.by_name.values()
     }
 
-    /// All of them, to be changed, but for their names.
+    /// All links, mutable. Their names must not change.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Link> {
         self.by_name.values_mut()
     }
 
-    /// Puts a link in, in the place of one of its name.
-    pub fn push(&mut self, link: Link) {
-        self.top = self.top.max(link.index);
+    /// Inserts a link. Replaces a link with the same name.
+    pub fn insert(&mut self, link: Link) {
+        self.highest_index = self.highest_index.max(link.index);
         self.by_index.insert(link.index, link.name.clone());
         self.by_name.insert(link.name.clone(), link);
     }
 
-    /// Takes a link out.
+    /// Removes a link.
     pub fn remove(&mut self, name: &str) -> Option<Link> {
         let link = self.by_name.remove(name)?;
         self.by_index.remove(&link.index);
@@ -120,170 +120,171 @@ impl Links {
     }
 
     /// The link with that index.
-    pub fn at(&self, index: u32) -> Option<&Link> {
+    pub fn by_index(&self, index: u32) -> Option<&Link> {
         self.by_name.get(self.by_index.get(&index)?)
     }
 
-    /// No index in here is higher.
-    pub fn top(&self) -> u32 {
-        self.top
+    /// The highest index that the map has ever contained.
+    pub fn highest_index(&self) -> u32 {
+        self.highest_index
     }
 }
 
-impl FromIterator<Link> for Links {
+impl FromIterator<Link> for LinkMap {
     fn from_iter<I: IntoIterator<Item = Link>>(links: I) -> Self {
         let mut all = Self::default();
-        links.into_iter().for_each(|link| all.push(link));
+        links.into_iter().for_each(|link| all.insert(link));
         all
     }
 }
 
-impl PartialEq for Links {
-    /// What has been in here does not matter.
+impl PartialEq for LinkMap {
+    /// Removed links do not matter.
     fn eq(&self, other: &Self) -> bool {
         self.by_name == other.by_name
     }
 }
 
-impl Eq for Links {}
+impl Eq for LinkMap {}
 
-/// What is in our nftables table.
+/// The content of the program's nftables table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Marks {
-    /// There is no such table.
+    /// The table does not exist.
     #[default]
     Absent,
-    /// Something else than what was asked about.
+    /// The content differs from the queried one.
     Other,
-    /// Exactly the rules for this.
+    /// Exactly the rules for this return path.
     Exactly(ReturnPath),
 }
 
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// The kernel's number for it, unique in its namespace.
+    /// Its index, unique in its namespace.
     pub index: u32,
-    /// Its name; the kernel allows more in it than we do in ours.
+    /// Its name. The kernel allows more characters than `IfName`.
     pub name: String,
-    /// What it is.
+    /// Its kind.
     pub kind: LinkKind,
-    /// Its present address.
+    /// Its current MAC address.
     pub mac: Option<MacAddr>,
-    /// The address that it was made with, which bonding does not change.
+    /// Its permanent MAC address, which bonding does not change.
     pub permanent_mac: Option<MacAddr>,
-    /// In bytes.
+    /// MTU in bytes.
     pub mtu: u32,
-    /// Administratively up.
+    /// Whether it is administratively up.
     pub up: bool,
-    /// Whether something is heard at its other end.
+    /// Whether it has a carrier.
     pub carrier: bool,
-    /// Whether the kernel has taken in that it is up with a carrier, and done what follows (`IFF_RUNNING`).
+    /// Whether the kernel has processed that the link is up with a carrier (`IFF_RUNNING`).
     pub running: bool,
     /// Name of the bridge, bond or VRF that it is a port of.
     pub master: Option<String>,
-    /// Name of the link that it stands on, as a VLAN does.
+    /// Name of its lower link, for example of a VLAN.
     pub parent: Option<String>,
-    /// Whether IPv6 gives it no link-local address by itself (`IN6_ADDR_GEN_MODE_NONE`).
+    /// Whether IPv6 generates no link-local address for it (`IN6_ADDR_GEN_MODE_NONE`).
     pub addr_gen_none: bool,
-    /// How it is a port of a bridge, if it is one.
+    /// Its bridge port settings, if it is a bridge port.
     pub port: Option<BridgePort>,
-    /// Whether the kernel says that it can't be moved into another namespace; see [`Link::is_immovable`].
-    pub stays: bool,
-    /// Free text on the link.
+    /// Whether the kernel reports that it cannot change its namespace (`IFLA_NETNS_IMMUTABLE`). See
+    /// [`Link::is_immovable`].
+    pub netns_immutable: bool,
+    /// Its alias.
     pub alias: Option<String>,
-    /// Link group.
+    /// Its link group.
     pub group: u32,
-    /// What it was to us before somebody took our mark off.
-    pub lost: Option<Role>,
-    /// Its addresses, but for the link-local one that the kernel gives it by itself.
+    /// Its ownership before another program removed the mark.
+    pub previous_ownership: Option<Ownership>,
+    /// Its addresses, without the link-local address that the kernel generates.
     pub addresses: Vec<Address>,
     /// Whether it has an IPv6 link-local address.
     pub link_local: bool,
 }
 
-/// What a bridge does with a port, as far as it matters for a VXLAN.
+/// Bridge port settings that matter for VXLAN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BridgePort {
-    /// ARP and neighbour solicitations that can be answered here are not sent out by it.
+    /// Whether ARP and neighbor solicitations that can be answered locally are not forwarded to this port.
     pub neigh_suppress: bool,
-    /// MAC addresses are learnt from what comes in by it.
+    /// Whether the bridge learns MAC addresses from this port.
     pub learning: bool,
 }
 
-/// A VXLAN device's settings.
+/// Settings of a VXLAN device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vxlan {
-    /// Its identifier.
+    /// Its VNI.
     pub vni: u32,
     /// UDP port.
     pub port: u16,
-    /// The address that it sends from.
+    /// The local VTEP address.
     pub local: Option<IpAddr>,
-    /// The index of the link that it is bound to; 0: none.
+    /// The index of its lower link. 0: none.
     pub dev: u32,
-    /// Whether it learns remote MAC addresses from what comes in.
+    /// Whether it learns remote MAC addresses from received packets.
     pub learning: bool,
 }
 
-/// What sort of link it is, as far as we tell them apart.
+/// The kind of a link, as far as the program distinguishes them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkKind {
-    /// A NIC, or `lo`: no software device.
+    /// A NIC or `lo`: not a software device.
     Device,
     /// A VRF and its table.
     Vrf(u32),
-    /// One end of a pair, and the index of the other in its namespace.
+    /// One end of a veth pair, and the index of the other end in that end's namespace.
     Veth(u32),
     /// A dummy.
     Dummy,
     /// A bridge.
     Bridge,
-    /// A VXLAN.
+    /// A VXLAN device.
     Vxlan(Vxlan),
-    /// A macvlan, and the index of the link that it stands on in that link's namespace.
+    /// A macvlan, and the index of its lower link in that link's namespace.
     Macvlan(u32),
-    /// Any other software device, by the kernel's word for it.
+    /// Another software device, with the kernel's name of the kind.
     Other(String),
 }
 
-/// An address on a link.
+/// An address of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Address {
     /// The address with its prefix length.
     pub net: IpNet,
-    /// Set by hand, not learnt from a router or a lease.
+    /// Whether it is permanent: not from a router advertisement or a DHCP lease.
     pub permanent: bool,
 }
 
-/// What a link of ours is to us, as its alias says.
+/// The ownership of a managed link, as recorded in its alias.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Role {
-    /// We made it.
-    Made,
-    /// A NIC that we moved, with the addresses that it had at home.
-    Nic(Vec<IpNet>),
+pub enum Ownership {
+    /// The program created the link.
+    Created,
+    /// The program moved this NIC. Contains the addresses that it had in its original namespace.
+    MovedNic(Vec<IpNet>),
 }
 
 const NIC_ALIAS: &str = "nic";
 
-impl Role {
-    /// What an alias says.
-    pub fn of(alias: &str) -> Option<Self> {
+impl Ownership {
+    /// The ownership that an alias records.
+    pub fn from_alias(alias: &str) -> Option<Self> {
         let mut words = alias.split(' ');
         if words.next() != Some(OWNER) {
             return None;
         }
         Some(match words.next() {
-            Some(NIC_ALIAS) => Self::Nic(words.filter_map(|w| w.parse().ok()).collect()),
-            _ => Self::Made,
+            Some(NIC_ALIAS) => Self::MovedNic(words.filter_map(|w| w.parse().ok()).collect()),
+            _ => Self::Created,
         })
     }
 
-    /// The alias that records this role.
+    /// The alias that records this ownership.
     pub fn alias(&self) -> String {
         let mut alias = OWNER.to_owned();
-        if let Self::Nic(addresses) = self {
+        if let Self::MovedNic(addresses) = self {
             alias.push(' ');
             alias.push_str(NIC_ALIAS);
             for net in addresses {
@@ -295,7 +296,7 @@ impl Role {
 }
 
 impl fmt::Display for LinkKind {
-    /// The kernel's word for it; nothing for a NIC.
+    /// The kernel's name of the kind. Empty for a NIC.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Device => "",
@@ -311,7 +312,7 @@ impl fmt::Display for LinkKind {
 }
 
 impl Link {
-    /// A link of which nothing more is known: down, without MTU, addresses or marks.
+    /// A link with default attributes: down, without MTU, addresses or marks.
     pub fn new(index: u32, name: &str, kind: LinkKind) -> Self {
         Self {
             index,
@@ -327,17 +328,17 @@ impl Link {
             parent: None,
             addr_gen_none: false,
             port: None,
-            stays: false,
+            netns_immutable: false,
             alias: None,
             group: 0,
-            lost: None,
+            previous_ownership: None,
             addresses: vec![],
             link_local: false,
         }
     }
 
-    /// Whether it can't be moved into another namespace: those kinds that the kernel has so (`netns_immutable` in its drivers), or
-    /// what it says of itself.
+    /// Whether it cannot be moved into another namespace: by its kind (`netns_immutable` in the kernel's drivers), or
+    /// by its own attribute.
     pub fn is_immovable(&self) -> bool {
         const KINDS: [&str; 6] = ["bond", "team", "openvswitch", "batadv", "hsr", "amt"];
         let of_kind = match &self.kind {
@@ -345,59 +346,69 @@ impl Link {
             LinkKind::Other(kind) => KINDS.contains(&kind.as_str()),
             _ => false,
         };
-        of_kind || self.stays
+        of_kind || self.netns_immutable
     }
 
-    /// Whether it is of a kind that we make.
-    pub fn is_makeable(&self) -> bool {
+    /// Whether the program creates links of this kind.
+    pub fn is_creatable(&self) -> bool {
         !matches!(self.kind, LinkKind::Device | LinkKind::Other(_))
     }
 
-    /// What the link is to us; `None`: not ours, hands off. On what we make the group alone says so, because it
-    /// is set in the message that creates a link and the alias can only follow. A NIC has its alias first, and
-    /// keeps it until it is home again with all its addresses.
-    pub fn role(&self) -> Option<Role> {
-        self.marked().or_else(|| self.lost.clone())
+    /// The ownership of the link. `None`: not managed, must not be changed. A created link is recognized by its group
+    /// alone: the message that creates it sets the group, and the alias can only follow. A NIC gets its alias before
+    /// the move, and keeps it until it is back in the host namespace with all its addresses.
+    pub fn ownership(&self) -> Option<Ownership> {
+        self.recorded_ownership().or_else(|| self.previous_ownership.clone())
     }
 
-    /// Whether it carries the whole mark of this role.
-    pub fn has_mark(&self, role: &Role) -> bool {
+    /// Whether it has the complete mark of this ownership.
+    pub fn has_mark(&self, role: &Ownership) -> bool {
         self.group == OWNER_GROUP && self.alias.as_ref() == Some(&role.alias())
     }
 
-    /// What its mark says.
-    fn marked(&self) -> Option<Role> {
-        // Its alias is the namespace's token; a loopback can't be made, moved or removed.
+    /// The ownership that the link's mark records.
+    fn recorded_ownership(&self) -> Option<Ownership> {
+        // The alias of `lo` is the namespace's token. A loopback cannot be created, moved or removed.
         if self.name == "lo" {
             return None;
         }
         let Some(alias) = &self.alias else {
-            return (self.is_makeable() && self.group == OWNER_GROUP).then_some(Role::Made);
+            return (self.is_creatable() && self.group == OWNER_GROUP).then_some(Ownership::Created);
         };
-        Role::of(alias).filter(|role| *role != Role::Made || self.is_makeable())
+        Ownership::from_alias(alias).filter(|role| *role != Ownership::Created || self.is_creatable())
     }
 }
 
-/// A route, one next hop.
+/// The kernel's main table (`RT_TABLE_MAIN`, `linux/rtnetlink.h`).
+pub const MAIN_TABLE: u32 = 254;
+
+/// `0.0.0.0/0` or `::/0`.
+pub fn default_net(v6: bool) -> IpNet {
+    let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    // A prefix of length 0 exists in both families. The fallback, a host prefix, cannot fail.
+    IpNet::new(any, 0).unwrap_or_else(|_| any.into())
+}
+
+/// A route with one next hop.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Route {
-    /// Destination; `/0` is the default route.
+    /// Destination. `/0` is the default route.
     pub dst: IpNet,
     /// Routing table.
     pub table: u32,
     /// Next hop, of either family.
     pub via: Option<IpAddr>,
-    /// Interface; empty: none, the destination is unreachable.
+    /// Interface. Empty: none, an unreachable route.
     pub dev: String,
     /// Metric ("priority" in netlink).
     pub metric: u32,
     /// Preferred source address.
     pub src: Option<IpAddr>,
-    /// Who installed it (`rtm_protocol`).
+    /// The program that installed it (`rtm_protocol`).
     pub protocol: u8,
 }
 
-/// What sort of route the kernel makes by itself.
+/// The kind of a route that the kernel creates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KernelRouteKind {
     /// To an address of this node.
@@ -408,10 +419,10 @@ pub enum KernelRouteKind {
     Multicast,
 }
 
-/// A route that the kernel makes by itself, with an address or an IPv6 link.
+/// A route that the kernel creates, with an address or an IPv6 link.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KernelRoute {
-    /// Its sort.
+    /// Its kind.
     pub kind: KernelRouteKind,
     /// Destination.
     pub dst: IpNet,
@@ -423,18 +434,18 @@ pub struct KernelRoute {
     pub src: Option<IpAddr>,
 }
 
-/// A route in the kernel that zebra has put there for another daemon.
+/// A kernel route that zebra installed for another daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FibRoute {
     /// Routing table.
     pub table: u32,
     /// Destination.
     pub prefix: IpNet,
-    /// For whom.
+    /// The daemon that owns the route.
     pub owner: RouteOwner,
 }
 
-/// The daemon that a route of zebra's is of.
+/// The daemon for which zebra installed a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RouteOwner {
     /// bgpd.
@@ -449,37 +460,37 @@ impl fmt::Display for FibRoute {
     }
 }
 
-/// A rule that the kernel makes by itself.
+/// A rule that the kernel creates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KernelRule {
     /// IPv6, else IPv4.
     pub v6: bool,
-    /// Where it leads.
+    /// The table of the rule.
     pub to: KernelTable,
 }
 
-/// Where rules of the kernel lead.
+/// The table of a rule that the kernel creates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KernelTable {
-    /// To this node's own addresses.
+    /// The local table, with the node's own addresses.
     Local,
-    /// To the table of the VRF that a packet is in.
+    /// The table of the packet's VRF.
     Vrf,
-    /// To the main table.
+    /// The main table.
     Main,
-    /// To the default table, which nothing but IPv4 has.
+    /// The default table. Only IPv4 has it.
     Default,
 }
 
-/// A policy rule.
+/// A policy routing rule (`ip rule`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Rule {
+pub struct IpRule {
     /// IPv6, else IPv4.
     pub v6: bool,
-    /// Position among the rules.
+    /// Priority of the rule.
     pub priority: u32,
-    /// Packets with this mark under this mask.
+    /// Mark and mask of the matching packets.
     pub mark: (u32, u32),
-    /// The table to look in.
+    /// The table of the lookup.
     pub table: u32,
 }

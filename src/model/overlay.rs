@@ -1,5 +1,5 @@
-//! What the configuration file adds to the environment: an underlay that is a VTEP, and the VNIs on it. Every value is
-//! the node's own, computed already.
+//! The contents of the configuration file: the underlay, which may be a VTEP, and its VNIs. Every value is computed for
+//! this node.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,35 +7,35 @@ use ipnet::IpNet;
 
 use super::{Asn, IfName, MacAddr, Password, RawLines, RouterId, Value as _, VrfName};
 
-/// The dummy that carries the VTEP's addresses.
+/// The dummy with the VTEP's addresses.
 pub const VTEP_DEVICE: &str = "lound";
 
-/// The host namespace's end of the pass-through pair.
+/// The host end of the pass-through pair.
 pub const PASSTHROUGH_HOST: &str = "pt-host";
 
-/// FRR's end of it, in the default VRF.
+/// FRR's end of the pass-through pair, in the default VRF.
 pub const PASSTHROUGH_ROUTER: &str = "pt-ns";
 
-/// A device of a VNI: what stands before its number in the name.
+/// A device of a VNI. The device determines the name's prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VniDevice {
     /// The bridge in FRR's namespace.
     Bridge,
-    /// The VXLAN.
+    /// The VXLAN device.
     Vxlan,
-    /// FRR's end of the pair with the host.
+    /// FRR's end of the veth pair.
     RouterEnd,
-    /// The host's end.
+    /// The host end of the veth pair.
     HostEnd,
-    /// The bridge in the host namespace, where it is ours.
+    /// The managed bridge in the host namespace.
     HostBridge,
 }
 
 impl VniDevice {
-    /// All of them.
+    /// All devices.
     pub const ALL: [Self; 5] = [Self::Bridge, Self::Vxlan, Self::RouterEnd, Self::HostEnd, Self::HostBridge];
 
-    /// What stands before the number.
+    /// The part of the name before the VNI.
     pub fn prefix(self) -> &'static str {
         match self {
             Self::Bridge => "br-pe-",
@@ -47,47 +47,47 @@ impl VniDevice {
     }
 }
 
-/// Where the tables of VNIs' VRFs begin: far from what people, CNIs and systemd-networkd number by hand.
+/// The first table of the VNIs' VRFs, outside the ranges that administrators, CNIs and systemd-networkd use.
 const FIRST_TABLE: u32 = 10_000_000;
 
-/// The file's contents, each part valid by itself and together with the others.
+/// The contents of the configuration file. Each part is valid alone and together with the others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overlay {
-    /// What the VNIs stand on.
+    /// The underlay of the VNIs.
     pub underlay: Underlay,
     /// Routing domains.
     pub l3vnis: Vec<L3Vni>,
     /// Broadcast domains.
     pub l2vnis: Vec<L2Vni>,
-    /// The host's session with the fabric's own VRF.
+    /// The host's session in the default VRF of FRR's namespace.
     pub passthrough: Option<HostSession>,
-    /// Raw lines for frr.conf, by priority.
+    /// Raw lines for frr.conf, sorted by priority.
     pub raw: Vec<RawLines>,
-    /// Parts that were left out because something is wrong with them: what the kernel has of them stays.
+    /// Whether invalid parts were left out. Their kernel objects are kept.
     pub incomplete: bool,
 }
 
-/// The fabric's side.
+/// The links and sessions towards the fabric, and the VTEP.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Underlay {
     /// The VTEP's IPv4 address.
     pub vtep4: Option<Ipv4Addr>,
     /// The VTEP's IPv6 address.
     pub vtep6: Option<Ipv6Addr>,
-    /// The BGP identifier, if it is not `NODE_IP`.
+    /// The BGP identifier. `None`: `NODE_IP`.
     pub router_id: Option<RouterId>,
-    /// Peers beside those on the ports of `FE_MACS`.
-    pub neighbors: Vec<Neighbor>,
-    /// Links beside the ports of `FE_MACS`.
+    /// Peers in addition to those on the ports of `FE_MACS`.
+    pub neighbors: Vec<FabricNeighbor>,
+    /// Links in addition to the ports of `FE_MACS`.
     pub interfaces: Vec<UnderlayInterface>,
-    /// The node reflects routes, under this cluster-id (RFC 4456).
+    /// The cluster-id of the route reflector (RFC 4456). `None`: the node is not a route reflector.
     pub cluster_id: Option<Ipv4Addr>,
-    /// Graceful restart: restart time and stale-path time in seconds, if not those of the environment.
+    /// Graceful restart: restart time and stale-path time in seconds. `None`: the environment's.
     pub graceful_restart: Option<(Option<u32>, Option<u32>)>,
 }
 
 impl Overlay {
-    /// Whether this node is the gateway of some workloads.
+    /// Whether this node has gateway addresses for workloads.
     pub fn has_gateways(&self) -> bool {
         self.l2vnis.iter().any(|vni| !vni.gateways.is_empty())
     }
@@ -99,7 +99,7 @@ impl Underlay {
         self.vtep4.map(IpAddr::from).into_iter().chain(self.vtep6.map(IpAddr::from))
     }
 
-    /// Whether VNIs may end here.
+    /// Whether the node is a VTEP, so that it can have VNIs.
     pub fn is_vtep(&self) -> bool {
         self.vteps().next().is_some()
     }
@@ -108,11 +108,11 @@ impl Underlay {
 /// A link to the fabric.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UnderlayInterface {
-    /// A NIC, or a VLAN on one, that is moved into the namespace.
+    /// A NIC, or a VLAN on a NIC, that is moved into FRR's namespace.
     Device(IfName),
-    /// A macvlan of ours on a NIC that stays with the host.
+    /// A managed macvlan on a NIC that stays in the host namespace.
     Macvlan {
-        /// Its name in the namespace.
+        /// Its name in FRR's namespace.
         name: IfName,
         /// The NIC.
         parent: IfName,
@@ -130,41 +130,41 @@ impl UnderlayInterface {
     }
 }
 
-/// Who a BGP session is with.
+/// Identifies the peer of a BGP session.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Peer {
+pub enum NeighborId {
     /// One address.
     Address(IpAddr),
-    /// Whoever is on this interface (unnumbered).
+    /// The peer on this interface (unnumbered).
     Interface(IfName),
-    /// Whoever dials from this subnet.
+    /// Every peer that connects from this subnet.
     Range(IpNet),
 }
 
-/// The peer's AS number, or what it has to be.
+/// The peer's AS number, or its relation to the local one (`remote-as`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Remote {
-    /// This one.
+pub enum RemoteAs {
+    /// This AS number.
     Asn(Asn),
-    /// Any but ours.
+    /// Any AS number except the local one.
     External,
-    /// Ours.
+    /// The local AS number.
     Internal,
 }
 
-impl Remote {
-    /// Whether it is another than ours.
-    pub fn is_external(self, ours: Asn) -> bool {
+impl RemoteAs {
+    /// Whether the AS number differs from the local one.
+    pub fn is_external(self, local: Asn) -> bool {
         match self {
-            Self::Asn(asn) => asn != ours,
+            Self::Asn(asn) => asn != local,
             Self::External => true,
             Self::Internal => false,
         }
     }
 }
 
-/// As FRR takes it.
-impl std::fmt::Display for Remote {
+/// In FRR's syntax.
+impl std::fmt::Display for RemoteAs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Asn(asn) => asn.fmt(f),
@@ -176,7 +176,7 @@ impl std::fmt::Display for Remote {
 
 /// A BGP address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Family {
+pub enum BgpFamily {
     /// IPv4 unicast.
     Ipv4Unicast,
     /// IPv6 unicast.
@@ -187,28 +187,28 @@ pub enum Family {
 
 /// A BGP session with the fabric.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Neighbor {
-    /// With whom.
-    pub peer: Peer,
-    /// Its AS number.
-    pub remote: Remote,
-    /// Its TCP port, if not 179.
+pub struct FabricNeighbor {
+    /// The peer.
+    pub peer: NeighborId,
+    /// The peer's AS number.
+    pub remote: RemoteAs,
+    /// The peer's TCP port. `None`: 179.
     pub port: Option<u16>,
     /// TCP-MD5 password.
     pub password: Option<Password>,
-    /// Keepalive and hold time in seconds, if not those of the environment.
+    /// Keepalive and hold time in seconds. `None`: the environment's.
     pub timers: Option<(u32, u32)>,
-    /// Connect retry time in seconds, if not that of the environment.
+    /// Connect retry time in seconds. `None`: the environment's.
     pub connect_s: Option<u32>,
-    /// Hops that packets may take, for an eBGP peer that is not next door.
+    /// Maximum number of hops to an eBGP peer that is not directly connected.
     pub multihop: Option<u8>,
     /// BFD.
     pub bfd: Option<NeighborBfd>,
-    /// What is exchanged, and whether the peer is a client of the reflector for it. Empty: what the node has use for.
-    pub families: Vec<(Family, bool)>,
+    /// The address families, and whether the peer is a route reflector client. Empty: those that the node uses.
+    pub families: Vec<(BgpFamily, bool)>,
 }
 
-/// BFD with one neighbor (RFC 5880); what is `None` is FRR's default.
+/// BFD with one peer (RFC 5880). `None`: FRR's default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct NeighborBfd {
     /// Required minimum receive interval in milliseconds.
@@ -217,20 +217,20 @@ pub struct NeighborBfd {
     pub transmit_ms: Option<u32>,
     /// Detection multiplier.
     pub multiplier: Option<u32>,
-    /// Waits for the peer to begin.
+    /// Whether the node waits for the peer to start the session.
     pub passive: bool,
-    /// Least TTL of received packets, on multihop sessions.
+    /// Minimum TTL of received packets on multihop sessions.
     pub minimum_ttl: Option<u8>,
 }
 
-/// A session between a VRF of the router and the host, over a veth pair.
+/// A BGP session between a VRF in FRR's namespace and the host, over a veth pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostSession {
-    /// Our AS number there.
+    /// Local AS number of the session.
     pub asn: Asn,
-    /// The host's.
-    pub remote: Remote,
-    /// Both ends: the router's and the host's, one pair for each family.
+    /// The host's AS number.
+    pub remote: RemoteAs,
+    /// The addresses of both ends, FRR's and the host's: one pair per address family.
     pub ends: Vec<(IpNet, IpNet)>,
     /// BFD.
     pub bfd: Option<NeighborBfd>,
@@ -241,7 +241,7 @@ pub struct HostSession {
 pub struct Vni(u32);
 
 impl Vni {
-    /// The number as an identifier, if it is one.
+    /// The number as a VNI, if it is in range.
     pub fn new(number: u32) -> Option<Self> {
         (1..1 << 24).contains(&number).then_some(Self(number))
     }
@@ -253,19 +253,19 @@ impl Vni {
 
     /// The name of one of its devices.
     pub fn device(self, which: VniDevice) -> IfName {
-        #[allow(clippy::unwrap_used)] // At most 7 and 8 characters of 15, none of them special.
+        #[allow(clippy::unwrap_used)] // At most 7 plus 8 characters of 15, all of them valid.
         IfName::parse(&format!("{}{self}", which.prefix())).unwrap()
     }
 
-    /// The routing table of the VRF that has this VNI.
+    /// The routing table of the VNI's VRF.
     pub fn table(self) -> u32 {
         FIRST_TABLE + self.0
     }
 
-    /// The MAC address of its gateway, the same on every node: `00:F3` and the VNI plus one (OpenPERouter's rule).
+    /// The MAC address of its gateway, equal on every node: `00:F3` and the VNI plus one (OpenPERouter's rule).
     pub fn gateway_mac(self) -> MacAddr {
         let [a, b, c, d] = (self.0 + 1).to_be_bytes();
-        #[allow(clippy::unwrap_used)] // Neither a group address nor null: the first octets are constants.
+        #[allow(clippy::unwrap_used)] // The first octets are constant: neither a group address nor null.
         MacAddr::new([0x00, 0xf3, a, b, c, d]).unwrap()
     }
 }
@@ -276,46 +276,46 @@ impl std::fmt::Display for Vni {
     }
 }
 
-/// How a VNI is carried.
+/// The VXLAN tunnel of a VNI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tunnel {
-    /// Its number.
+    /// The VNI.
     pub vni: Vni,
     /// UDP port.
     pub port: u16,
-    /// The VTEP address that it uses.
+    /// The local VTEP address.
     pub local: IpAddr,
 }
 
 /// A routing domain over EVPN (RFC 9136).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct L3Vni {
-    /// What the file calls it.
+    /// Its name in the file.
     pub name: String,
     /// Its VRF.
     pub vrf: VrfName,
-    /// How it is carried.
+    /// Its tunnel.
     pub tunnel: Tunnel,
     /// The session with the host.
     pub session: Option<HostSession>,
-    /// Route targets to announce with; empty: FRR's own.
+    /// Export route targets. Empty: those that FRR derives.
     pub export: Vec<RouteTarget>,
-    /// Route targets to take in; empty: FRR's own.
+    /// Import route targets. Empty: those that FRR derives.
     pub import: Vec<RouteTarget>,
 }
 
 /// A broadcast domain over EVPN (RFC 7432).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct L2Vni {
-    /// What the file calls it.
+    /// Its name in the file.
     pub name: String,
-    /// How it is carried.
+    /// Its tunnel.
     pub tunnel: Tunnel,
     /// The VRF that routes for it.
     pub vrf: Option<VrfName>,
-    /// The bridge in the host namespace that the workloads are on.
+    /// The bridge of the workloads in the host namespace.
     pub master: Option<HostBridge>,
-    /// The gateway's addresses, the same on every node.
+    /// The gateway's addresses, equal on every node.
     pub gateways: Vec<IpNet>,
 }
 
@@ -324,11 +324,11 @@ pub struct L2Vni {
 pub struct HostBridge {
     /// Its name.
     pub name: IfName,
-    /// Whether we make it.
+    /// Whether the program creates it.
     pub managed: bool,
 }
 
-/// A route target as text that FRR takes: `ASN:MN` or `A.B.C.D:MN` (RFC 4360, RFC 5668).
+/// A route target in FRR's syntax: `ASN:MN` or `A.B.C.D:MN` (RFC 4360, RFC 5668).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteTarget(pub(super) String);
 

@@ -1,20 +1,21 @@
-//! Raw lines for frr.conf: what can't stand in them, and how the lines of one entry are kept apart from those of others. Pure.
+//! Raw lines for frr.conf: which lines are not allowed, and how the lines of one entry are kept apart from those of
+//! other entries. Pure.
 //!
-//! FRR has no mark for where a part of its configuration ends. A context stays open until a line comes that can't be in it, and
-//! `exit` where none is open ends the reading of the whole file.
+//! FRR has no marker for the end of a part of its configuration. A context stays open until a line follows that it does
+//! not allow. `exit` outside every context ends the reading of the whole file.
 
 use std::ops::RangeInclusive;
 
-/// Lines for frr.conf as they are.
+/// Lines that are copied to frr.conf.
 #[derive(Debug, Clone)]
 pub struct RawLines {
-    /// Where they come from, for the log.
+    /// The object or file entry that they come from, for the log.
     pub source: String,
     /// The lines.
     pub text: String,
 }
 
-/// Two are the same if they say the same, wherever.
+/// Compares the text only, not the source.
 impl PartialEq for RawLines {
     fn eq(&self, other: &Self) -> bool {
         self.text == other.text
@@ -23,11 +24,12 @@ impl PartialEq for RawLines {
 
 impl Eq for RawLines {}
 
-/// The longest line, in bytes, that FRR reads as one (`VTY_BUFSIZ`, `lib/vty.h`, less the line break and the terminating null).
-pub const LONGEST_LINE: usize = 4094;
+/// The longest line, in bytes, that FRR reads as one line (`VTY_BUFSIZ`, `lib/vty.h`, less the line break and the
+/// terminating null).
+pub const FRR_LINE_MAX: usize = 4094;
 
-/// Contexts at the margin by the words that open them, each with the first words of those in it (`vtysh/vtysh.c`), or nothing
-/// where these are not counted, since no daemon of ours has them.
+/// The top-level contexts: the words that open each, and the first words of the contexts that it allows
+/// (`vtysh/vtysh.c`). `None`: the contexts inside are not counted, since no daemon that we start has this context.
 const CONTEXTS: [(&[&str], Option<&[&str]>); 15] = [
     (&["router", "bgp"], Some(&["address-family", "bmp", "segment-routing", "vni", "vnc", "vrf-policy"])),
     (&["route-map"], Some(&[])),
@@ -46,64 +48,66 @@ const CONTEXTS: [(&[&str], Option<&[&str]>); 15] = [
     (&["segment-routing"], None),
 ];
 
-/// Lines that FRR leaves a context by, other than `exit`. It takes each shorter word for one of them as well.
-const LEAVE: [&str; 3] = ["exit", "quit", "end"];
+/// Commands other than `exit` that leave a context. FRR also accepts every abbreviation of them.
+const LEAVE_COMMANDS: [&str; 3] = ["exit", "quit", "end"];
 
-/// The contexts that may be open. Lines that end one by not fitting into it are not known, so there may be fewer.
+/// The contexts that may be open. FRR also closes a context at a line that the context does not allow; such lines are
+/// not recognized here, so fewer contexts may be open than this says.
 #[derive(Debug, Default)]
-struct Open<'a> {
-    /// The line that has opened the one at the margin.
+struct OpenContexts<'a> {
+    /// The line that opened the top-level context.
     head: &'a str,
-    /// What may be in it.
-    inner: Option<&'static [&'static str]>,
-    /// The words that have opened it and those in it.
-    way: Vec<&'static str>,
+    /// The first words of the contexts that it allows; `None` if they are not counted.
+    allowed: Option<&'static [&'static str]>,
+    /// The first words of the open contexts, the outermost first.
+    path: Vec<&'static str>,
 }
 
-impl<'a> Open<'a> {
-    /// Takes in a line. The error is why FRR would not read on.
+impl<'a> OpenContexts<'a> {
+    /// Processes one line. The error is the reason why FRR would stop reading there.
     fn read(&mut self, line: &'a str) -> Result<(), String> {
         let line = line.trim();
         let words: Vec<&str> = line.split_whitespace().collect();
         let Some(first) = words.first().filter(|_| !line.starts_with(['!', '#'])) else { return Ok(()) };
         if words.len() == 1 && (*first == "exit" || first.starts_with("exit-")) {
-            let counted = self.inner.is_some() || self.way.is_empty();
-            return if counted && self.way.pop().is_none() {
-                Err("\"exit\" closes what none of the lines has opened, and FRR reads no further".into())
+            let counted = self.allowed.is_some() || self.path.is_empty();
+            return if counted && self.path.pop().is_none() {
+                Err("\"exit\" closes a context that these lines have not opened, and FRR reads no further"
+                    .into())
             } else {
                 Ok(())
             };
         }
-        if words.len() == 1 && LEAVE.iter().any(|word| word.starts_with(first)) {
-            return Err(format!("{first:?} may leave the whole configuration, only \"exit\" is allowed"));
+        if words.len() == 1 && LEAVE_COMMANDS.iter().any(|word| word.starts_with(first)) {
+            return Err(format!("{first:?} may leave the whole configuration: only \"exit\" is allowed"));
         }
-        // FRR takes abbreviations.
-        let inner = || self.inner?.iter().find(|word| word.starts_with(first));
-        if let Some(word) = inner().filter(|_| !self.way.is_empty()) {
-            if let Some(at) = self.way.iter().skip(1).position(|other| other == word) {
-                self.way.truncate(at + 1);
+        // FRR accepts abbreviations.
+        let inner = || self.allowed?.iter().find(|word| word.starts_with(first));
+        if let Some(word) = inner().filter(|_| !self.path.is_empty()) {
+            if let Some(at) = self.path.iter().skip(1).position(|other| other == word) {
+                self.path.truncate(at + 1);
             }
-            self.way.push(word);
-        } else if let Some((words, inner)) = CONTEXTS.iter().find(|(opener, _)| opens(opener, &words)) {
-            *self = Self { head: line, inner: *inner, way: vec![words[0]] };
+            self.path.push(word);
+        } else if let Some((words, allowed)) = CONTEXTS.iter().find(|(opener, _)| opens(opener, &words)) {
+            *self = Self { head: line, allowed: *allowed, path: vec![words[0]] };
         }
         Ok(())
     }
 
-    /// Lines after which none is open, whether there are fewer or not: a context at the margin that is opened once more is
-    /// the same one.
-    fn closing(&self) -> Vec<String> {
-        if self.way.is_empty() {
+    /// Lines that close every context, even if fewer are open than counted: to open a top-level context again is to
+    /// return to it.
+    fn closing_lines(&self) -> Vec<String> {
+        if self.path.is_empty() {
             return vec![];
         }
-        // What FRR may refuse opens nothing, and is closed by nothing.
-        let head = if is_certain(self.head) { self.head } else { "interface lo" };
+        // A line that FRR may refuse opens no context, so `exit` after it could end the file.
+        let head = if is_always_accepted(self.head) { self.head } else { "interface lo" };
         vec![head.into(), "exit".into()]
     }
 }
 
-/// Whether FRR takes this, wherever it stands.
-fn is_certain(head: &str) -> bool {
+/// Whether FRR accepts this opening line at any place.
+fn is_always_accepted(head: &str) -> bool {
     let number = |word: &str, most: u32| word.parse().is_ok_and(|number: u32| (1..=most).contains(&number));
     match head.split_whitespace().collect::<Vec<_>>()[..] {
         ["router", "bgp", asn] | ["router", "bgp", asn, "vrf", _] => number(asn, u32::MAX),
@@ -120,50 +124,50 @@ fn opens(opener: &[&str], words: &[&str]) -> bool {
         && opener.iter().zip(words).all(|(opener, word)| opener.starts_with(word))
 }
 
-/// Why `text` can't be raw lines, whatever FRR makes of each of them.
-pub fn objection(text: &str) -> Option<String> {
-    let mut open = Open::default();
+/// The reason why `text` is not allowed as raw lines. FRR may still refuse a line of an allowed text.
+pub fn raw_lines_error(text: &str) -> Option<String> {
+    let mut open = OpenContexts::default();
     text.lines().zip(1..).find_map(|(line, number)| {
-        if line.len() > LONGEST_LINE {
+        if line.len() > FRR_LINE_MAX {
             return Some(format!(
-                "its line {number} has more than {LONGEST_LINE} characters, which FRR does not read as one"
+                "raw line {number} is longer than {FRR_LINE_MAX} bytes, the longest line that FRR reads"
             ));
         }
-        open.read(line).err().map(|reason| format!("in its line {number} {reason}"))
+        open.read(line).err().map(|reason| format!("raw line {number}: {reason}"))
     })
 }
 
 impl RawLines {
-    /// As frr.conf has them, as its `number`th: at the margin, between two comments by which they are found again, and with
-    /// no context left open.
+    /// The lines as they stand in frr.conf as entry `number`: without their common indentation, between two comments
+    /// that mark the entry, and followed by lines that close every context.
     pub fn framed(&self, number: usize) -> Vec<String> {
         let is_line = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with(['!', '#']);
         let indent = |line: &str| line.len() - line.trim_start_matches(' ').len();
         let margin = self.text.lines().find(is_line).map_or(0, indent);
-        let mut open = Open::default();
+        let mut open = OpenContexts::default();
         let mut lines = vec![format!("! raw lines {number}")];
         for line in self.text.lines() {
-            // What is wrong with it was said where it was read.
+            // The source's reader has already reported errors.
             let _ = open.read(line);
             lines.push(line[indent(line).min(margin)..].to_owned());
         }
-        lines.extend(open.closing());
+        lines.extend(open.closing_lines());
         lines.push(format!("! end of raw lines {number}"));
         lines
     }
 }
 
-/// Where in `text`, which was rendered from all of them, each one's lines are, counted from 1. A template of the operator's may
-/// print them otherwise.
-pub fn places(raw: &[RawLines], text: &str) -> Vec<Option<RangeInclusive<usize>>> {
+/// The line numbers, counted from 1, of each entry of `raw` in `text`, which was rendered from all of them. `None`: not
+/// found, since an operator's template may print the lines in another form.
+pub fn raw_line_ranges(raw: &[RawLines], text: &str) -> Vec<Option<RangeInclusive<usize>>> {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
-    let place = |(raw, number): (&RawLines, usize)| {
+    let range = |(raw, number): (&RawLines, usize)| {
         let framed = raw.framed(number);
         let same = |there: &[&str]| there.iter().zip(&framed).all(|(there, line)| *there == line.trim());
         let at = lines.windows(framed.len()).position(same)?;
         Some(at + 1..=at + framed.len())
     };
-    raw.iter().zip(1..).map(place).collect()
+    raw.iter().zip(1..).map(range).collect()
 }
 
 #[cfg(test)]
@@ -171,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_ends_the_configuration_is_refused() {
+    fn leaving_the_configuration_is_refused() {
         for (text, line) in [
             ("exit\n", 1),
             ("  exit\n", 1),
@@ -193,15 +197,15 @@ mod tests {
             ("interface x\n shutdown\nexit\nexit\n", 4),
             ("no router bgp 1\nexit\n", 2),
         ] {
-            let said = objection(text).unwrap_or_else(|| panic!("{text:?}"));
-            assert!(said.starts_with(&format!("in its line {line} \"")), "{text:?}: {said}");
+            let error = raw_lines_error(text).unwrap_or_else(|| panic!("{text:?}"));
+            assert!(error.starts_with(&format!("raw line {line}: \"")), "{text:?}: {error}");
         }
-        let long = format!("!\nip prefix-list {} permit any\n", "x".repeat(LONGEST_LINE));
-        assert!(objection(&long).unwrap().starts_with("its line 2 has more than 4094 characters"));
+        let long = format!("!\nip prefix-list {} permit any\n", "x".repeat(FRR_LINE_MAX));
+        assert!(raw_lines_error(&long).unwrap().starts_with("raw line 2 is longer than 4094 bytes"));
     }
 
     #[test]
-    fn what_closes_contexts_is_not() {
+    fn closing_a_context_is_allowed() {
         for text in [
             "",
             "! exit\n# quit\n",
@@ -219,7 +223,7 @@ mod tests {
             "line vty\nexit\nrouter ospf\nexit\n",
             "route-map a permit 1\n match ip address x\nroute-map a permit 2\nexit\nip prefix-list x permit any\n",
         ] {
-            assert_eq!(objection(text), None, "{text:?}");
+            assert_eq!(raw_lines_error(text), None, "{text:?}");
         }
     }
 
@@ -228,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_open_at_the_end_is_closed() {
+    fn open_contexts_are_closed_at_the_end() {
         for (text, end) in [
             ("router bgp 65001", &["router bgp 65001", "exit"][..]),
             (
@@ -240,7 +244,7 @@ mod tests {
                 &["route-map a permit 1", "exit"],
             ),
             ("vrf red\n rpki", &["vrf red", "exit"]),
-            // There, the same word is the beginning of another command.
+            // Inside the context `rpki`, the word `rpki` begins another command.
             ("rpki\n rpki cache", &["interface lo", "exit"]),
             ("router ospf6x\n", &["interface lo", "exit"]),
             ("router bgp x\n", &["interface lo", "exit"]),
@@ -261,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_found_where_they_are() {
+    fn entries_are_located_in_the_rendered_text() {
         let all = [raw("exit\n"), raw("router bgp 1\n timers bgp 3 9\n"), raw("exit\n")];
         let blocks: Vec<String> = all
             .iter()
@@ -269,12 +273,12 @@ mod tests {
             .map(|(raw, number)| format!("  {}\n!\n", raw.framed(number).join("\n")))
             .collect();
         let text = format!("router bgp 1\n timers bgp 3 9\nexit\n{}bfd\n", blocks.concat());
-        let found = places(&all, &text);
+        let found = raw_line_ranges(&all, &text);
         assert_eq!(found, [Some(4..=6), Some(8..=13), Some(15..=17)]);
-        // A template may leave comments out.
+        // A template may omit comments.
         let text = text.replace("! raw lines 2\n", "");
-        assert_eq!(places(&all, &text)[1], None);
-        assert_eq!(places(&[], ""), []);
-        assert_eq!(places(&all[..1], "")[0], None);
+        assert_eq!(raw_line_ranges(&all, &text)[1], None);
+        assert_eq!(raw_line_ranges(&[], ""), []);
+        assert_eq!(raw_line_ranges(&all[..1], "")[0], None);
     }
 }

@@ -1,5 +1,4 @@
-//! The newtypes through which every outside value must pass: what can't be constructed can't reach
-//! netlink or `frr.conf`.
+//! The newtypes of all external values. A value that cannot be constructed cannot reach netlink or `frr.conf`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,7 +8,7 @@ use ipnet::IpNet;
 
 use super::{RouteTarget, Vni};
 
-/// Why a text is not a value of some type, as the middle of a sentence: "not an IPv4 address".
+/// Why a text is not a valid value, as the middle of a sentence: "not an IPv4 address".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Invalid(pub String);
@@ -20,11 +19,11 @@ impl Invalid {
     }
 }
 
-/// A type that can be read from one text.
+/// A type that can be parsed from one text.
 pub trait Value: Sized {
-    /// What is allowed, for `--help`, the README and errors.
+    /// The allowed values, for `--help`, the README and errors.
     fn allowed() -> String;
-    /// Reads the text, which is neither empty nor surrounded by blanks.
+    /// Parses the text, which is neither empty nor surrounded by blanks.
     ///
     /// # Errors
     /// The reason, without the name and the value.
@@ -33,7 +32,8 @@ pub trait Value: Sized {
     const SECRET: bool = false;
 }
 
-/// Reads a decimal number that has one spelling: digits without a sign or leading zeros, which others take for octal.
+/// Parses a decimal number in its only spelling: digits without a sign and without leading zeros, which other programs
+/// read as octal.
 fn decimal<T: FromStr>(text: &str) -> Option<T> {
     let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     if !plain || (text.len() > 1 && text.starts_with('0')) {
@@ -42,10 +42,10 @@ fn decimal<T: FromStr>(text: &str) -> Option<T> {
     text.parse().ok()
 }
 
-/// Reads an address with the length of a prefix, whose host bits may be set.
+/// Parses an address with a prefix length. Host bits may be set.
 ///
 /// # Errors
-/// The text is none.
+/// The text is not an address with a prefix length.
 pub fn address_with_length(text: &str) -> Result<IpNet, Invalid> {
     let malformed = || Invalid::new("not an address with a prefix length");
     let (ip, length) = text.split_once('/').ok_or_else(malformed)?;
@@ -53,7 +53,8 @@ pub fn address_with_length(text: &str) -> Result<IpNet, Invalid> {
     IpNet::new(ip, decimal(length).ok_or_else(malformed)?).map_err(|_| malformed())
 }
 
-/// An autonomous system number that may be used for peering (RFC 6793; RFC 7607, RFC 7300 and RFC 4893 §9 reserve some).
+/// An autonomous system number that is valid for peering (RFC 6793). RFC 7607, RFC 7300 and RFC 4893 §9 reserve some
+/// numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Asn(u32);
 
@@ -117,10 +118,10 @@ impl<const MIN: u32, const MAX: u32> fmt::Display for Ranged<MIN, MAX> {
     }
 }
 
-/// A link MTU in bytes: from IPv6's minimum (RFC 8200 §5) to the largest that veth takes (`ETH_MAX_MTU`).
+/// A link MTU in bytes: from IPv6's minimum (RFC 8200 §5) to the maximum of veth (`ETH_MAX_MTU`).
 pub type Mtu = Ranged<1280, 65535>;
 
-/// A kernel routing table that we may fill: not unspec, default, main or local (`linux/rtnetlink.h`).
+/// A routing table that the program may use: not unspec, default, main or local (`linux/rtnetlink.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TableId(u32);
 
@@ -137,7 +138,7 @@ impl Value for TableId {
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         match decimal(text) {
-            Some(253..=255) => Err(Invalid::new("the kernel's own table")),
+            Some(253..=255) => Err(Invalid::new("reserved by the kernel")),
             Some(0) => Err(Invalid::new("out of range")),
             Some(n) => Ok(Self(n)),
             None => Err(Invalid::new("not a table number")),
@@ -156,7 +157,7 @@ impl fmt::Display for TableId {
 pub struct MacAddr([u8; 6]);
 
 impl MacAddr {
-    /// The address with these octets, if it is one that an interface can have.
+    /// The address with these octets, if it is a valid interface address.
     pub fn new(octets: [u8; 6]) -> Option<Self> {
         (octets[0] & 1 == 0 && octets != [0; 6]).then_some(Self(octets))
     }
@@ -166,18 +167,18 @@ impl MacAddr {
         self.0
     }
 
-    /// The IPv6 link-local address that is made of it (RFC 4291, appendix A).
+    /// The IPv6 link-local address derived from it (RFC 4291, appendix A).
     pub fn link_local(self) -> IpNet {
         let [a, b, c, d, e, f] = self.0;
         let ip = Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
-        // 64 is a length; from() makes the host prefix, which has none to fail on.
+        // 64 is a valid length. The fallback, a host prefix, cannot fail.
         IpNet::new(ip.into(), 64).unwrap_or_else(|_| IpNet::from(std::net::IpAddr::from(ip)))
     }
 }
 
 impl Value for MacAddr {
     fn allowed() -> String {
-        "six hexadecimal octets such as 00:11:22:33:44:55, no group address".into()
+        "six hexadecimal octets such as 00:11:22:33:44:55, not a group address".into()
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         let malformed = || Invalid::new("not a MAC address");
@@ -194,7 +195,7 @@ impl Value for MacAddr {
         if parts.next().is_some() {
             return Err(malformed());
         }
-        Self::new(octets).ok_or_else(|| Invalid::new("a group or null address, not a NIC's"))
+        Self::new(octets).ok_or_else(|| Invalid::new("a group or null address, not a NIC's address"))
     }
 }
 
@@ -205,7 +206,7 @@ impl fmt::Display for MacAddr {
     }
 }
 
-/// A network interface name as the kernel takes it, less what would break `frr.conf` or a sysctl path.
+/// A network interface name that the kernel, `frr.conf` and sysctl paths accept.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IfName(String);
 
@@ -246,7 +247,7 @@ fn plain_name(text: &str) -> Result<String, Invalid> {
     Ok(text.into())
 }
 
-/// A plain name of up to 64 characters, for what is no interface.
+/// A plain name of up to 64 characters that is not an interface name.
 fn plain_word(text: &str) -> Result<String, Invalid> {
     if text.len() > 64 {
         return Err(Invalid::new("longer than 64 characters"));
@@ -254,13 +255,14 @@ fn plain_word(text: &str) -> Result<String, Invalid> {
     plain_name(text)
 }
 
-/// The name of a VRF device that FRR can tell from its own words.
+/// The name of a VRF device that is not a keyword of FRR.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VrfName(IfName);
 
 impl VrfName {
-    /// What is no VRF's name: words that FRR's commands have in its place (`show bgp vrf all`, for which `a` and `al` will do,
-    /// `import vrf route-map …`, `vrf default`), the kernel's loopback, and the devices whose addresses are announced.
+    /// Reserved names: keywords of FRR's commands in place of a VRF name (`show bgp vrf all`, also abbreviated as `a`
+    /// and `al`, `import vrf route-map …`, `vrf default`), the kernel's loopback, and the devices whose addresses are
+    /// announced.
     pub const RESERVED: [&str; 12] =
         ["default", "all", "al", "a", "route-map", "view", "vrf", "none", "any", "lo", "dummy0", "dummy1"];
 
@@ -272,11 +274,11 @@ impl VrfName {
 
 impl Value for VrfName {
     fn allowed() -> String {
-        format!("{}; not {}, nor a name of our own devices", IfName::allowed(), Self::RESERVED.join(", "))
+        format!("{}; not {}, nor the name of a managed device", IfName::allowed(), Self::RESERVED.join(", "))
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         if Self::RESERVED.contains(&text) {
-            return Err(Invalid::new("reserved: FRR or the kernel takes it for something else"));
+            return Err(Invalid::new("reserved by FRR or the kernel"));
         }
         IfName::parse(text).map(Self)
     }
@@ -288,12 +290,12 @@ impl fmt::Display for VrfName {
     }
 }
 
-/// The name of a network namespace below `/run/netns`; `None` of it means the host's own.
+/// The name of a network namespace below `/run/netns`, or the host namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamespaceName(Option<String>);
 
 impl NamespaceName {
-    /// The file name below `/run/netns`, or `None` for the host namespace.
+    /// The file name below `/run/netns`. `None`: the host namespace.
     pub fn as_deref(&self) -> Option<&str> {
         self.0.as_deref()
     }
@@ -305,7 +307,7 @@ impl Value for NamespaceName {
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         if text.eq_ignore_ascii_case("host") && text != "host" {
-            return Err(Invalid::new("differs from `host` in case only: write `host` if it is meant"));
+            return Err(Invalid::new("differs from `host` only in case: use `host` for the host namespace"));
         }
         Ok(Self((text != "host").then_some(plain_word(text)?)))
     }
@@ -317,7 +319,7 @@ impl fmt::Display for NamespaceName {
     }
 }
 
-/// A word that tells one rebuild of the namespace from the next.
+/// A word that identifies a rebuild of the namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RebuildToken(String);
 
@@ -337,7 +339,7 @@ impl Value for RebuildToken {
     }
 }
 
-/// The node's IPv4 address, which is also its BGP identifier (RFC 6286).
+/// The node's IPv4 address. It is also the BGP identifier (RFC 6286).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RouterId(Ipv4Addr);
 
@@ -354,7 +356,7 @@ impl Value for RouterId {
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         let ip = Ipv4Addr::from_str(text).map_err(|_| Invalid::new("not an IPv4 address"))?;
-        unicast4(ip)?;
+        require_unicast_ipv4(ip)?;
         Ok(Self(ip))
     }
 }
@@ -365,7 +367,7 @@ impl fmt::Display for RouterId {
     }
 }
 
-fn unicast4(ip: Ipv4Addr) -> Result<(), Invalid> {
+fn require_unicast_ipv4(ip: Ipv4Addr) -> Result<(), Invalid> {
     // 0/8 and 127/8 never leave a host, 224/4 is multicast and 240/4 reserved (RFC 6890).
     match ip.octets()[0] {
         0 | 127 | 224..=255 => Err(Invalid::new("not a unicast address")),
@@ -373,13 +375,13 @@ fn unicast4(ip: Ipv4Addr) -> Result<(), Invalid> {
     }
 }
 
-/// What is no one's address, or never leaves a link or a host (RFC 6890, RFC 4291), of IPv4 and IPv6.
+/// Reserved IPv4 and IPv6 ranges, and ranges that are not valid beyond a link or a host (RFC 6890, RFC 4291).
 pub const MARTIANS: [&[&str]; 2] = [
     &["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "192.0.0.0/24", "224.0.0.0/3"],
     &["::/8", "100::/64", "fe80::/10", "fec0::/10", "ff00::/8"],
 ];
 
-/// One end of the point-to-point link between FRR and the speaker: a unicast address of family `V6` or IPv4.
+/// One end of the point-to-point link between FRR and the speaker: a unicast address of IPv6 (`V6`) or IPv4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerAddr<const V6: bool>(IpAddr);
 
@@ -397,16 +399,16 @@ impl<const V6: bool> Value for PeerAddr<V6> {
     fn parse(text: &str) -> Result<Self, Invalid> {
         if !V6 {
             let ip = Ipv4Addr::from_str(text).map_err(|_| Invalid::new("not an IPv4 address"))?;
-            unicast4(ip)?;
+            require_unicast_ipv4(ip)?;
             return Ok(Self(ip.into()));
         }
         let ip = Ipv6Addr::from_str(text).map_err(|_| Invalid::new("not an IPv6 address"))?;
-        let special = ip.is_unspecified()
+        let is_special = ip.is_unspecified()
             || ip.is_loopback()
             || ip.is_multicast()
             || ip.is_unicast_link_local()
             || ip.to_ipv4_mapped().is_some();
-        if special {
+        if is_special {
             return Err(Invalid::new("not a global or unique-local address"));
         }
         Ok(Self(ip.into()))
@@ -419,12 +421,12 @@ impl<const V6: bool> fmt::Display for PeerAddr<V6> {
     }
 }
 
-/// A TCP-MD5 session password (RFC 2385), never shown.
+/// A TCP-MD5 session password (RFC 2385). It is never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Password(String);
 
 impl Password {
-    /// The password itself, for `frr.conf` alone.
+    /// The password as plain text, only for `frr.conf`.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -439,22 +441,22 @@ impl fmt::Debug for Password {
 impl Value for Password {
     const SECRET: bool = true;
     fn allowed() -> String {
-        "1-80 printable ASCII characters without blank, |, \" and a leading ! or #".into()
+        "1-80 printable ASCII characters without blank, | and \", and without a leading ! or #".into()
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
-        // FRR: PEER_PASSWORD_MAXLEN 80 (bgpd/bgpd.h); `|` starts a vty filter, `!` and `#` a comment.
+        // FRR: PEER_PASSWORD_MAXLEN 80 (bgpd/bgpd.h). `|` starts a vty filter, `!` and `#` start a comment.
         if text.len() > 80 {
             return Err(Invalid::new("longer than 80 characters"));
         }
-        let fine = |b: u8| b.is_ascii_graphic() && !b"|\"".contains(&b);
-        if !text.bytes().all(fine) || text.starts_with(['!', '#']) {
-            return Err(Invalid::new("has a character that frr.conf can't carry"));
+        let is_allowed = |b: u8| b.is_ascii_graphic() && !b"|\"".contains(&b);
+        if !text.bytes().all(is_allowed) || text.starts_with(['!', '#']) {
+            return Err(Invalid::new("has a character that is not allowed in frr.conf"));
         }
         Ok(Self(text.into()))
     }
 }
 
-/// An absolute path without `..`, to something that is mounted.
+/// An absolute path of a mounted file or directory, without `..`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FilePath(String);
 
@@ -498,7 +500,7 @@ impl Value for RouteTarget {
         let malformed = || Invalid::new("not a route target");
         let (admin, number) = text.split_once(':').ok_or_else(malformed)?;
         let number: u64 = decimal(number).ok_or_else(malformed)?;
-        // Two octets are left beside an address or a long AS number, four beside a short one.
+        // Two octets remain next to an address or a 4-octet AS number, four next to a 2-octet one.
         let limit = if let Some(asn) = decimal::<u64>(admin) {
             match u32::try_from(asn) {
                 Ok(asn) if asn <= u32::from(u16::MAX) => u64::from(u32::MAX),
@@ -535,7 +537,7 @@ impl Value for SocketAddr {
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         match text.parse::<Self>() {
-            Ok(at) if at.port() == 0 => Err(Invalid::new("port 0 is none")),
+            Ok(at) if at.port() == 0 => Err(Invalid::new("port 0 is not allowed")),
             Ok(_) if text.rsplit(':').next().is_some_and(|port| port.starts_with('0')) => {
                 Err(Invalid::new("has a port with leading zeros"))
             }
@@ -558,7 +560,7 @@ impl Value for IpNet {
     }
 }
 
-/// A comma-separated list of at least one and at most 64 different values.
+/// A comma-separated list of 1 to 64 different values.
 impl<T: Value + PartialEq + fmt::Display> Value for Vec<T> {
     fn allowed() -> String {
         format!("1-64 different values, comma-separated, each {}", T::allowed())
@@ -568,7 +570,7 @@ impl<T: Value + PartialEq + fmt::Display> Value for Vec<T> {
         for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
             let value = T::parse(item).map_err(|e| Invalid::new(format!("{item:?}: {e}")))?;
             if list.contains(&value) {
-                return Err(Invalid::new(format!("{value} is there twice")));
+                return Err(Invalid::new(format!("{value} is listed twice")));
             }
             list.push(value);
         }
@@ -609,7 +611,7 @@ mod tests {
     }
 
     #[test]
-    fn reserved_numbers_are_refused() {
+    fn reserved_numbers_are_rejected() {
         for bad in [
             "0",
             "23456",
@@ -673,9 +675,9 @@ mod tests {
     }
 
     proptest! {
-        /// No accepted value carries what could start another line or token of frr.conf.
+        /// No accepted value contains text that could start another line or token of frr.conf.
         #[test]
-        fn no_value_carries_a_line(text in ".{0,40}") {
+        fn no_value_contains_a_line_break(text in ".{0,40}") {
             let plain = |s: &str| !s.chars().any(|c| c.is_control() || c.is_whitespace());
             if let Ok(v) = IfName::parse(&text) { prop_assert!(plain(v.as_str())); }
             if let Ok(v) = VrfName::parse(&text) { prop_assert!(plain(&v.to_string())); }

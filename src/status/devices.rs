@@ -1,56 +1,63 @@
-//! What we keep in the kernel, and the fabric NICs, as they are shown. Pure.
+//! The status of the managed devices and of the fabric NICs. Pure.
 
 use std::collections::BTreeMap;
 
-use super::{Device, Interface};
-use crate::model::{Desired, LinkSpec, Namespaces, Part, Side};
-use crate::resolve::{By, Found};
+use super::{DeviceStatus, InterfaceStatus};
+use crate::model::{Component, Desired, LinkSpec, Namespaces, Side};
+use crate::resolve::{FabricNic, NicSelector};
 
-/// The fabric NICs that were found, and those that were not.
-pub fn interfaces(found: &[Found], missing: &[By], now: &Namespaces) -> Vec<Interface> {
-    let present = found.iter().map(|nic| Interface {
-        by: nic.by.to_string(),
+/// The fabric NICs: found and missing.
+pub fn interfaces(found: &[FabricNic], missing: &[NicSelector], now: &Namespaces) -> Vec<InterfaceStatus> {
+    let present = found.iter().map(|nic| InterfaceStatus {
+        selector: nic.selector.to_string(),
         name: nic.name.to_string(),
         present: true,
         carrier: now.get(nic.side).link(nic.name.as_str()).is_some_and(|link| link.carrier),
     });
-    present.chain(missing.iter().map(|by| Interface { by: by.to_string(), ..Interface::default() })).collect()
+    let missing = missing
+        .iter()
+        .map(|selector| InterfaceStatus { selector: selector.to_string(), ..InterfaceStatus::default() });
+    present.chain(missing).collect()
 }
 
-/// How often something of a link was put right.
-pub type Repaired = BTreeMap<(Side, String), u64>;
+/// Number of repairs, by link.
+pub type RepairCounts = BTreeMap<(Side, String), u64>;
 
-/// What is shown of an earlier namespace's devices goes on.
-pub fn repaired(shown: &[Device]) -> Repaired {
+/// The repair counts in `devices`. They continue when the namespace is rebuilt.
+pub fn repair_counts(devices: &[DeviceStatus]) -> RepairCounts {
     let side =
-        |device: &Device| [Side::Host, Side::Router].into_iter().find(|s| s.to_string() == device.side);
-    shown.iter().filter_map(|device| Some(((side(device)?, device.name.clone()), device.repaired))).collect()
+        |device: &DeviceStatus| [Side::Host, Side::Router].into_iter().find(|s| s.to_string() == device.side);
+    devices
+        .iter()
+        .filter_map(|device| Some(((side(device)?, device.name.clone()), device.repaired)))
+        .collect()
 }
 
-/// The devices: what they shall be, and what the kernel refused of them.
+/// The devices of the desired state. `refused` and `links` are the errors of the last plan: sentences, and sentences by
+/// link.
 pub fn devices(
     desired: &Desired,
     refused: &[String],
     links: &[(Side, String, String)],
-    repaired: &Repaired,
-) -> Vec<Device> {
-    let of_part = |spec: &LinkSpec| {
-        let words = format!("{}: ", spec.part);
-        refused.iter().find(|sentence| spec.part != Part::Base && sentence.starts_with(&words))
+    repairs: &RepairCounts,
+) -> Vec<DeviceStatus> {
+    let error_of_component = |spec: &LinkSpec| {
+        let prefix = format!("{}: ", spec.component);
+        refused.iter().find(|sentence| spec.component != Component::Base && sentence.starts_with(&prefix))
     };
     let device = |spec: &LinkSpec| {
         let own =
             links.iter().find(|(side, name, _)| (*side, name.as_str()) == (spec.side, spec.name.as_str()));
-        let wrong = own.map(|(_, _, sentence)| sentence).or_else(|| of_part(spec));
+        let error = own.map(|(_, _, sentence)| sentence).or_else(|| error_of_component(spec));
         let wanted = spec.to_string();
-        Device {
+        DeviceStatus {
             name: spec.name.to_string(),
             side: spec.side.to_string(),
-            part: spec.part.to_string(),
-            actual: wrong.unwrap_or(&wanted).clone(),
-            ok: wrong.is_none(),
+            part: spec.component.to_string(),
+            actual: error.unwrap_or(&wanted).clone(),
+            ok: error.is_none(),
             wanted,
-            repaired: repaired.get(&(spec.side, spec.name.to_string())).copied().unwrap_or(0),
+            repaired: repairs.get(&(spec.side, spec.name.to_string())).copied().unwrap_or(0),
         }
     };
     desired.links.iter().map(device).collect()
@@ -61,15 +68,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn repairs_of_an_earlier_namespace_are_counted_on() {
-        let device = |side: Side, name: &str, repaired| Device {
+    fn repair_counts_continue_in_a_rebuilt_namespace() {
+        let device = |side: Side, name: &str, repaired| DeviceStatus {
             side: side.to_string(),
             name: name.into(),
             repaired,
-            ..Device::default()
+            ..DeviceStatus::default()
         };
         let counts =
-            repaired(&[device(Side::Host, "metallb-frr", 2), device(Side::Router, "frr-metallb", 0)]);
+            repair_counts(&[device(Side::Host, "metallb-frr", 2), device(Side::Router, "frr-metallb", 0)]);
         assert_eq!(counts[&(Side::Host, "metallb-frr".into())], 2);
         assert_eq!(counts[&(Side::Router, "frr-metallb".into())], 0);
     }

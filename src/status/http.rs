@@ -1,5 +1,5 @@
-//! A small HTTP/1.1 server for who looks at us: GET and HEAD, one request for a connection, bounds on everything. It is given its
-//! turns by its thread's loop and never waits.
+//! A small HTTP/1.1 server for the status: GET and HEAD, one request per connection, limits on everything. The status
+//! thread's loop drives it; it never blocks.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,53 +10,53 @@ use rustix::event::{PollFd, PollFlags};
 
 use crate::limits;
 
-/// Connections at a time. A new one takes the place of the oldest: who is slow must not keep others out.
-const CONNECTIONS: usize = 32;
+/// Limit of open connections. A new connection replaces the oldest: slow clients do not block others.
+const MAX_CONNECTIONS: usize = 32;
 
-/// Bytes of a request with all its header fields.
-const REQUEST: usize = 4096;
+/// Limit of a request with its header fields, in bytes.
+const MAX_REQUEST: usize = 4096;
 
-/// Header fields of a request.
-const FIELDS: usize = 32;
+/// Limit of header fields in a request.
+const MAX_FIELDS: usize = 32;
 
-/// For a whole request to come in, and for the whole answer to go out.
-const REQUEST_TIME: Duration = Duration::from_secs(3);
-const ANSWER_TIME: Duration = Duration::from_secs(10);
+/// Timeout for receiving a whole request, and for sending a whole response.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Accepted in one turn, so that a flood leaves the rest of the loop its share.
-const AT_ONCE: usize = 16;
+/// Limit of connections accepted in one step, so that a flood of them does not delay the rest of the loop.
+const ACCEPT_BATCH: usize = 16;
 
-/// Between two attempts to accept where no more files can be had: the listener stays readable meanwhile.
-const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
+/// Pause before the next accept while no file descriptors are left: the listener stays readable meanwhile.
+const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 
-/// What is answered.
+/// An HTTP response.
 #[derive(Debug, Clone)]
-pub struct Answer {
-    /// 200, 404 …
+pub struct Response {
+    /// The status code: 200, 404 …
     pub status: u16,
-    /// The body's media type.
+    /// Media type of the body.
     pub content: &'static str,
     /// The body.
     pub body: Arc<[u8]>,
 }
 
-impl Answer {
-    /// A few words.
+impl Response {
+    /// A response in plain text.
     pub fn text(status: u16, text: impl Into<String>) -> Self {
         Self { status, content: TEXT, body: text.into().into_bytes().into() }
     }
 }
 
-/// Plain text.
+/// Media type of plain text.
 pub const TEXT: &str = "text/plain; charset=utf-8";
 
-/// What a browser may do with what it gets from us: show it.
+/// Content security policy: a browser may only show the page, and fetch it again.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
                       img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The server.
+/// The HTTP server.
 #[derive(Debug)]
-pub struct Server {
+pub struct HttpServer {
     listener: TcpListener,
     connections: Vec<Connection>,
     /// When to accept again.
@@ -67,57 +67,62 @@ pub struct Server {
 struct Connection {
     stream: TcpStream,
     request: Vec<u8>,
-    /// What is left to send: the head, then the body.
-    answer: Option<(Vec<u8>, Arc<[u8]>)>,
+    /// The response: head and body.
+    response: Option<(Vec<u8>, Arc<[u8]>)>,
     sent: usize,
-    until: Instant,
+    deadline: Instant,
 }
 
-/// What has come so far.
+/// A parsed request.
 #[derive(Debug, PartialEq, Eq)]
-enum Request {
+enum HttpRequest {
+    /// It is not complete yet.
     Partial,
-    Wrong(u16, &'static str),
-    For { path: String, head: bool },
+    /// It is invalid: the status code and the error.
+    Invalid(u16, &'static str),
+    Valid {
+        path: String,
+        head: bool,
+    },
 }
 
-impl Server {
-    /// Listens there.
+impl HttpServer {
+    /// Listens on an address.
     ///
     /// # Errors
-    /// The address is not ours, or taken.
+    /// The address is not assigned to this node, or is in use.
     pub fn listen(at: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(at)?;
         listener.set_nonblocking(true)?;
         Ok(Self { listener, connections: vec![], accept_at: None })
     }
 
-    /// What to poll.
+    /// The file descriptors to poll.
     pub fn fds(&self) -> impl Iterator<Item = PollFd<'_>> {
         let connections = self.connections.iter().map(|connection| {
-            let flags = if connection.answer.is_some() { PollFlags::OUT } else { PollFlags::IN };
+            let flags = if connection.response.is_some() { PollFlags::OUT } else { PollFlags::IN };
             PollFd::new(&connection.stream, flags)
         });
         let listener = self.accept_at.is_none().then(|| PollFd::new(&self.listener, PollFlags::IN));
         listener.into_iter().chain(connections)
     }
 
-    /// When a connection's time is over.
+    /// The earliest timeout of a connection, or the next accept.
     pub fn deadline(&self) -> Option<Instant> {
-        self.connections.iter().map(|connection| connection.until).chain(self.accept_at).min()
+        self.connections.iter().map(|connection| connection.deadline).chain(self.accept_at).min()
     }
 
-    /// Goes on with every connection; `face` has the answer for a path.
-    pub fn step(&mut self, now: Instant, mut face: impl FnMut(&str) -> Answer) {
+    /// Accepts connections and advances all of them. `respond` makes the response for a path.
+    pub fn step(&mut self, now: Instant, mut respond: impl FnMut(&str) -> Response) {
         self.accept_at = self.accept_at.filter(|at| *at > now);
-        for _ in 0..AT_ONCE {
+        for _ in 0..ACCEPT_BATCH {
             if self.accept_at.is_some() {
                 break;
             }
             let stream = match self.listener.accept() {
                 Ok((stream, _)) => stream,
-                Err(e) if limits::is_ours(&e) => {
-                    self.accept_at = Some(now + ACCEPT_AGAIN);
+                Err(e) if limits::is_own_shortage(&e) => {
+                    self.accept_at = Some(now + ACCEPT_RETRY);
                     break;
                 }
                 Err(_) => break,
@@ -125,25 +130,27 @@ impl Server {
             if stream.set_nonblocking(true).is_err() {
                 continue;
             }
-            if self.connections.len() == CONNECTIONS {
+            if self.connections.len() == MAX_CONNECTIONS {
                 self.connections.remove(0);
             }
             self.connections.push(Connection {
                 stream,
                 request: vec![],
-                answer: None,
+                response: None,
                 sent: 0,
-                until: now + REQUEST_TIME,
+                deadline: now + REQUEST_TIMEOUT,
             });
         }
-        self.connections.retain_mut(|connection| connection.until > now && connection.go_on(now, &mut face));
+        self.connections
+            .retain_mut(|connection| connection.deadline > now && connection.advance(now, &mut respond));
     }
 }
 
 impl Connection {
-    /// Whether there is more to do.
-    fn go_on(&mut self, now: Instant, face: &mut impl FnMut(&str) -> Answer) -> bool {
-        if self.answer.is_none() {
+    /// Reads the request and sends the response, as far as possible without blocking. Returns whether the connection
+    /// stays.
+    fn advance(&mut self, now: Instant, respond: &mut impl FnMut(&str) -> Response) -> bool {
+        if self.response.is_none() {
             let mut chunk = [0; 1024];
             loop {
                 match self.stream.read(&mut chunk) {
@@ -153,32 +160,32 @@ impl Connection {
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                     Err(_) => return false,
                 }
-                if self.request.len() > REQUEST {
+                if self.request.len() > MAX_REQUEST {
                     break;
                 }
             }
-            let (answer, head) = match parse(&self.request) {
-                Request::Partial => return true,
-                Request::Wrong(status, words) => (Answer::text(status, format!("{words}\n")), false),
-                Request::For { path, head } => (face(&path), head),
+            let (response, head) = match parse(&self.request) {
+                HttpRequest::Partial => return true,
+                HttpRequest::Invalid(status, error) => (Response::text(status, format!("{error}\n")), false),
+                HttpRequest::Valid { path, head } => (respond(&path), head),
             };
             self.request = vec![];
-            self.until = now + ANSWER_TIME;
-            let body = if head { Arc::from([]) } else { answer.body.clone() };
-            self.answer = Some((header(&answer).into_bytes(), body));
+            self.deadline = now + RESPONSE_TIMEOUT;
+            let body = if head { Arc::from([]) } else { response.body.clone() };
+            self.response = Some((header(&response).into_bytes(), body));
         }
         self.send()
     }
 
     fn send(&mut self) -> bool {
-        let Some((head, body)) = &self.answer else { return true };
+        let Some((head, body)) = &self.response else { return true };
         loop {
             let rest = match self.sent.checked_sub(head.len()) {
                 None => &head[self.sent..],
                 Some(sent) => &body[sent..],
             };
             if rest.is_empty() {
-                // What the client still has to say is read away, or its end would throw our answer away.
+                // Unread data of the client would reset the connection, and the client would discard the response.
                 let _ = self.stream.shutdown(std::net::Shutdown::Write);
                 let mut chunk = [0; 1024];
                 let _ = self.stream.read(&mut chunk);
@@ -195,28 +202,28 @@ impl Connection {
     }
 }
 
-fn parse(bytes: &[u8]) -> Request {
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS];
+fn parse(bytes: &[u8]) -> HttpRequest {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
     match request.parse(bytes) {
         Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) if bytes.len() <= REQUEST => return Request::Partial,
+        Ok(httparse::Status::Partial) if bytes.len() <= MAX_REQUEST => return HttpRequest::Partial,
         Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
-            return Request::Wrong(431, "the request is too large");
+            return HttpRequest::Invalid(431, "the request is too large");
         }
-        Err(_) => return Request::Wrong(400, "this is no HTTP request"),
+        Err(_) => return HttpRequest::Invalid(400, "not a valid HTTP request"),
     }
     let path = request.path.unwrap_or_default();
     let path = path.split(['?', '#']).next().unwrap_or_default().to_owned();
     match request.method {
-        Some("GET") => Request::For { path, head: false },
-        Some("HEAD") => Request::For { path, head: true },
-        _ => Request::Wrong(405, "only GET and HEAD"),
+        Some("GET") => HttpRequest::Valid { path, head: false },
+        Some("HEAD") => HttpRequest::Valid { path, head: true },
+        _ => HttpRequest::Invalid(405, "only GET and HEAD are allowed"),
     }
 }
 
-fn header(answer: &Answer) -> String {
-    let Answer { status, content, body } = answer;
+fn header(response: &Response) -> String {
+    let Response { status, content, body } = response;
     let reason = match status {
         200 => "OK",
         400 => "Bad Request",
@@ -240,16 +247,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests() {
-        let get = |path: &str| Request::For { path: path.into(), head: false };
+    fn requests_are_parsed() {
+        let get = |path: &str| HttpRequest::Valid { path: path.into(), head: false };
         assert_eq!(parse(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"), get("/"));
         assert_eq!(parse(b"GET /metrics?a=b HTTP/1.0\r\n\r\n"), get("/metrics"));
-        assert_eq!(parse(b"HEAD /x HTTP/1.1\r\n\r\n"), Request::For { path: "/x".into(), head: true });
+        assert_eq!(parse(b"HEAD /x HTTP/1.1\r\n\r\n"), HttpRequest::Valid { path: "/x".into(), head: true });
         for partial in ["", "G", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nA: b\r\n"] {
-            assert_eq!(parse(partial.as_bytes()), Request::Partial, "{partial:?}");
+            assert_eq!(parse(partial.as_bytes()), HttpRequest::Partial, "{partial:?}");
         }
         let status = |bytes: &[u8]| match parse(bytes) {
-            Request::Wrong(status, _) => status,
+            HttpRequest::Invalid(status, _) => status,
             other => panic!("{other:?}"),
         };
         for method in ["POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "BREW"] {
@@ -263,14 +270,14 @@ mod tests {
         ] {
             assert_eq!(status(bad), 400, "{bad:?}");
         }
-        let fields = "A: b\r\n".repeat(FIELDS + 1);
+        let fields = "A: b\r\n".repeat(MAX_FIELDS + 1);
         assert_eq!(status(format!("GET / HTTP/1.1\r\n{fields}\r\n").as_bytes()), 431);
-        assert_eq!(status(format!("GET /{} HTTP/1.1\r\n", "x".repeat(REQUEST)).as_bytes()), 431);
+        assert_eq!(status(format!("GET /{} HTTP/1.1\r\n", "x".repeat(MAX_REQUEST)).as_bytes()), 431);
     }
 
-    /// Turns the server until the clients are done.
+    /// Runs the server until the clients are done: each sends bytes and, if set, waits for the response.
     fn serve(clients: Vec<(Vec<u8>, bool)>) -> Vec<String> {
-        let mut server = Server::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut server = HttpServer::listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let at = server.listener.local_addr().unwrap();
         let clients: Vec<_> = clients
             .into_iter()
@@ -278,18 +285,18 @@ mod tests {
                 std::thread::spawn(move || {
                     let mut stream = TcpStream::connect(at).unwrap();
                     let _ = stream.write_all(&bytes);
-                    let mut answer = String::new();
+                    let mut response = String::new();
                     if wait {
-                        let _ = stream.read_to_string(&mut answer);
+                        let _ = stream.read_to_string(&mut response);
                     }
-                    answer
+                    response
                 })
             })
             .collect();
         let begin = Instant::now();
         while clients.iter().any(|client| !client.is_finished()) {
-            server.step(Instant::now(), |path| Answer::text(200, format!("you asked for {path}")));
-            assert!(server.connections.len() <= CONNECTIONS);
+            server.step(Instant::now(), |path| Response::text(200, format!("the path is {path}")));
+            assert!(server.connections.len() <= MAX_CONNECTIONS);
             assert!(begin.elapsed() < Duration::from_secs(20));
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -297,19 +304,19 @@ mod tests {
     }
 
     #[test]
-    fn who_is_slow_keeps_no_one_out() {
+    fn slow_clients_do_not_block_others() {
         let slow = (b"GET / HTTP/1.1\r\nA: ".to_vec(), true);
-        let mut clients = vec![slow; 3 * CONNECTIONS];
+        let mut clients = vec![slow; 3 * MAX_CONNECTIONS];
         clients.push((b"GET /metrics HTTP/1.1\r\n\r\n".to_vec(), true));
         clients.push((b"HEAD / HTTP/1.1\r\n\r\n".to_vec(), true));
         clients.push((vec![b'x'; 100_000], true));
-        let answers = serve(clients);
-        let [.., get, head, junk] = &answers[..] else { panic!() };
+        let responses = serve(clients);
+        let [.., get, head, junk] = &responses[..] else { panic!() };
         assert!(
-            get.starts_with("HTTP/1.1 200 OK\r\n") && get.ends_with("\r\n\r\nyou asked for /metrics"),
+            get.starts_with("HTTP/1.1 200 OK\r\n") && get.ends_with("\r\n\r\nthe path is /metrics"),
             "{get}"
         );
-        assert!(head.contains("Content-Length: 15\r\n") && head.ends_with("\r\n\r\n"), "{head}");
+        assert!(head.contains("Content-Length: 13\r\n") && head.ends_with("\r\n\r\n"), "{head}");
         assert!(junk.is_empty() || junk.starts_with("HTTP/1.1 4"), "{junk}");
     }
 }

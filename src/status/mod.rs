@@ -1,55 +1,54 @@
-//! What this service knows, as one value, and its faces: a file, a terminal, HTTP, and the words in the log.
+//! The status of the node as one value, and its outputs: a file, a terminal, HTTP, and problems in the log.
 //!
-//! The main loop tells of itself on the [`Board`]; a thread of its own (see [`observer`]) asks the daemons for the rest, finds
-//! what is wrong (see [`problems`]) and serves it. Nothing in here has a password in it.
+//! The main loop updates its facts on the [`Publisher`]. The status thread (see [`observer`]) queries the daemons for
+//! the rest, finds the problems (see [`problems`]) and serves the status. The status contains no passwords.
 
-mod board;
 mod devices;
-mod fabric;
+mod diagnostics;
+mod frr_state;
 pub mod http;
-mod links;
 mod metrics;
 mod observer;
 mod page;
 mod peers;
 mod probe;
 mod problems;
-mod ring;
+mod publisher;
 mod text;
-mod time;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-pub use board::{Bell, Board, Local, NOTIFICATION, Notification, Rejected};
-pub use devices::{Repaired, devices, interfaces, repaired};
-pub use fabric::MOST_LISTED;
+use crate::events::LoggedEvent;
+use crate::time::Time;
+
+pub use devices::{RepairCounts, devices, interfaces, repair_counts};
+pub use frr_state::MAX_LISTED_SERVICES;
 pub use observer::start;
-pub use peers::Peers;
+pub use peers::ConfiguredPeers;
 pub use probe::Probe;
 pub use problems::CODES;
-pub use ring::Ring;
-pub use text::{Command, FILE, TEXT, command};
-pub use time::{Time, span};
+pub use publisher::{BgpNotification, NOTIFICATION_PREFIX, NodeFacts, Publisher, Rejection, Waker};
+pub use text::{FILE, PrintOptions, TEXT, print};
 
-/// Version of the file's schema: another one where a field has gone or means something else.
+/// Version of the schema of status.json. It changes when a field is removed or gets another meaning.
 pub const SCHEMA: u32 = 1;
 
-/// Everything that is shown.
+/// The status of the node. Its JSON form is status.json.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[cfg_attr(test, derive(serde::Deserialize))]
 pub struct Status {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// How it is on the whole.
+    /// Health of the node.
     pub health: Health,
-    /// What is wrong, worst first.
+    /// The problems, worst first.
     pub problems: Vec<Problem>,
-    /// What we are doing.
-    pub phase: Phase,
-    /// Since when.
+    /// Phase of the node.
+    pub phase: NodePhase,
+    /// Start of the phase.
     pub phase_since: Time,
     /// This program.
     pub supervisor: Program,
@@ -59,64 +58,66 @@ pub struct Status {
     pub node_ip: String,
     /// `ASN_LOCAL`.
     pub asn: u32,
-    /// What the daemons run with.
-    pub configuration: Configuration,
-    /// Where they run.
-    pub namespace: Namespace,
+    /// The active configuration.
+    pub configuration: ConfigurationStatus,
+    /// The network namespace of the daemons.
+    pub namespace: NamespaceStatus,
     /// The fabric NICs.
-    pub interfaces: Vec<Interface>,
-    /// What we keep in the kernel.
-    pub devices: Arc<Vec<Device>>,
-    /// The daemons, in the order in which they are started.
-    pub daemons: Vec<Daemon>,
+    pub interfaces: Vec<InterfaceStatus>,
+    /// The managed devices in the kernel.
+    pub devices: Arc<Vec<DeviceStatus>>,
+    /// The daemons, in their start order.
+    pub daemons: Vec<DaemonStatus>,
     /// BGP sessions.
     pub bgp: Vec<BgpSession>,
     /// BFD sessions.
     pub bfd: Vec<BfdSession>,
-    /// VNIs, as zebra has them.
-    pub vnis: Vec<Vni>,
-    /// What MetalLB's speaker announces to us.
-    pub services: Vec<Service>,
-    /// How many more there are, too many to be listed.
+    /// VNIs, as zebra reports them.
+    pub vnis: Vec<VniStatus>,
+    /// Services that MetalLB's speaker announces to bgpd.
+    pub services: Vec<ServiceStatus>,
+    /// Number of services that `services` leaves out.
     #[cfg_attr(test, serde(default))]
     pub services_unlisted: usize,
-    /// The same, where it is kept announced for a speaker that has not come back yet.
-    pub held: Vec<String>,
-    /// How many more there are, too many to be listed.
+    /// Retained services: announced although the session with MetalLB's speaker is down.
+    #[serde(rename = "held")]
+    pub retained: Vec<String>,
+    /// Number of retained services that `retained` leaves out.
+    #[serde(rename = "held_unlisted")]
     #[cfg_attr(test, serde(default))]
-    pub held_unlisted: usize,
-    /// What has happened how often since this program was started.
+    pub retained_unlisted: usize,
+    /// Counters since the start of this program.
     pub counts: Counts,
-    /// The last state changes, the newest last.
-    pub events: Vec<Event>,
+    /// The last log records of this program, the newest last.
+    pub events: Vec<LoggedEvent>,
 }
 
-/// A state, and the word for it on every face.
-macro_rules! words {
-    ($(#[$doc:meta])* $type:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),* }) => {
+/// An enum whose variants have one text for all outputs.
+macro_rules! named_states {
+    ($(#[$doc:meta])* $type:ident { $($(#[$vdoc:meta])* $variant:ident = $name:literal),* }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
         #[cfg_attr(test, derive(serde::Deserialize))]
-        pub enum $type { $($(#[$vdoc])* #[serde(rename = $word)] $variant),* }
+        pub enum $type { $($(#[$vdoc])* #[serde(rename = $name)] $variant),* }
 
         impl $type {
-            /// All of them.
+            /// All variants.
             pub const ALL: &[Self] = &[$(Self::$variant),*];
 
-            /// As it is written.
-            pub fn word(self) -> &'static str {
-                match self { $(Self::$variant => $word),* }
+            /// The text of the variant.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
             }
         }
     };
 }
 
-words! {
-    /// How it is on the whole.
+named_states! {
+    /// Health of the node.
     Health {
-        /// Nothing is wrong.
+        /// There is no problem.
         Healthy = "healthy",
-        /// Something is wrong, and the node is reached all the same.
+        /// There is a problem, and the fabric reaches the node.
         Degraded = "degraded",
         /// No session with a leaf is up, or the daemons do not run.
         #[default]
@@ -124,58 +125,61 @@ words! {
     }
 }
 
-words! {
-    /// What we are doing.
-    Phase {
-        /// Building the node.
+named_states! {
+    /// Phase of the node.
+    NodePhase {
+        /// The node is being set up.
         #[default]
         Starting = "starting",
-        /// Waiting for fabric NICs that are not there.
+        /// Fabric NICs are missing.
         Waiting = "waiting",
-        /// The node can't be set up; it is tried again.
+        /// The set-up failed and is retried.
         Failed = "failed",
         /// The daemons run, or are being restarted.
         Running = "running",
-        /// They are being ended.
+        /// The daemons are being stopped.
         Stopping = "stopping"
     }
 }
 
-words! {
-    /// What a daemon is doing.
-    Life {
+named_states! {
+    /// State of a daemon.
+    DaemonState {
         /// There is no process.
         #[default]
         Down = "down",
-        /// It has not answered yet.
+        /// It has not replied yet.
         Starting = "starting",
-        /// It answers, and has not got its configuration yet.
+        /// It replies, and its configuration is not loaded yet.
         Loading = "loading",
-        /// It answers and has its configuration.
+        /// It replies and has its configuration.
         Running = "running",
-        /// It has not answered the last question.
-        Silent = "silent",
-        /// It is being ended.
-        Ending = "ending"
+        /// It has not replied to the last liveness query.
+        Unresponsive = "silent",
+        /// It is being stopped.
+        Stopping = "ending"
     }
 }
 
-/// Something that is wrong, in sentences for who has to put it right.
+/// A problem, in sentences for the operator.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(serde::Deserialize))]
 pub struct Problem {
-    /// What sort of problem, for alerts: one of those in the README.
+    /// The kind of problem, for alerts: one of [`CODES`].
     pub code: String,
-    /// What it is about: a neighbor, a daemon, a device …
+    /// What it concerns: a neighbor, a daemon, a device …
     pub subject: String,
     /// What is wrong.
     pub what: String,
-    /// What it means for traffic.
+    /// The effect on traffic.
     pub traffic: String,
     /// What to do.
     pub remedy: String,
-    /// Since when it is so.
+    /// When it started.
     pub since: Time,
+    /// Key-value pairs of its log lines.
+    #[serde(skip)]
+    pub fields: Vec<(&'static str, String)>,
 }
 
 /// This program.
@@ -184,50 +188,52 @@ pub struct Problem {
 pub struct Program {
     /// Its version.
     pub version: String,
-    /// Its process, in its own namespace.
+    /// Its process ID, in its own PID namespace.
     pub pid: u32,
     /// When it was started.
     pub since: Time,
 }
 
-/// What the daemons run with.
+/// The active configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(serde::Deserialize))]
-pub struct Configuration {
-    /// Where it comes from: `environment`, and the path of the file.
+pub struct ConfigurationStatus {
+    /// Its sources: `environment`, and the path of the file.
     pub sources: Vec<String>,
-    /// FNV-1a of the text of frr.conf, in hexadecimal; it has passwords in it, of which this says nothing.
+    /// FNV-1a of the text of frr.conf, in hexadecimal. The text contains passwords; the hash does not reveal them.
     pub hash: String,
-    /// Since when it is in force.
+    /// Since when it is active.
     pub since: Time,
-    /// The last one that was not taken, unless a later one was.
-    pub rejected: Option<Rejected>,
+    /// The last rejected configuration, unless a later one was accepted.
+    pub rejected: Option<Rejection>,
     /// Parts of the file that were left out, and why.
     pub left_out: Vec<String>,
-    /// A daemon kept dying under a newer one, which was taken back.
-    pub fell_back: bool,
+    /// A newer configuration was rolled back because a daemon kept crashing under it.
+    #[serde(rename = "fell_back")]
+    pub rolled_back: bool,
 }
 
-/// Where the daemons run.
+/// The network namespace of the daemons.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(serde::Deserialize))]
-pub struct Namespace {
-    /// Its name; `host` is the node's own.
+pub struct NamespaceStatus {
+    /// Its name; `host` is the host's own.
     pub name: String,
-    /// Its number (`stat -L -c %i`); 0: not known yet.
+    /// Its inode number (`stat -L -c %i`); 0: not known yet.
     pub inode: u64,
-    /// How often it was built anew since this program was started.
+    /// Number of rebuilds since the start of this program.
     pub rebuilt: u32,
-    /// When and why last.
+    /// Time of the last rebuild, and its reason.
     pub last_rebuild: Option<(Time, String)>,
 }
 
 /// A fabric NIC.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(serde::Deserialize))]
-pub struct Interface {
-    /// How it is asked for: its MAC address, or its name in the file.
-    pub by: String,
+pub struct InterfaceStatus {
+    /// How the configuration selects it: by its MAC address, or by its name in the file.
+    #[serde(rename = "by")]
+    pub selector: String,
     /// Its name; empty while it is missing.
     pub name: String,
     /// Whether it is there.
@@ -236,64 +242,66 @@ pub struct Interface {
     pub carrier: bool,
 }
 
-/// A device that we keep in the kernel.
+/// A managed device in the kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(serde::Deserialize))]
-pub struct Device {
+pub struct DeviceStatus {
     /// Its name.
     pub name: String,
     /// `host` or `router`.
     pub side: String,
     /// What it is part of: `base`, `VNI 100` …
     pub part: String,
-    /// What it shall be.
+    /// The desired state.
     pub wanted: String,
-    /// What it is: the same, or what is wrong.
+    /// The observed state: equal to `wanted`, or the error.
     pub actual: String,
-    /// Whether it is as it shall be.
+    /// Whether it is in the desired state.
     pub ok: bool,
-    /// How often something of it was put right since this program was started.
+    /// Number of repairs since the start of this program.
     pub repaired: u64,
 }
 
 /// A daemon.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(serde::Deserialize))]
-pub struct Daemon {
+pub struct DaemonStatus {
     /// Its name.
     pub name: String,
-    /// Its process, if there is one.
+    /// Its process ID, if it runs.
     pub pid: Option<u32>,
     /// `down`, `starting`, `loading`, `running`, `silent` or `ending`.
-    pub state: Life,
-    /// When it was started last.
+    pub state: DaemonState,
+    /// When it was last started.
     pub since: Time,
-    /// How often it was started again since this program was started.
+    /// Number of restarts since the start of this program.
     pub restarts: u64,
-    /// How often it has ended without being told to.
+    /// Number of unexpected exits since the start of this program.
     #[cfg_attr(test, serde(default))]
     pub failures: u64,
-    /// Its deaths in a row that no one ordered.
-    pub deaths: u32,
-    /// How it ended last.
-    pub last_exit: Option<Exit>,
+    /// Number of consecutive unexpected exits.
+    #[serde(rename = "deaths")]
+    pub consecutive_failures: u32,
+    /// Its last exit.
+    pub last_exit: Option<DaemonExit>,
 }
 
-/// How a daemon ended.
+/// The exit of a daemon.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(serde::Deserialize))]
-pub struct Exit {
-    /// When.
+pub struct DaemonExit {
+    /// When it exited.
     pub at: Time,
     /// The signal that ended it.
     pub signal: Option<i32>,
     /// Its exit code.
     pub code: Option<i32>,
-    /// Whether it left a core.
+    /// Whether it dumped core.
     pub core: bool,
-    /// Whether we ended it.
-    pub ordered: bool,
-    /// The last line that it printed.
+    /// Whether the supervisor stopped it.
+    #[serde(rename = "ordered")]
+    pub requested: bool,
+    /// The last line that it logged.
     pub last_line: String,
 }
 
@@ -301,44 +309,44 @@ pub struct Exit {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(serde::Deserialize))]
 pub struct BgpSession {
-    /// The neighbor as FRR calls it: an address or an interface.
+    /// FRR's name of the neighbor: an address or an interface.
     pub peer: String,
-    /// Its address, if it is known.
+    /// The neighbor's address, if it is known.
     pub address: String,
     /// The VRF.
     pub vrf: String,
-    /// What it is to us: `fabric`, `metallb`, `host` or `other`.
-    pub role: Role,
-    /// FRR's word: `Established`, `Active` …; `Unknown` while bgpd does not answer.
+    /// `fabric`, `metallb`, `host` or `other`.
+    pub role: SessionRole,
+    /// FRR's name of the state: `Established`, `Active` …; `Unknown` while bgpd does not reply.
     pub state: String,
-    /// Since when it is up, or is not.
+    /// Since when it is up, or down.
     pub since: Time,
     /// The neighbor's AS number.
     pub remote_as: u32,
-    /// Ours in this session.
+    /// This node's AS number in the session.
     pub local_as: u32,
     /// Prefixes, by address family (`ipv4Unicast` …).
     pub families: BTreeMap<String, Prefixes>,
-    /// Why it went down last, in FRR's words.
+    /// FRR's reason for the last reset.
     pub last_reset: String,
-    /// Graceful restart: what both say of it (`advertisedAndReceived` …), and whether the peer is restarting.
+    /// FRR's state of the graceful-restart capability (`advertisedAndReceived` …).
     pub graceful_restart: String,
-    /// How often it has come up since bgpd was started.
+    /// How often it was established since bgpd was started.
     pub established: u64,
-    /// How often it has gone down.
+    /// How often it went down since bgpd was started.
     pub dropped: u64,
 }
 
-words! {
-    /// What a session is to us.
-    Role {
+named_states! {
+    /// Role of a BGP session.
+    SessionRole {
         /// With a leaf switch.
         Fabric = "fabric",
         /// With MetalLB's speaker.
         Metallb = "metallb",
-        /// With the host, of a VRF or by the pass-through.
+        /// With the host, in the VRF of a VNI or through the pass-through.
         Host = "host",
-        /// Any other.
+        /// With any other neighbor.
         #[default]
         Other = "other"
     }
@@ -362,18 +370,18 @@ pub struct BfdSession {
     pub peer: String,
     /// The VRF.
     pub vrf: String,
-    /// The interface, if it is bound to one.
+    /// The interface, if the session is bound to one.
     pub interface: String,
     /// `up`, `down`, `init` or `shutdown`.
     pub state: String,
-    /// Since when.
+    /// Since when it is in this state.
     pub since: Time,
 }
 
-/// A VNI.
+/// A VNI, as zebra reports it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(serde::Deserialize))]
-pub struct Vni {
+pub struct VniStatus {
     /// Its number.
     pub vni: u32,
     /// `L2` or `L3`.
@@ -382,87 +390,75 @@ pub struct Vni {
     pub device: String,
     /// Its VRF, if it has one.
     pub vrf: String,
-    /// Whether zebra has it up.
+    /// Whether it is up in zebra.
     pub up: bool,
-    /// Remote VTEPs; of an L3VNI the router MAC addresses it knows.
+    /// Number of remote VTEPs; of an L3VNI, number of known router MAC addresses.
     pub remote_vteps: u64,
-    /// MAC addresses that it knows.
+    /// Number of known MAC addresses.
     pub macs: u64,
-    /// Neighbours that it knows.
+    /// Number of known neighbours.
     pub neighbours: u64,
 }
 
 /// A service that MetalLB's speaker announces.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(serde::Deserialize))]
-pub struct Service {
+pub struct ServiceStatus {
     /// Its prefix.
     pub prefix: String,
     /// Its next hop.
     pub next_hop: String,
-    /// Whether it can be used, and is announced to the fabric.
+    /// Whether the route is valid. Only valid routes are announced to the fabric.
     pub valid: bool,
 }
 
-/// What has happened how often.
+/// Counters since the start of this program, and the times and durations of the last events.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(serde::Deserialize))]
 pub struct Counts {
     /// Restarts of daemons.
     pub restarts: u64,
-    /// When the last one was.
+    /// Time of the last restart.
     pub last_restart: Option<Time>,
-    /// Times that the kernel's state was put right.
+    /// Repairs of drift in the kernel.
     pub repairs: u64,
-    /// When the last one was.
+    /// Time of the last repair.
     pub last_repair: Option<Time>,
-    /// Operations of the last plan that had any.
+    /// Number of operations of the last plan that was not empty.
     pub plan_operations: u64,
-    /// How long it took, in milliseconds.
+    /// How long that plan took, in milliseconds.
     pub plan_ms: u64,
-    /// Configurations put in force while the daemons ran.
+    /// Configurations that were activated while the daemons ran.
     pub changes: u64,
-    /// How long the last one took in the kernel, in milliseconds.
+    /// How long the last activation took in the kernel, in milliseconds.
     pub change_ms: u64,
-    /// One is being put in force.
+    /// Whether a configuration is being activated.
     pub changing: bool,
-    /// Configurations that were not taken.
+    /// Rejected configurations.
     pub rejections: u64,
-    /// Changes that were begun and taken back.
+    /// Configuration changes that were rolled back.
     pub rollbacks: u64,
 }
 
-/// A state change.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[cfg_attr(test, derive(serde::Deserialize))]
-pub struct Event {
-    /// When.
-    pub at: Time,
-    /// `info`, `warn` or `error`.
-    pub level: String,
-    /// What, as the log has it.
-    pub text: String,
-}
-
 impl Status {
-    /// The devices of which something is wrong.
-    pub fn wrong_devices(&self) -> impl Iterator<Item = &Device> {
+    /// The devices that are not in the desired state.
+    pub fn wrong_devices(&self) -> impl Iterator<Item = &DeviceStatus> {
         self.devices.iter().filter(|device| !device.ok)
     }
 
-    /// What keeps the node from being ready, a line each.
+    /// The reasons why the node is not ready, one line each.
     pub fn not_ready(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        if self.phase != Phase::Running {
-            lines.push(format!("the node is {}", self.phase.word()));
+        if self.phase != NodePhase::Running {
+            lines.push(format!("the node is {}", self.phase.as_str()));
         }
-        let running = |daemon: &&Daemon| !matches!(daemon.state, Life::Running);
-        let daemons = self.daemons.iter().filter(running);
-        lines.extend(daemons.map(|daemon| format!("{} is {}", daemon.name, daemon.state.word())));
+        let not_running = |daemon: &&DaemonStatus| !matches!(daemon.state, DaemonState::Running);
+        let daemons = self.daemons.iter().filter(not_running);
+        lines.extend(daemons.map(|daemon| format!("{} is {}", daemon.name, daemon.state.as_str())));
         let down = |session: &&BgpSession| !session.is_up();
         let sessions = self.bgp.iter().filter(down);
         lines.extend(sessions.map(|s| format!("BGP with {} in VRF {} is {}", s.peer, s.vrf, s.state)));
-        if self.phase == Phase::Running && self.bgp.is_empty() {
+        if self.phase == NodePhase::Running && self.bgp.is_empty() {
             lines.push("no BGP session is known".into());
         }
         lines
@@ -470,7 +466,7 @@ impl Status {
 }
 
 impl BgpSession {
-    /// Whether it is up.
+    /// Whether it is established.
     pub fn is_up(&self) -> bool {
         self.state == "Established"
     }
@@ -480,9 +476,9 @@ impl BgpSession {
 mod tests {
     use super::*;
 
-    /// Whatever a peer, a file or the kernel calls things.
+    /// Peers, files and the kernel can put control characters into names.
     #[test]
-    fn nothing_that_is_not_seen_is_on_any_face() {
+    fn no_output_contains_invisible_characters() {
         let evil = "x\nMAINPID=1\r\u{1b}[2J\u{9b}1m\u{202e}\0y";
         let text = || evil.to_owned();
         let status = Status {
@@ -495,28 +491,28 @@ mod tests {
                 last_reset: text(),
                 ..BgpSession::default()
             }],
-            daemons: vec![Daemon {
-                last_exit: Some(Exit { last_line: text(), ..Exit::default() }),
-                ..Daemon::default()
+            daemons: vec![DaemonStatus {
+                last_exit: Some(DaemonExit { last_line: text(), ..DaemonExit::default() }),
+                ..DaemonStatus::default()
             }],
-            vnis: vec![Vni { vrf: text(), ..Vni::default() }],
-            held: vec![text()],
-            events: vec![Event { text: text(), ..Event::default() }],
-            phase: Phase::Running,
+            vnis: vec![VniStatus { vrf: text(), ..VniStatus::default() }],
+            retained: vec![text()],
+            events: vec![LoggedEvent { text: text(), ..LoggedEvent::default() }],
+            phase: NodePhase::Running,
             ..Status::default()
         };
-        let faces = [
+        let outputs = [
             text::without_colours(&text::render(&status)),
             text::line(&status),
             page::render(&status),
-            metrics::render(&status, &fabric::Fabric::default(), true),
+            metrics::render(&status, &frr_state::FrrState::default(), true),
             crate::printable::to_json(&status).unwrap(),
         ];
-        for face in faces {
+        for output in outputs {
             let hidden = |c: char| c != '\n' && crate::printable::printable(&c.to_string()) != c.to_string();
             assert!(
-                face.contains("MAINPID") && !face.contains("\nMAINPID") && !face.contains(hidden),
-                "{face:?}"
+                output.contains("MAINPID") && !output.contains("\nMAINPID") && !output.contains(hidden),
+                "{output:?}"
             );
         }
     }

@@ -1,5 +1,5 @@
-//! The thread that asks the daemons, keeps the [`Status`] and shows it. Nothing here can hold up the main loop: it has its own
-//! connections, a lower priority, and a bound on what it costs.
+//! The status thread: it queries the daemons, maintains the [`Status`] and serves it. It can't delay the main loop: it
+//! has its own connections to the daemons, a lower priority, and a limit on its CPU time.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,103 +10,109 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use log::{Level, Record};
 use nix::time::{ClockId, clock_gettime};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sd_notify::NotifyState;
 
-use super::board::Bell;
-use super::fabric::{Fabric, Topic};
-use super::http::{self, Answer, Server};
-use super::problems::{News, Problems, health};
-use super::{Board, FILE, Life, Local, Phase, Ring, SCHEMA, Status, TEXT, Time, links, metrics, page, text};
+use super::frr_state::{FrrState, Topic};
+use super::http::{self, HttpServer, Response};
+use super::problems::{ProblemChange, ProblemTracker, health};
+use super::{
+    BgpSession, DaemonState, DaemonStatus, FILE, NodeFacts, NodePhase, Problem, Program, Publisher, SCHEMA,
+    SessionRole, Status, TEXT, Waker, diagnostics, metrics, page, text,
+};
+use crate::events::EventLog;
 use crate::files;
-use crate::frr::files::shown;
-use crate::frr::vty::{Talk, socket};
+use crate::frr::files::status_access;
+use crate::frr::vty::{Query, socket};
 use crate::lock;
 use crate::printable;
+use crate::time::{Time, span};
 
-/// Between two rounds of questions: what has no word in a log, and while something is wrong or someone looks at us.
-const ROUND: Duration = Duration::from_secs(15);
-const CLOSE_ROUND: Duration = Duration::from_secs(3);
+/// Interval of the query rounds: the long one finds what no log line reports, the short one applies while there is a
+/// problem or a viewer.
+const ROUND_INTERVAL: Duration = Duration::from_secs(15);
+const SHORT_ROUND_INTERVAL: Duration = Duration::from_secs(3);
 
-/// The same while it is found out why a session is down.
-const CLOSEST_ROUND: Duration = Duration::from_secs(1);
+/// The same in the first seconds of a session that is down, in which the cause becomes visible.
+const DIAGNOSIS_ROUND_INTERVAL: Duration = Duration::from_secs(1);
+const DIAGNOSIS_TIME: Duration = Duration::from_secs(10);
 
-/// What can be found out of it is there after so long.
-const FOUND_OUT: Duration = Duration::from_secs(10);
+/// A client counts as a viewer for this time after its last request.
+const VIEWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Someone who has asked within so long looks at us.
-const LOOKED_AT: Duration = Duration::from_secs(30);
+/// Time until the replies are first collected. Each further poll waits twice as long: a wake-up for each reply would
+/// cost more than the replies.
+const COLLECT_DELAY: Duration = Duration::from_millis(100);
+const MAX_COLLECT_DELAY: Duration = Duration::from_secs(1);
 
-/// Answers are there after so long, and are looked for again and again after twice that time: a wake-up for each of them would
-/// cost more than they do.
-const COLLECT: Duration = Duration::from_millis(100);
+/// The rounds take at most 1/2000 of a core.
+const CPU_DIVISOR: u32 = 2000;
 
-/// Rounds take a two-thousandth of a core at most.
-const SHARE: u32 = 2000;
+/// Delay of a round after a change of the sessions, and minimum time since the round before.
+const CHANGE_DELAY: Duration = Duration::from_millis(100);
+const MIN_ROUND_GAP: Duration = Duration::from_millis(500);
 
-/// From news of a session until it is asked about, and from then to the next time.
-const SOON: Duration = Duration::from_millis(100);
-const AGAIN: Duration = Duration::from_millis(500);
+/// Time after which a query is given up. The daemon hangs, and the main loop restarts it.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A daemon that takes longer hangs, and is the main loop's to end.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Minimum time between two writes of the files.
+const WRITE_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Between two writings of the file.
-const WRITE_EVERY: Duration = Duration::from_millis(250);
+/// Additional delay of the next write after a failed one.
+const WRITE_RETRY: Duration = Duration::from_secs(1);
 
-/// More than that until what could not be written is tried again.
-const WRITE_AGAIN: Duration = Duration::from_secs(1);
+/// Maximum age of a cached response, and minimum time between two renderings of it.
+const CACHE_TIME: Duration = Duration::from_secs(1);
 
-/// What is shown is not older, and not made anew more often.
-const FRESH: Duration = Duration::from_secs(1);
+/// Interval of the attempts to listen.
+const LISTEN_RETRY: Duration = Duration::from_secs(10);
 
-/// Between two attempts to listen.
-const LISTEN_EVERY: Duration = Duration::from_secs(10);
+/// Minimum time between two updates of the status. A node with many devices causes thousands of changes while it is set
+/// up.
+const UPDATE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Between two times that the status is made anew: a node with many devices has thousands of news while it is built.
-const RENEW_EVERY: Duration = Duration::from_millis(100);
-
-/// Behind FRR and us, where the CPU is scarce.
+/// Nice value of the thread: FRR and the main loop come first when CPU time is short.
 const NICE: i32 = 5;
 
-/// Starts it. It ends with the process, and so does the `lock`.
+/// Starts the status thread. It runs until the process ends, and holds the `lock` as long.
 ///
 /// # Errors
-/// There are no threads left.
+/// The thread can't be created.
 pub fn start(
-    board: Arc<Board>,
-    bell: Bell,
+    publisher: Arc<Publisher>,
+    waker: Waker,
     listen: Option<SocketAddr>,
     lock: Option<fs::File>,
 ) -> io::Result<()> {
     let observer = Observer {
-        board,
-        bell,
+        publisher,
+        waker,
         listen,
         server: None,
         listen_at: Instant::now(),
-        listen_said: false,
+        has_logged_listen_error: false,
         lock,
-        fabric: Fabric::default(),
-        problems: Problems::default(),
-        asking: vec![],
+        frr_state: FrrState::default(),
+        problems: ProblemTracker::default(),
+        pending: vec![],
         collect_at: Instant::now(),
-        patience: COLLECT,
-        looked_at: None,
+        collect_delay: COLLECT_DELAY,
+        viewed_at: None,
         round_at: Instant::now(),
-        news_at: None,
-        round_began: None,
-        asked_at: None,
-        news: 0,
+        change_round_at: None,
+        round_cpu_start: None,
+        round_started_at: None,
+        session_changes: 0,
         events: 0,
-        look_again: None,
-        renewed: Instant::now(),
-        stale: false,
+        reevaluate_at: None,
+        updated_at: Instant::now(),
+        is_stale: false,
         status: Status::default(),
-        changed: true,
-        written: None,
-        faces: BTreeMap::new(),
+        has_unwritten_changes: true,
+        written_at: None,
+        cache: BTreeMap::new(),
         systemd: Systemd::new(),
     };
     thread::Builder::new().name("status".into()).spawn(move || observer.run())?;
@@ -114,327 +120,333 @@ pub fn start(
 }
 
 struct Observer {
-    board: Arc<Board>,
-    bell: Bell,
+    publisher: Arc<Publisher>,
+    waker: Waker,
     listen: Option<SocketAddr>,
-    server: Option<Server>,
+    server: Option<HttpServer>,
     listen_at: Instant,
-    listen_said: bool,
-    /// Held as long as we live.
+    has_logged_listen_error: bool,
+    /// The instance lock, held as long as this thread runs.
     lock: Option<fs::File>,
-    fabric: Fabric,
-    problems: Problems,
-    asking: Vec<Asking>,
-    /// When to look for answers, and how long after that.
+    frr_state: FrrState,
+    problems: ProblemTracker,
+    pending: Vec<PendingQueries>,
+    /// When to collect replies, and the delay of the next poll.
     collect_at: Instant,
-    patience: Duration,
-    looked_at: Option<Instant>,
+    collect_delay: Duration,
+    viewed_at: Option<Instant>,
     round_at: Instant,
-    /// When to ask since there is news, whatever the last round has cost.
-    news_at: Option<Instant>,
-    /// The CPU time of this thread when the round under way began.
-    round_began: Option<Duration>,
-    asked_at: Option<Instant>,
-    /// Of the board, as taken in last.
-    news: u64,
-    /// Of the ring, likewise.
+    /// When to start a round because of a change, whatever the last round has cost.
+    change_round_at: Option<Instant>,
+    /// CPU time of this thread at the start of the current round.
+    round_cpu_start: Option<Duration>,
+    round_started_at: Option<Instant>,
+    /// [`NodeFacts::session_changes`] at the last update.
+    session_changes: u64,
+    /// [`EventLog::total`] at the last update.
     events: u64,
-    /// Problems that may become ones by then.
-    look_again: Option<Instant>,
-    /// When it was made, and whether there is news since.
-    renewed: Instant,
-    stale: bool,
+    /// When a fault may have lasted long enough to be a problem.
+    reevaluate_at: Option<Instant>,
+    /// When the status was updated, and whether something has changed since.
+    updated_at: Instant,
+    is_stale: bool,
     status: Status,
-    /// The file is not what the status is.
-    changed: bool,
-    written: Option<Instant>,
-    faces: BTreeMap<&'static str, (Instant, Answer)>,
+    /// The status differs from the files.
+    has_unwritten_changes: bool,
+    written_at: Option<Instant>,
+    /// Responses by name, with the time of their rendering.
+    cache: BTreeMap<&'static str, (Instant, Response)>,
     systemd: Systemd,
 }
 
-/// Questions to a daemon, each by a connection of its own, so that all of them are answered at once.
-struct Asking {
+/// The queries of one topic. Each has its own connection, so that the daemon replies to all of them at once.
+struct PendingQueries {
     topic: Topic,
-    talks: Vec<(Talk, Option<String>)>,
+    queries: Vec<(Query, Option<String>)>,
     since: Instant,
 }
 
-impl Asking {
-    /// The answers, once all of them are there.
-    fn receive(&mut self) -> io::Result<Option<Vec<String>>> {
-        for (talk, answer) in self.talks.iter_mut().filter(|(_, answer)| answer.is_none()) {
-            *answer =
-                talk.receive()?.and_then(|answers| answers.into_iter().last()).map(|answer| answer.text);
+impl PendingQueries {
+    /// The replies, once all of them have arrived.
+    fn collect(&mut self) -> io::Result<Option<Vec<String>>> {
+        for (query, reply) in self.queries.iter_mut().filter(|(_, reply)| reply.is_none()) {
+            *reply =
+                query.poll_replies()?.and_then(|replies| replies.into_iter().last()).map(|reply| reply.text);
         }
-        let whole = self.talks.iter().all(|(_, answer)| answer.is_some());
-        Ok(whole.then(|| self.talks.iter_mut().filter_map(|(_, answer)| answer.take()).collect()))
+        let is_complete = self.queries.iter().all(|(_, reply)| reply.is_some());
+        Ok(is_complete.then(|| self.queries.iter_mut().filter_map(|(_, reply)| reply.take()).collect()))
     }
 }
 
 impl Observer {
     fn run(mut self) {
-        // One that can't be had leaves us with the main loop's.
+        // On failure the thread keeps the priority of the main loop.
         let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
-        self.renew();
+        self.update_status();
         loop {
-            self.wait();
+            self.step();
         }
     }
 
-    fn wait(&mut self) {
+    /// Waits for the next event or deadline and handles it.
+    fn step(&mut self) {
         let now = Instant::now();
         if self.server.is_none() && self.listen_at <= now {
             self.try_to_listen(now);
         }
         let timeout = self.deadline(now).map(|at| at.saturating_duration_since(now));
-        let rung = {
-            let mut fds = vec![PollFd::new(&self.bell, PollFlags::IN)];
-            fds.extend(self.server.iter().flat_map(Server::fds));
+        let is_woken = {
+            let mut fds = vec![PollFd::new(&self.waker, PollFlags::IN)];
+            fds.extend(self.server.iter().flat_map(HttpServer::fds));
             match poll(&mut fds, timeout.and_then(|t| Timespec::try_from(t).ok()).as_ref()) {
                 Ok(_) => !fds[0].revents().is_empty(),
                 Err(_) => false,
             }
         };
         let now = Instant::now();
-        let heard = self.hear(now);
-        if rung {
-            self.bell.quiet(&self.board);
+        let has_replies = self.collect_replies(now);
+        if is_woken {
+            self.waker.reset(&self.publisher);
         }
-        let due = self.round_at <= now || self.news_at.is_some_and(|at| at <= now);
-        if due && self.asking.is_empty() {
-            self.ask(now);
+        let is_round_due = self.round_at <= now || self.change_round_at.is_some_and(|at| at <= now);
+        if is_round_due && self.pending.is_empty() {
+            self.start_round(now);
         }
-        let again = self.look_again.take_if(|at| *at <= now).is_some();
-        self.stale |= rung || heard || again || self.events != Ring::total();
-        if self.stale && now >= self.renewed + RENEW_EVERY {
-            self.renew();
+        let reevaluate = self.reevaluate_at.take_if(|at| *at <= now).is_some();
+        self.is_stale |= is_woken || has_replies || reevaluate || self.events != EventLog::total();
+        if self.is_stale && now >= self.updated_at + UPDATE_INTERVAL {
+            self.update_status();
         }
-        let ending = self.status.phase == Phase::Stopping;
-        if self.changed && (ending || self.written.is_none_or(|at| now >= at + WRITE_EVERY)) {
+        let is_stopping = self.status.phase == NodePhase::Stopping;
+        if self.has_unwritten_changes
+            && (is_stopping || self.written_at.is_none_or(|at| now >= at + WRITE_INTERVAL))
+        {
             self.write(now);
         }
-        self.systemd.keep_alive(&self.board, now);
+        self.systemd.keep_alive(&self.publisher, now);
         if let Some(mut server) = self.server.take() {
-            server.step(now, |path| self.face(path));
+            server.step(now, |path| self.respond(path));
             self.server = Some(server);
         }
     }
 
     fn deadline(&self, now: Instant) -> Option<Instant> {
-        let write = self.changed.then(|| self.written.map_or(now, |at| at + WRITE_EVERY));
+        let write = self.has_unwritten_changes.then(|| self.written_at.map_or(now, |at| at + WRITE_INTERVAL));
         let listen = (self.listen.is_some() && self.server.is_none()).then_some(self.listen_at);
-        let round = self.news_at.map_or(self.round_at, |at| at.min(self.round_at));
-        let round = Some(if self.asking.is_empty() { round } else { self.collect_at });
-        let server = self.server.as_ref().and_then(Server::deadline);
-        let renew = self.stale.then(|| self.renewed + RENEW_EVERY);
-        [write, renew, listen, round, server, self.look_again, self.systemd.due].into_iter().flatten().min()
+        let round = self.change_round_at.map_or(self.round_at, |at| at.min(self.round_at));
+        let round = Some(if self.pending.is_empty() { round } else { self.collect_at });
+        let server = self.server.as_ref().and_then(HttpServer::deadline);
+        let update = self.is_stale.then(|| self.updated_at + UPDATE_INTERVAL);
+        [write, update, listen, round, server, self.reevaluate_at, self.systemd.due]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn try_to_listen(&mut self, now: Instant) {
         let Some(at) = self.listen else {
             return;
         };
-        self.listen_at = now + LISTEN_EVERY;
-        match Server::listen(at) {
+        self.listen_at = now + LISTEN_RETRY;
+        match HttpServer::listen(at) {
             Ok(server) => {
-                log::info!("status at http://{at}/");
+                log::info!("serving the status at http://{at}/");
                 self.server = Some(server);
             }
-            Err(e) if !self.listen_said => {
+            Err(e) if !self.has_logged_listen_error => {
                 log::warn!(
-                    "nothing is shown at http://{at}/ (STATUS_LISTEN): {e}; it is tried again, and {FILE} says the same"
+                    "cannot serve the status at http://{at}/ (STATUS_LISTEN): {e}; retrying; {FILE} has the status, too"
                 );
-                self.listen_said = true;
+                self.has_logged_listen_error = true;
             }
             Err(_) => {}
         }
     }
 
-    /// Asks every daemon that runs.
-    fn ask(&mut self, now: Instant) {
-        let local = self.board.read();
+    /// Sends the queries to every daemon that runs.
+    fn start_round(&mut self, now: Instant) {
+        let facts = self.publisher.read();
         log::logger().flush();
-        self.round_began = Some(cpu_time());
-        let looked_at = self.looked_at.is_some_and(|at| now < at + LOOKED_AT);
-        let close = looked_at || self.look_again.is_some() || !self.status.problems.is_empty();
-        let wall = Time::now();
-        let just_down = |s: &super::BgpSession| !s.is_up() && s.since.ago(wall) < FOUND_OUT;
-        let closest = self.fabric.bgp.iter().any(just_down);
+        self.round_cpu_start = Some(cpu_time());
+        let has_viewer = self.viewed_at.is_some_and(|at| now < at + VIEWER_TIMEOUT);
+        let is_short = has_viewer || self.reevaluate_at.is_some() || !self.status.problems.is_empty();
+        let time = Time::now();
+        let is_recent = |s: &BgpSession| !s.is_up() && s.since.ago(time) < DIAGNOSIS_TIME;
         self.round_at = now
-            + if closest {
-                CLOSEST_ROUND
-            } else if close {
-                CLOSE_ROUND
+            + if self.frr_state.bgp.iter().any(is_recent) {
+                DIAGNOSIS_ROUND_INTERVAL
+            } else if is_short {
+                SHORT_ROUND_INTERVAL
             } else {
-                ROUND
+                ROUND_INTERVAL
             };
-        (self.asked_at, self.news_at) = (Some(now), None);
-        (self.collect_at, self.patience) = (now + COLLECT, COLLECT);
-        let lives = |name: &str| {
-            let there = |d: &&super::Daemon| matches!(d.state, Life::Running | Life::Loading | Life::Silent);
-            local.daemons.iter().filter(there).any(|d| d.name == name)
+        (self.round_started_at, self.change_round_at) = (Some(now), None);
+        (self.collect_at, self.collect_delay) = (now + COLLECT_DELAY, COLLECT_DELAY);
+        let runs = |name: &str| {
+            let has_process = |d: &&DaemonStatus| {
+                matches!(d.state, DaemonState::Running | DaemonState::Loading | DaemonState::Unresponsive)
+            };
+            facts.daemons.iter().filter(has_process).any(|d| d.name == name)
         };
-        let wanted = [(Topic::Bgp, true), (Topic::Bfd, local.bfd), (Topic::Evpn, local.is_vtep)];
-        for (topic, wanted) in wanted {
-            let questions =
-                if wanted && lives(topic.daemon()) { topic.questions(&local, &self.fabric) } else { vec![] };
-            let begin = |question: String| {
-                Some((Talk::show(&socket(topic.daemon()), ["enable".to_owned(), question]).ok()?, None))
+        let topics = [(Topic::Bgp, true), (Topic::Bfd, facts.bfd), (Topic::Evpn, facts.is_vtep)];
+        for (topic, is_wanted) in topics {
+            let commands = if is_wanted && runs(topic.daemon()) {
+                topic.commands(&facts, &self.frr_state)
+            } else {
+                vec![]
             };
-            let talks = questions.into_iter().map(begin).collect::<Option<Vec<_>>>();
-            match talks.filter(|talks| !talks.is_empty()) {
-                Some(talks) => self.asking.push(Asking { topic, talks, since: now }),
-                None => self.fabric.forget(topic, Time::now()),
+            let send = |command: String| {
+                Some((Query::show(&socket(topic.daemon()), ["enable".to_owned(), command]).ok()?, None))
+            };
+            let queries = commands.into_iter().map(send).collect::<Option<Vec<_>>>();
+            match queries.filter(|queries| !queries.is_empty()) {
+                Some(queries) => self.pending.push(PendingQueries { topic, queries, since: now }),
+                None => self.frr_state.set_unknown(topic, Time::now()),
             }
         }
         self.end_round(now);
     }
 
-    /// Takes in the answers that have come. Whether there were any.
-    fn hear(&mut self, now: Instant) -> bool {
-        if self.asking.is_empty() || now < self.collect_at {
+    /// Applies the replies that have arrived. Returns whether the state has changed.
+    fn collect_replies(&mut self, now: Instant) -> bool {
+        if self.pending.is_empty() || now < self.collect_at {
             return false;
         }
-        self.patience = (self.patience * 2).min(FRESH);
-        self.collect_at = now + self.patience;
-        let mut heard = false;
-        for mut asking in std::mem::take(&mut self.asking) {
-            match asking.receive() {
-                Ok(None) if asking.since + PATIENCE > now => self.asking.push(asking),
-                Ok(Some(answers)) => {
-                    heard = true;
-                    let local = self.board.read();
-                    self.fabric.take_in(asking.topic, &answers, &local, Time::now());
-                    if asking.topic == Topic::Bgp {
-                        self.look_at_links(&local);
+        self.collect_delay = (self.collect_delay * 2).min(MAX_COLLECT_DELAY);
+        self.collect_at = now + self.collect_delay;
+        let mut has_changed = false;
+        for mut pending in std::mem::take(&mut self.pending) {
+            match pending.collect() {
+                Ok(None) if pending.since + QUERY_TIMEOUT > now => self.pending.push(pending),
+                Ok(Some(replies)) => {
+                    has_changed = true;
+                    let facts = self.publisher.read();
+                    self.frr_state.apply(pending.topic, &replies, &facts, Time::now());
+                    if pending.topic == Topic::Bgp {
+                        self.read_diagnostics(&facts);
                     }
                 }
                 Ok(None) | Err(_) => {
-                    heard = true;
-                    self.fabric.forget(asking.topic, Time::now());
+                    has_changed = true;
+                    self.frr_state.set_unknown(pending.topic, Time::now());
                 }
             }
         }
         self.end_round(now);
-        heard
+        has_changed
     }
 
-    /// Looks at what the kernel knows of sessions with the fabric that are down.
-    fn look_at_links(&mut self, local: &Local) {
-        let down = |s: &super::BgpSession| s.role == super::Role::Fabric && !s.is_up();
-        let pid = local.daemons.iter().find(|daemon| daemon.name == "bgpd").and_then(|daemon| daemon.pid);
-        let pid = pid.filter(|_| self.fabric.bgp.iter().any(down));
-        self.fabric.links = pid.and_then(links::look);
+    /// Reads the diagnostics from the kernel if a session with the fabric is down.
+    fn read_diagnostics(&mut self, facts: &NodeFacts) {
+        let is_down = |s: &BgpSession| s.role == SessionRole::Fabric && !s.is_up();
+        let pid = facts.daemons.iter().find(|daemon| daemon.name == "bgpd").and_then(|daemon| daemon.pid);
+        let pid = pid.filter(|_| self.frr_state.bgp.iter().any(is_down));
+        self.frr_state.diagnostics = pid.and_then(diagnostics::read);
     }
 
-    /// Sets the time of the next one when this one is over.
+    /// If the round is complete, delays the next one according to its CPU time.
     fn end_round(&mut self, now: Instant) {
-        if self.asking.is_empty()
-            && let Some(began) = self.round_began.take()
+        if self.pending.is_empty()
+            && let Some(start) = self.round_cpu_start.take()
         {
-            let cost = cpu_time().saturating_sub(began);
-            self.round_at = self.round_at.max(now + cost.saturating_mul(SHARE));
+            let cost = cpu_time().saturating_sub(start);
+            self.round_at = self.round_at.max(now + cost.saturating_mul(CPU_DIVISOR));
         }
     }
 
-    /// Makes the status anew from what is known now.
-    fn renew(&mut self) {
+    /// Updates the status from the facts and from FRR's state.
+    fn update_status(&mut self) {
         let (now, instant) = (Time::now(), Instant::now());
-        (self.renewed, self.stale) = (instant, false);
-        let mut local = self.board.read();
-        local.unsaved = files::unsaved();
-        if self.news != local.news {
-            self.news = local.news;
-            let earliest = self.asked_at.map_or(instant, |at| at + AGAIN);
-            self.news_at = Some(earliest.max(instant + SOON));
+        (self.updated_at, self.is_stale) = (instant, false);
+        let mut facts = self.publisher.read();
+        facts.unsaved = files::unsaved();
+        if self.session_changes != facts.session_changes {
+            self.session_changes = facts.session_changes;
+            let earliest = self.round_started_at.map_or(instant, |at| at + MIN_ROUND_GAP);
+            self.change_round_at = Some(earliest.max(instant + CHANGE_DELAY));
         }
-        let (news, again) = self.problems.step(&local, &self.fabric, now);
-        self.look_again = again.map(|wait| instant + wait + Duration::from_millis(1));
-        for news in news {
-            match news {
-                News::Raised(p) => log::error!("{}; {}; {}", p.what, p.traffic, p.remedy),
-                News::Over(p, after) => {
-                    log::info!("over after {}: {}", super::time::span(after), p.what);
-                }
-            }
+        let (changes, again) = self.problems.step(&facts, &self.frr_state, now);
+        self.reevaluate_at = again.map(|wait| instant + wait + Duration::from_millis(1));
+        for change in &changes {
+            log_change(change);
         }
-        let status = self.status(local);
-        self.systemd.tell(&status);
-        self.events = Ring::total();
+        let status = self.status(facts);
+        self.systemd.notify_status(&status);
+        self.events = EventLog::total();
         if self.status != status {
             self.status = status;
-            self.changed = true;
-            self.faces.clear();
+            self.has_unwritten_changes = true;
+            self.cache.clear();
         }
     }
 
-    fn status(&self, local: Local) -> Status {
+    fn status(&self, facts: NodeFacts) -> Status {
         let problems = self.problems.list();
-        let health = health(&local, &self.fabric, &problems);
+        let health = health(&facts, &self.frr_state, &problems);
         Status {
             schema: SCHEMA,
             health,
             problems,
-            phase: local.phase,
-            phase_since: local.phase_since,
-            supervisor: super::Program {
+            phase: facts.phase,
+            phase_since: facts.phase_since,
+            supervisor: Program {
                 version: env!("CARGO_PKG_VERSION").into(),
                 pid: std::process::id(),
-                since: self.board.since,
+                since: self.publisher.since,
             },
-            frr: local.frr,
-            node_ip: local.node_ip,
-            asn: local.asn,
-            configuration: local.configuration,
-            namespace: local.namespace,
-            interfaces: local.interfaces,
-            devices: local.devices,
-            daemons: local.daemons,
-            bgp: self.fabric.bgp.clone(),
-            bfd: self.fabric.bfd.clone(),
-            vnis: self.fabric.vnis.clone(),
-            services: self.fabric.services.clone(),
-            services_unlisted: self.fabric.unlisted,
-            held: local.held,
-            held_unlisted: local.held_unlisted,
-            counts: local.counts,
-            events: Ring::read().0,
+            frr: facts.frr,
+            node_ip: facts.node_ip,
+            asn: facts.asn,
+            configuration: facts.configuration,
+            namespace: facts.namespace,
+            interfaces: facts.interfaces,
+            devices: facts.devices,
+            daemons: facts.daemons,
+            bgp: self.frr_state.bgp.clone(),
+            bfd: self.frr_state.bfd.clone(),
+            vnis: self.frr_state.vnis.clone(),
+            services: self.frr_state.services.clone(),
+            services_unlisted: self.frr_state.unlisted,
+            retained: facts.retained,
+            retained_unlisted: facts.retained_unlisted,
+            counts: facts.counts,
+            events: EventLog::read().0,
         }
     }
 
     fn write(&mut self, now: Instant) {
-        self.written = Some(now);
-        self.changed = false;
+        self.written_at = Some(now);
+        self.has_unwritten_changes = false;
         if self.lock.is_none() {
-            // Why it could not be had was said at the start.
+            // The reason why the lock could not be taken was logged at the start.
             self.lock = lock::take().unwrap_or_default();
         }
         let json = printable::to_json(&self.status).unwrap_or_default();
         let text = text::render(&self.status);
         let unsaved = files::unsaved().len();
-        let written =
-            [(FILE, json), (TEXT, text)].map(|(file, text)| files::show(Path::new(file), &text, shown()));
-        // That is news of its own.
-        self.stale |= files::unsaved().len() != unsaved;
+        let written = [(FILE, json), (TEXT, text)]
+            .map(|(file, text)| files::publish(Path::new(file), &text, status_access()));
+        // The status lists the files that can't be written.
+        self.is_stale |= files::unsaved().len() != unsaved;
         if written.contains(&false) {
-            (self.written, self.changed) = (Some(now + WRITE_AGAIN), true);
+            (self.written_at, self.has_unwritten_changes) = (Some(now + WRITE_RETRY), true);
         }
-        if self.status.phase == Phase::Stopping {
-            self.board.finished();
+        if self.status.phase == NodePhase::Stopping {
+            self.publisher.set_finished();
         }
     }
 
-    /// The answer for a path, made anew when it has changed, and not more often than every [`FRESH`].
-    fn face(&mut self, path: &str) -> Answer {
+    /// The response for a path. Rendered responses are cached until the status changes, for [`CACHE_TIME`] at most.
+    fn respond(&mut self, path: &str) -> Response {
         let now = Instant::now();
-        if self.looked_at.is_none_or(|at| now >= at + LOOKED_AT) {
-            self.round_at = self.round_at.min(now + CLOSE_ROUND);
+        if self.viewed_at.is_none_or(|at| now >= at + VIEWER_TIMEOUT) {
+            self.round_at = self.round_at.min(now + SHORT_ROUND_INTERVAL);
         }
-        self.looked_at = Some(now);
-        let alive = self.board.is_alive();
+        self.viewed_at = Some(now);
+        let alive = self.publisher.is_alive();
         match path {
-            "/healthz" if alive => return Answer::text(200, "ok\n"),
-            "/healthz" => return Answer::text(503, "the main loop does not come round\n"),
+            "/healthz" if alive => return Response::text(200, "ok\n"),
+            "/healthz" => return Response::text(503, "the main loop hangs\n"),
             "/readyz" => {
                 let lines: Vec<_> = self
                     .status
@@ -443,16 +455,16 @@ impl Observer {
                     .map(|line| printable::printable(line).into_owned())
                     .collect();
                 return match lines.is_empty() {
-                    true => Answer::text(200, "ready\n"),
-                    false => Answer::text(503, lines.join("\n") + "\n"),
+                    true => Response::text(200, "ready\n"),
+                    false => Response::text(503, lines.join("\n") + "\n"),
                 };
             }
             _ => {}
         }
-        let (name, content, make): (_, _, fn(&Self) -> Vec<u8>) = match path {
+        let (name, content, render): (_, _, fn(&Self) -> Vec<u8>) = match path {
             "/" => ("page", "text/html; charset=utf-8", |o| page::render(&o.status).into_bytes()),
             "/metrics" => ("metrics", "text/plain; version=0.0.4; charset=utf-8", |o| {
-                metrics::render(&o.status, &o.fabric, o.board.is_alive()).into_bytes()
+                metrics::render(&o.status, &o.frr_state, o.publisher.is_alive()).into_bytes()
             }),
             "/status.json" => ("json", "application/json", |o| {
                 printable::to_json(&o.status).unwrap_or_default().into_bytes()
@@ -460,30 +472,60 @@ impl Observer {
             "/status.txt" => {
                 ("text", http::TEXT, |o| text::without_colours(&text::render(&o.status)).into_bytes())
             }
-            _ => return Answer::text(404, "/ /healthz /readyz /metrics /status.json /status.txt\n"),
+            _ => return Response::text(404, "/ /healthz /readyz /metrics /status.json /status.txt\n"),
         };
-        if let Some((_, answer)) = self.faces.get(name).filter(|(made, _)| now < *made + FRESH) {
-            return answer.clone();
+        if let Some((_, response)) = self.cache.get(name).filter(|(made, _)| now < *made + CACHE_TIME) {
+            return response.clone();
         }
-        let answer = Answer { status: 200, content, body: make(self).into() };
-        self.faces.insert(name, (now, answer.clone()));
-        answer
+        let response = Response { status: 200, content, body: render(self).into() };
+        self.cache.insert(name, (now, response.clone()));
+        response
     }
 }
 
-/// What this thread has used.
+fn log_change(change: &ProblemChange) {
+    match change {
+        ProblemChange::Raised(p) => {
+            log_problem(
+                Level::Error,
+                p,
+                &format!("{}; traffic: {}; action: {}", p.what, p.traffic, p.remedy),
+            );
+        }
+        ProblemChange::Resolved(p, after) => {
+            log_problem(Level::Info, p, &format!("resolved after {}: {}", span(*after), p.what));
+        }
+    }
+}
+
+/// Logs a line about a problem with its key-value pairs, which differ from problem to problem: the macros of `log`
+/// can't do that.
+fn log_problem(level: Level, problem: &Problem, text: &str) {
+    if log::log_enabled!(level) {
+        let fields: Vec<(&str, &str)> =
+            problem.fields.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        let mut record = Record::builder();
+        record.level(level).target(module_path!());
+        log::logger().log(&record.key_values(&fields.as_slice()).args(format_args!("{text}")).build());
+    }
+}
+
+/// CPU time of this thread.
 fn cpu_time() -> Duration {
-    // Not rustix's, which does not get over a kernel without a vDSO (user-mode Linux).
+    // rustix's function fails on a kernel without a vDSO (user-mode Linux).
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default()
 }
 
-/// What systemd is told, where it has started us.
+/// Notifications to systemd, if it started this program.
 struct Systemd {
+    /// Interval of the watchdog notifications.
     interval: Option<Duration>,
+    /// When the next watchdog notification is due.
     due: Option<Instant>,
-    ready: bool,
-    reloading: bool,
-    said: String,
+    is_ready: bool,
+    is_reloading: bool,
+    /// The last status line.
+    last_line: String,
 }
 
 impl Systemd {
@@ -492,49 +534,49 @@ impl Systemd {
         Self {
             interval,
             due: interval.map(|_| Instant::now()),
-            ready: false,
-            reloading: false,
-            said: String::new(),
+            is_ready: false,
+            is_reloading: false,
+            last_line: String::new(),
         }
     }
 
     fn notify(states: &[NotifyState<'_>]) {
-        // Without a socket there is no one to tell.
+        // Without systemd's socket there is nothing to do.
         let _ = sd_notify::notify(states);
     }
 
-    fn keep_alive(&mut self, board: &Board, now: Instant) {
+    fn keep_alive(&mut self, publisher: &Publisher, now: Instant) {
         if let Some(interval) = self.interval
             && self.due.is_some_and(|due| due <= now)
         {
             self.due = Some(now + interval);
-            if board.is_alive() {
+            if publisher.is_alive() {
                 Self::notify(&[NotifyState::Watchdog]);
             }
         }
     }
 
-    fn tell(&mut self, status: &Status) {
+    fn notify_status(&mut self, status: &Status) {
         let line = text::line(status);
-        if line != self.said {
+        if line != self.last_line {
             Self::notify(&[NotifyState::Status(&line)]);
-            self.said = line;
+            self.last_line = line;
         }
-        let complete = status.daemons.iter().all(|daemon| daemon.state == Life::Running);
+        let all_running = status.daemons.iter().all(|daemon| daemon.state == DaemonState::Running);
         match status.phase {
-            Phase::Running if !self.ready && complete => {
+            NodePhase::Running if !self.is_ready && all_running => {
                 Self::notify(&[NotifyState::Ready]);
-                self.ready = true;
+                self.is_ready = true;
             }
-            Phase::Stopping if self.ready => {
+            NodePhase::Stopping if self.is_ready => {
                 Self::notify(&[NotifyState::Stopping]);
-                self.ready = false;
+                self.is_ready = false;
             }
             _ => {}
         }
-        if self.ready && self.reloading != status.counts.changing {
-            self.reloading = status.counts.changing;
-            if !self.reloading {
+        if self.is_ready && self.is_reloading != status.counts.changing {
+            self.is_reloading = status.counts.changing;
+            if !self.is_reloading {
                 Self::notify(&[NotifyState::Ready]);
             } else if let Ok(now) = NotifyState::monotonic_usec_now() {
                 Self::notify(&[NotifyState::Reloading, now]);

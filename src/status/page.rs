@@ -1,4 +1,4 @@
-//! The status for a person with a browser: one HTML page.
+//! The status page: one HTML page for a browser.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -7,16 +7,16 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, context, escape_formatter};
 
-use super::time::{self, span};
-use super::{Status, Time};
+use super::Status;
 use crate::printable::printable;
+use crate::time::{self, Time, span};
 
 const TEMPLATE: &str = include_str!("../../templates/status.html.j2");
 
-/// Of long lists so many are shown; the file has all.
-const SHOWN: usize = 60;
+/// Limit of entries shown of a long list. status.json has all of them.
+const MAX_SHOWN: usize = 60;
 
-/// The page.
+/// Renders the page.
 pub fn render(status: &Status) -> String {
     let now = Time::now();
     let mut environment = Environment::new();
@@ -33,13 +33,13 @@ pub fn render(status: &Status) -> String {
     });
     let mut vnis: Vec<_> = status.vnis.iter().collect();
     vnis.sort_by_key(|vni| (vni.up, vni.vni));
-    vnis.truncate(SHOWN);
+    vnis.truncate(MAX_SHOWN);
     let mut services: Vec<_> = status.services.iter().collect();
     services.sort_by_key(|service| service.valid);
-    services.truncate(SHOWN);
-    let wrong: Vec<_> = status.wrong_devices().take(SHOWN).collect();
+    services.truncate(MAX_SHOWN);
+    let wrong: Vec<_> = status.wrong_devices().take(MAX_SHOWN).collect();
     let context = context! {
-        // A thousand VNIs have thousands of devices.
+        // The template needs only the lists below: a thousand VNIs have thousands of devices.
         status => Serde(Status { devices: Arc::default(), vnis: vec![], services: vec![], ..status.clone() }),
         now => now.to_string(),
         vnis_shown => Serde(vnis),
@@ -52,7 +52,7 @@ pub fn render(status: &Status) -> String {
     };
     let page = environment.render_str(TEMPLATE, context).map(|page| page.trim_start().to_owned());
     page.unwrap_or_else(|e| {
-        format!("<!doctype html>\n<title>frr-supervisor</title><p>The page can't be shown: {e}")
+        format!("<!doctype html>\n<title>frr-supervisor</title><p>The page can't be rendered: {e}")
     })
 }
 
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_of_others_are_no_markup() {
+    fn foreign_text_is_escaped() {
         let evil = "</main><script>alert(1)</script>\"'&";
         let status = Status {
             node_ip: evil.into(),
@@ -75,7 +75,7 @@ mod tests {
                 last_reset: evil.into(),
                 ..Default::default()
             }],
-            events: vec![super::super::Event { text: evil.into(), ..Default::default() }],
+            events: vec![crate::events::LoggedEvent { text: evil.into(), ..Default::default() }],
             ..Status::default()
         };
         let page = render(&status);
@@ -87,9 +87,10 @@ mod tests {
         assert!(page.starts_with("<!doctype html>\n<html"), "{}", &page[..200.min(page.len())]);
     }
 
-    /// The pages that `make page` looks at in a browser: written to the directory `PAGE_OUT`, if it is set.
+    /// Renders the pages that `make page` checks in a browser. `PAGE_OUT` is the directory to write them to, if it is
+    /// set.
     #[test]
-    fn pages_of_samples() {
+    fn sample_pages_are_rendered() {
         let sample = |text| serde_json::from_str::<Status>(text).unwrap();
         let healthy = sample(include_str!("../../tests/page/healthy.json"));
         let broken = sample(include_str!("../../tests/page/broken.json"));
@@ -102,7 +103,7 @@ mod tests {
             })
             .collect();
         large.vnis = (0..1000)
-            .map(|n| super::super::Vni { vni: n, up: n != 500, ..healthy.vnis[0].clone() })
+            .map(|n| super::super::VniStatus { vni: n, up: n != 500, ..healthy.vnis[0].clone() })
             .collect();
         for problem in &broken.problems {
             assert!(super::super::CODES.contains(&problem.code.as_str()), "{}", problem.code);
@@ -112,7 +113,7 @@ mod tests {
             [("healthy", healthy), ("broken", broken), ("large", large), ("starting", Status::default())];
         for (name, status) in all {
             let page = render(&status);
-            let title = format!("<title>{} ", status.health.word());
+            let title = format!("<title>{} ", status.health.as_str());
             assert!(page.contains(&title), "{name} {title}");
             if name == "large" {
                 assert!(page.contains("VNIs: 999 of 1000 up") && page.contains("52 more of 1000 VNIs"));
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_comes_from_elsewhere() {
+    fn the_page_loads_nothing_from_other_hosts() {
         let page = render(&Status::default());
         for address in ["http://", "https://", "src=\"/", "@import", "url(/"] {
             let mut rest = page.replace("http://www.w3.org/", "");

@@ -1,38 +1,39 @@
-//! Who the BGP sessions are with, by the configuration: what a session is called, or says, settles nothing. Pure.
+//! The configured BGP neighbors and their roles. A role comes from the configuration, never from a neighbor's name or
+//! messages. Pure.
 
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use super::Role;
+use super::SessionRole;
 use crate::config::Config;
-use crate::model::Peer;
+use crate::model::NeighborId;
 
-/// How the built-in template's line about a peer on a port ends.
-const OF_PORTS_GROUP: &str = " peer-group fabric";
+/// End of the line with which the built-in template adds a port to the fabric's peer group.
+const FABRIC_PEER_GROUP: &str = " peer-group fabric";
 
-/// bgpd's word for the VRF that has none.
+/// bgpd's name of the default VRF.
 const DEFAULT_VRF: &str = "default";
 
-/// The peers that there can be.
+/// The configured neighbors.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Peers {
-    /// Addresses, interfaces and groups that frr.conf has as neighbors, in any VRF.
+pub struct ConfiguredPeers {
+    /// Neighbors in frr.conf, in any VRF: addresses, interfaces and peer groups.
     names: BTreeSet<String>,
-    /// Subnets from which anyone may dial, and whether that is the fabric.
+    /// Listen ranges, and whether their neighbors belong to the fabric.
     ranges: Vec<(IpNet, bool)>,
-    /// Those of the fabric.
+    /// Neighbors of the fabric.
     fabric: BTreeSet<String>,
-    /// The host's ends, with their VRFs.
+    /// VRFs and addresses of the host's ends of the veth pairs.
     hosts: BTreeSet<(String, String)>,
     /// The VRF of MetalLB's speaker, and its addresses.
     metallb: (String, BTreeSet<String>),
-    /// The template is the operator's own, which may have a fabric that no setting names.
+    /// The template is the operator's own: it may have fabric neighbors that no setting names.
     own_template: bool,
 }
 
-impl Peers {
-    /// Those of a configuration, and of the frr.conf that it has led to.
+impl ConfiguredPeers {
+    /// The neighbors of a configuration and of the frr.conf rendered from it.
     pub fn new(config: &Config, text: &str) -> Self {
         let overlay = &config.overlay;
         let mut peers = Self {
@@ -54,15 +55,15 @@ impl Peers {
         }
         for neighbor in &overlay.underlay.neighbors {
             match &neighbor.peer {
-                Peer::Address(address) => drop(peers.fabric.insert(address.to_string())),
-                Peer::Interface(name) => drop(peers.fabric.insert(name.to_string())),
-                Peer::Range(range) => peers.ranges.push((*range, true)),
+                NeighborId::Address(address) => drop(peers.fabric.insert(address.to_string())),
+                NeighborId::Interface(name) => drop(peers.fabric.insert(name.to_string())),
+                NeighborId::Range(range) => peers.ranges.push((*range, true)),
             }
         }
         for line in text.lines().map(str::trim) {
             if let Some((name, rest)) = line.strip_prefix("neighbor ").and_then(|rest| rest.split_once(' ')) {
                 peers.names.insert(name.to_owned());
-                if rest.starts_with("interface ") && rest.ends_with(OF_PORTS_GROUP) {
+                if rest.starts_with("interface ") && rest.ends_with(FABRIC_PEER_GROUP) {
                     peers.fabric.insert(name.to_owned());
                 }
             }
@@ -76,30 +77,36 @@ impl Peers {
         peers
     }
 
-    /// What a session is to us.
-    pub fn role(&self, vrf: &str, peer: &str) -> Role {
+    /// Role of a session.
+    pub fn role(&self, vrf: &str, peer: &str) -> SessionRole {
         let in_range = || {
             let address = peer.parse::<std::net::IpAddr>().ok();
-            address.is_some_and(|a| self.ranges.iter().any(|(range, ours)| *ours && range.contains(&a)))
+            address.is_some_and(|a| {
+                self.ranges.iter().any(|(range, is_fabric)| *is_fabric && range.contains(&a))
+            })
         };
         if vrf == self.metallb.0 {
-            if self.metallb.1.contains(peer) || self.own_template { Role::Metallb } else { Role::Other }
+            if self.metallb.1.contains(peer) || self.own_template {
+                SessionRole::Metallb
+            } else {
+                SessionRole::Other
+            }
         } else if self.hosts.contains(&(vrf.to_owned(), peer.to_owned())) {
-            Role::Host
+            SessionRole::Host
         } else if vrf == DEFAULT_VRF && (self.fabric.contains(peer) || in_range() || self.own_template) {
-            Role::Fabric
+            SessionRole::Fabric
         } else {
-            Role::Other
+            SessionRole::Other
         }
     }
 
-    /// Whether there can be a session with it.
+    /// Whether the configuration allows a session with this neighbor.
     pub fn is_known(&self, peer: &str) -> bool {
-        let dials = |peer: &str| {
+        let in_range = |peer: &str| {
             let address = peer.parse::<std::net::IpAddr>();
             address.is_ok_and(|address| self.ranges.iter().any(|(range, _)| range.contains(&address)))
         };
-        self.names.contains(peer) || dials(peer)
+        self.names.contains(peer) || in_range(peer)
     }
 }
 
@@ -125,9 +132,10 @@ rawFRRConfigs: []
             [("NODE_IP", "10.0.0.1"), ("ASN_LOCAL", "65001"), ("FE_MACS", "02:00:00:00:00:01")].into_iter();
         let vars = vars.chain(extra.iter().copied()).map(|(k, v)| (k.into(), v.into()));
         let mut config = from_vars(vars).unwrap();
-        let (overlay, problems) = crate::config::file::load(&[("x.yaml".into(), FILE.into())], &config);
+        let (overlay, problems) =
+            crate::config::file::parse_files(&[("x.yaml".into(), FILE.into())], &config);
         assert_eq!(problems, []);
-        config.add(overlay).unwrap();
+        config.add_overlay(overlay).unwrap();
         config
     }
 
@@ -136,38 +144,38 @@ rawFRRConfigs: []
 
     #[test]
     fn roles_come_from_the_configuration() {
-        let peers = Peers::new(&config(&[]), TEXT);
+        let peers = ConfiguredPeers::new(&config(&[]), TEXT);
         for (vrf, peer, role) in [
-            ("default", "eth1", Role::Fabric),
-            ("default", "192.0.2.1", Role::Fabric),
-            ("default", "100.64.0.7", Role::Fabric),
-            ("default", "192.168.9.2", Role::Host),
-            ("default", "203.0.113.9", Role::Other),
-            ("default", "198.51.100.7", Role::Other),
-            ("red", "192.168.10.2", Role::Host),
-            ("red", "eth1", Role::Other),
-            ("default", "192.168.10.2", Role::Other),
-            ("metallb", "fda1:b2c3:d4e5:1::1", Role::Metallb),
-            ("metallb", "fda1::9", Role::Other),
+            ("default", "eth1", SessionRole::Fabric),
+            ("default", "192.0.2.1", SessionRole::Fabric),
+            ("default", "100.64.0.7", SessionRole::Fabric),
+            ("default", "192.168.9.2", SessionRole::Host),
+            ("default", "203.0.113.9", SessionRole::Other),
+            ("default", "198.51.100.7", SessionRole::Other),
+            ("red", "192.168.10.2", SessionRole::Host),
+            ("red", "eth1", SessionRole::Other),
+            ("default", "192.168.10.2", SessionRole::Other),
+            ("metallb", "fda1:b2c3:d4e5:1::1", SessionRole::Metallb),
+            ("metallb", "fda1::9", SessionRole::Other),
         ] {
             assert_eq!(peers.role(vrf, peer), role, "{vrf} {peer}");
         }
-        let own = Peers::new(&config(&[("FRR_TEMPLATE", "/x")]), TEXT);
-        assert_eq!(own.role("default", "203.0.113.9"), Role::Fabric);
-        assert_eq!(own.role("default", "192.168.9.2"), Role::Host);
+        let own = ConfiguredPeers::new(&config(&[("FRR_TEMPLATE", "/x")]), TEXT);
+        assert_eq!(own.role("default", "203.0.113.9"), SessionRole::Fabric);
+        assert_eq!(own.role("default", "192.168.9.2"), SessionRole::Host);
     }
 
-    /// What the built-in template says of a port is understood here.
+    /// [`FABRIC_PEER_GROUP`] matches the built-in template.
     #[test]
-    fn the_ports_are_the_fabrics() {
+    fn ports_of_the_built_in_template_are_fabric_neighbors() {
         let text = include_str!("../../tests/golden/perouter.conf");
         assert!(text.contains("neighbor eth1 interface"));
-        assert_eq!(Peers::new(&config(&[]), text).role("default", "eth1"), Role::Fabric);
+        assert_eq!(ConfiguredPeers::new(&config(&[]), text).role("default", "eth1"), SessionRole::Fabric);
     }
 
     #[test]
-    fn who_is_no_neighbor_is_not_known() {
-        let peers = Peers::new(&config(&[]), TEXT);
+    fn only_configured_neighbors_are_known() {
+        let peers = ConfiguredPeers::new(&config(&[]), TEXT);
         for known in ["eth1", "192.168.9.2", "203.0.113.9", "100.64.0.9", "198.51.100.1"] {
             assert!(peers.is_known(known), "{known}");
         }

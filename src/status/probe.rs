@@ -1,96 +1,104 @@
-//! What a network namespace itself tells of faults that no daemon sees.
+//! Counters of the network namespace that show faults which no daemon reports: a second zebra, and wrong TCP-MD5
+//! signatures.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 
-use super::Time;
+use crate::time::Time;
 
-/// Groups that zebra alone listens to together on one routing socket: links, addresses, and the settings of IPv4, IPv6 and
-/// MPLS (`netlink_socket` for the dataplane's incoming socket, `zebra/kernel_netlink.c`; seen so in 8.4, 10.3 and 10.7).
-const ZEBRAS: u32 = group(1) | group(5) | group(9) | group(24) | group(25) | group(29);
+/// Multicast groups that only zebra subscribes together on one routing socket: links, addresses, and the settings of
+/// IPv4, IPv6 and MPLS (`netlink_socket` for the dataplane's incoming socket, `zebra/kernel_netlink.c`; measured in
+/// 8.4, 10.3 and 10.7).
+const ZEBRA_GROUPS: u32 = group(1) | group(5) | group(9) | group(24) | group(25) | group(29);
+
+/// Protocol number of routing sockets (`linux/netlink.h`).
+const NETLINK_ROUTE: &str = "0";
 
 const fn group(number: u32) -> u32 {
     1 << (number - 1)
 }
 
-/// What was found.
+/// The result of reading the counters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// How many zebras work in it.
+    /// Number of zebra processes in the namespace.
     pub zebras: usize,
-    /// Since when, at the earliest, packets were last dropped since their TCP-MD5 signature was missing, was not expected, or
-    /// was wrong.
+    /// Earliest time of the last packets that the kernel dropped because their TCP-MD5 signature was missing,
+    /// unexpected or wrong, in this order.
     pub md5: [Option<Time>; 3],
 }
 
-/// What the counters of such packets were at the last look, and since when they may have grown.
+/// Counters of packets dropped for their TCP-MD5 signature.
 #[derive(Debug, Default)]
-struct Dropped {
+struct Md5Drops {
     counts: [u64; 3],
-    looked: Time,
+    /// When `counts` were read.
+    read_at: Time,
+    /// Earliest time of the last increase of each counter.
     since: [Option<Time>; 3],
 }
 
-impl Dropped {
-    fn take_in(&mut self, counts: [u64; 3], now: Time) {
+impl Md5Drops {
+    fn update(&mut self, counts: [u64; 3], now: Time) {
         for (i, count) in counts.into_iter().enumerate() {
             if count > self.counts[i] {
-                self.since[i] = Some(self.looked);
+                self.since[i] = Some(self.read_at);
             }
         }
-        (self.counts, self.looked) = (counts, now);
+        (self.counts, self.read_at) = (counts, now);
     }
 }
 
-/// The namespace's own tables. An open one stays that namespace's.
+/// Reads the counters of one network namespace. The open files stay bound to that namespace.
 #[derive(Debug)]
 pub struct Probe {
     netlink: File,
     netstat: File,
-    dropped: Dropped,
+    drops: Md5Drops,
 }
 
 impl Probe {
-    /// Opens those of the calling thread's namespace.
+    /// Opens the counters of the calling thread's namespace.
     ///
     /// # Errors
     /// `/proc` can't be read.
     pub fn open() -> io::Result<Self> {
         let open = |name: &str| File::open(format!("/proc/thread-self/net/{name}"));
         let (netlink, mut netstat) = (open("netlink")?, open("netstat")?);
-        let counts = md5(&whole(&mut netstat)?);
-        let dropped = Dropped { counts, looked: Time::now(), ..Dropped::default() };
-        Ok(Self { netlink, netstat, dropped })
+        let counts = md5_counters(&read_all(&mut netstat)?);
+        let drops = Md5Drops { counts, read_at: Time::now(), ..Md5Drops::default() };
+        Ok(Self { netlink, netstat, drops })
     }
 
-    /// Looks at them.
+    /// Reads the counters.
     ///
     /// # Errors
-    /// They can't be read.
-    pub fn look(&mut self) -> io::Result<Findings> {
-        self.dropped.take_in(md5(&whole(&mut self.netstat)?), Time::now());
-        Ok(Findings { zebras: zebras(&whole(&mut self.netlink)?), md5: self.dropped.since })
+    /// `/proc` can't be read.
+    pub fn read(&mut self) -> io::Result<Findings> {
+        self.drops.update(md5_counters(&read_all(&mut self.netstat)?), Time::now());
+        Ok(Findings { zebras: zebras(&read_all(&mut self.netlink)?), md5: self.drops.since })
     }
 }
 
-fn whole(file: &mut File) -> io::Result<String> {
+fn read_all(file: &mut File) -> io::Result<String> {
     let mut text = String::new();
     file.rewind()?;
     file.read_to_string(&mut text).map(|_| text)
 }
 
+/// Number of zebra processes in `/proc/net/netlink`.
 fn zebras(netlink: &str) -> usize {
     let groups = |line: &str| {
-        let mut words = line.split_whitespace().skip(1);
-        let protocol = words.next()?;
-        let groups = u32::from_str_radix(words.nth(1)?, 16).ok()?;
-        // NETLINK_ROUTE (linux/netlink.h).
-        (protocol == "0").then_some(groups)
+        let mut fields = line.split_whitespace().skip(1);
+        let protocol = fields.next()?;
+        let groups = u32::from_str_radix(fields.nth(1)?, 16).ok()?;
+        (protocol == NETLINK_ROUTE).then_some(groups)
     };
-    netlink.lines().filter_map(groups).filter(|groups| groups & ZEBRAS == ZEBRAS).count()
+    netlink.lines().filter_map(groups).filter(|groups| groups & ZEBRA_GROUPS == ZEBRA_GROUPS).count()
 }
 
-fn md5(netstat: &str) -> [u64; 3] {
+/// Counters of packets dropped for a missing, an unexpected and a wrong TCP-MD5 signature, in `/proc/net/netstat`.
+fn md5_counters(netstat: &str) -> [u64; 3] {
     let mut lines = netstat.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
     let (names, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
     let value = |name: &str| {
@@ -105,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_zebra_is_told_from_anyone_else() {
+    fn only_sockets_of_zebra_are_counted() {
         let table = "sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n\
             000000008a9e1a83 0   1010       800404e0 0        0        0     2        0        1007\n\
             00000000a66157eb 0   3730027664 018405d1 0        0        0     2        0        920\n\
@@ -117,21 +125,21 @@ mod tests {
     }
 
     #[test]
-    fn counters_go_by_their_names() {
+    fn counters_are_found_by_name() {
         let text = "TcpExt: SyncookiesSent TCPMD5NotFound TCPMD5Unexpected TCPMD5Failure X\nTcpExt: 1 2 3 4 5\nIpExt: A\nIpExt: 9\n";
-        assert_eq!(md5(text), [2, 3, 4]);
-        assert_eq!(md5("TcpExt: A\nTcpExt: 1\n"), [0; 3]);
-        assert_eq!(md5(""), [0; 3]);
+        assert_eq!(md5_counters(text), [2, 3, 4]);
+        assert_eq!(md5_counters("TcpExt: A\nTcpExt: 1\n"), [0; 3]);
+        assert_eq!(md5_counters(""), [0; 3]);
     }
 
     #[test]
-    fn what_was_dropped_may_have_been_since_the_look_before() {
+    fn packets_can_have_been_dropped_since_the_read_before() {
         let at = Time::from_secs;
-        let mut dropped = Dropped { counts: [7, 0, 0], looked: at(100), ..Dropped::default() };
-        dropped.take_in([7, 0, 0], at(103));
-        assert_eq!(dropped.since, [None; 3]);
-        dropped.take_in([7, 1, 0], at(106));
-        dropped.take_in([7, 1, 0], at(109));
-        assert_eq!(dropped.since, [None, Some(at(103)), None]);
+        let mut drops = Md5Drops { counts: [7, 0, 0], read_at: at(100), ..Md5Drops::default() };
+        drops.update([7, 0, 0], at(103));
+        assert_eq!(drops.since, [None; 3]);
+        drops.update([7, 1, 0], at(106));
+        drops.update([7, 1, 0], at(109));
+        assert_eq!(drops.since, [None, Some(at(103)), None]);
     }
 }

@@ -1,30 +1,33 @@
-//! From what is known to what is wrong: each fault with what it means for traffic and what to do. Pure.
+//! Finds the problems in the facts and in FRR's state: each with its effect on traffic and a remedy. Pure.
 
+mod grouping;
 mod sessions;
-mod together;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::time::Duration;
 
-use super::fabric::Fabric;
-use super::{BgpSession, Daemon, Health, Life, Local, Phase, Problem, Role, Time};
-use crate::frr::held::Unannounced;
+use super::frr_state::FrrState;
+use super::{
+    BgpSession, DaemonState, DaemonStatus, Health, InterfaceStatus, NodeFacts, NodePhase, Problem,
+    SessionRole, Time,
+};
+use crate::frr::retained::Unannounced;
 use crate::kernel::SharedTable;
 use crate::printable::{first, printable};
 
-use together::{Sort, Together};
+use grouping::{GroupWording, ProblemGroups};
 
-/// What passes by itself in so short a time is none: a session while bgpd restarts, a link while a NIC is moved.
-const PASSING: Duration = Duration::from_secs(2);
+/// A fault that lasts less than this is no problem: a session during a restart of bgpd, a link while a NIC is moved.
+const TRANSIENT: Duration = Duration::from_secs(2);
 
-/// A new bgpd takes so long to have its sessions, or a little more on a loaded machine.
-const SETTLE: Duration = Duration::from_secs(10);
+/// How long a new bgpd needs to establish its sessions, with a margin for a loaded machine.
+const BGPD_STARTUP: Duration = Duration::from_secs(10);
 
-/// Deaths in a row from which on a daemon is said to keep dying.
-const LOOP: u32 = 3;
+/// Number of consecutive unexpected exits from which on a daemon is in a crash loop.
+const CRASH_LOOP_EXITS: u32 = 3;
 
-/// A fault as it is seen at one moment.
+/// A fault at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Fault {
     code: &'static str,
@@ -32,13 +35,15 @@ struct Fault {
     what: String,
     traffic: String,
     remedy: String,
-    /// How long it has to last.
+    /// Key-value pairs of its log lines.
+    fields: Vec<(&'static str, String)>,
+    /// How long it has to last before it is a problem.
     grace: Duration,
-    /// What it is told of together with.
-    sort: Option<Sort>,
+    /// The wording for a group of such faults, if they are grouped.
+    group: Option<GroupWording>,
 }
 
-/// The codes, worst first. They are in the README, and in the alert rules.
+/// The codes, worst first. The README and the alert rules contain them.
 pub const CODES: [&str; 21] = [
     "setup-failed",
     "interface-missing",
@@ -63,94 +68,102 @@ pub const CODES: [&str; 21] = [
     "not-saved",
 ];
 
-/// What has become of a problem.
+/// A change of a problem, for the log.
 #[derive(Debug, PartialEq, Eq)]
-pub enum News {
-    /// It has come up.
+pub enum ProblemChange {
+    /// The problem is new, or its remedy has changed.
     Raised(Problem),
-    /// It is over, after so long.
-    Over(Problem, Duration),
+    /// The problem is resolved, after this time.
+    Resolved(Problem, Duration),
 }
 
-/// The problems that there are, and what it takes to know.
+/// Tracks the problems over time.
 #[derive(Debug, Default)]
-pub struct Problems {
-    known: BTreeMap<(usize, String), Known>,
-    together: Together,
+pub struct ProblemTracker {
+    tracked: BTreeMap<(usize, String), TrackedProblem>,
+    groups: ProblemGroups,
 }
 
 #[derive(Debug)]
-struct Known {
-    first: Time,
+struct TrackedProblem {
+    first_seen: Time,
     raised: bool,
     problem: Problem,
-    /// What was logged of it.
-    told: Option<String>,
-    sort: Option<Sort>,
+    /// The text that was logged.
+    logged: Option<String>,
+    group: Option<GroupWording>,
 }
 
-impl Problems {
-    /// Takes in how things are now. What is new, and when to look again if nothing else happens.
-    pub fn step(&mut self, local: &Local, fabric: &Fabric, now: Time) -> (Vec<News>, Option<Duration>) {
-        let (mut news, mut again) = (vec![], None);
-        let mut before = std::mem::take(&mut self.known);
-        for fault in faults(local, fabric, now) {
-            let place = CODES.iter().position(|code| *code == fault.code).unwrap_or(CODES.len());
-            let key = (place, fault.subject.clone());
-            if self.known.contains_key(&key) {
+impl ProblemTracker {
+    /// Evaluates the current state. Returns the changes, and after which time to call this again if nothing else
+    /// happens.
+    pub fn step(
+        &mut self,
+        facts: &NodeFacts,
+        state: &FrrState,
+        now: Time,
+    ) -> (Vec<ProblemChange>, Option<Duration>) {
+        let (mut changes, mut again) = (vec![], None);
+        let mut before = std::mem::take(&mut self.tracked);
+        for fault in faults(facts, state, now) {
+            let rank = CODES.iter().position(|code| *code == fault.code).unwrap_or(CODES.len());
+            let key = (rank, fault.subject.clone());
+            if self.tracked.contains_key(&key) {
                 continue;
             }
             let was = before.remove(&key);
-            let first = was.as_ref().map_or(now, |known| known.first);
+            let first_seen = was.as_ref().map_or(now, |tracked| tracked.first_seen);
             let problem = Problem {
                 code: fault.code.into(),
                 subject: fault.subject,
                 what: fault.what,
                 traffic: fault.traffic,
                 remedy: fault.remedy,
-                since: first,
+                since: first_seen,
+                fields: fault.fields,
             };
-            let was = was.filter(|known| known.raised);
-            let left = fault.grace.saturating_sub(first.ago(now));
+            let was = was.filter(|tracked| tracked.raised);
+            let left = fault.grace.saturating_sub(first_seen.ago(now));
             let raised = was.is_some() || left.is_zero();
-            // The cause may be known later.
-            let says_more = was.as_ref().is_none_or(|known| known.problem.remedy != problem.remedy);
-            let mut told = was.and_then(|known| known.told);
-            if raised && says_more {
-                told = Some(problem.what.clone());
-                let kind = fault.sort.as_ref().map(|sort| (place, sort.noun));
-                news.push((kind, News::Raised(problem.clone())));
+            // The cause can become known later than the problem.
+            let has_new_remedy = was.as_ref().is_none_or(|tracked| tracked.problem.remedy != problem.remedy);
+            let mut logged = was.and_then(|tracked| tracked.logged);
+            if raised && has_new_remedy {
+                logged = Some(problem.what.clone());
+                let group = fault.group.as_ref().map(|group| (rank, group.noun));
+                changes.push((group, ProblemChange::Raised(problem.clone())));
             } else if !raised {
                 again = Some(again.map_or(left, |before: Duration| before.min(left)));
             }
-            self.known.insert(key, Known { first, raised, problem, told, sort: fault.sort });
+            self.tracked
+                .insert(key, TrackedProblem { first_seen, raised, problem, logged, group: fault.group });
         }
-        for (key, known) in before.into_iter().filter(|(_, known)| known.raised) {
+        for (key, tracked) in before.into_iter().filter(|(_, tracked)| tracked.raised) {
             let code = CODES.get(key.0).copied().unwrap_or_default();
-            let runs = local.phase == Phase::Running;
-            if (runs && sessions::is_open(code, &key.1, local, fabric, now))
-                || (!runs && !ALWAYS_KNOWN.contains(&code))
+            let runs = facts.phase == NodePhase::Running;
+            if (runs && sessions::can_persist(code, &key.1, facts, state, now))
+                || (!runs && !KNOWN_WITHOUT_DAEMONS.contains(&code))
             {
-                self.known.insert(key, known);
+                self.tracked.insert(key, tracked);
             } else {
-                let kind = known.sort.as_ref().map(|sort| (key.0, sort.noun));
-                let what = known.told.unwrap_or(known.problem.what);
-                let problem = Problem { what, ..known.problem };
-                news.push((kind, News::Over(problem, known.first.ago(now))));
+                let group = tracked.group.as_ref().map(|group| (key.0, group.noun));
+                let what = tracked.logged.unwrap_or(tracked.problem.what);
+                let problem = Problem { what, ..tracked.problem };
+                changes.push((group, ProblemChange::Resolved(problem, tracked.first_seen.ago(now))));
             }
         }
-        let (news, later) = self.together.news(news, &self.known, now);
-        (news, [again, later].into_iter().flatten().min())
+        let (changes, later) = self.groups.update(changes, &self.tracked, now);
+        (changes, [again, later].into_iter().flatten().min())
     }
 
-    /// Those that there are, worst first.
+    /// The problems, worst first.
     pub fn list(&self) -> Vec<Problem> {
-        together::shown(&self.known).into_iter().map(|(_, problem)| problem).collect()
+        grouping::grouped(&self.tracked).into_iter().map(|(_, problem)| problem).collect()
     }
 }
 
-/// What is known whether the daemons run or not.
-const ALWAYS_KNOWN: [&str; 5] = [
+/// Codes of problems that are known even while the daemons do not run.
+const KNOWN_WITHOUT_DAEMONS: [&str; 5] = [
     "setup-failed",
     "interface-missing",
     "configuration-rejected",
@@ -158,18 +171,19 @@ const ALWAYS_KNOWN: [&str; 5] = [
     "configuration-drift",
 ];
 
-/// How it is on the whole. While bgpd is being restarted no session is up, and traffic flows: it takes a problem to be down.
-pub fn health(local: &Local, fabric: &Fabric, problems: &[Problem]) -> Health {
-    let mut leaves = fabric.bgp.iter().filter(|s| s.role == Role::Fabric).peekable();
-    let known = leaves.peek().is_some();
-    let reached = leaves.any(BgpSession::is_up);
+/// Health of the node. During a restart of bgpd no session is up, and traffic flows: the node is down only with a
+/// problem.
+pub fn health(facts: &NodeFacts, state: &FrrState, problems: &[Problem]) -> Health {
+    let mut leaves = state.bgp.iter().filter(|s| s.role == SessionRole::Fabric).peekable();
+    let has_leaves = leaves.peek().is_some();
+    let is_reached = leaves.any(BgpSession::is_up);
     let cuts_off = |p: &Problem| {
         ["interface-missing", "link-down", "wrong-as", "wrong-password", "session-down"]
             .contains(&p.code.as_str())
             || p.subject == "bgpd"
-            || p.subject.starts_with(TABLE)
+            || p.subject.starts_with(TABLE_SUBJECT)
     };
-    if local.phase != Phase::Running || !known || (!reached && problems.iter().any(cuts_off)) {
+    if facts.phase != NodePhase::Running || !has_leaves || (!is_reached && problems.iter().any(cuts_off)) {
         Health::Down
     } else if problems.is_empty() {
         Health::Healthy
@@ -178,34 +192,34 @@ pub fn health(local: &Local, fabric: &Fabric, problems: &[Problem]) -> Health {
     }
 }
 
-/// Everything that is not as it should be.
-fn faults(local: &Local, fabric: &Fabric, now: Time) -> Vec<Fault> {
+/// All faults at this moment.
+fn faults(facts: &NodeFacts, state: &FrrState, now: Time) -> Vec<Fault> {
     let mut faults = Vec::new();
-    setup(local, &mut faults);
-    if local.phase == Phase::Running {
-        faults.extend(local.shared_tables.iter().map(|shared| table(shared, local)));
-        sessions::links(local, fabric, &mut faults);
-        // What follows from a zebra that can't run is none of a daemon's, a neighbor's or a service's fault.
-        if local.shared_tables.is_empty() || sessions::runs(local, "zebra").is_some() {
-            faults.extend(local.daemons.iter().filter_map(|daemon| dying(daemon, local)));
-            sessions::sessions(local, fabric, now, &mut faults);
-            services(local, fabric, now, &mut faults);
+    setup(facts, &mut faults);
+    if facts.phase == NodePhase::Running {
+        faults.extend(facts.shared_tables.iter().map(|shared| shared_table(shared, facts)));
+        sessions::links(facts, state, &mut faults);
+        // The shared table explains the state of zebra, and with it of the other daemons, the sessions and the services.
+        if facts.shared_tables.is_empty() || sessions::running_daemon(facts, "zebra").is_some() {
+            faults.extend(facts.daemons.iter().filter_map(|daemon| daemon_fault(daemon, facts)));
+            sessions::sessions(facts, state, now, &mut faults);
+            services(facts, state, now, &mut faults);
         }
-        faults.extend(refused(fabric));
-        kernel(local, &mut faults);
+        faults.extend(refused_prefixes(state));
+        kernel(facts, &mut faults);
     }
-    configuration(local, &mut faults);
-    if !local.unsaved.is_empty() {
-        let sentences: Vec<&str> = local.unsaved.iter().map(String::as_str).collect();
+    configuration(facts, &mut faults);
+    if !facts.unsaved.is_empty() {
+        let sentences: Vec<&str> = facts.unsaved.iter().map(String::as_str).collect();
         faults.push(Fault {
             code: "not-saved",
             subject: "files".into(),
             what: sentences.join("; "),
-            traffic: "nothing is lost, and daemons are restarted as ever; after a restart of this program services may not stay \
-                      announced"
+            traffic: "no traffic is lost, and daemons are restarted as usual; after a restart of the supervisor, services \
+                      may not stay announced"
                 .into(),
-            remedy: "make space on the file system (df -h /run, df -i /run), or remove what stands in the file's place; it is tried \
-                     again by itself"
+            remedy: "free space on the file system (df -h /run, df -i /run), or remove what blocks the file's path; the \
+                     supervisor retries automatically"
                 .into(),
             ..Fault::default()
         });
@@ -213,192 +227,210 @@ fn faults(local: &Local, fabric: &Fabric, now: Time) -> Vec<Fault> {
     faults
 }
 
-const NO_ROUTER: &str = "the node has no connection to the fabric through FRR";
+const NOT_CONNECTED: &str = "the node has no connection to the fabric through FRR";
 
-fn setup(local: &Local, faults: &mut Vec<Fault>) {
-    for sentence in &local.failure {
+fn setup(facts: &NodeFacts, faults: &mut Vec<Fault>) {
+    for sentence in &facts.setup_errors {
         faults.push(Fault {
             code: "setup-failed",
             subject: sentence.clone(),
             what: format!("the node can't be set up: {sentence}"),
-            traffic: NO_ROUTER.into(),
-            remedy: "put right what the sentence names; it is tried again by itself".into(),
+            traffic: NOT_CONNECTED.into(),
+            remedy: "fix the named cause; the supervisor retries automatically".into(),
             ..Fault::default()
         });
     }
-    // What is wrong with one that is there is told below.
-    let is_told =
-        |interface: &super::Interface| local.broken.iter().any(|sentence| sentence.contains(&interface.by));
-    for missing in local.interfaces.iter().filter(|interface| !interface.present && !is_told(interface)) {
-        let others = local.interfaces.iter().any(|other| other.present) && local.phase == Phase::Running;
+    // An interface that is there and can't be used is a broken device.
+    let is_broken = |interface: &InterfaceStatus| {
+        facts.broken.iter().any(|sentence| sentence.contains(&interface.selector))
+    };
+    for missing in facts.interfaces.iter().filter(|interface| !interface.present && !is_broken(interface)) {
+        let others = facts.interfaces.iter().any(|other| other.present) && facts.phase == NodePhase::Running;
         faults.push(Fault {
             code: "interface-missing",
-            subject: missing.by.clone(),
-            what: format!("the fabric interface {} is missing", missing.by),
-            traffic: if others { "traffic has only the other links to the fabric" } else { NO_ROUTER }.into(),
-            remedy: "compare FE_MACS with the MAC addresses that the node has (talosctl get links), look for the NIC's \
-                     driver in talosctl dmesg; it is taken in when it appears"
+            subject: missing.selector.clone(),
+            what: format!("the fabric interface {} is missing", missing.selector),
+            traffic: if others { "only the other fabric links carry traffic" } else { NOT_CONNECTED }.into(),
+            remedy: "compare FE_MACS with the MAC addresses of the node (talosctl get links), and check the NIC's driver \
+                     (talosctl dmesg); the supervisor adds the NIC when it appears"
                 .into(),
             ..Fault::default()
         });
     }
 }
 
-/// How the subject of that problem begins.
-const TABLE: &str = "routing table ";
+/// Prefix of the subject of the problem of a shared routing table.
+const TABLE_SUBJECT: &str = "routing table ";
 
-fn table(shared: &SharedTable, local: &Local) -> Fault {
-    let others: Vec<_> = shared.others.iter().map(|name| printable(name)).collect();
-    let names =
-        if shared.ours.is_some() { others.join(" and ") } else { format!("one of {}", others.join(" and ")) };
-    let ours = shared.ours.as_ref() == Some(&local.metallb.0);
+fn shared_table(shared: &SharedTable, facts: &NodeFacts) -> Fault {
+    let others: Vec<_> = shared.unmanaged.iter().map(|name| printable(name)).collect();
+    let names = if shared.managed.is_some() {
+        others.join(" and ")
+    } else {
+        format!("one of {}", others.join(" and "))
+    };
+    let is_metallb = shared.managed.as_ref() == Some(&facts.metallb.0);
     Fault {
         code: "device-broken",
-        subject: format!("{TABLE}{}", shared.table),
-        what: format!("{}, and zebra can't run where two VRFs have one table: it is not started", shared.what()),
-        traffic: "what the kernel has goes on being forwarded; changes in the fabric are not seen, and the leaves drop our routes when \
-                  GR_RESTART_TIME is over"
+        subject: format!("{TABLE_SUBJECT}{}", shared.table),
+        what: format!("{}; zebra is not started, because it exits if two VRFs have one table", shared.description()),
+        traffic: "the kernel forwards with the existing routes; changes in the fabric have no effect, and the leaves \
+                  remove the routes of this node when GR_RESTART_TIME is over"
             .into(),
         remedy: format!(
-            "remove VRF {names} from namespace {}, or give it another table (ip -d link show type vrf){}; zebra is started then by \
-             itself",
-            local.namespace.name,
-            if ours { ", or choose another METALLB_VRF_ROUTE_TABLE_ID" } else { "" }
+            "remove VRF {names} from namespace {}, or give it another table (ip -d link show type vrf){}; the supervisor \
+             then starts zebra automatically",
+            facts.namespace.name,
+            if is_metallb { ", or set another METALLB_VRF_ROUTE_TABLE_ID" } else { "" }
         ),
         ..Fault::default()
     }
 }
 
-fn dying(daemon: &Daemon, local: &Local) -> Option<Fault> {
+fn daemon_fault(daemon: &DaemonStatus, facts: &NodeFacts) -> Option<Fault> {
     let name = &daemon.name;
-    let forwarding =
-        "what the kernel has goes on being forwarded; changes in the fabric are not seen until it is back";
     let exit = daemon.last_exit.as_ref().map_or_else(String::new, |exit| match (exit.signal, exit.code) {
-        (Some(signal), _) => format!(", last by signal {signal}"),
-        (_, Some(code)) => format!(", last with exit code {code}"),
+        (Some(signal), _) => format!(" (last exit: signal {signal})"),
+        (_, Some(code)) => format!(" (last exit: code {code})"),
         _ => String::new(),
     });
-    let fault = Fault { subject: name.clone(), traffic: forwarding.into(), ..Fault::default() };
+    let fault = Fault {
+        subject: name.clone(),
+        traffic: format!(
+            "the kernel forwards with the existing routes; routing changes have no effect until {name} runs again"
+        ),
+        fields: vec![("daemon", name.clone())],
+        ..Fault::default()
+    };
     Some(match daemon.state {
-        _ if daemon.deaths >= LOOP => Fault {
+        _ if daemon.consecutive_failures >= CRASH_LOOP_EXITS => Fault {
             code: "daemon-crash-loop",
-            what: format!("{name} keeps dying{exit}"),
+            what: format!("{name} keeps crashing{exit}"),
             remedy: format!(
-                "look at its lines in the log, and in /var/tmp/frr/{name}.crashed; undo the last change of the configuration, \
-                 or take another version of FRR"
+                "check {name}'s log lines and /var/tmp/frr/{name}.crashed; undo the last configuration change, or use \
+                 another version of FRR"
             ),
             ..fault
         },
-        Life::Silent => Fault {
+        DaemonState::Unresponsive => Fault {
             code: "daemon-hung",
-            what: format!("{name} does not answer"),
+            what: format!("{name} does not respond"),
             remedy: format!(
-                "it is ended and started again after {} s (LIVENESS_TIMEOUT); if that is often, look for what keeps it busy or \
-                 the node without memory or CPU",
-                local.liveness_s
+                "the supervisor restarts it after {} s (LIVENESS_TIMEOUT); if this happens often, check what keeps {name} \
+                 busy, and whether the node lacks memory or CPU",
+                facts.liveness_s
             ),
             ..fault
         },
-        Life::Down | Life::Starting | Life::Loading | Life::Ending => Fault {
+        DaemonState::Down | DaemonState::Starting | DaemonState::Loading | DaemonState::Stopping => Fault {
             code: "daemon-down",
-            what: format!("{name} is {}{exit}", daemon.state.word()),
-            remedy: "it is started by itself; its lines in the log say what keeps it".into(),
-            grace: if daemon.state == Life::Down { PASSING } else { SETTLE },
+            what: format!("{name} is {}{exit}", daemon.state.as_str()),
+            remedy: format!(
+                "the supervisor starts it automatically; if it does not come up, check {name}'s log lines"
+            ),
+            grace: if daemon.state == DaemonState::Down { TRANSIENT } else { BGPD_STARTUP },
             ..fault
         },
-        Life::Running => return None,
+        DaemonState::Running => return None,
     })
 }
 
-const NEXT_HOP: &str = "MetalLB's speaker names a next hop that is not on the veth pair: it has to peer from the address that PEER_IP_METALLB or \
-     PEER_IPV4_METALLB gives the host's end";
+const NEXT_HOP_REMEDY: &str = "configure MetalLB's speaker to peer from the host's address of the veth pair (PEER_IP_METALLB or \
+     PEER_IPV4_METALLB); its next hop must be on the veth pair";
 
-fn services(local: &Local, fabric: &Fabric, now: Time, faults: &mut Vec<Fault>) {
-    let mut by_hop: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for service in fabric.services.iter().filter(|service| !service.valid) {
-        by_hop.entry(&service.next_hop).or_default().push(&service.prefix);
+/// `1 MetalLB service`, `2 MetalLB services`.
+fn count_services(count: usize) -> String {
+    format!("{count} MetalLB service{}", if count == 1 { "" } else { "s" })
+}
+
+fn services(facts: &NodeFacts, state: &FrrState, now: Time, faults: &mut Vec<Fault>) {
+    let mut by_next_hop: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for service in state.services.iter().filter(|service| !service.valid) {
+        by_next_hop.entry(&service.next_hop).or_default().push(&service.prefix);
     }
-    for (next_hop, prefixes) in by_hop {
-        let v4 = next_hop.contains('.') && !local.metallb_v4;
-        let remedy = if v4 {
-            "the veth pair has no IPv4 (PEER_IPV4_FRR=none): set PEER_IPV4_FRR and PEER_IPV4_METALLB, or give the BGPPeer's \
-             session extended next hops"
+    for (next_hop, prefixes) in by_next_hop {
+        let needs_ipv4 = next_hop.contains('.') && !facts.metallb_v4;
+        let remedy = if needs_ipv4 {
+            "the veth pair has no IPv4 addresses (PEER_IPV4_FRR=none): set PEER_IPV4_FRR and PEER_IPV4_METALLB, or use \
+             extended next hops on the BGPPeer's session"
         } else {
-            NEXT_HOP
+            NEXT_HOP_REMEDY
         };
         faults.push(Fault {
             code: "next-hop-inaccessible",
             subject: next_hop.to_owned(),
             what: format!(
-                "{} of MetalLB's services have the next hop {next_hop}, which can't be reached: {}",
-                prefixes.len(),
-                few(&prefixes)
+                "the next hop {next_hop} of {} is unreachable: {}",
+                count_services(prefixes.len()),
+                first_five(&prefixes)
             ),
-            traffic: "they are not announced to the fabric, and not reached from it".into(),
+            traffic: "these services are not announced to the fabric, and the fabric does not reach them through this node"
+                .into(),
             remedy: remedy.into(),
-            grace: PASSING,
-            sort: Some(Sort {
+            grace: TRANSIENT,
+            group: Some(GroupWording {
                 noun: "next hops",
-                state: "of MetalLB's services can't be reached",
-                of: "",
+                state: "of MetalLB's services are unreachable",
+                prefix: "",
                 member: next_hop.to_owned(),
             }),
+            ..Fault::default()
         });
     }
-    unannounced(local, fabric, now, faults);
+    unannounced(facts, state, now, faults);
 }
 
-/// What no leaf is told of although there is one to tell; else that is what is wrong.
-fn unannounced(local: &Local, fabric: &Fabric, now: Time, faults: &mut Vec<Fault>) {
-    let bgpd = local.daemons.iter().find(|daemon| daemon.name == "bgpd");
-    let new = bgpd.is_none_or(|bgpd| bgpd.state != Life::Running || bgpd.since.ago(now) < SETTLE);
-    if !fabric.bgp.iter().any(|session| session.role == Role::Fabric && session.is_up()) {
+/// Services that are announced to no leaf although a session with a leaf is up. Without such a session, that is the
+/// problem.
+fn unannounced(facts: &NodeFacts, state: &FrrState, now: Time, faults: &mut Vec<Fault>) {
+    let bgpd = facts.daemons.iter().find(|daemon| daemon.name == "bgpd");
+    let is_new =
+        bgpd.is_none_or(|bgpd| bgpd.state != DaemonState::Running || bgpd.since.ago(now) < BGPD_STARTUP);
+    if !state.bgp.iter().any(|session| session.role == SessionRole::Fabric && session.is_up()) {
         return;
     }
-    let vrf = &local.metallb.0;
-    for (why, prefixes) in &local.unannounced {
+    let vrf = &facts.metallb.0;
+    for (why, prefixes) in &facts.unannounced {
         let prefixes: Vec<&str> = prefixes.iter().map(String::as_str).collect();
         let (subject, cause, remedy) = match why {
             Unannounced::NotImported => (
                 "import",
-                format!("they are not in the default instance, which imports them from VRF {vrf}"),
+                format!("the default BGP instance does not import them from VRF {vrf}"),
                 format!(
-                    "look for `import vrf {vrf}` in both address families of the default `router bgp` (vtysh -c 'show \
-                     running-config bgpd'): FRR_TEMPLATE, rawFRRConfigs or a hand in vtysh have taken it out, or a route map \
-                     on it denies them"
+                    "check `import vrf {vrf}` in both address families of the default `router bgp` (vtysh -c 'show \
+                     running-config bgpd'): FRR_TEMPLATE, rawFRRConfigs or a change in vtysh removed it, or a route map on \
+                     it denies these services"
                 ),
             ),
             Unannounced::Learned => (
                 "learned",
                 "a leaf announces the same prefix, and its route is preferred".to_owned(),
-                "take the prefix out of MetalLB's pools if it is the fabric's; if it is a service's, name it in \
+                "if the prefix belongs to the fabric, remove it from MetalLB's pools; if it belongs to a service, add it to \
                  METALLB_ALLOWED_PREFIXES"
                     .to_owned(),
             ),
             Unannounced::NotBest => (
                 "other",
-                "another route to them is preferred in the default instance".to_owned(),
-                "look which one it is (vtysh -c 'show bgp ipv4 unicast <prefix>'): a weight or local preference that \
-                 FRR_TEMPLATE or rawFRRConfigs set, or a network of the node's own"
+                "the default BGP instance prefers another route to them".to_owned(),
+                "find that route (vtysh -c 'show bgp ipv4 unicast <prefix>'): FRR_TEMPLATE or rawFRRConfigs set a weight or \
+                 a local preference, or the prefix is a network of the node"
                     .to_owned(),
             ),
-            // Where their next hops are known, this is said of each of these.
-            Unannounced::Unusable if fabric.services.iter().any(|service| !service.valid) => continue,
-            Unannounced::Unusable => (
-                "unusable",
-                "the next hop that MetalLB's speaker names can't be reached".to_owned(),
-                NEXT_HOP.to_owned(),
-            ),
+            // Problems of their next hops cover these services already.
+            Unannounced::Unusable if state.services.iter().any(|service| !service.valid) => continue,
+            Unannounced::Unusable => {
+                ("unusable", "their next hop is unreachable".to_owned(), NEXT_HOP_REMEDY.to_owned())
+            }
             Unannounced::Community(community) => (
                 *community,
-                format!("MetalLB's speaker marks them with the community {community}"),
-                format!("take {community} out of the BGPAdvertisement's communities"),
+                format!("MetalLB's speaker sends them with the community {community}"),
+                format!("remove {community} from the communities of the BGPAdvertisement"),
             ),
             Unannounced::Filtered => (
                 "filter",
-                "a filter towards the leaves keeps them back".to_owned(),
-                "look at the route maps and prefix lists of the neighbors (vtysh -c 'show running-config bgpd') that \
-                 FRR_TEMPLATE or rawFRRConfigs set, and at AS paths that do not begin with ASN_METALLB_SPEAKER"
+                "an outbound filter to the leaves denies them".to_owned(),
+                "check the route maps and prefix lists of the neighbors (vtysh -c 'show running-config bgpd') that \
+                 FRR_TEMPLATE or rawFRRConfigs set, and AS paths that do not start with ASN_METALLB_SPEAKER"
                     .to_owned(),
             ),
         };
@@ -406,117 +438,128 @@ fn unannounced(local: &Local, fabric: &Fabric, now: Time, faults: &mut Vec<Fault
             code: "service-not-announced",
             subject: subject.into(),
             what: format!(
-                "{} of MetalLB's services are announced to no leaf, since {cause}: {}",
-                prefixes.len(),
-                few(&prefixes)
+                "{} {} announced to no leaf, because {cause}: {}",
+                count_services(prefixes.len()),
+                if prefixes.len() == 1 { "is" } else { "are" },
+                first_five(&prefixes)
             ),
-            traffic: "they are not reached from the fabric through this node".into(),
+            traffic: "the fabric does not reach these services through this node".into(),
             remedy,
-            grace: if new { SETTLE } else { PASSING },
-            sort: None,
+            grace: if is_new { BGPD_STARTUP } else { TRANSIENT },
+            ..Fault::default()
         });
     }
 }
 
-/// What MetalLB's speaker may not announce, and does.
-fn refused(fabric: &Fabric) -> Option<Fault> {
-    const SHOWN: usize = 20;
-    let (count, s) = (fabric.refused.len(), if fabric.refused.len() == 1 { "" } else { "es" });
+/// Prefixes of MetalLB's speaker that the import filter refuses.
+fn refused_prefixes(state: &FrrState) -> Option<Fault> {
+    const MAX_SHOWN: usize = 20;
+    let (count, s) = (state.refused.len(), if state.refused.len() == 1 { "" } else { "es" });
     (count > 0).then(|| Fault {
         code: "prefix-refused",
         subject: "speaker".into(),
-        what: format!("{count} prefix{s} of MetalLB's speaker may not be announced: {}", first(SHOWN, &fabric.refused)),
-        traffic: "these are not announced to the fabric; all others are".into(),
-        remedy: "correct MetalLB's IPAddressPool or aggregationLength, or name the prefix in METALLB_ALLOWED_PREFIXES; never taken are \
-                 the addresses of the node, the veth pair and the fabric, and loopback, link-local, multicast and reserved ones"
+        what: format!(
+            "this node refuses {count} prefix{s} from MetalLB's speaker: {}",
+            first(MAX_SHOWN, &state.refused)
+        ),
+        traffic: "these prefixes are not announced to the fabric; all others are".into(),
+        remedy: "correct MetalLB's IPAddressPool or aggregationLength, or add the prefix to METALLB_ALLOWED_PREFIXES; \
+                 addresses of the node, the veth pair and the fabric, and loopback, link-local, multicast and reserved \
+                 addresses are always refused"
             .into(),
-        grace: PASSING,
-        sort: None,
+        grace: TRANSIENT,
+        ..Fault::default()
     })
 }
 
-/// The first few, and how many more.
-fn few(list: &[impl Display]) -> String {
+/// The first five, and the number of the others.
+fn first_five(list: &[impl Display]) -> String {
     first(5, list)
 }
 
-fn kernel(local: &Local, faults: &mut Vec<Fault>) {
-    if local.findings.zebras > 1 {
+fn kernel(facts: &NodeFacts, faults: &mut Vec<Fault>) {
+    if facts.findings.zebras > 1 {
         faults.push(Fault {
             code: "second-zebra",
-            subject: local.namespace.name.clone(),
-            what: format!("{} zebras work in namespace {}, one of them not ours", local.findings.zebras, local.namespace.name),
-            traffic: "each removes the routes of the other: packets may be lost at any time".into(),
-            remedy: "end the other one: look for pods with FRR and hostNetwork (frr-k8s, MetalLB's FRR mode, OpenPERouter); one that has to \
-                     stay in the host's namespace needs NETNS=perouter here"
+            subject: facts.namespace.name.clone(),
+            what: format!(
+                "{} zebra processes run in namespace {}; only one of them belongs to the supervisor",
+                facts.findings.zebras, facts.namespace.name
+            ),
+            traffic: "each zebra removes the routes of the other; packets can be lost at any time".into(),
+            remedy: "stop the other FRR: look for pods with FRR and hostNetwork (frr-k8s, MetalLB's FRR mode, OpenPERouter); \
+                     if it has to stay in the host namespace, set NETNS=perouter for this FRR"
                 .into(),
-            grace: PASSING,
-            sort: None,
+            grace: TRANSIENT,
+            ..Fault::default()
         });
     }
-    for sentence in &local.broken {
+    for sentence in &facts.broken {
         faults.push(Fault {
             code: "device-broken",
             subject: sentence.clone(),
             what: sentence.clone(),
-            traffic: "what needs this device or address does not work; all else does".into(),
-            remedy: "put right what the sentence names; it is tried again every 5 s".into(),
-            grace: PASSING,
-            sort: Some(Sort {
+            traffic: "what needs this device or address does not work; everything else does".into(),
+            remedy: "fix the named cause; the supervisor retries every 5 s".into(),
+            grace: TRANSIENT,
+            group: Some(GroupWording {
                 noun: "devices and addresses",
-                state: "can't be put right",
-                of: "",
+                state: "can't be repaired",
+                prefix: "",
                 member: sentence.clone(),
             }),
+            ..Fault::default()
         });
     }
-    if let Some(routes) = &local.lost_routes {
+    if let Some(routes) = &facts.missing_routes {
         faults.push(Fault {
             code: "device-broken",
             subject: "routes".into(),
-            what: format!("the kernel lacks routes that zebra has chosen: {routes}"),
-            traffic: "packets to these take another way, or are dropped".into(),
-            remedy: "zebra is told again and again; its lines in the log say why it does not install them; a restart of the \
-                     service does all of it anew"
+            what: format!("the kernel lacks routes that zebra has selected: {routes}"),
+            traffic: "packets to these prefixes take another route or are dropped".into(),
+            remedy: "check zebra's log lines, which say why it does not install the routes; the supervisor keeps notifying \
+                     zebra; a restart of the service installs all routes again"
                 .into(),
             ..Fault::default()
         });
     }
-    if local.fight {
+    if facts.conflicting_writer {
         faults.push(Fault {
             code: "repairs-undone",
             subject: "kernel".into(),
-            what: "another program undoes what is put right in the kernel, again and again".into(),
-            traffic: "what it takes away is missing for seconds at a time".into(),
-            remedy: "the events name what was put right last: find who else manages it (a CNI, another agent) and keep it off".into(),
+            what: "another program (conflicting writer) keeps reverting the supervisor's repairs in the kernel".into(),
+            traffic: "what it removes is missing for seconds at a time".into(),
+            remedy: "check the events for the last repair, and find the program that manages the same object (a CNI, another \
+                     agent); stop it from doing so"
+                .into(),
             ..Fault::default()
         });
     }
 }
 
-fn configuration(local: &Local, faults: &mut Vec<Fault>) {
-    let configuration = &local.configuration;
+fn configuration(facts: &NodeFacts, faults: &mut Vec<Fault>) {
+    let configuration = &facts.configuration;
     if let Some(rejected) = &configuration.rejected {
         faults.push(Fault {
             code: "configuration-rejected",
             subject: "file".into(),
-            what: format!("the last configuration was not taken: {}", rejected.reasons.join("; ")),
-            traffic: "the one before stays in force, and nothing is lost".into(),
-            remedy: "correct the file (frr-supervisor check says what is wrong with it); it is read as soon as it changes".into(),
+            what: format!("the last configuration was rejected: {}", rejected.reasons.join("; ")),
+            traffic: "the previous configuration stays active; no traffic is lost".into(),
+            remedy: "correct the file (frr-supervisor check prints its errors); the supervisor reads it when it changes".into(),
             ..Fault::default()
         });
     }
-    if configuration.fell_back {
+    if configuration.rolled_back {
         faults.push(Fault {
             code: "configuration-rejected",
             subject: "fallback".into(),
-            what: "daemons kept dying under the last configuration: the one before is in force again".into(),
-            traffic: "that of the older configuration is forwarded".into(),
-            remedy: "compare /run/frr/frr.conf.bad with /run/frr/frr.conf".into(),
+            what: "daemons kept crashing with the last configuration; rolled back to the last-known-good configuration".into(),
+            traffic: "traffic follows the last-known-good configuration".into(),
+            remedy: "compare /run/frr/frr.conf.bad with /run/frr/frr.conf, and correct the configuration".into(),
             ..Fault::default()
         });
     }
-    if local.incomplete || !configuration.left_out.is_empty() {
+    if facts.incomplete || !configuration.left_out.is_empty() {
         let what = match configuration.left_out.len() {
             0 => "not all of frr.conf could be loaded".into(),
             _ => {
@@ -527,18 +570,20 @@ fn configuration(local: &Local, faults: &mut Vec<Fault>) {
             code: "configuration-incomplete",
             subject: "file".into(),
             what,
-            traffic: "what these parts describe does not work; all else does".into(),
-            remedy: "correct what is named; frr-supervisor check says the same beforehand".into(),
+            traffic: "these parts of the configuration do not work; everything else does".into(),
+            remedy: "correct the named parts; frr-supervisor check finds such errors before a change".into(),
             ..Fault::default()
         });
     }
-    for (daemon, lines) in &local.drift {
+    for (daemon, lines) in &facts.drift {
         faults.push(Fault {
             code: "configuration-drift",
             subject: daemon.clone(),
-            what: format!("someone else has changed what {daemon} runs with: {}", few(lines)),
-            traffic: "as these lines say".into(),
-            remedy: "undo it by vtysh, or set ENFORCE_CONFIG=true; what shall stay belongs in the configuration file".into(),
+            what: format!("someone changed the running configuration of {daemon}: {}", first_five(lines)),
+            traffic: "traffic follows the changed lines".into(),
+            remedy: "undo the change in vtysh, or set ENFORCE_CONFIG=true; put permanent changes into the configuration file"
+                .into(),
+            fields: vec![("daemon", daemon.clone())],
             ..Fault::default()
         });
     }

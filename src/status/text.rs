@@ -9,36 +9,38 @@ use std::time::Duration;
 use crate::files::{self, LARGEST, Owner};
 use crate::lock;
 
-use super::{BgpSession, Health, Life, Phase, Status, Time};
+use super::{BgpSession, DaemonState, Health, NodePhase, Status};
 use crate::printable::printable;
+use crate::time::Time;
 
-/// Where the status is.
+/// Path of the status in JSON.
 pub const FILE: &str = "/run/frr/status.json";
 
-/// Where it is for a terminal.
+/// Path of the status for a terminal.
 pub const TEXT: &str = "/run/frr/status.txt";
 
-/// How often `--watch` looks whether it has changed.
-const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// How often `--watch` reads the file.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Exit codes beside 0, "healthy". 3 is what init scripts say for "not running" (LSB), and 2 is a wrong command line.
-const DEGRADED: u8 = 1;
-const DOWN: u8 = 3;
+/// Exit codes of `frr-supervisor status`, beside 0 for "healthy". Init scripts use 3 for "not running" (LSB); 2 is an
+/// invalid command line.
+const EXIT_DEGRADED: u8 = 1;
+const EXIT_DOWN: u8 = 3;
 
-/// Clears a terminal and goes to its upper left corner (ECMA-48).
+/// Clears a terminal and moves the cursor to its upper left corner (ECMA-48).
 const CLEAR: &str = "\x1b[H\x1b[2J\x1b[3J";
 
-/// What to print.
+/// Options of `frr-supervisor status`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Command {
-    /// The file as it is.
+pub struct PrintOptions {
+    /// Print status.json.
     pub json: bool,
-    /// Again and again.
+    /// Print the status again whenever it changes.
     pub watch: bool,
 }
 
-/// Does it. The exit code says how the node is.
-pub fn command(command: Command) -> ExitCode {
+/// Prints the status. The exit code is the health of the node.
+pub fn print(options: PrintOptions) -> ExitCode {
     let out = io::stdout();
     let mut before = String::new();
     loop {
@@ -46,30 +48,30 @@ pub fn command(command: Command) -> ExitCode {
         let plain = without_colours(read.as_deref().unwrap_or_default());
         let runs = lock::is_taken();
         let text = match read {
-            _ if command.json => read_file(FILE).map(|text| text + "\n").unwrap_or_default(),
+            _ if options.json => read_file(FILE).map(|text| text + "\n").unwrap_or_default(),
             Ok(text) if runs && out.is_terminal() => text,
             Ok(_) if runs => plain.clone(),
             Ok(_) => {
                 let last = plain.split_whitespace().nth(1).unwrap_or_default();
-                format!("frr-supervisor does not run; it was {last} when it ended\n")
+                format!("frr-supervisor does not run; its last phase was {last}\n")
             }
-            Err(e) => format!("frr-supervisor does not run, or not here: {TEXT}: {e}\n"),
+            Err(e) => format!("frr-supervisor does not run on this node: {TEXT}: {e}\n"),
         };
         if text != before {
-            let clear = if command.watch && out.is_terminal() { CLEAR } else { "" };
+            let clear = if options.watch && out.is_terminal() { CLEAR } else { "" };
             if write!(out.lock(), "{clear}{text}").is_err() {
                 return ExitCode::SUCCESS;
             }
         }
-        if !command.watch {
+        if !options.watch {
             return match plain.split_whitespace().next().filter(|_| runs) {
-                Some(word) if word == Health::Healthy.word() => ExitCode::SUCCESS,
-                Some(word) if word == Health::Degraded.word() => DEGRADED.into(),
-                _ => DOWN.into(),
+                Some(health) if health == Health::Healthy.as_str() => ExitCode::SUCCESS,
+                Some(health) if health == Health::Degraded.as_str() => EXIT_DEGRADED.into(),
+                _ => EXIT_DOWN.into(),
             };
         }
         before = text;
-        thread::sleep(WATCH_EVERY);
+        thread::sleep(WATCH_INTERVAL);
     }
 }
 
@@ -77,24 +79,24 @@ fn read_file(path: &str) -> io::Result<String> {
     files::read(Path::new(path), Owner::Root, LARGEST)
 }
 
-/// The text as it is where there are no colours.
+/// The text without its colour escapes.
 pub fn without_colours(text: &str) -> String {
     let mut parts = text.split("\x1b[");
     let first = parts.next().unwrap_or_default().to_owned();
     parts.fold(first, |all, part| all + part.split_once('m').map_or("", |(_, rest)| rest))
 }
 
-/// All of it in one line.
+/// The status in one line, for systemd.
 pub fn line(status: &Status) -> String {
     let line = match &status.problems[..] {
-        [] if status.phase != Phase::Running => status.phase.word().into(),
+        [] if status.phase != NodePhase::Running => status.phase.as_str().into(),
         [] => {
             let up = status.bgp.iter().filter(|s| s.is_up()).count();
-            format!("{}: {up} of {} BGP sessions up", status.health.word(), status.bgp.len())
+            format!("{}: {up} of {} BGP sessions up", status.health.as_str(), status.bgp.len())
         }
-        [problem] => format!("{}: {}", status.health.word(), problem.what),
+        [problem] => format!("{}: {}", status.health.as_str(), problem.what),
         [problem, rest @ ..] => {
-            format!("{}: {}; and {} more", status.health.word(), problem.what, rest.len())
+            format!("{}: {}; and {} more", status.health.as_str(), problem.what, rest.len())
         }
     };
     printable(&line).into_owned()
@@ -108,21 +110,23 @@ enum Colour {
 }
 
 #[derive(Default)]
-struct Page(String);
+struct TextPage(String);
 
-impl Page {
+impl TextPage {
+    /// Adds a line.
     fn line(&mut self, text: impl AsRef<str>) {
-        self.painted(&printable(text.as_ref()));
+        self.coloured_line(&printable(text.as_ref()));
     }
 
-    /// A line with colours in it, whose words are printable already.
-    fn painted(&mut self, text: &str) {
+    /// Adds a line that contains colour escapes. Its text must be printable.
+    fn coloured_line(&mut self, text: &str) {
         self.0.push_str(text.trim_end());
         self.0.push('\n');
     }
 
-    /// Rows with their columns aligned; the first row is the heading. `good`: whether a row's second column is.
-    fn table(&mut self, rows: &[Vec<String>], good: impl Fn(usize) -> bool) {
+    /// Adds a table with aligned columns; the first row is the heading. The second column is green where `is_good` is
+    /// true for the row, and red elsewhere.
+    fn table(&mut self, rows: &[Vec<String>], is_good: impl Fn(usize) -> bool) {
         if rows.len() < 2 {
             return;
         }
@@ -138,37 +142,37 @@ impl Page {
             let cells = row.iter().enumerate().map(|(i, cell)| {
                 let padded = format!("{cell:<width$}", width = widths[i]);
                 match (n, i) {
-                    (1.., 1) => paint(if good(n - 1) { Colour::Green } else { Colour::Red }, &padded),
+                    (1.., 1) => coloured(if is_good(n - 1) { Colour::Green } else { Colour::Red }, &padded),
                     _ => padded,
                 }
             });
             let text = cells.collect::<Vec<_>>().join("  ");
-            self.painted(&text);
+            self.coloured_line(&text);
         }
     }
 }
 
-fn paint(colour: Colour, text: &str) -> String {
+fn coloured(colour: Colour, text: &str) -> String {
     format!("\x1b[{}m{text}\x1b[0m", colour as u8)
 }
 
-fn words(list: &[&str]) -> Vec<String> {
+fn cells(list: &[&str]) -> Vec<String> {
     list.iter().map(ToString::to_string).collect()
 }
 
-/// As a terminal shows it.
+/// Renders the status for a terminal.
 pub fn render(status: &Status) -> String {
     let since = |time: Time| time.short();
-    let mut page = Page::default();
+    let mut page = TextPage::default();
     let colour = match status.health {
         Health::Healthy => Colour::Green,
         Health::Degraded => Colour::Yellow,
         Health::Down => Colour::Red,
     };
-    let health = paint(colour, status.health.word());
-    page.painted(&format!(
+    let health = coloured(colour, status.health.as_str());
+    page.coloured_line(&format!(
         "{health}  {} since {}, AS {}, {}, FRR {}, namespace {}",
-        status.phase.word(),
+        status.phase.as_str(),
         since(status.phase_since),
         status.asn,
         printable(&status.node_ip),
@@ -177,12 +181,12 @@ pub fn render(status: &Status) -> String {
     ));
     for problem in &status.problems {
         page.line("");
-        let what = paint(colour, &printable(&format!("{} ({})", problem.what, problem.code)));
-        page.painted(&format!("! {what}, since {}", since(problem.since)));
+        let what = coloured(colour, &printable(&format!("{} ({})", problem.what, problem.code)));
+        page.coloured_line(&format!("! {what}, since {}", since(problem.since)));
         page.line(format!("  traffic: {}", problem.traffic));
-        page.line(format!("  do:      {}", problem.remedy));
+        page.line(format!("  action:  {}", problem.remedy));
     }
-    let mut rows = vec![words(&["DAEMON", "STATE", "PID", "SINCE", "RESTARTS", "LAST EXIT"])];
+    let mut rows = vec![cells(&["DAEMON", "STATE", "PID", "SINCE", "RESTARTS", "LAST EXIT"])];
     rows.extend(status.daemons.iter().map(|d| {
         let exit = d.last_exit.as_ref().map_or_else(String::new, |exit| {
             let how = match (exit.signal, exit.code) {
@@ -193,10 +197,10 @@ pub fn render(status: &Status) -> String {
             format!("{how}, {}: {}", since(exit.at), exit.last_line)
         });
         let pid = d.pid.map(|pid| pid.to_string()).unwrap_or_default();
-        vec![d.name.clone(), d.state.word().into(), pid, since(d.since), d.restarts.to_string(), exit]
+        vec![d.name.clone(), d.state.as_str().into(), pid, since(d.since), d.restarts.to_string(), exit]
     }));
-    page.table(&rows, |i| status.daemons[i].state == Life::Running);
-    let mut rows = vec![words(&["BGP", "STATE", "VRF", "AS", "SINCE", "IN", "OUT", "LAST RESET"])];
+    page.table(&rows, |i| status.daemons[i].state == DaemonState::Running);
+    let mut rows = vec![cells(&["BGP", "STATE", "VRF", "AS", "SINCE", "IN", "OUT", "LAST RESET"])];
     rows.extend(status.bgp.iter().map(|s| {
         let sum =
             |which: fn(&super::Prefixes) -> u64| s.families.values().map(which).sum::<u64>().to_string();
@@ -214,14 +218,14 @@ pub fn render(status: &Status) -> String {
         ]
     }));
     page.table(&rows, |i| status.bgp.get(i).is_some_and(BgpSession::is_up));
-    let mut rows = vec![words(&["BFD", "STATE", "INTERFACE", "VRF", "SINCE"])];
+    let mut rows = vec![cells(&["BFD", "STATE", "INTERFACE", "VRF", "SINCE"])];
     rows.extend(
         status.bfd.iter().map(|s| {
             vec![s.peer.clone(), s.state.clone(), s.interface.clone(), s.vrf.clone(), since(s.since)]
         }),
     );
     page.table(&rows, |i| status.bfd[i].state == "up");
-    let mut rows = vec![words(&["INTERFACE", "STATE", "ASKED FOR BY"])];
+    let mut rows = vec![cells(&["INTERFACE", "STATE", "SELECTED BY"])];
     let state = |present, carrier| match (present, carrier) {
         (false, _) => "missing",
         (true, false) => "no link",
@@ -231,34 +235,34 @@ pub fn render(status: &Status) -> String {
         status
             .interfaces
             .iter()
-            .map(|i| vec![i.name.clone(), state(i.present, i.carrier).into(), i.by.clone()]),
+            .map(|i| vec![i.name.clone(), state(i.present, i.carrier).into(), i.selector.clone()]),
     );
     page.table(&rows, |i| status.interfaces[i].present && status.interfaces[i].carrier);
-    let mut rows = vec![words(&["VNI", "STATE", "TYPE", "VRF", "REMOTE VTEPS", "MACS", "NEIGHBOURS"])];
+    let mut rows = vec![cells(&["VNI", "STATE", "TYPE", "VRF", "REMOTE VTEPS", "MACS", "NEIGHBOURS"])];
     rows.extend(status.vnis.iter().map(|v| {
         let state = if v.up { "up" } else { "down" };
         let counts = [v.remote_vteps, v.macs, v.neighbours].map(|n| n.to_string());
         [vec![v.vni.to_string(), state.into(), v.kind.clone(), v.vrf.clone()], counts.into()].concat()
     }));
     page.table(&rows, |i| status.vnis[i].up);
-    let mut rows = vec![words(&["SERVICE", "STATE", "NEXT HOP"])];
-    let held = status.held.iter().filter(|prefix| !status.services.iter().any(|s| s.prefix == **prefix));
-    let held: Vec<&String> = held.collect();
+    let mut rows = vec![cells(&["SERVICE", "STATE", "NEXT HOP"])];
+    let is_listed = |prefix: &&String| status.services.iter().any(|s| s.prefix == **prefix);
+    let retained: Vec<&String> = status.retained.iter().filter(|prefix| !is_listed(prefix)).collect();
     rows.extend(status.services.iter().map(|s| {
         vec![s.prefix.clone(), if s.valid { "announced" } else { "inaccessible" }.into(), s.next_hop.clone()]
     }));
     if status.services_unlisted > 0 {
         rows.push(vec![format!("{} more", status.services_unlisted), "announced".into(), String::new()]);
     }
-    rows.extend(held.iter().map(|prefix| vec![(*prefix).clone(), "held".into(), String::new()]));
-    if status.held_unlisted > 0 {
-        rows.push(vec![format!("{} more", status.held_unlisted), "held".into(), String::new()]);
+    rows.extend(retained.iter().map(|prefix| vec![(*prefix).clone(), "retained".into(), String::new()]));
+    if status.retained_unlisted > 0 {
+        rows.push(vec![format!("{} more", status.retained_unlisted), "retained".into(), String::new()]);
     }
     page.table(&rows, |i| status.services.get(i).is_none_or(|s| s.valid));
     let wrong = status.wrong_devices().count();
     page.line("");
     page.line(format!(
-        "{} devices, {wrong} of them not as they shall be; {} repairs, {} restarts, {} configuration changes, {} rejected",
+        "{} devices, {wrong} of them not in the desired state; {} repairs, {} restarts, {} configuration changes, {} rejected",
         status.devices.len(),
         status.counts.repairs,
         status.counts.restarts,

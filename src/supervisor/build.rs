@@ -1,87 +1,89 @@
-//! The kernel's part of a change, a little at a time: no more than FRR takes in, and so that a daemon that ends is started meanwhile.
+//! The kernel part of a change, in small batches: no more at once than FRR can process, and so that a daemon that exits
+//! is restarted meanwhile.
 
 use std::io;
 use std::time::{Duration, Instant};
 
 use crate::frr::delta::Step;
-use crate::frr::vty::{PING, Talk, socket};
+use crate::frr::vty::{PING, Query, socket};
 use crate::kernel::Changes;
 
-/// Those that are told of links, addresses and VRFs.
-const TOLD: [&str; 2] = ["zebra", "bgpd"];
+/// Daemons that get the events of links, addresses and VRFs.
+const NOTIFIED_DAEMONS: [&str; 2] = ["zebra", "bgpd"];
 
-/// How often their answers are looked for.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// Interval between two checks for their replies.
+const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// They are waited for no longer: what is to be built is built all the same.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest wait for them; the next batch follows in any case.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Changes of the kernel under way.
+/// Changes of the kernel in progress.
 #[derive(Debug)]
 pub struct Build {
-    /// Those that are left, and what came of the others.
+    /// The remaining changes, and the results of the others.
     pub changes: Changes,
-    /// When they were begun.
-    pub began: Instant,
-    /// How many commands FRR took before; `None`: it has gone back to an older configuration.
+    /// Time of the start.
+    pub started: Instant,
+    /// Number of commands that FRR has executed before; `None` after a rollback.
     pub commands: Option<usize>,
-    /// What FRR gets when all of it is done.
+    /// Steps for FRR after the last batch.
     pub late: Vec<Step>,
-    /// Those that are to be asked, and were not.
-    to_ask: Vec<&'static str>,
-    asked: Vec<Talk>,
-    asked_at: Instant,
-    look_at: Instant,
+    /// Daemons without a query yet.
+    pending: Vec<&'static str>,
+    queries: Vec<Query>,
+    queried_at: Instant,
+    check_at: Instant,
 }
 
 impl Build {
-    /// Nothing is changed yet.
+    /// No change is made yet.
     pub fn new(changes: Changes, commands: Option<usize>, late: Vec<Step>, now: Instant) -> Self {
         Self {
             changes,
-            began: now,
+            started: now,
             commands,
             late,
-            to_ask: vec![],
-            asked: vec![],
-            asked_at: now,
-            look_at: now,
+            pending: vec![],
+            queries: vec![],
+            queried_at: now,
+            check_at: now,
         }
     }
 
-    /// When to go on.
+    /// When to call [`Self::is_processed`] again.
     pub fn deadline(&self) -> Instant {
-        self.look_at
+        self.check_at
     }
 
-    /// Some changes were made: those who are told of them are asked whether they have come round to answering.
-    pub fn told(&mut self, now: Instant) {
-        self.to_ask = TOLD.into();
-        self.asked.clear();
-        self.ask();
-        (self.asked_at, self.look_at) = (now, now + LOOK_EVERY);
+    /// Called after a batch: queries the daemons that get its events, to find out when they have processed them.
+    pub fn batch_done(&mut self, now: Instant) {
+        self.pending = NOTIFIED_DAEMONS.into();
+        self.queries.clear();
+        self.send_queries();
+        (self.queried_at, self.check_at) = (now, now + CHECK_INTERVAL);
     }
 
-    fn ask(&mut self) {
-        let asked = &mut self.asked;
-        self.to_ask.retain(|daemon| match Talk::show(&socket(daemon), [PING]) {
-            Ok(talk) => {
-                asked.push(talk);
+    fn send_queries(&mut self) {
+        let queries = &mut self.queries;
+        self.pending.retain(|daemon| match Query::show(&socket(daemon), [PING]) {
+            Ok(query) => {
+                queries.push(query);
                 false
             }
-            // It is there, and so busy that it does not even take connections.
+            // The daemon runs, but is too busy to accept connections.
             Err(e) => e.kind() == io::ErrorKind::WouldBlock,
         });
     }
 
-    /// Whether they have, or are not there to, or have had their time.
-    pub fn is_digested(&mut self, now: Instant) -> bool {
-        self.asked.retain_mut(|talk| matches!(talk.receive(), Ok(None)));
-        self.ask();
-        let digested = (self.asked.is_empty() && self.to_ask.is_empty()) || now >= self.asked_at + PATIENCE;
-        if !digested {
-            self.look_at = now + LOOK_EVERY;
+    /// Whether the daemons have processed the batch, do not run, or have timed out.
+    pub fn is_processed(&mut self, now: Instant) -> bool {
+        self.queries.retain_mut(|query| matches!(query.poll_replies(), Ok(None)));
+        self.send_queries();
+        let is_processed =
+            (self.queries.is_empty() && self.pending.is_empty()) || now >= self.queried_at + REPLY_TIMEOUT;
+        if !is_processed {
+            self.check_at = now + CHECK_INTERVAL;
         }
-        digested
+        is_processed
     }
 }

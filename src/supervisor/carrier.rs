@@ -1,8 +1,9 @@
-//! Ports that lose their carrier. By graceful restart bgpd keeps the paths of a leaf whose daemons end, since the leaf itself
-//! goes on forwarding. It keeps them, too, when the port goes down afterwards, and uses them again as soon as the link is
-//! back (`bgp_nht_ifp_up`, `bgpd/bgp_nht.c`): a leaf that was rebooted gets traffic minutes before it can forward any.
-//! So what bgpd keeps of a peer goes with the carrier of its port. bgpd has no command for that alone; `shutdown` removes the
-//! paths of a peer that restarts (`peer_flag_modify_action`, `bgpd/bgpd.c`), and its session is down anyway.
+//! Stale paths of peers whose port has lost its carrier. With graceful restart, bgpd keeps the paths of a leaf whose
+//! daemons exit, since the leaf itself goes on forwarding. bgpd also keeps them when the port goes down afterwards, and
+//! uses them again as soon as the link is back (`bgp_nht_ifp_up`, `bgpd/bgp_nht.c`): a rebooted leaf gets traffic
+//! minutes before it can forward any. So the supervisor makes bgpd drop the paths of a peer whose port has lost its
+//! carrier. bgpd has no command for that alone; `shutdown` removes the paths of a peer that restarts
+//! (`peer_flag_modify_action`, `bgpd/bgpd.c`), and the session of such a peer is down anyway.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,92 +14,97 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use super::Supervisor;
-use super::reserve::Job;
+use super::backup::BackupJob;
 use crate::frr::Version;
-use crate::frr::delta::opens_default;
-use crate::frr::neighbors::{QUESTION, is_established};
-use crate::frr::vty::{Answer, CONFIGURE, Talk, socket};
+use crate::frr::delta::is_default_bgp_instance;
+use crate::frr::neighbors::{SHOW_NEIGHBORS, is_established};
+use crate::frr::vty::{CONFIGURE, Query, Reply, socket};
 use crate::kernel::Carrier;
 use crate::model::IfName;
 
-/// When bgpd is asked, after a carrier has gone and when it comes back: it may not have noticed the end of the session yet.
-const LOOKS: [Duration; 4] =
+/// Delays of the queries to bgpd after a carrier was lost or is back: bgpd may not have noticed the end of the session
+/// yet.
+const CHECK_DELAYS: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2)];
 
-/// So often is looked again, every [`LOOKS`]' last, for a session that has outlived a loss: longer than FRR's default hold time.
-const MORE_LOOKS: u32 = 100;
+/// Further checks of a session that has outlived a carrier loss, one after each last delay of [`CHECK_DELAYS`].
+/// Together they last longer than FRR's default hold time.
+const EXTRA_CHECKS: u32 = 100;
 
-/// From a carrier's loss or return until bgpd knows of it at the latest: a session that is up later is a new one.
-const NOTICED: Duration = Duration::from_millis(400);
+/// Longest time until bgpd notices a lost or returned carrier: a session that is established later is a new one.
+const NOTICE_TIME: Duration = Duration::from_millis(400);
 
-/// What bgpd tells of times may be so much later.
-const SECOND: Duration = Duration::from_secs(1);
+/// Resolution of the timer that bgpd reports in whole seconds.
+const TIMER_RESOLUTION: Duration = Duration::from_secs(1);
 
-/// The timer of a peer that restarts, in the answers of FRR 8.4 to 10.6, and from 10.7 on (`bgp_show_peer`,
-/// `bgpd/bgp_vty.c`).
-const RESTARTS: [&str; 2] = ["gracefulRestartTimerMsecs", "gracefulRestartTimerSec"];
+/// JSON names of the graceful-restart timer of a restarting peer: of FRR 8.4 to 10.6, and from 10.7 on
+/// (`bgp_show_peer`, `bgpd/bgp_vty.c`).
+const RESTART_TIMERS: [&str; 2] = ["gracefulRestartTimerMsecs", "gracefulRestartTimerSec"];
 
-/// The first FRR in which weights keep zebra from taking the next hops that are left for those before (see `fabric-in` in
-/// frr.conf): in an older one only weights that a leaf itself sends count (`bgp_zebra_use_nhop_weighted`, `bgpd/bgp_zebra.c`).
-const KNOWS_WEIGHTS: Version = Version(10, 7);
+/// The first FRR version in which weights keep zebra from using the remaining next hops in place of the previous ones
+/// (see `fabric-in` in frr.conf). In an older one only weights that a leaf itself sends have an effect
+/// (`bgp_zebra_use_nhop_weighted`, `bgpd/bgp_zebra.c`).
+const HONOURS_WEIGHTS: Version = Version(10, 7);
 
-/// The setting that bgpd hands its whole table to zebra again for when it is set, to what it is or to something else.
-const BANDWIDTH: &str = "bgp bestpath bandwidth";
+/// The setting that makes bgpd send its whole table to zebra again when it is set, even to the same value.
+const BESTPATH_BANDWIDTH: &str = "bgp bestpath bandwidth";
 
-/// The ports, and what is under way because of them.
+/// The carriers of the fabric ports, and the removal of stale paths.
 #[derive(Debug, Default)]
-pub struct Ports {
+pub struct FabricPorts {
     seen: BTreeMap<IfName, Carrier>,
-    /// The subnets that each had when it was last seen to change.
+    /// The subnets of each port at its last change.
     subnets: BTreeMap<IfName, Vec<IpNet>>,
-    lost: BTreeMap<IfName, Lost>,
-    /// The first of [`LOOKS`] that is still to come.
-    look: usize,
+    lost: BTreeMap<IfName, CarrierLoss>,
+    /// Index of the next delay in [`CHECK_DELAYS`].
+    next_check: usize,
     since: Option<Instant>,
-    asking: Option<Talk>,
-    clearing: Option<(Talk, Vec<String>)>,
-    /// A session has outlived the loss, and nothing was received over it since.
-    unproven: bool,
-    /// How often was looked again because of that.
-    more: u32,
+    query: Option<Query>,
+    drop_query: Option<(Query, Vec<String>)>,
+    /// Whether a session has outlived the carrier loss and has received nothing since.
+    has_unproven_session: bool,
+    /// Further checks done because of that.
+    extra_checks: u32,
 }
 
-/// A port that has lost its carrier, and whose peers have had no new session since.
+/// A port that has lost its carrier and whose peers have established no new session since.
 #[derive(Debug)]
-struct Lost {
+struct CarrierLoss {
     subnets: Vec<IpNet>,
     since: Instant,
     is_back: bool,
 }
 
 impl Supervisor<'_> {
-    /// Looks at the carriers of the fabric's ports.
-    pub(super) fn look_at_ports(&mut self, now: Instant) {
+    /// Reads the carriers of the fabric ports.
+    pub(super) fn check_ports(&mut self, now: Instant) {
         for port in self.node.fabric_ports() {
             let is = self.node.kernel.carrier(&port);
             let kernel = &mut self.node.kernel;
-            if self.carriers.saw(&port, is, || kernel.subnets(is.index), now) && self.reserve.until.is_some()
+            if self.carriers.record_carrier(&port, is, || kernel.subnets(is.index), now)
+                && self.backup.until.is_some()
             {
-                self.reserve_job(Job::RemoveLink(is.index));
+                self.queue_backup_job(BackupJob::RemoveLink(is.index));
             }
         }
     }
 
-    /// Has bgpd drop what it keeps of peers whose port has lost its carrier.
-    pub(super) fn follow_ports(&mut self, now: Instant) {
+    /// Makes bgpd drop the paths of peers whose port has lost its carrier.
+    pub(super) fn drop_stale_paths(&mut self, now: Instant) {
         let text = self.ready("bgpd").map(|_| self.text.as_str());
         for peer in self.carriers.step(&socket("bgpd"), text, self.node.version, now) {
             log::warn!(
-                "neighbor {peer}: its port has lost its carrier while it restarted: its routes are dropped until its \
-                 session is up again"
+                peer = peer.as_str();
+                "neighbor {peer}: its port lost its carrier while the peer was restarting: its routes are dropped until the \
+                 session is established"
             );
         }
     }
 }
 
-impl Ports {
-    /// Takes in how a port is. Whether it has lost its carrier.
-    pub fn saw(
+impl FabricPorts {
+    /// Records the carrier of a port. Returns whether the port has lost its carrier.
+    pub fn record_carrier(
         &mut self,
         port: &IfName,
         is: Carrier,
@@ -109,177 +115,195 @@ impl Ports {
         if before == Some(is) {
             return false;
         }
-        // One that is not there any more has none.
+        // A removed port has no subnets.
         let subnets =
             if is.index == 0 { self.subnets.get(port).cloned().unwrap_or_default() } else { subnets() };
         self.subnets.insert(port.clone(), subnets.clone());
         let Some(before) = before else { return false };
-        let loss = is.was_lost_since(before);
+        let loss = is.has_lost_carrier_since(before);
         match self.lost.get_mut(port) {
             Some(lost) => (lost.since, lost.is_back) = (now, is.up),
             None if loss => {
-                let lost = Lost { subnets, since: now, is_back: is.up };
+                let lost = CarrierLoss { subnets, since: now, is_back: is.up };
                 self.lost.insert(port.clone(), lost);
             }
             None => return false,
         }
-        (self.look, self.since, self.more) = (0, Some(now), 0);
+        (self.next_check, self.since, self.extra_checks) = (0, Some(now), 0);
         loss
     }
 
-    /// bgpd is gone, and what it kept with it.
-    pub fn bgpd_is_gone(&mut self) {
+    /// bgpd has exited, and its paths with it.
+    pub fn bgpd_exited(&mut self) {
         self.lost.clear();
-        (self.since, self.asking, self.clearing) = (None, None, None);
+        (self.since, self.query, self.drop_query) = (None, None, None);
     }
 
-    /// When there is something to do although nothing happens.
+    /// When to call [`Self::step`] if nothing else happens.
     pub fn deadline(&self) -> Option<Instant> {
-        let look = LOOKS.get(self.look).filter(|_| self.asking.is_none() && self.clearing.is_none())?;
-        Some(self.since? + *look)
+        let next_check = CHECK_DELAYS
+            .get(self.next_check)
+            .filter(|_| self.query.is_none() && self.drop_query.is_none())?;
+        Some(self.since? + *next_check)
     }
 
-    /// What to poll.
-    pub fn talks(&self) -> impl Iterator<Item = &Talk> {
-        self.asking.iter().chain(self.clearing.iter().map(|(talk, _)| talk))
+    /// The queries to poll.
+    pub fn queries(&self) -> impl Iterator<Item = &Query> {
+        self.query.iter().chain(self.drop_query.iter().map(|(query, _)| query))
     }
 
-    /// Whether bgpd may run with something else than its configuration.
+    /// Whether commands are under way that change bgpd's configuration for a moment.
     pub fn is_configuring(&self) -> bool {
-        self.clearing.is_some()
+        self.drop_query.is_some()
     }
 
-    /// Goes on with it. `text` is frr.conf, if the bgpd that listens at `socket` runs with it. Returns the peers whose paths
-    /// bgpd has dropped.
+    /// Does the next step. `text` is frr.conf, if the bgpd that listens at `socket` runs with it. Returns the peers
+    /// whose paths bgpd has dropped.
     pub fn step(&mut self, socket: &Path, text: Option<&str>, version: Version, now: Instant) -> Vec<String> {
         let Some(text) = text else {
-            self.bgpd_is_gone();
+            self.bgpd_exited();
             return vec![];
         };
         let mut dropped = vec![];
-        match self.clearing.as_mut().map(|(talk, _)| talk.receive()) {
+        match self.drop_query.as_mut().map(|(query, _)| query.poll_replies()) {
             None | Some(Ok(None)) => {}
-            Some(answers) => {
-                let peers = self.clearing.take().map(|(_, peers)| peers);
-                // Someone else may just be configuring it: the next look sees whether it was done.
-                if let (Ok(Some(answers)), Some(peers)) = (answers, peers) {
-                    match answers.iter().find(|answer| !answer.well) {
+            Some(replies) => {
+                let peers = self.drop_query.take().map(|(_, peers)| peers);
+                // Another session may hold the configuration lock: the next check shows whether the command took
+                // effect.
+                if let (Ok(Some(replies)), Some(peers)) = (replies, peers) {
+                    match replies.iter().find(|reply| !reply.success) {
                         None => dropped = peers,
-                        // bgpd shuts no neighbor of a listen range down.
-                        Some(refusal) if self.look >= LOOKS.len() => log::warn!(
-                            "neighbor {}: its port has lost its carrier while it restarted, and bgpd keeps its routes: {}",
+                        // bgpd refuses `shutdown` for a dynamic neighbor of a listen range.
+                        Some(error) if self.next_check >= CHECK_DELAYS.len() => log::warn!(
+                            peer:% = peers.join(", ");
+                            "neighbor {}: its port lost its carrier while the peer was restarting, but bgpd keeps its routes: {}",
                             peers.join(", "),
-                            refusal.text.trim()
+                            error.text.trim()
                         ),
                         Some(_) => {}
                     }
                 }
             }
         }
-        match self.asking.as_mut().map(Talk::receive) {
+        match self.query.as_mut().map(Query::poll_replies) {
             None | Some(Ok(None)) => {}
-            Some(answers) => {
-                self.asking = None;
-                if let Ok(Some(answers)) = answers {
-                    self.answered(socket, text, version, answers.first(), now);
+            Some(replies) => {
+                self.query = None;
+                if let Ok(Some(replies)) = replies {
+                    self.neighbors_received(socket, text, version, replies.first(), now);
                 }
             }
         }
         if self.deadline().is_some_and(|at| at <= now) {
-            self.look += 1;
-            self.asking = Talk::show(socket, [QUESTION]).ok();
-        } else if self.look >= LOOKS.len() && self.asking.is_none() && self.clearing.is_none() {
-            if self.unproven && self.more < MORE_LOOKS {
-                // The same again, until its peer or its hold time tells what has become of it.
-                (self.look, self.since, self.more) = (LOOKS.len() - 1, Some(now), self.more + 1);
+            self.next_check += 1;
+            self.query = Query::show(socket, [SHOW_NEIGHBORS]).ok();
+        } else if self.next_check >= CHECK_DELAYS.len() && self.query.is_none() && self.drop_query.is_none() {
+            if self.has_unproven_session && self.extra_checks < EXTRA_CHECKS {
+                // Repeat the last check until the session receives something or its hold time expires.
+                (self.next_check, self.since, self.extra_checks) =
+                    (CHECK_DELAYS.len() - 1, Some(now), self.extra_checks + 1);
             } else {
                 self.since = None;
-                // One without a carrier is looked at again when it is back.
+                // A port without a carrier is checked again when the carrier is back.
                 self.lost.retain(|_, lost| !lost.is_back);
             }
         }
         dropped
     }
 
-    fn answered(
+    fn neighbors_received(
         &mut self,
         socket: &Path,
         text: &str,
         version: Version,
-        answer: Option<&Answer>,
+        reply: Option<&Reply>,
         now: Instant,
     ) {
-        let neighbors = answer.and_then(|answer| serde_json::from_str(&answer.text).ok()).unwrap_or_default();
-        let peers = stale(&neighbors, |peer| self.lost.iter().any(|(port, lost)| is_over(peer, port, lost)));
-        self.unproven = false;
-        let unproven = &mut self.unproven;
+        let neighbors = reply.and_then(|reply| serde_json::from_str(&reply.text).ok()).unwrap_or_default();
+        let peers = restarting_peers(&neighbors, |peer| {
+            self.lost.iter().any(|(port, lost)| is_connected_to(peer, port, lost))
+        });
+        self.has_unproven_session = false;
+        let has_unproven_session = &mut self.has_unproven_session;
         self.lost.retain(|port, lost| {
-            let over =
-                neighbors.as_object().into_iter().flatten().filter(|(peer, _)| is_over(peer, port, lost));
-            let mut up =
-                over.map(|(_, neighbor)| neighbor).filter(|neighbor| is_established(neighbor)).peekable();
-            if !lost.is_back || up.peek().is_none() || now < lost.since + NOTICED {
+            let connected = neighbors
+                .as_object()
+                .into_iter()
+                .flatten()
+                .filter(|(peer, _)| is_connected_to(peer, port, lost));
+            let mut up = connected
+                .map(|(_, neighbor)| neighbor)
+                .filter(|neighbor| is_established(neighbor))
+                .peekable();
+            if !lost.is_back || up.peek().is_none() || now < lost.since + NOTICE_TIME {
                 return true;
             }
-            let alive = up.any(|neighbor| is_heard(neighbor, now.duration_since(lost.since)));
-            *unproven |= !alive;
-            !alive
+            let has_traffic =
+                up.any(|neighbor| has_received_within(neighbor, now.duration_since(lost.since)));
+            *has_unproven_session |= !has_traffic;
+            !has_traffic
         });
-        // zebra uses next hops over a link that is back before it hears of anything from bgpd.
-        let again = version < KNOWS_WEIGHTS && self.more == 0 && self.lost.values().any(|lost| lost.is_back);
-        let commands = commands(text, &shut_with(&neighbors, text, &peers), again);
+        // zebra uses next hops over a returned link before it gets anything from bgpd.
+        let resend = version < HONOURS_WEIGHTS
+            && self.extra_checks == 0
+            && self.lost.values().any(|lost| lost.is_back);
+        let commands = commands(text, &shutdown_targets(&neighbors, text, &peers), resend);
         if !commands.is_empty() {
-            self.clearing = Talk::begin(socket, commands).ok().map(|talk| (talk, peers));
+            self.drop_query = Query::commands(socket, commands).ok().map(|query| (query, peers));
         }
     }
 }
 
-/// Whether the peer is next door on that port.
-fn is_over(peer: &str, port: &IfName, lost: &Lost) -> bool {
+/// Whether the peer is directly connected to that port.
+fn is_connected_to(peer: &str, port: &IfName, lost: &CarrierLoss) -> bool {
     let address = peer.parse::<IpAddr>();
     peer == port.as_str() || address.is_ok_and(|ip| lost.subnets.iter().any(|net| net.contains(&ip)))
 }
 
-/// Whether a session that is up was made, or something was received over it, within this time. Only a neighbor next door that is told
-/// apart by its TTL goes down with its port (`bgp_ifp_down`, `bgpd/bgp_zebra.c`): another session may be one that its peer, which was
-/// started anew, knows nothing of.
-fn is_heard(neighbor: &Value, within: Duration) -> bool {
-    // The second one is told in whole seconds.
-    [("bgpTimerUpMsec", Duration::ZERO), ("bgpTimerLastRead", SECOND)].into_iter().any(|(timer, more)| {
-        let ms = neighbor.get(timer).and_then(Value::as_u64);
-        ms.is_some_and(|ms| Duration::from_millis(ms) + more <= within)
-    })
+/// Whether an established session came up, or received something, within this time. Only a neighbor that its TTL marks
+/// as directly connected goes down with its port (`bgp_ifp_down`, `bgpd/bgp_zebra.c`): the peer of another session may
+/// have restarted and not know the session.
+fn has_received_within(neighbor: &Value, within: Duration) -> bool {
+    // bgpd reports the second timer in whole seconds.
+    [("bgpTimerUpMsec", Duration::ZERO), ("bgpTimerLastRead", TIMER_RESOLUTION)].into_iter().any(
+        |(timer, resolution)| {
+            let ms = neighbor.get(timer).and_then(Value::as_u64);
+            ms.is_some_and(|ms| Duration::from_millis(ms) + resolution <= within)
+        },
+    )
 }
 
-/// Whether bgpd keeps the routes of a neighbor that is away.
-fn restarts(neighbor: &Value) -> bool {
+/// Whether the neighbor is restarting and bgpd keeps its routes.
+fn is_restarting(neighbor: &Value) -> bool {
     let info = neighbor.get("gracefulRestartInfo");
     !is_established(neighbor)
-        && info.is_some_and(|info| RESTARTS.iter().any(|timer| info.get(timer).is_some()))
+        && info.is_some_and(|info| RESTART_TIMERS.iter().any(|timer| info.get(timer).is_some()))
 }
 
-/// The peers among those that restart, by bgpd's answer.
-fn stale(neighbors: &Value, is_meant: impl Fn(&str) -> bool) -> Vec<String> {
+/// The restarting peers in bgpd's reply for which `is_included` holds.
+fn restarting_peers(neighbors: &Value, is_included: impl Fn(&str) -> bool) -> Vec<String> {
     let all = neighbors.as_object().into_iter().flatten();
-    all.filter(|(peer, neighbor)| is_meant(peer) && restarts(neighbor))
+    all.filter(|(peer, neighbor)| is_included(peer) && is_restarting(neighbor))
         .map(|(peer, _)| peer.clone())
         .collect()
 }
 
-/// What is to be shut down for these peers: a peer of a listen range can't be by itself, and goes with its group where no other one of
-/// that is up.
-fn shut_with(neighbors: &Value, text: &str, peers: &[String]) -> Vec<String> {
+/// The neighbors or peer groups to shut down for these peers. A dynamic neighbor of a listen range cannot be shut down
+/// alone; its peer group is shut down instead, unless another member is established or restarting.
+fn shutdown_targets(neighbors: &Value, text: &str, peers: &[String]) -> Vec<String> {
     let group = |neighbor: &Value| neighbor.get("peerGroup").and_then(Value::as_str).map(str::to_owned);
     let has_line = |peer: &str| {
         let line = format!("neighbor {peer} ");
         text.lines().any(|l| l.trim_start().starts_with(&line))
     };
-    // Another one may be up, or restart.
+    // Another member may be established or restarting.
     let is_used = |name: &str| {
         let of_group = |(_, neighbor): &(&String, &Value)| group(neighbor).as_deref() == Some(name);
         let mut others = neighbors.as_object().into_iter().flatten().filter(of_group);
-        others
-            .any(|(peer, neighbor)| !peers.contains(peer) && (is_established(neighbor) || restarts(neighbor)))
+        others.any(|(peer, neighbor)| {
+            !peers.contains(peer) && (is_established(neighbor) || is_restarting(neighbor))
+        })
     };
     let mut names: Vec<String> = peers
         .iter()
@@ -293,12 +317,12 @@ fn shut_with(neighbors: &Value, text: &str, peers: &[String]) -> Vec<String> {
     names
 }
 
-/// The commands that have bgpd drop what it keeps of these peers, and tell zebra of its table `again`, and leave its
-/// configuration as it was.
-fn commands(text: &str, peers: &[String], again: bool) -> Vec<String> {
-    let Some(instance) = text.lines().find(|line| opens_default(line)) else { return vec![] };
-    // One that is shut down in the configuration has nothing to be dropped, and stays so.
-    let shut = |name: &str| {
+/// The commands that make bgpd drop the paths of these peers, and send its whole table to zebra if `resend` is set.
+/// They leave its configuration unchanged.
+fn commands(text: &str, peers: &[String], resend: bool) -> Vec<String> {
+    let Some(instance) = text.lines().find(|line| is_default_bgp_instance(line)) else { return vec![] };
+    // A neighbor that the configuration shuts down has no paths, and must stay shut down.
+    let is_shut_down = |name: &str| {
         let line = format!("neighbor {name} shutdown");
         text.lines().any(|l| {
             l.trim_start().strip_prefix(&line).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
@@ -312,12 +336,14 @@ fn commands(text: &str, peers: &[String], again: bool) -> Vec<String> {
             .map(|(_, group)| group.trim().to_owned())
             .next()
     };
-    let open = peers.iter().filter(|peer| !shut(peer) && !group(peer).is_some_and(|group| shut(&group)));
+    let open = peers
+        .iter()
+        .filter(|peer| !is_shut_down(peer) && !group(peer).is_some_and(|group| is_shut_down(&group)));
     let mut pairs: Vec<String> =
         open.flat_map(|peer| ["", "no "].map(|no| format!("{no}neighbor {peer} shutdown"))).collect();
-    if again {
-        let set = text.lines().map(str::trim_start).find(|line| line.starts_with(BANDWIDTH));
-        pairs.push(set.map_or_else(|| format!("no {BANDWIDTH}"), str::to_owned));
+    if resend {
+        let set = text.lines().map(str::trim_start).find(|line| line.starts_with(BESTPATH_BANDWIDTH));
+        pairs.push(set.map_or_else(|| format!("no {BESTPATH_BANDWIDTH}"), str::to_owned));
     }
     if pairs.is_empty() {
         return vec![];
@@ -330,7 +356,7 @@ mod tests {
     use super::*;
     use crate::model::Value as _;
 
-    const ANSWER: &str = r#"{
+    const REPLY: &str = r#"{
         "eth1": {"bgpState": "Active", "gracefulRestartInfo": {"gracefulRestartTimerMsecs": 118000}},
         "eth2": {"bgpState": "Connect", "gracefulRestartInfo": {"gracefulRestartTimerSec": 118}},
         "eth3": {"bgpState": "Active", "gracefulRestartInfo": {}},
@@ -343,50 +369,57 @@ mod tests {
     }
 
     #[test]
-    fn only_peers_that_restart_are_stale() {
-        let answer = serde_json::from_str(ANSWER).unwrap();
-        assert_eq!(stale(&answer, |_| true), ["192.0.2.1", "eth1", "eth2"]);
-        assert_eq!(stale(&answer, |peer| peer == "eth2"), ["eth2"]);
-        assert_eq!(stale(&Value::Null, |_| true), Vec::<String>::new());
+    fn only_restarting_peers_are_listed() {
+        let reply = serde_json::from_str(REPLY).unwrap();
+        assert_eq!(restarting_peers(&reply, |_| true), ["192.0.2.1", "eth1", "eth2"]);
+        assert_eq!(restarting_peers(&reply, |peer| peer == "eth2"), ["eth2"]);
+        assert_eq!(restarting_peers(&Value::Null, |_| true), Vec::<String>::new());
     }
 
     #[test]
-    fn a_peer_is_next_door_by_interface_or_by_subnet() {
-        let lost =
-            Lost { subnets: vec!["192.0.2.0/31".parse().unwrap()], since: Instant::now(), is_back: false };
-        let over = |peer: &str| is_over(peer, &port("eth1"), &lost);
+    fn a_peer_belongs_to_a_port_by_interface_or_by_subnet() {
+        let lost = CarrierLoss {
+            subnets: vec!["192.0.2.0/31".parse().unwrap()],
+            since: Instant::now(),
+            is_back: false,
+        };
+        let connected = |peer: &str| is_connected_to(peer, &port("eth1"), &lost);
         assert!(
-            over("eth1") && over("192.0.2.1") && !over("eth2") && !over("192.0.2.2") && !over("2001:db8::1")
+            connected("eth1")
+                && connected("192.0.2.1")
+                && !connected("eth2")
+                && !connected("192.0.2.2")
+                && !connected("2001:db8::1")
         );
     }
 
     #[test]
-    fn a_session_that_has_outlived_the_loss_proves_nothing_until_something_is_received() {
-        let heard = |up: u64, read: u64| {
+    fn a_session_that_outlived_the_loss_counts_after_it_has_received_something() {
+        let received = |up: u64, read: u64| {
             let neighbor = serde_json::json!({"bgpTimerUpMsec": up, "bgpTimerLastRead": read});
-            is_heard(&neighbor, Duration::from_secs(5))
+            has_received_within(&neighbor, Duration::from_secs(5))
         };
-        assert!(heard(4000, 9000), "it is a new one");
-        assert!(heard(900_000, 4000), "its peer is the one of before");
-        assert!(!heard(900_000, 5000) && !is_heard(&Value::Null, Duration::from_secs(5)));
+        assert!(received(4000, 9000), "the session is new");
+        assert!(received(900_000, 4000), "the peer has not restarted");
+        assert!(!received(900_000, 5000) && !has_received_within(&Value::Null, Duration::from_secs(5)));
     }
 
     #[test]
-    fn a_peer_of_a_listen_range_goes_with_its_group() {
+    fn a_peer_of_a_listen_range_is_shut_down_with_its_group() {
         let text = "router bgp 65001\n neighbor lab peer-group\n neighbor 192.0.2.1 peer-group lab\n \
                     bgp listen range 198.51.100.0/24 peer-group lab\nexit\n";
         let peers = ["192.0.2.1".to_owned(), "198.51.100.7".to_owned()];
         let mut neighbors = serde_json::json!({
             "192.0.2.1": {"bgpState": "Idle", "peerGroup": "lab"}, "198.51.100.7": {"bgpState": "Idle", "peerGroup": "lab"}
         });
-        assert_eq!(shut_with(&neighbors, text, &peers), ["192.0.2.1", "lab"]);
-        // Another one would lose its session.
+        assert_eq!(shutdown_targets(&neighbors, text, &peers), ["192.0.2.1", "lab"]);
+        // Another member would lose its session.
         neighbors["198.51.100.8"] = serde_json::json!({"bgpState": "Established", "peerGroup": "lab"});
-        assert_eq!(shut_with(&neighbors, text, &peers), peers);
+        assert_eq!(shutdown_targets(&neighbors, text, &peers), peers);
     }
 
     #[test]
-    fn the_configuration_stays_as_it_was() {
+    fn the_commands_leave_the_configuration_unchanged() {
         let text = "router bgp 4000099998 vrf metallb\nexit\nrouter bgp 65001\n neighbor fabric peer-group\n \
                     neighbor eth1 interface peer-group fabric\n neighbor eth2 interface peer-group fabric\n \
                     neighbor eth2 shutdown\nexit\n";
@@ -413,30 +446,34 @@ mod tests {
     }
 
     #[test]
-    fn each_loss_and_each_return_is_looked_after_for_a_while() {
+    fn each_lost_and_each_returned_carrier_starts_checks() {
         let now = Instant::now();
-        let mut ports = Ports::default();
+        let mut ports = FabricPorts::default();
         let up = Carrier { index: 3, up: true, losses: 0 };
-        let saw = |ports: &mut Ports, is, at| ports.saw(&port("eth1"), is, Vec::new, at);
-        assert!(!saw(&mut ports, up, now) && ports.deadline().is_none(), "seen for the first time");
-        assert!(!saw(&mut ports, up, now) && ports.deadline().is_none());
+        let record_carrier =
+            |ports: &mut FabricPorts, is, at| ports.record_carrier(&port("eth1"), is, Vec::new, at);
+        assert!(
+            !record_carrier(&mut ports, up, now) && ports.deadline().is_none(),
+            "seen for the first time"
+        );
+        assert!(!record_carrier(&mut ports, up, now) && ports.deadline().is_none());
         let down = Carrier { up: false, losses: 1, ..up };
-        assert!(saw(&mut ports, down, now));
-        // No bgpd listens there: every look fails, and they end.
-        let mut looks = 0;
+        assert!(record_carrier(&mut ports, down, now));
+        // No bgpd listens there: every check fails, and the checks end.
+        let mut checks = 0;
         while let Some(at) = ports.deadline() {
             assert_eq!(
-                ports.step(Path::new("/nonexistent"), Some(""), KNOWS_WEIGHTS, at),
+                ports.step(Path::new("/nonexistent"), Some(""), HONOURS_WEIGHTS, at),
                 Vec::<String>::new()
             );
-            looks += 1;
+            checks += 1;
         }
-        assert_eq!(looks, LOOKS.len());
-        ports.step(Path::new("/nonexistent"), Some(""), KNOWS_WEIGHTS, now + LOOKS[3]);
+        assert_eq!(checks, CHECK_DELAYS.len());
+        ports.step(Path::new("/nonexistent"), Some(""), HONOURS_WEIGHTS, now + CHECK_DELAYS[3]);
         let later = now + Duration::from_secs(60);
-        assert!(!saw(&mut ports, Carrier { losses: 1, ..up }, later), "it is back");
+        assert!(!record_carrier(&mut ports, Carrier { losses: 1, ..up }, later), "the carrier is back");
         assert_eq!(ports.deadline(), Some(later));
-        ports.bgpd_is_gone();
+        ports.bgpd_exited();
         assert_eq!(ports.deadline(), None);
     }
 }

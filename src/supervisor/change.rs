@@ -1,5 +1,5 @@
-//! A change of the running configuration, on a thread of its own: commands to one daemon after the other, and back if one
-//! is refused.
+//! A change of the running configuration, on a separate thread: sends commands to one daemon after the other, and rolls
+//! them back if one is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -8,55 +8,55 @@ use std::os::unix::net::UnixStream;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::frr::delta::{Command, Step};
-use crate::frr::vty::{Answer, Session, socket};
-use crate::frr::{redact, redact_said};
+use crate::frr::delta::{Step, VtyCommand};
+use crate::frr::vty::{Reply, Terminal, socket};
+use crate::frr::{redact, redact_output};
 use crate::node::Candidate;
 
-/// How long a daemon may take for one command; a thousand VRFs take FRR seconds in all.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest time for one command. A thousand VRFs take FRR seconds in all.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// bgpd does not let go of a VRF's instance before zebra has told it that the VRF has no VNI any more.
-const AGAIN: Duration = Duration::from_millis(10);
-const ATTEMPTS: u32 = 300;
+/// bgpd refuses to remove the instance of a VRF until zebra has reported that the VRF has no VNI any more.
+const RETRY_INTERVAL: Duration = Duration::from_millis(10);
+const MAX_ATTEMPTS: u32 = 300;
 
-/// zebra hears of the kernel's changes within milliseconds.
-const TIDY_AGAIN: Duration = Duration::from_millis(100);
-const TIDY_ATTEMPTS: u32 = 50;
+/// zebra notices the kernel's changes within milliseconds.
+const CLEANUP_INTERVAL: Duration = Duration::from_millis(100);
+const CLEANUP_ATTEMPTS: u32 = 50;
 
-/// Why a change was taken back.
+/// Part of mgmtd's reply while another session has its configuration locked (`mgmtd/mgmt_fe_adapter.c`).
+const LOCKED: &str = "could not lock";
+
+/// Why a change was rolled back.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Refused {
-    /// The daemon, the command and what it said to it, in a sentence.
+pub struct ChangeError {
+    /// The daemon, the command and its reply, as one sentence.
     pub reason: String,
     /// The command.
     pub command: String,
-    /// Daemons that do not run again with what they had: they have to start anew.
-    pub unclean: BTreeSet<&'static str>,
-    /// No daemon has refused anything: one ended meanwhile, or could not be reached.
+    /// Daemons whose running configuration differs from the one before the change: they must restart.
+    pub diverged: BTreeSet<&'static str>,
+    /// No daemon has refused a command: one exited meanwhile, could not be reached, or was locked.
     pub interrupted: bool,
-    /// The same, since someone else was configuring it all the time.
+    /// Interrupted because another session had the configuration locked the whole time.
     pub locked: bool,
 }
 
-/// What mgmtd says to one while another has its configuration (`mgmtd/mgmt_fe_adapter.c`).
-const LOCKED: &str = "could not lock";
-
-impl From<String> for Refused {
+impl From<String> for ChangeError {
     fn from(reason: String) -> Self {
-        Self::before(reason)
+        Self::before_change(reason)
     }
 }
 
-impl Refused {
-    /// Before anything was done.
-    fn before(reason: String) -> Self {
-        let (command, unclean) = (String::new(), BTreeSet::new());
-        Self { reason, command, unclean, interrupted: true, locked: false }
+impl ChangeError {
+    /// An error before the first command.
+    fn before_change(reason: String) -> Self {
+        let (command, diverged) = (String::new(), BTreeSet::new());
+        Self { reason, command, diverged, interrupted: true, locked: false }
     }
 }
 
-/// Work on a thread of its own; readable when it is done.
+/// Work on a separate thread. Its file descriptor is readable when the work is done.
 #[derive(Debug)]
 pub struct Task<T> {
     done: UnixStream,
@@ -64,26 +64,26 @@ pub struct Task<T> {
 }
 
 impl<T: Send + 'static> Task<T> {
-    /// Begins it.
+    /// Starts the thread.
     ///
     /// # Errors
-    /// No thread can be had.
-    pub fn begin(work: impl FnOnce() -> T + Send + 'static) -> io::Result<Self> {
+    /// No thread is available.
+    pub fn start(work: impl FnOnce() -> T + Send + 'static) -> io::Result<Self> {
         let (done, end) = UnixStream::pair()?;
         let thread = thread::Builder::new().name("change".into()).spawn(move || {
-            // Its end closes with the thread, whatever becomes of that.
+            // This end closes with the thread, even if it panics.
             let _end = end;
             work()
         })?;
         Ok(Self { done, thread })
     }
 
-    /// Whether it is done.
-    pub fn is_over(&self) -> bool {
+    /// Whether the work is done.
+    pub fn is_finished(&self) -> bool {
         self.thread.is_finished()
     }
 
-    /// What came of it; `None` if the thread has panicked.
+    /// The result; `None` if the thread has panicked.
     pub fn join(self) -> Option<T> {
         self.thread.join().ok()
     }
@@ -95,179 +95,185 @@ impl<T> AsFd for Task<T> {
     }
 }
 
-/// A change under way.
+/// A running change.
 #[derive(Debug)]
 pub struct Change {
-    /// What it leads to.
+    /// The configuration that it applies.
     pub candidate: Candidate,
-    /// How many commands it has.
+    /// The number of its commands.
     pub commands: usize,
-    /// What is for when the kernel has followed.
+    /// Steps that follow after the change of the kernel.
     pub late: Vec<Step>,
-    /// When it was begun.
-    pub began: Instant,
-    /// The commands on their way.
-    pub task: Task<Result<(), Refused>>,
+    /// Time of its start.
+    pub started: Instant,
+    /// The thread that sends the commands.
+    pub task: Task<Result<(), ChangeError>>,
 }
 
 impl Change {
-    /// Begins it: `steps` lead to the candidate, `late` is for when the kernel has followed, and `back` works out what leads
-    /// back, should one be refused.
+    /// Starts the change: `steps` lead to the candidate, `late` follows after the change of the kernel, and `undo`
+    /// computes the steps that roll the change back if a command is refused.
     ///
     /// # Errors
-    /// No thread can be had.
-    pub fn begin(
+    /// No thread is available.
+    pub fn start(
         candidate: Candidate,
         steps: Vec<Step>,
-        back: impl FnOnce() -> Vec<Step> + Send + 'static,
+        undo: impl FnOnce() -> Vec<Step> + Send + 'static,
         late: Vec<Step>,
     ) -> io::Result<Self> {
         let commands = steps.iter().map(|step| step.commands.len()).sum();
-        let vrfs: Vec<String> = late.iter().flat_map(|step| &step.commands).filter_map(vrf).collect();
-        let task = Task::begin(move || {
-            carry_out(&steps, back, session)?;
-            // zebra does not get over a VRF that goes while it has work to do on its routes (seen with 10.3: it crashes).
-            if let Err(e) = session("zebra").and_then(|mut zebra| await_emptiness(&mut zebra, &vrfs)) {
-                log::warn!("zebra: {e}: it may still have routes of a VRF that goes");
+        let vrfs: Vec<String> = late.iter().flat_map(|step| &step.commands).filter_map(removed_vrf).collect();
+        let task = Task::start(move || {
+            apply_steps(&steps, undo, open_terminal)?;
+            // zebra crashes if a VRF is removed while it still processes the VRF's routes (seen with 10.3).
+            if let Err(e) =
+                open_terminal("zebra").and_then(|mut zebra| await_removed_routes(&mut zebra, &vrfs))
+            {
+                log::warn!(
+                    daemon = "zebra";
+                    "zebra: {e}; it may still have BGP routes in a VRF that is being removed"
+                );
             }
             Ok(())
         })?;
-        Ok(Self { candidate, commands, late, began: Instant::now(), task })
+        Ok(Self { candidate, commands, late, started: Instant::now(), task })
     }
 }
 
 impl<E: From<String>> Task<Result<(), E>> {
-    /// What came of it.
+    /// The result of the work, or an error if the thread has panicked.
     pub fn result(self) -> Result<(), E> {
         self.thread
             .join()
-            .unwrap_or_else(|_| Err("the thread that made the change is gone".to_owned().into()))
+            .unwrap_or_else(|_| Err("the thread that made the change has panicked".to_owned().into()))
     }
 }
 
-/// The VRF that a command is about.
-fn vrf(command: &Command) -> Option<String> {
+/// The VRF that a command removes.
+fn removed_vrf(command: &VtyCommand) -> Option<String> {
     command.text.strip_prefix("no vrf ").map(Into::into)
 }
 
-/// Waits until bgpd's routes are out of the VRFs.
-fn await_emptiness(zebra: &mut impl Ask, vrfs: &[String]) -> io::Result<()> {
+/// Waits until the VRFs contain no BGP routes.
+fn await_removed_routes(zebra: &mut impl Execute, vrfs: &[String]) -> io::Result<()> {
     for vrf in vrfs {
         for version in ["ip", "ipv6"] {
-            let question = format!("do show {version} route vrf {vrf} bgp json");
-            for _ in 0..ATTEMPTS {
-                let routes = zebra.ask(&question)?.text;
+            let command = format!("do show {version} route vrf {vrf} bgp json");
+            for _ in 0..MAX_ATTEMPTS {
+                let routes = zebra.execute(&command)?.text;
                 if !routes.contains("prefix") {
                     break;
                 }
-                thread::sleep(AGAIN);
+                thread::sleep(RETRY_INTERVAL);
             }
         }
     }
     Ok(())
 }
 
-/// What came of putting a daemon right by commands.
+/// Result of a repair by commands.
 #[derive(Debug)]
-pub struct Enforced {
+pub struct RepairReport {
     /// The daemon.
     pub daemon: &'static str,
-    /// What it runs with now; or why that is not known to be ours, and whether the reason passes by itself: it ended meanwhile, or
-    /// someone else was configuring it.
+    /// The running configuration after the repair; or why the repair failed, and whether the reason is transient: the
+    /// daemon exited meanwhile, or another session had the configuration locked.
     pub result: Result<String, (String, bool)>,
 }
 
-/// Puts right what someone else has changed, and looks at once what came of it: later someone may have changed it again.
+/// Repairs the running configuration of a daemon, and reads it at once: someone may change it again later.
 ///
 /// # Errors
-/// No thread can be had.
-pub fn begin_to_enforce(step: Step) -> io::Result<Task<Enforced>> {
-    Task::begin(move || {
+/// No thread is available.
+pub fn start_repair(step: Step) -> io::Result<Task<RepairReport>> {
+    Task::start(move || {
         let daemon = step.daemon;
-        let running = || Ok(session(daemon)?.ask("do show running-config")?.text);
-        let gone = |e: io::Error| (format!("{daemon}: {e}"), true);
-        let done = speak(&step, session).map_err(|failure| (failure.reason, failure.interrupted));
-        Enforced { daemon, result: done.and_then(|()| running().map_err(gone)) }
+        let running = || Ok(open_terminal(daemon)?.execute("do show running-config")?.text);
+        let unreachable = |e: io::Error| (format!("{daemon}: {e}"), true);
+        let done = run_step(&step, open_terminal).map_err(|failure| (failure.reason, failure.interrupted));
+        RepairReport { daemon, result: done.and_then(|()| running().map_err(unreachable)) }
     })
 }
 
-/// Has FRR forget what is left of VRFs, now that the kernel has none of them. `None`: there is nothing to do, or no thread.
-pub fn begin_to_tidy(late: Vec<Step>) -> Option<Task<()>> {
+/// Removes what is left of VRFs from FRR's configuration after the kernel has removed them. `None` if there is nothing
+/// to do or no thread is available.
+pub fn start_cleanup(late: Vec<Step>) -> Option<Task<()>> {
     if late.is_empty() {
         return None;
     }
-    Task::begin(move || tidy(&late))
-        .inspect_err(|e| log::debug!("VRFs that are gone stay in FRR's configuration: {e}"))
+    Task::start(move || clean_up(&late))
+        .inspect_err(|e| log::debug!("removed VRFs stay in FRR's configuration: {e}"))
         .ok()
 }
 
-/// Says what is for later until it is carried out. Nothing depends on it.
-fn tidy(late: &[Step]) {
+/// Repeats each late command until it has an effect. Nothing depends on the result.
+fn clean_up(late: &[Step]) {
     for (step, command) in
         late.iter().flat_map(|step| step.commands.iter().map(move |command| (step, command)))
     {
-        let gone = || -> io::Result<bool> {
-            let mut session = session(step.daemon)?;
-            session.ask(&command.text)?;
-            let running = session.ask("do show running-config")?.text;
+        let is_removed = || -> io::Result<bool> {
+            let mut terminal = open_terminal(step.daemon)?;
+            terminal.execute(&command.text)?;
+            let running = terminal.execute("do show running-config")?.text;
             Ok(!running.lines().any(|line| Some(line) == command.text.strip_prefix("no ")))
         };
-        for _ in 0..TIDY_ATTEMPTS {
-            thread::sleep(TIDY_AGAIN);
-            if gone().unwrap_or(false) {
+        for _ in 0..CLEANUP_ATTEMPTS {
+            thread::sleep(CLEANUP_INTERVAL);
+            if is_removed().unwrap_or(false) {
                 break;
             }
         }
     }
 }
 
-fn session(daemon: &str) -> io::Result<Session> {
-    Session::begin(&socket(daemon), PATIENCE)
+fn open_terminal(daemon: &str) -> io::Result<Terminal> {
+    Terminal::open(&socket(daemon), COMMAND_TIMEOUT)
 }
 
-/// A daemon that takes commands; in tests not a real one.
-trait Ask {
-    fn ask(&mut self, command: &str) -> io::Result<Answer>;
+/// A session that executes commands; tests use a fake one.
+trait Execute {
+    fn execute(&mut self, command: &str) -> io::Result<Reply>;
 }
 
-impl Ask for Session {
-    fn ask(&mut self, command: &str) -> io::Result<Answer> {
-        Session::ask(self, command)
+impl Execute for Terminal {
+    fn execute(&mut self, command: &str) -> io::Result<Reply> {
+        Terminal::execute(self, command)
     }
 }
 
-fn carry_out<S: Ask>(
+fn apply_steps<S: Execute>(
     steps: &[Step],
-    back: impl FnOnce() -> Vec<Step>,
+    undo: impl FnOnce() -> Vec<Step>,
     connect: impl Fn(&'static str) -> io::Result<S>,
-) -> Result<(), Refused> {
+) -> Result<(), ChangeError> {
     let running = |daemon| -> io::Result<Vec<String>> {
-        Ok(comparable(&connect(daemon)?.ask("do show running-config")?.text))
+        Ok(comparable_lines(&connect(daemon)?.execute("do show running-config")?.text))
     };
     let mut before = BTreeMap::new();
     for daemon in steps.iter().map(|step| step.daemon) {
-        let lines = running(daemon).map_err(|e| Refused::before(format!("{daemon}: {e}")))?;
+        let lines = running(daemon).map_err(|e| ChangeError::before_change(format!("{daemon}: {e}")))?;
         before.insert(daemon, lines);
     }
-    let refused = steps.iter().find_map(|step| speak(step, &connect).err());
-    let Some(Failure { command, reason, interrupted }) = refused else { return Ok(()) };
-    // Some of it may not have been done, and can't be undone: what counts is what they run with in the end.
-    for step in back() {
-        if let Ok(mut session) = connect(step.daemon) {
-            let gone = |command: &Command| session.ask(&command.text).is_err();
-            let _ = step.commands.iter().any(gone);
+    let failure = steps.iter().find_map(|step| run_step(step, &connect).err());
+    let Some(CommandFailure { command, reason, interrupted }) = failure else { return Ok(()) };
+    // Some commands may not have been executed, so undoing them fails: only the running configuration counts.
+    for step in undo() {
+        if let Ok(mut terminal) = connect(step.daemon) {
+            let is_unreachable = |command: &VtyCommand| terminal.execute(&command.text).is_err();
+            let _ = step.commands.iter().any(is_unreachable);
         }
     }
     let differs =
         |(daemon, lines): &(&'static str, Vec<String>)| running(daemon).map_or(true, |now| now != *lines);
-    let unclean = before.into_iter().filter(differs).map(|(daemon, _)| daemon).collect();
+    let diverged = before.into_iter().filter(differs).map(|(daemon, _)| daemon).collect();
     let locked = interrupted && reason.contains(LOCKED);
-    Err(Refused { reason, command, unclean, interrupted, locked })
+    Err(ChangeError { reason, command, diverged, interrupted, locked })
 }
 
-/// The lines of a running configuration in an order of their own: what is taken away and given back may stand elsewhere. An
-/// interface with nothing in it stays in FRR's configuration and means nothing.
-fn comparable(text: &str) -> Vec<String> {
+/// The sorted lines of a running configuration: lines that were removed and added again may be at another place. An
+/// empty interface stays in FRR's configuration and has no effect.
+fn comparable_lines(text: &str) -> Vec<String> {
     let mut lines: Vec<String> = vec![];
     for line in text.lines() {
         if line == "exit" && lines.last().is_some_and(|last| last.starts_with("interface ")) {
@@ -281,41 +287,47 @@ fn comparable(text: &str) -> Vec<String> {
     lines
 }
 
-/// A command that was not carried out.
-struct Failure {
+/// A command that was not executed.
+struct CommandFailure {
     command: String,
     reason: String,
-    /// For want of a daemon that answers.
+    /// The daemon did not reply, or was locked.
     interrupted: bool,
 }
 
-/// Sends a step to its daemon: if a command is refused, that one, and a sentence.
-fn speak<S: Ask>(step: &Step, connect: impl Fn(&'static str) -> io::Result<S>) -> Result<(), Failure> {
-    let gone = |e: io::Error| Failure { command: String::new(), reason: e.to_string(), interrupted: true };
-    connect(step.daemon).map_err(gone).and_then(|mut session| send(&mut session, step)).map_err(|failure| {
-        let said: Vec<_> = failure.reason.lines().map(redact_said).collect();
-        let reason = format!("{}: {:?}: {}", step.daemon, redact(&failure.command), said.join("; "));
-        Failure { reason, ..failure }
-    })
+/// Sends a step to its daemon. The reason of a failure names the daemon and the command.
+fn run_step<S: Execute>(
+    step: &Step,
+    connect: impl Fn(&'static str) -> io::Result<S>,
+) -> Result<(), CommandFailure> {
+    let unreachable =
+        |e: io::Error| CommandFailure { command: String::new(), reason: e.to_string(), interrupted: true };
+    connect(step.daemon).map_err(unreachable).and_then(|mut terminal| send(&mut terminal, step)).map_err(
+        |failure| {
+            let lines: Vec<_> = failure.reason.lines().map(redact_output).collect();
+            let reason = format!("{}: {:?}: {}", step.daemon, redact(&failure.command), lines.join("; "));
+            CommandFailure { reason, ..failure }
+        },
+    )
 }
 
-/// Sends the commands, until one is refused: that one, and why.
-fn send(session: &mut impl Ask, step: &Step) -> Result<(), Failure> {
+/// Sends the commands until one is refused.
+fn send(terminal: &mut impl Execute, step: &Step) -> Result<(), CommandFailure> {
     for command in &step.commands {
         let failed = |interrupted| {
-            move |reason: String| Failure { command: command.text.clone(), reason, interrupted }
+            move |reason: String| CommandFailure { command: command.text.clone(), reason, interrupted }
         };
         for attempt in 1.. {
-            let answer = session.ask(&command.text).map_err(|e| failed(true)(e.to_string()))?;
-            if answer.well || command.optional {
+            let reply = terminal.execute(&command.text).map_err(|e| failed(true)(e.to_string()))?;
+            if reply.success || command.optional {
                 break;
             }
-            // mgmtd has one configuration to be changed, and someone with a vtysh may hold it for a moment.
-            let passes = command.text.starts_with("no router bgp ") || answer.text.contains(LOCKED);
-            if !passes || attempt >= ATTEMPTS {
-                return Err(failed(passes)(answer.text.trim().to_owned()));
+            // mgmtd has one candidate configuration, and another vtysh may have it locked for a moment.
+            let is_transient = command.text.starts_with("no router bgp ") || reply.text.contains(LOCKED);
+            if !is_transient || attempt >= MAX_ATTEMPTS {
+                return Err(failed(is_transient)(reply.text.trim().to_owned()));
             }
-            thread::sleep(AGAIN);
+            thread::sleep(RETRY_INTERVAL);
         }
     }
     Ok(())
@@ -327,72 +339,72 @@ mod tests {
     use std::cell::RefCell;
     use std::rc::Rc;
 
-    type Said = Rc<RefCell<Vec<String>>>;
+    type Commands = Rc<RefCell<Vec<String>>>;
 
-    struct Fake {
-        said: Said,
-        answer: fn(&str) -> io::Result<(bool, String)>,
+    struct FakeDaemon {
+        commands: Commands,
+        reply: fn(&str) -> io::Result<(bool, String)>,
     }
 
-    impl Ask for Fake {
-        fn ask(&mut self, command: &str) -> io::Result<Answer> {
-            self.said.borrow_mut().push(command.into());
-            (self.answer)(command).map(|(well, text)| Answer { well, text })
+    impl Execute for FakeDaemon {
+        fn execute(&mut self, command: &str) -> io::Result<Reply> {
+            self.commands.borrow_mut().push(command.into());
+            (self.reply)(command).map(|(success, text)| Reply { success, text })
         }
     }
 
     fn step(daemon: &'static str, commands: &[&str]) -> Step {
-        let command = |text: &&str| Command { text: (*text).into(), optional: text.starts_with("set") };
+        let command = |text: &&str| VtyCommand { text: (*text).into(), optional: text.starts_with("set") };
         Step { daemon, commands: commands.iter().map(command).collect() }
     }
 
-    fn run(answer: fn(&str) -> io::Result<(bool, String)>) -> (Result<(), Refused>, Vec<String>) {
-        let said = Said::default();
+    fn run(reply: fn(&str) -> io::Result<(bool, String)>) -> (Result<(), ChangeError>, Vec<String>) {
+        let commands = Commands::default();
         let steps = [step("zebra", &["set x"]), step("bgpd", &["neighbor 10.0.0.1 password secret", "b"])];
-        let back = || vec![step("bgpd", &["no a"])];
-        let result = carry_out(&steps, back, |_| Ok(Fake { said: Rc::clone(&said), answer }));
-        (result, said.take())
+        let undo = || vec![step("bgpd", &["no a"])];
+        let result = apply_steps(&steps, undo, |_| Ok(FakeDaemon { commands: Rc::clone(&commands), reply }));
+        (result, commands.take())
     }
 
     #[test]
-    fn what_only_another_daemon_knows_is_passed_over() {
-        let (result, said) = run(|c| Ok((c != "set x", "% Unknown command".into())));
+    fn an_optional_command_may_be_refused() {
+        let (result, commands) = run(|c| Ok((c != "set x", "% Unknown command".into())));
         assert_eq!(result, Ok(()));
-        assert_eq!(said[2..], ["set x", "neighbor 10.0.0.1 password secret", "b"]);
+        assert_eq!(commands[2..], ["set x", "neighbor 10.0.0.1 password secret", "b"]);
     }
 
     #[test]
-    fn what_is_refused_is_taken_back_and_named() {
-        let (result, said) = run(|c| Ok((!c.starts_with("neighbor"), "% No".into())));
-        let refused = result.unwrap_err();
-        assert_eq!(refused.reason, "bgpd: \"neighbor 10.0.0.1 password …\": % No");
-        assert_eq!((refused.unclean, refused.interrupted), (BTreeSet::new(), false));
-        assert_eq!(said[3..5], ["neighbor 10.0.0.1 password secret", "no a"]);
+    fn a_refused_command_is_rolled_back_and_named() {
+        let (result, commands) = run(|c| Ok((!c.starts_with("neighbor"), "% No".into())));
+        let error = result.unwrap_err();
+        assert_eq!(error.reason, "bgpd: \"neighbor 10.0.0.1 password …\": % No");
+        assert_eq!((error.diverged, error.interrupted), (BTreeSet::new(), false));
+        assert_eq!(commands[3..5], ["neighbor 10.0.0.1 password secret", "no a"]);
     }
 
     #[test]
-    fn who_is_configured_by_someone_else_has_refused_nothing() {
-        let (result, said) = run(|c| Ok((c != "b", "% could not lock".into())));
-        let refused = result.unwrap_err();
-        assert!(refused.interrupted && refused.locked, "{refused:?}");
-        assert_eq!(said.iter().filter(|c| *c == "b").count(), ATTEMPTS as usize);
+    fn a_locked_daemon_has_refused_nothing() {
+        let (result, commands) = run(|c| Ok((c != "b", "% could not lock".into())));
+        let error = result.unwrap_err();
+        assert!(error.interrupted && error.locked, "{error:?}");
+        assert_eq!(commands.iter().filter(|c| *c == "b").count(), MAX_ATTEMPTS as usize);
     }
 
     #[test]
     fn an_empty_interface_is_no_difference() {
         let before = "vrf red\n vni 5\nexit-vrf\n!\ninterface eth1\n no ipv6 nd suppress-ra\nexit\n!\nend\n";
         let after = "interface pe-e-100\nexit\n!\ninterface eth1\n no ipv6 nd suppress-ra\nexit\n!\nvrf red\n vni 5\nexit-vrf\n!\nend\n";
-        assert_eq!(comparable(before), comparable(after));
-        assert_ne!(comparable(before), comparable(&after.replace("no ipv6", "ipv6")));
+        assert_eq!(comparable_lines(before), comparable_lines(after));
+        assert_ne!(comparable_lines(before), comparable_lines(&after.replace("no ipv6", "ipv6")));
     }
 
     #[test]
-    fn who_is_gone_has_to_start_anew() {
-        let gone = |c: &str| {
+    fn an_exited_daemon_interrupts_the_change() {
+        let exited = |c: &str| {
             if c == "b" { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok((true, String::new())) }
         };
-        let (result, _) = run(gone);
-        let refused = result.unwrap_err();
-        assert!(refused.reason.starts_with("bgpd: \"b\": ") && refused.interrupted, "{refused:?}");
+        let (result, _) = run(exited);
+        let error = result.unwrap_err();
+        assert!(error.reason.starts_with("bgpd: \"b\": ") && error.interrupted, "{error:?}");
     }
 }

@@ -1,313 +1,341 @@
-//! What daemons run with, held against what they ran with when it was ours: someone may have typed into a vtysh.
+//! Drift of FRR's configuration: compares the running configuration of the daemons with the one that the supervisor has
+//! given them, to detect changes by another vtysh.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::Supervisor;
-use super::change::{Enforced, begin_to_enforce};
+use super::change::{RepairReport, start_repair};
 use super::policy::Event;
-use crate::frr::delta::{self, Command, Step};
-use crate::frr::vty::{Talk, socket};
+use crate::frr::delta::{self, Step, VtyCommand};
+use crate::frr::vty::{Query, socket};
 use crate::frr::{Daemon, Version};
 use crate::printable::first;
 
-/// Between two looks, and more for what takes a daemon long to print: some 5 ms for 100 kB.
-const EVERY: Duration = Duration::from_secs(10);
-const MORE_PER_BYTE: Duration = Duration::from_micros(50);
+/// Interval between two checks, and what each byte of a daemon's running configuration adds to it: a daemon needs some
+/// 5 ms to print 100 kB.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+const INTERVAL_PER_BYTE: Duration = Duration::from_micros(50);
 
-/// Answers are looked for when something else wakes us, such as those of a round, and else so often.
-const COLLECT: Duration = Duration::from_millis(150);
+/// Interval at which replies are collected if no other event, such as a liveness check, wakes the loop.
+const COLLECT_INTERVAL: Duration = Duration::from_millis(150);
 
-/// From a change of ours until what a daemon runs with is taken for ours.
-const SETTLE: Duration = Duration::from_secs(2);
+/// Time from a change by the supervisor until a daemon's running configuration counts as the expected one.
+const QUIET_TIME: Duration = Duration::from_secs(2);
 
-/// From a repair that failed to the next one; it doubles from there.
-const RETRY: Duration = EVERY;
-/// It is never longer: who holds the lock of mgmtd leaves some time.
-const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// Delay between a failed repair and the next attempt; it doubles with each further failure.
+const REPAIR_RETRY: Duration = CHECK_INTERVAL;
+/// Longest delay between two attempts: whoever holds the lock of mgmtd releases it from time to time.
+const MAX_REPAIR_RETRY: Duration = Duration::from_secs(30);
 
-/// After so many repairs that changed nothing, or were refused, only a restart can help.
-const REFUSALS: u32 = 3;
+/// Repairs that were refused or had no effect after which only a restart can help.
+const MAX_REFUSALS: u32 = 3;
 
-/// So many changes in a row are each told of; later ones when their number has doubled.
-const TOLD: u32 = 5;
-/// A daemon that was ours for so long has its next change told of as a first one.
-const PEACE: Duration = Duration::from_secs(600);
+/// Number of changes in a row that are all logged. Of the later ones, only those are logged whose number is a power of
+/// two.
+const LOGGED_CHANGES: u32 = 5;
+/// If a daemon has had no change for this long, its next change counts as the first one.
+const RESET_AFTER: Duration = Duration::from_secs(600);
 
-/// How many lines the log names.
-const SHOWN: usize = 20;
+/// Largest number of lines in a log line.
+const MAX_LOGGED_LINES: usize = 20;
 
-/// Those that are configured by vty; what zebra and staticd have, mgmtd shows.
-const ASKED: [&str; 3] = ["bgpd", "bfdd", "mgmtd"];
+/// Daemons that are checked: those that are configured by vty. mgmtd shows the configuration of zebra and staticd.
+const CHECKED_DAEMONS: [&str; 3] = ["bgpd", "bfdd", "mgmtd"];
 
-/// What a look or a repair has shown.
+/// Result of a check or of a repair.
 #[derive(Debug, PartialEq, Eq)]
-pub enum News {
-    /// Someone else has changed what the daemon runs with: lines, each with `+` or `-`; how many times in a row, and whether the log
-    /// is to tell of it.
-    Drift(&'static str, Vec<String>, u32, bool),
-    /// What puts it right.
-    Repair(Repair),
-    /// These lines are not put right, for this reason; tried again after this.
-    Failed(&'static str, Vec<String>, String, Duration),
-    /// It runs with ours again; whether the log is to tell of it.
-    Right(&'static str, bool),
+pub enum DriftEvent {
+    /// Someone else has changed the daemon's running configuration: the lines, each with `+` or `-`, the number of
+    /// changes in a row, and whether to log the change.
+    Detected(&'static str, Vec<String>, u32, bool),
+    /// The repair to do.
+    Repair(DriftRepair),
+    /// These lines are not repaired, for this reason; the next attempt follows after this delay.
+    RepairFailed(&'static str, Vec<String>, String, Duration),
+    /// The daemon runs with the expected configuration again; whether to log that.
+    Resolved(&'static str, bool),
 }
 
-/// What puts a daemon right.
+/// What restores the expected configuration of a daemon.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Repair {
-    /// These commands.
+pub enum DriftRepair {
+    /// Commands.
     Commands(Step),
-    /// Nothing but a new process.
+    /// A restart of the daemon.
     Restart(&'static str),
 }
 
-/// A daemon that runs with something else.
+/// The drift of a daemon that does not run with the expected configuration.
 #[derive(Debug)]
-struct Open {
+struct OpenDrift {
     lines: Vec<String>,
-    told: bool,
-    /// Repairs that failed, in a row.
+    is_logged: bool,
+    /// Failed repairs in a row.
     failures: u32,
-    /// Those of them that the daemon had a fair chance at.
+    /// Those of them that did not fail for a transient reason.
     refusals: u32,
-    /// Nothing is done before.
+    /// Earliest next repair.
     not_before: Instant,
-    /// Why the last one failed.
+    /// Reason of the last failure.
     reason: Option<String>,
 }
 
-/// The looks.
+/// The checks and their state.
 #[derive(Debug)]
-pub struct Drift {
+pub struct DriftMonitor {
     version: Version,
-    ours: BTreeMap<&'static str, String>,
-    asking: Vec<(&'static str, Talk)>,
-    /// Questions without a purpose. They end when no one configures anything: see `Supervisor::over`.
-    over: Vec<(&'static str, Talk)>,
-    open: BTreeMap<&'static str, Open>,
-    /// When each daemon was restarted for a change last, and how often in a row.
+    expected: BTreeMap<&'static str, String>,
+    queries: Vec<(&'static str, Query)>,
+    /// Abandoned queries. They are closed while nothing is being configured: see `Supervisor::finished_queries`.
+    abandoned: Vec<(&'static str, Query)>,
+    open: BTreeMap<&'static str, OpenDrift>,
+    /// For each daemon, when it was last restarted because of a change, and how often in a row.
     restarts: BTreeMap<&'static str, (Instant, u32)>,
-    /// How many changes each daemon has had in a row, and when the last of them was seen.
-    times: BTreeMap<&'static str, (u32, Instant)>,
-    at: Instant,
+    /// For each daemon, the number of changes in a row, and when the last one was detected.
+    changes: BTreeMap<&'static str, (u32, Instant)>,
+    next_check_at: Instant,
     collect_at: Instant,
 }
 
-impl Drift {
-    /// Nothing is known yet.
+impl DriftMonitor {
+    /// Starts without an expected configuration.
     pub fn new(version: Version, now: Instant) -> Self {
         Self {
             version,
-            ours: BTreeMap::new(),
-            asking: vec![],
-            over: vec![],
+            expected: BTreeMap::new(),
+            queries: vec![],
+            abandoned: vec![],
             open: BTreeMap::new(),
-            times: BTreeMap::new(),
             restarts: BTreeMap::new(),
-            at: now + SETTLE,
+            changes: BTreeMap::new(),
+            next_check_at: now + QUIET_TIME,
             collect_at: now,
         }
     }
 
-    /// The daemon has another configuration of ours now, or is another process.
-    pub fn forget(&mut self, daemon: &str, now: Instant) {
-        self.ours.remove(daemon);
+    /// Forgets the expected configuration of a daemon, which got another one or is a new process.
+    pub fn reset(&mut self, daemon: &str, now: Instant) {
+        self.expected.remove(daemon);
         self.open.remove(daemon);
-        self.over.extend(self.asking.extract_if(.., |(asked, _)| *asked == daemon));
-        self.at = self.at.min(now + SETTLE);
+        self.abandoned.extend(self.queries.extract_if(.., |(queried, _)| *queried == daemon));
+        self.next_check_at = self.next_check_at.min(now + QUIET_TIME);
     }
 
-    /// The same for all of them.
-    pub fn forget_all(&mut self, now: Instant) {
-        ASKED.into_iter().for_each(|daemon| self.forget(daemon, now));
+    /// Forgets the expected configuration of all daemons.
+    pub fn reset_all(&mut self, now: Instant) {
+        CHECKED_DAEMONS.into_iter().for_each(|daemon| self.reset(daemon, now));
     }
 
-    /// When to go on. A look begins when a round of questions wakes us anyway.
+    /// When to collect replies. A check starts when a liveness check wakes the loop anyway.
     pub fn deadline(&self) -> Option<Instant> {
-        (!self.asking.is_empty()).then_some(self.collect_at)
+        (!self.queries.is_empty()).then_some(self.collect_at)
     }
 
-    /// Goes on with it. While all is not `quiet`, what daemons run with is not ours alone. `enforce`: what differs is to be put right.
+    /// Does the next step. While not `quiet`, the running configuration may contain lines that are not part of the
+    /// expected one. With `enforce`, differences are repaired.
     pub fn step(
         &mut self,
         quiet: bool,
         enforce: bool,
         daemons: &[&'static Daemon],
         now: Instant,
-    ) -> Vec<News> {
+    ) -> Vec<DriftEvent> {
         if !quiet {
-            self.over.append(&mut self.asking);
-            self.at = self.at.max(now + SETTLE);
+            self.abandoned.append(&mut self.queries);
+            self.next_check_at = self.next_check_at.max(now + QUIET_TIME);
             return vec![];
         }
-        self.over.clear();
-        self.collect_at = now + COLLECT;
-        if self.at <= now {
-            self.at = now + EVERY;
-            let asked = daemons.iter().map(|daemon| daemon.name).filter(|name| ASKED.contains(name));
-            let begin = |name: &'static str| {
-                Some((name, Talk::show(&socket(name), ["enable", "show running-config"]).ok()?))
+        self.abandoned.clear();
+        self.collect_at = now + COLLECT_INTERVAL;
+        if self.next_check_at <= now {
+            self.next_check_at = now + CHECK_INTERVAL;
+            let queried =
+                daemons.iter().map(|daemon| daemon.name).filter(|name| CHECKED_DAEMONS.contains(name));
+            let start = |name: &'static str| {
+                Some((name, Query::show(&socket(name), ["enable", "show running-config"]).ok()?))
             };
-            self.asking = asked.filter_map(begin).collect();
+            self.queries = queried.filter_map(start).collect();
         }
-        let mut news = vec![];
-        for (daemon, mut talk) in std::mem::take(&mut self.asking) {
-            match talk.receive() {
-                Ok(None) => self.asking.push((daemon, talk)),
-                Ok(Some(answers)) => {
-                    if let Some(running) = answers.into_iter().nth(1).filter(|answer| answer.well) {
+        let mut events = vec![];
+        for (daemon, mut query) in std::mem::take(&mut self.queries) {
+            match query.poll_replies() {
+                Ok(None) => self.queries.push((daemon, query)),
+                Ok(Some(replies)) => {
+                    if let Some(running) = replies.into_iter().nth(1).filter(|reply| reply.success) {
                         let length = u32::try_from(running.text.len()).unwrap_or(u32::MAX);
-                        self.at += MORE_PER_BYTE.saturating_mul(length);
-                        news.extend(self.seen(daemon, running.text, enforce, now));
+                        self.next_check_at += INTERVAL_PER_BYTE.saturating_mul(length);
+                        events.extend(self.compare(daemon, running.text, enforce, now));
                     }
-                    self.over.push((daemon, talk));
+                    self.abandoned.push((daemon, query));
                 }
                 Err(_) => {}
             }
         }
-        news
+        events
     }
 
-    fn seen(&mut self, daemon: &'static str, running: String, enforce: bool, now: Instant) -> Vec<News> {
-        if !self.ours.contains_key(daemon) {
-            self.ours.insert(daemon, running);
+    fn compare(
+        &mut self,
+        daemon: &'static str,
+        running: String,
+        enforce: bool,
+        now: Instant,
+    ) -> Vec<DriftEvent> {
+        if !self.expected.contains_key(daemon) {
+            self.expected.insert(daemon, running);
             return vec![];
         }
-        let Some((lines, commands)) = self.differs(daemon, &running) else {
-            return self.right(daemon).into_iter().collect();
+        let Some((lines, commands)) = self.difference(daemon, &running) else {
+            return self.resolve(daemon).into_iter().collect();
         };
-        let mut news = vec![];
+        let mut events = vec![];
         if self.open.get(daemon).is_none_or(|open| open.lines != lines) {
-            let (times, last) = self.times.get(daemon).copied().unwrap_or((0, now));
-            let times = if now - last < PEACE { times.saturating_add(1) } else { 1 };
-            self.times.insert(daemon, (times, now));
-            let told = times <= TOLD || times.is_power_of_two();
-            news.push(News::Drift(daemon, lines.clone(), times, told));
-            let open = Open { lines, told, failures: 0, refusals: 0, not_before: now, reason: None };
+            let (count, last) = self.changes.get(daemon).copied().unwrap_or((0, now));
+            let count = if now - last < RESET_AFTER { count.saturating_add(1) } else { 1 };
+            self.changes.insert(daemon, (count, now));
+            let is_logged = count <= LOGGED_CHANGES || count.is_power_of_two();
+            events.push(DriftEvent::Detected(daemon, lines.clone(), count, is_logged));
+            let open =
+                OpenDrift { lines, is_logged, failures: 0, refusals: 0, not_before: now, reason: None };
             self.open.insert(daemon, open);
         }
         if let Some(open) = self.open.get(daemon).filter(|open| enforce && open.not_before <= now) {
             match commands {
-                Some(commands) if open.refusals < REFUSALS => {
-                    news.push(News::Repair(Repair::Commands(Step { daemon, commands })));
+                Some(commands) if open.refusals < MAX_REFUSALS => {
+                    events.push(DriftEvent::Repair(DriftRepair::Commands(Step { daemon, commands })));
                 }
-                _ => news.push(self.restart(daemon, now)),
+                _ => events.push(self.restart(daemon, now)),
             }
         }
-        news
+        events
     }
 
-    /// Someone who goes on is no reason to restart it for ever: it is done ever less often.
-    fn restart(&mut self, daemon: &'static str, now: Instant) -> News {
-        let (last, times) = self.restarts.get(daemon).copied().unwrap_or((now, 0));
-        let wait = doubled(times).min(PEACE);
+    /// Restarts the daemon. The restarts back off, so that a conflicting writer does not cause a restart loop.
+    fn restart(&mut self, daemon: &'static str, now: Instant) -> DriftEvent {
+        let (last, count) = self.restarts.get(daemon).copied().unwrap_or((now, 0));
+        let delay = retry_delay(count).min(RESET_AFTER);
         let since = now - last;
-        if times > 0
-            && since < wait
+        if count > 0
+            && since < delay
             && let Some(open) = self.open.get_mut(daemon)
         {
-            open.not_before = last + wait;
-            let reason = format!("{daemon} was restarted for such a change {} s ago", since.as_secs());
-            return News::Failed(daemon, open.lines.clone(), reason, wait - since);
+            open.not_before = last + delay;
+            let reason =
+                format!("{daemon} was already restarted for such a change {} s ago", since.as_secs());
+            return DriftEvent::RepairFailed(daemon, open.lines.clone(), reason, delay - since);
         }
-        self.restarts.insert(daemon, (now, if since < 2 * PEACE { times + 1 } else { 1 }));
-        News::Repair(Repair::Restart(daemon))
+        self.restarts.insert(daemon, (now, if since < 2 * RESET_AFTER { count + 1 } else { 1 }));
+        DriftEvent::Repair(DriftRepair::Restart(daemon))
     }
 
-    /// Lines that tell what the daemon runs with from ours, and what leads back; `None` if it is the same.
-    fn differs(&self, daemon: &str, running: &str) -> Option<(Vec<String>, Option<Vec<Command>>)> {
-        let ours = self.ours.get(daemon).filter(|ours| *ours != running)?;
-        let (lines, commands) = delta::drift(daemon, running, ours, self.version);
+    /// The lines in which the running configuration differs from the expected one, and the commands that repair it.
+    /// `None` if there is no difference.
+    fn difference(&self, daemon: &str, running: &str) -> Option<(Vec<String>, Option<Vec<VtyCommand>>)> {
+        let expected = self.expected.get(daemon).filter(|expected| *expected != running)?;
+        let (lines, commands) = delta::drift(daemon, running, expected, self.version);
         (!lines.is_empty()).then_some((lines, commands))
     }
 
-    fn right(&mut self, daemon: &'static str) -> Option<News> {
-        self.open.remove(daemon).map(|open| News::Right(daemon, open.told))
+    fn resolve(&mut self, daemon: &'static str) -> Option<DriftEvent> {
+        self.open.remove(daemon).map(|open| DriftEvent::Resolved(daemon, open.is_logged))
     }
 
-    /// A repair by commands is over: what the daemon runs with now, or why it failed.
-    pub fn enforced(&mut self, enforced: Enforced, now: Instant) -> Option<News> {
-        let Enforced { daemon, result } = enforced;
-        let (reason, passes) = match result {
-            Ok(running) if self.differs(daemon, &running).is_none() => return self.right(daemon),
-            Ok(_) => ("it took all commands and runs with something else all the same".into(), false),
+    /// Processes the result of a repair by commands.
+    pub fn repair_finished(&mut self, report: RepairReport, now: Instant) -> Option<DriftEvent> {
+        let RepairReport { daemon, result } = report;
+        let (reason, is_transient) = match result {
+            Ok(running) if self.difference(daemon, &running).is_none() => return self.resolve(daemon),
+            Ok(_) => {
+                let reason =
+                    format!("{daemon} accepted all commands, but its running configuration still differs");
+                (reason, false)
+            }
             Err(failure) => failure,
         };
         let open = self.open.get_mut(daemon)?;
-        let wait = doubled(open.failures).min(LONGEST_RETRY);
+        let delay = retry_delay(open.failures).min(MAX_REPAIR_RETRY);
         open.failures = open.failures.saturating_add(1);
-        open.refusals += u32::from(!passes);
-        open.not_before = now + wait;
-        self.at = self.at.min(open.not_before);
-        let told = open.reason.replace(reason.clone());
-        (told.as_ref() != Some(&reason)).then(|| News::Failed(daemon, open.lines.clone(), reason, wait))
+        open.refusals += u32::from(!is_transient);
+        open.not_before = now + delay;
+        self.next_check_at = self.next_check_at.min(open.not_before);
+        let last_reason = open.reason.replace(reason.clone());
+        (last_reason.as_ref() != Some(&reason))
+            .then(|| DriftEvent::RepairFailed(daemon, open.lines.clone(), reason, delay))
     }
 }
 
-/// [`RETRY`], doubled so often.
-fn doubled(times: u32) -> Duration {
-    RETRY.saturating_mul(1 << times.min(8))
+/// [`REPAIR_RETRY`], doubled `times` times.
+fn retry_delay(times: u32) -> Duration {
+    REPAIR_RETRY.saturating_mul(1 << times.min(8))
 }
 
 impl Supervisor<'_> {
-    /// Looks whether daemons still run with what is ours.
-    pub(super) fn watch_for_drift(&mut self, events: &mut VecDeque<Event>, now: Instant) {
-        let mut news = vec![];
-        if let Some(task) = self.enforcing.take_if(|task| task.is_over()) {
-            // Without an answer the next look sees what came of it.
-            news.extend(task.join().and_then(|enforced| self.drift.enforced(enforced, now)));
+    /// Checks whether the daemons run with the expected configuration, and repairs it.
+    pub(super) fn check_drift(&mut self, events: &mut VecDeque<Event>, now: Instant) {
+        let mut drift_events = vec![];
+        if let Some(task) = self.drift_repair.take_if(|task| task.is_finished()) {
+            // If the thread has panicked, the next check finds the result.
+            drift_events.extend(task.join().and_then(|report| self.drift.repair_finished(report, now)));
         }
-        let holds = self.hold.is_under_way() || self.released.is_some() || self.farewell.is_some();
-        let configuring = self.is_configuring() || !self.to_enforce.is_empty();
-        let quiet = self.policy.is_complete() && !configuring && !holds;
+        let is_settling =
+            self.retention.is_active() || self.released.is_some() || self.graceful_shutdown.is_some();
+        let configuring = self.is_configuring() || !self.queued_drift_repairs.is_empty();
+        let quiet = self.policy.is_complete() && !configuring && !is_settling;
         let enforce = self.node.config.enforce;
-        news.extend(self.drift.step(quiet, enforce, &self.daemons, now));
-        for news in news {
-            self.take_drift(news, enforce, events);
+        drift_events.extend(self.drift.step(quiet, enforce, &self.daemons, now));
+        for event in drift_events {
+            self.process_drift_event(event, enforce, events);
         }
         if !self.is_configuring()
-            && let Some(step) = self.to_enforce.pop_front()
+            && let Some(step) = self.queued_drift_repairs.pop_front()
         {
-            self.enforcing = begin_to_enforce(step).inspect_err(|e| log::error!("{e}")).ok();
+            self.drift_repair = start_repair(step)
+                .inspect_err(|e| log::error!("the repair of FRR's configuration cannot be started: {e}"))
+                .ok();
         }
     }
 
-    fn take_drift(&mut self, news: News, enforce: bool, events: &mut VecDeque<Event>) {
-        match news {
-            News::Right(daemon, told) => {
-                let level = if told { log::Level::Info } else { log::Level::Debug };
-                log::log!(level, "{daemon} runs with our configuration again");
-                self.board.tell(|local| drop(local.drift.remove(daemon)));
+    fn process_drift_event(&mut self, event: DriftEvent, enforce: bool, events: &mut VecDeque<Event>) {
+        match event {
+            DriftEvent::Resolved(daemon, is_logged) => {
+                let level = if is_logged { log::Level::Info } else { log::Level::Debug };
+                log::log!(level, daemon = daemon; "{daemon} runs with the expected configuration again");
+                self.publisher.update(|facts| drop(facts.drift.remove(daemon)));
             }
-            News::Drift(daemon, lines, times, told) => {
-                let level = if told { log::Level::Warn } else { log::Level::Debug };
+            DriftEvent::Detected(daemon, lines, count, is_logged) => {
+                let level = if is_logged { log::Level::Warn } else { log::Level::Debug };
                 let again =
-                    if times > 1 { format!(" again ({times} times in a row)") } else { String::new() };
-                let then = if enforce { "putting it right" } else { "left so, see ENFORCE_CONFIG" };
+                    if count > 1 { format!(" again ({count} times in a row)") } else { String::new() };
+                let then =
+                    if enforce { "repairing it" } else { "not repaired, because ENFORCE_CONFIG=false" };
                 log::log!(
                     level,
-                    "{daemon}'s configuration was changed by someone else{again}: {}; {then}",
-                    first(SHOWN, &lines)
+                    daemon = daemon;
+                    "{daemon}: the running configuration was changed by someone else{again}: {}; {then}",
+                    first(MAX_LOGGED_LINES, &lines)
                 );
-                // What is put right at once is no problem.
+                // Drift that is repaired at once is no problem.
                 if !enforce {
-                    self.board.tell(|local| drop(local.drift.insert(daemon.into(), lines)));
+                    self.publisher.update(|facts| drop(facts.drift.insert(daemon.into(), lines)));
                 }
             }
-            News::Repair(Repair::Commands(step)) => self.to_enforce.push_back(step),
-            News::Repair(Repair::Restart(daemon)) => {
-                log::warn!("{daemon} can't be put right by commands: it starts anew");
-                events.extend(self.renewed_with(daemon));
-            }
-            News::Failed(daemon, lines, reason, wait) => {
-                log::error!(
-                    "what someone else changed of {daemon}'s configuration can't be put right: {reason}; it is tried again in \
-                     {} s, and after {REFUSALS} refusals by a restart",
-                    wait.as_secs()
+            DriftEvent::Repair(DriftRepair::Commands(step)) => self.queued_drift_repairs.push_back(step),
+            DriftEvent::Repair(DriftRepair::Restart(daemon)) => {
+                log::warn!(
+                    daemon = daemon;
+                    "{daemon}: commands cannot repair the running configuration: restarting {daemon}"
                 );
-                self.board.tell(|local| drop(local.drift.insert(daemon.into(), lines)));
+                events.extend(self.restart_with_backends(daemon));
+            }
+            DriftEvent::RepairFailed(daemon, lines, reason, delay) => {
+                log::error!(
+                    daemon = daemon;
+                    "{daemon}: the running configuration cannot be repaired: {reason}; retrying in {} s, and \
+                     restarting {daemon} after {MAX_REFUSALS} refused repairs",
+                    delay.as_secs()
+                );
+                self.publisher.update(|facts| drop(facts.drift.insert(daemon.into(), lines)));
             }
         }
     }
@@ -317,45 +345,52 @@ impl Supervisor<'_> {
 mod tests {
     use super::*;
 
-    const OURS: &str = "frr version 10.7\n!\nrouter bgp 1\n neighbor 10.0.0.1 remote-as 2\n neighbor 10.0.0.1 password x\nexit\n";
+    const EXPECTED: &str = "frr version 10.7\n!\nrouter bgp 1\n neighbor 10.0.0.1 remote-as 2\n neighbor 10.0.0.1 password x\nexit\n";
 
-    fn typed(line: &str) -> String {
-        OURS.replace("remote-as 2\n", &format!("remote-as 2\n {line}\n"))
+    fn with_line(line: &str) -> String {
+        EXPECTED.replace("remote-as 2\n", &format!("remote-as 2\n {line}\n"))
     }
 
-    fn known(now: Instant) -> Drift {
-        let mut drift = Drift::new(Version(10, 7), now);
-        assert_eq!(drift.seen("bgpd", OURS.into(), true, now), []);
+    fn monitor(now: Instant) -> DriftMonitor {
+        let mut drift = DriftMonitor::new(Version(10, 7), now);
+        assert_eq!(drift.compare("bgpd", EXPECTED.into(), true, now), []);
         drift
     }
 
-    fn words(news: &[News]) -> Vec<&str> {
-        news.iter()
-            .map(|news| match news {
-                News::Drift(_, _, _, true) => "drift",
-                News::Drift(_, _, _, false) => "drift, not told",
-                News::Repair(Repair::Commands(_)) => "commands",
-                News::Repair(Repair::Restart(_)) => "restart",
-                News::Failed(..) => "failed",
-                News::Right(_, true) => "right",
-                News::Right(_, false) => "right, not told",
+    fn kinds(events: &[DriftEvent]) -> Vec<&str> {
+        events
+            .iter()
+            .map(|event| match event {
+                DriftEvent::Detected(_, _, _, true) => "detected",
+                DriftEvent::Detected(_, _, _, false) => "detected, not logged",
+                DriftEvent::Repair(DriftRepair::Commands(_)) => "commands",
+                DriftEvent::Repair(DriftRepair::Restart(_)) => "restart",
+                DriftEvent::RepairFailed(..) => "failed",
+                DriftEvent::Resolved(_, true) => "resolved",
+                DriftEvent::Resolved(_, false) => "resolved, not logged",
             })
             .collect()
     }
 
-    fn enforced(drift: &mut Drift, result: Result<&str, (&str, bool)>, now: Instant) -> Vec<News> {
+    fn finish_repair(
+        drift: &mut DriftMonitor,
+        result: Result<&str, (&str, bool)>,
+        now: Instant,
+    ) -> Vec<DriftEvent> {
         let result = result.map(str::to_owned).map_err(|(reason, passes)| (reason.to_owned(), passes));
-        drift.enforced(Enforced { daemon: "bgpd", result }, now).into_iter().collect()
+        drift.repair_finished(RepairReport { daemon: "bgpd", result }, now).into_iter().collect()
     }
 
     #[test]
-    fn a_line_is_reported_once_with_what_undoes_it() {
+    fn a_changed_line_is_reported_once_with_the_repair_commands() {
         let now = Instant::now();
-        let mut drift = known(now);
-        let other = typed("neighbor 10.0.0.1 shutdown").replace("password x", "password y");
-        let news = drift.seen("bgpd", other.clone(), true, now);
-        let [News::Drift("bgpd", lines, 1, true), News::Repair(Repair::Commands(step))] = &news[..] else {
-            panic!("{news:?}")
+        let mut drift = monitor(now);
+        let changed = with_line("neighbor 10.0.0.1 shutdown").replace("password x", "password y");
+        let events = drift.compare("bgpd", changed.clone(), true, now);
+        let [DriftEvent::Detected("bgpd", lines, 1, true), DriftEvent::Repair(DriftRepair::Commands(step))] =
+            &events[..]
+        else {
+            panic!("{events:?}")
         };
         assert_eq!(
             *lines,
@@ -370,150 +405,155 @@ mod tests {
             commands,
             ["router bgp 1", "no neighbor 10.0.0.1 shutdown", "neighbor 10.0.0.1 password x", "exit"]
         );
-        // No one puts it right: it is told of once, until it is gone.
-        let mut drift = known(now);
-        assert_eq!(words(&drift.seen("bgpd", other.clone(), false, now)), ["drift"]);
-        assert_eq!(drift.seen("bgpd", other.clone(), false, now), []);
-        assert_eq!(words(&drift.seen("bgpd", OURS.into(), false, now)), ["right"]);
-        assert_eq!(words(&drift.seen("bgpd", other.clone(), false, now)), ["drift"]);
-        // After a change of ours it is ours.
-        drift.forget("bgpd", now);
-        assert_eq!(drift.seen("bgpd", other, false, now), []);
+        // Without `enforce` it is not repaired, and it is reported once while it lasts.
+        let mut drift = monitor(now);
+        assert_eq!(kinds(&drift.compare("bgpd", changed.clone(), false, now)), ["detected"]);
+        assert_eq!(drift.compare("bgpd", changed.clone(), false, now), []);
+        assert_eq!(kinds(&drift.compare("bgpd", EXPECTED.into(), false, now)), ["resolved"]);
+        assert_eq!(kinds(&drift.compare("bgpd", changed.clone(), false, now)), ["detected"]);
+        // After a change by the supervisor, the running configuration is the expected one.
+        drift.reset("bgpd", now);
+        assert_eq!(drift.compare("bgpd", changed, false, now), []);
     }
 
     #[test]
-    fn what_is_typed_again_is_put_right_again() {
+    fn a_repeated_change_is_repaired_each_time() {
         let mut now = Instant::now();
-        let mut drift = known(now);
-        let other = typed("neighbor 10.0.0.1 shutdown");
-        for times in 1..=TOLD {
+        let mut drift = monitor(now);
+        let changed = with_line("neighbor 10.0.0.1 shutdown");
+        for count in 1..=LOGGED_CHANGES {
             assert_eq!(
-                words(&drift.seen("bgpd", other.clone(), true, now)),
-                ["drift", "commands"],
-                "{times}"
+                kinds(&drift.compare("bgpd", changed.clone(), true, now)),
+                ["detected", "commands"],
+                "{count}"
             );
-            assert_eq!(words(&enforced(&mut drift, Ok(OURS), now)), ["right"]);
-            now += EVERY;
+            assert_eq!(kinds(&finish_repair(&mut drift, Ok(EXPECTED), now)), ["resolved"]);
+            now += CHECK_INTERVAL;
         }
-        // However often; but the log is not filled with it.
-        let mut told = 0;
+        // The number of repairs has no limit, but the number of log lines has one.
+        let mut logged = 0;
         for _ in 0..1000 {
-            let news = drift.seen("bgpd", other.clone(), true, now);
-            assert_eq!(words(&news)[1..], ["commands"]);
-            told += usize::from(words(&news)[0] == "drift");
-            enforced(&mut drift, Ok(OURS), now);
-            now += EVERY;
+            let events = drift.compare("bgpd", changed.clone(), true, now);
+            assert_eq!(kinds(&events)[1..], ["commands"]);
+            logged += usize::from(kinds(&events)[0] == "detected");
+            finish_repair(&mut drift, Ok(EXPECTED), now);
+            now += CHECK_INTERVAL;
         }
-        assert_eq!(told, 7, "at 8, 16, … 512");
-        now += PEACE;
-        let news = drift.seen("bgpd", other, true, now);
-        assert!(matches!(news[0], News::Drift("bgpd", _, 1, true)), "{news:?}");
+        assert_eq!(logged, 7, "at 8, 16, … 512");
+        now += RESET_AFTER;
+        let events = drift.compare("bgpd", changed, true, now);
+        assert!(matches!(events[0], DriftEvent::Detected("bgpd", _, 1, true)), "{events:?}");
     }
 
     #[test]
-    fn what_fails_is_tried_again_less_and_less_often() {
+    fn failed_repairs_back_off() {
         let mut now = Instant::now();
-        let mut drift = known(now);
-        let other = typed("neighbor 10.0.0.1 shutdown");
-        let mut waits = vec![];
-        assert_eq!(words(&drift.seen("bgpd", other.clone(), true, now)), ["drift", "commands"]);
+        let mut drift = monitor(now);
+        let changed = with_line("neighbor 10.0.0.1 shutdown");
+        let mut delays = vec![];
+        assert_eq!(kinds(&drift.compare("bgpd", changed.clone(), true, now)), ["detected", "commands"]);
         for attempt in 0..10 {
-            let news = enforced(&mut drift, Err(("bgpd: could not lock", true)), now);
-            assert_eq!(words(&news), if attempt == 0 { vec!["failed"] } else { vec![] });
-            assert!(drift.at <= now + LONGEST_RETRY);
+            let events = finish_repair(&mut drift, Err(("bgpd: could not lock", true)), now);
+            assert_eq!(kinds(&events), if attempt == 0 { vec!["failed"] } else { vec![] });
+            assert!(drift.next_check_at <= now + MAX_REPAIR_RETRY);
             let begin = now;
             loop {
                 now += Duration::from_secs(1);
-                let news = drift.seen("bgpd", other.clone(), true, now);
-                if words(&news) == ["commands"] {
+                let events = drift.compare("bgpd", changed.clone(), true, now);
+                if kinds(&events) == ["commands"] {
                     break;
                 }
-                assert_eq!(news, []);
+                assert_eq!(events, []);
             }
-            waits.push(now - begin);
+            delays.push(now - begin);
         }
-        assert_eq!(waits[..3], [RETRY, 2 * RETRY, LONGEST_RETRY]);
-        assert_eq!(waits[9], LONGEST_RETRY);
-        assert_eq!(words(&enforced(&mut drift, Ok(OURS), now)), ["right"]);
-        // What is another change is put right at once.
-        drift.seen("bgpd", other.clone(), true, now);
-        enforced(&mut drift, Err(("bgpd: could not lock", true)), now);
-        let more = typed("neighbor 10.0.0.1 passive");
-        assert_eq!(words(&drift.seen("bgpd", more, true, now)), ["drift", "commands"]);
+        assert_eq!(delays[..3], [REPAIR_RETRY, 2 * REPAIR_RETRY, MAX_REPAIR_RETRY]);
+        assert_eq!(delays[9], MAX_REPAIR_RETRY);
+        assert_eq!(kinds(&finish_repair(&mut drift, Ok(EXPECTED), now)), ["resolved"]);
+        // Another change is repaired at once.
+        drift.compare("bgpd", changed.clone(), true, now);
+        finish_repair(&mut drift, Err(("bgpd: could not lock", true)), now);
+        let other = with_line("neighbor 10.0.0.1 passive");
+        assert_eq!(kinds(&drift.compare("bgpd", other, true, now)), ["detected", "commands"]);
     }
 
     #[test]
-    fn what_no_command_puts_right_takes_a_new_process() {
+    fn drift_that_commands_cannot_repair_is_repaired_by_a_restart() {
         let mut now = Instant::now();
-        let mut drift = known(now);
-        let other = typed("neighbor 10.0.0.1 shutdown");
-        for _ in 0..REFUSALS {
-            assert!(words(&drift.seen("bgpd", other.clone(), true, now)).contains(&"commands"));
-            enforced(&mut drift, Ok(&other), now);
-            now += LONGEST_RETRY;
+        let mut drift = monitor(now);
+        let changed = with_line("neighbor 10.0.0.1 shutdown");
+        for _ in 0..MAX_REFUSALS {
+            assert!(kinds(&drift.compare("bgpd", changed.clone(), true, now)).contains(&"commands"));
+            finish_repair(&mut drift, Ok(&changed), now);
+            now += MAX_REPAIR_RETRY;
         }
-        assert_eq!(words(&drift.seen("bgpd", other, true, now)), ["restart"]);
-        drift.forget("bgpd", now);
-        // Another AS number; what is in a context that is not known.
-        for other in [OURS.replace("bgp 1", "bgp 2"), format!("{OURS}key chain a\n key 1\n exit\nexit\n")] {
-            let mut drift = known(now);
-            assert_eq!(words(&drift.seen("bgpd", other.clone(), false, now)), ["drift"]);
-            assert_eq!(words(&drift.seen("bgpd", other.clone(), true, now)), ["restart"]);
-            // It is typed again as soon as the next one runs, for an hour.
+        assert_eq!(kinds(&drift.compare("bgpd", changed, true, now)), ["restart"]);
+        drift.reset("bgpd", now);
+        // Another AS number; a line in an unknown context.
+        for changed in
+            [EXPECTED.replace("bgp 1", "bgp 2"), format!("{EXPECTED}key chain a\n key 1\n exit\nexit\n")]
+        {
+            let mut drift = monitor(now);
+            assert_eq!(kinds(&drift.compare("bgpd", changed.clone(), false, now)), ["detected"]);
+            assert_eq!(kinds(&drift.compare("bgpd", changed.clone(), true, now)), ["restart"]);
+            // For an hour, every new process gets the same change at once.
             let mut restarts = 1;
             for _ in 0..360 {
-                now += EVERY;
-                drift.forget("bgpd", now);
-                drift.seen("bgpd", OURS.into(), true, now);
+                now += CHECK_INTERVAL;
+                drift.reset("bgpd", now);
+                drift.compare("bgpd", EXPECTED.into(), true, now);
                 restarts +=
-                    u32::from(words(&drift.seen("bgpd", other.clone(), true, now)).contains(&"restart"));
+                    u32::from(kinds(&drift.compare("bgpd", changed.clone(), true, now)).contains(&"restart"));
             }
             assert!((10..=14).contains(&restarts), "{restarts}");
         }
     }
 
     #[test]
-    fn a_context_that_is_not_known_and_stays_keeps_nothing_from_being_put_right() {
+    fn an_unchanged_unknown_context_does_not_prevent_a_repair() {
         let now = Instant::now();
         let with = |text: &str| {
             format!("{text}rpki\n rpki polling_period 60\nexit\n!\nkey chain a\n key 1\n exit\nexit\n")
         };
-        let mut drift = Drift::new(Version(10, 7), now);
-        assert_eq!(drift.seen("bgpd", with(OURS), true, now), []);
-        let news = drift.seen("bgpd", with(&typed("neighbor 10.0.0.1 shutdown")), true, now);
-        let [News::Drift(_, lines, ..), News::Repair(Repair::Commands(_))] = &news[..] else {
-            panic!("{news:?}")
+        let mut drift = DriftMonitor::new(Version(10, 7), now);
+        assert_eq!(drift.compare("bgpd", with(EXPECTED), true, now), []);
+        let events = drift.compare("bgpd", with(&with_line("neighbor 10.0.0.1 shutdown")), true, now);
+        let [DriftEvent::Detected(_, lines, ..), DriftEvent::Repair(DriftRepair::Commands(_))] = &events[..]
+        else {
+            panic!("{events:?}")
         };
         assert_eq!(*lines, ["+ router bgp 1: neighbor 10.0.0.1 shutdown"]);
     }
 
     #[test]
-    fn an_empty_context_may_be_a_change() {
+    fn an_empty_context_can_be_drift() {
         let now = Instant::now();
-        let mut drift = known(now);
+        let mut drift = monitor(now);
         for more in ["route-map a permit 5\nexit\n", "router bgp 1 vrf x\nexit\n"] {
-            let news = drift.seen("bgpd", format!("{OURS}{more}"), true, now);
+            let events = drift.compare("bgpd", format!("{EXPECTED}{more}"), true, now);
             let head = more.lines().next().unwrap();
-            let [News::Drift(_, lines, ..), News::Repair(Repair::Commands(step))] = &news[..] else {
-                panic!("{news:?}")
+            let [DriftEvent::Detected(_, lines, ..), DriftEvent::Repair(DriftRepair::Commands(step))] =
+                &events[..]
+            else {
+                panic!("{events:?}")
             };
             assert_eq!(*lines, [format!("+ {head}")]);
             assert_eq!(step.commands[0].text, format!("no {head}"));
         }
         for more in ["interface eth9\nexit\n", "vrf x\nexit-vrf\n", "bfd\nexit\n"] {
             assert!(
-                !words(&drift.seen("bgpd", format!("{OURS}{more}"), true, now)).contains(&"drift"),
+                !kinds(&drift.compare("bgpd", format!("{EXPECTED}{more}"), true, now)).contains(&"detected"),
                 "{more}"
             );
         }
     }
 
     #[test]
-    fn peers_that_bfdd_is_given_are_no_drift() {
+    fn dynamic_bfd_peers_are_no_drift() {
         let now = Instant::now();
-        let mut drift = Drift::new(Version(10, 7), now);
-        let ours = "bfd\n profile p\n exit\n !\n peer fe80::1 interface eth1\n  profile p\n exit\nexit\n";
-        drift.seen("bfdd", ours.into(), true, now);
-        assert_eq!(drift.seen("bfdd", ours.replace("fe80::1", "fe80::2"), true, now), []);
+        let mut drift = DriftMonitor::new(Version(10, 7), now);
+        let expected = "bfd\n profile p\n exit\n !\n peer fe80::1 interface eth1\n  profile p\n exit\nexit\n";
+        drift.compare("bfdd", expected.into(), true, now);
+        assert_eq!(drift.compare("bfdd", expected.replace("fe80::1", "fe80::2"), true, now), []);
     }
 }

@@ -1,6 +1,7 @@
-//! Whether the kernel has the routes that zebra has chosen. It drops some without a word: with a next-hop object that somebody
-//! deletes, or with a link that goes down and comes back before zebra has looked; and what bgpd announces again unchanged zebra
-//! does not install again. Nor does it try again what the kernel has refused, for want of an address that we put back.
+//! Checks whether the kernel has the routes that zebra has selected, and makes zebra install missing ones again. The
+//! kernel removes some routes without an event: together with a next-hop object that someone deletes, or with a link
+//! that goes down and comes back before zebra notices. zebra does not install a route again when bgpd announces it
+//! unchanged, or when the kernel has refused it because of a missing address that the supervisor repairs.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -13,222 +14,248 @@ use ipnet::IpNet;
 use super::Supervisor;
 use super::change::Task;
 use super::process::Child;
-use crate::frr::rib::{COUNTS, Installed, ROUTES, count, installed};
-use crate::frr::vty::{Session, socket};
+use crate::frr::rib::{
+    InstalledRoute, ROUTE_COMMANDS, SUMMARY_COMMANDS, parse_fib_count, parse_installed_routes,
+};
+use crate::frr::vty::{Terminal, socket};
 use crate::kernel::Fib;
 use crate::model::{FibRoute, RouteOwner};
 use crate::printable::first;
 
-/// Looked so often although nothing says that something is lost. It takes zebra and the kernel some milliseconds for 10,000 routes.
-const EVERY: Duration = Duration::from_secs(30);
+/// Interval between two checks without a reason. For 10,000 routes, zebra and the kernel need some milliseconds.
+const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// From the end of a next-hop object until it is looked: several go together.
-const NEXT_HOPS: Duration = Duration::from_millis(20);
+/// Delay from the removal of a next-hop object to the check: several are removed together.
+const NEXT_HOP_DELAY: Duration = Duration::from_millis(20);
 
-/// From a route that the kernel has refused until zebra is told of it: what it lacked may be put back by then.
-const REFUSED: Duration = Duration::from_millis(200);
+/// Delay from a route that the kernel has refused to the check: the supervisor may have repaired the cause by then.
+const REFUSED_DELAY: Duration = Duration::from_millis(200);
 
-/// From a new session, or a port's loss, until zebra has its routes.
-const SESSIONS: Duration = Duration::from_secs(3);
+/// Delay from a change of a session or a port to the check: zebra has its routes by then.
+const SESSION_DELAY: Duration = Duration::from_secs(3);
 
-/// From one look to the next at least, and from one attempt to see to the same routes to the next; it doubles from there.
-const AGAIN: Duration = Duration::from_secs(1);
+/// Shortest time between two checks, and first delay between two attempts to restore the same routes; it doubles with
+/// each further attempt.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// So often it doubles.
-const DOUBLED: u32 = 4;
+/// Limit of the doublings.
+const MAX_DOUBLINGS: u32 = 4;
 
-/// So many attempts to see to the same routes, and it is a problem.
-const ATTEMPTS: u32 = 3;
+/// Attempts to restore the same routes after which they are reported as a problem.
+const PROBLEM_ATTEMPTS: u32 = 3;
 
-/// A route is lost if it is still missing after this.
-const CONFIRM: Duration = Duration::from_millis(50);
+/// A route is missing if a second check after this delay does not find it either.
+const CONFIRM_DELAY: Duration = Duration::from_millis(50);
 
-/// zebra answers within this, or it is tried another time.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest wait for a reply of zebra; after it the check is repeated later.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The age of a route that zebra tells is the difference of two whole seconds.
-const SECOND: Duration = Duration::from_secs(1);
+/// Resolution of a route's age, which zebra computes from two times in whole seconds.
+const AGE_RESOLUTION: Duration = Duration::from_secs(1);
 
-/// In a bgpd that has run for so long zebra keeps nothing of the one before (`-K60`, and FRR's longest deferral of 360 s).
-const ALONE: Duration = Duration::from_secs(600);
+/// Age of a bgpd after which zebra has no routes of the previous one (`-K60`, and FRR's longest deferral of 360 s).
+const NO_STALE_ROUTES_AFTER: Duration = Duration::from_secs(600);
 
-/// zebra is not asked for more routes than these: it takes 1 KB of memory for each to answer.
-const MOST: usize = 50_000;
+/// Largest number of routes that zebra is asked for: its reply takes 1 KB of memory for each.
+const MAX_ROUTES: usize = 50_000;
 
-/// How many routes a line of the log names.
-const SHOWN: usize = 10;
+/// Largest number of routes in a log line.
+const MAX_LOGGED_ROUTES: usize = 10;
 
-/// When it is looked, and what became of it.
+/// Schedule and state of the checks.
 #[derive(Debug)]
-pub struct Routes {
+pub struct FibCheck {
     due: Instant,
     not_before: Instant,
-    looking: Option<Task<io::Result<Vec<FibRoute>>>>,
-    /// When that began.
-    began: Instant,
-    /// A route was refused, or missing last time: numbers alone do not tell.
-    thorough: bool,
-    last: BTreeSet<FibRoute>,
-    /// How often in a row some of the routes were those of the last time.
-    in_vain: u32,
+    running: Option<Task<io::Result<Vec<FibRoute>>>>,
+    /// Start of the running or last check.
+    started: Instant,
+    /// The next check compares the routes even if their numbers are equal: a route was refused, or was missing at the
+    /// last check.
+    compare_all: bool,
+    last_missing: BTreeSet<FibRoute>,
+    /// Checks in a row that found a route of the check before missing again.
+    failed_attempts: u32,
 }
 
-impl Routes {
-    /// Nothing is known to be lost.
+impl FibCheck {
+    /// No route is known to be missing.
     pub fn new(now: Instant) -> Self {
-        let (due, not_before, began) = (now + EVERY, now, now);
-        Self { due, not_before, looking: None, began, thorough: false, last: BTreeSet::new(), in_vain: 0 }
+        Self {
+            due: now + CHECK_INTERVAL,
+            not_before: now,
+            running: None,
+            started: now,
+            compare_all: false,
+            last_missing: BTreeSet::new(),
+            failed_attempts: 0,
+        }
     }
 
-    fn hasten(&mut self, at: Instant) {
+    fn check_by(&mut self, at: Instant) {
         self.due = self.due.min(at.max(self.not_before));
     }
 
-    /// A next-hop object has gone.
-    pub fn next_hop_gone(&mut self, now: Instant) {
-        self.hasten(now + NEXT_HOPS);
+    /// A next-hop object was removed.
+    pub fn next_hop_removed(&mut self, now: Instant) {
+        self.check_by(now + NEXT_HOP_DELAY);
     }
 
     /// The kernel has refused a route.
     pub fn install_failed(&mut self, now: Instant) {
-        self.thorough = true;
-        self.hasten(now + REFUSED);
+        self.compare_all = true;
+        self.check_by(now + REFUSED_DELAY);
     }
 
-    /// A session, or a port, is another than it was.
+    /// A session or a port has changed.
     pub fn sessions_changed(&mut self, now: Instant) {
-        self.hasten(now + SESSIONS);
+        self.check_by(now + SESSION_DELAY);
     }
 
-    /// When to look.
+    /// When to start the next check.
     pub fn deadline(&self) -> Option<Instant> {
-        self.looking.is_none().then_some(self.due)
+        self.running.is_none().then_some(self.due)
     }
 
-    /// What to poll.
+    /// The running check, to poll.
     pub fn task(&self) -> Option<&Task<io::Result<Vec<FibRoute>>>> {
-        self.looking.as_ref()
+        self.running.as_ref()
     }
 
-    /// It is time to look. Whether whatever the numbers of routes are.
-    fn begin(&mut self, now: Instant) -> bool {
-        (self.began, self.due, self.not_before) = (now, now + EVERY, now + AGAIN);
-        std::mem::take(&mut self.thorough)
+    /// A check starts. Returns whether to compare the routes even if their numbers are equal.
+    fn start(&mut self, now: Instant) -> bool {
+        (self.started, self.due, self.not_before) = (now, now + CHECK_INTERVAL, now + MIN_INTERVAL);
+        std::mem::take(&mut self.compare_all)
     }
 
-    /// Nothing came of it.
+    /// The check has failed.
     fn failed(&mut self, now: Instant) {
-        self.thorough = true;
-        self.hasten(now + SESSIONS);
+        self.compare_all = true;
+        self.check_by(now + SESSION_DELAY);
     }
 
-    /// These were lost, and zebra was told. Those that were not the last time, and whether it has not helped often enough to be said.
-    fn found(&mut self, lost: &[FibRoute], now: Instant) -> (Vec<FibRoute>, bool) {
-        let new: Vec<FibRoute> = lost.iter().filter(|route| !self.last.contains(route)).copied().collect();
-        self.in_vain = if new.len() < lost.len() { self.in_vain.saturating_add(1) } else { 0 };
-        self.last = lost.iter().copied().collect();
-        if !lost.is_empty() {
-            self.thorough = true;
-            // Whatever is said of them meanwhile.
-            self.not_before = now + AGAIN * 2_u32.pow(self.in_vain.min(DOUBLED));
-            self.hasten(now);
+    /// The check has found these routes missing. Returns those that the last check has not found missing, and whether
+    /// to report a problem.
+    fn finished(&mut self, missing: &[FibRoute], now: Instant) -> (Vec<FibRoute>, bool) {
+        let new: Vec<FibRoute> =
+            missing.iter().filter(|route| !self.last_missing.contains(route)).copied().collect();
+        self.failed_attempts =
+            if new.len() < missing.len() { self.failed_attempts.saturating_add(1) } else { 0 };
+        self.last_missing = missing.iter().copied().collect();
+        if !missing.is_empty() {
+            self.compare_all = true;
+            // No event causes an earlier check.
+            self.not_before = now + MIN_INTERVAL * 2_u32.pow(self.failed_attempts.min(MAX_DOUBLINGS));
+            self.check_by(now);
         }
-        (new, self.in_vain >= ATTEMPTS)
+        (new, self.failed_attempts >= PROBLEM_ATTEMPTS)
     }
 }
 
 impl Supervisor<'_> {
-    /// Has zebra install again what the kernel has lost.
-    pub(super) fn watch_routes(&mut self, now: Instant) {
-        if self.routes.looking.as_ref().is_some_and(Task::is_over) {
-            match self.routes.looking.take().and_then(Task::join) {
-                Some(Ok(lost)) => self.routes_lost(&lost, now),
+    /// Makes zebra install the routes again that the kernel has lost.
+    pub(super) fn check_fib(&mut self, now: Instant) {
+        if self.fib_check.running.as_ref().is_some_and(Task::is_finished) {
+            match self.fib_check.running.take().and_then(Task::join) {
+                Some(Ok(missing)) => self.report_missing_routes(&missing, now),
                 Some(Err(e)) => {
-                    log::debug!("zebra's routes can't be compared with the kernel's: {e}");
-                    self.routes.failed(now);
+                    log::debug!("zebra's routes cannot be compared with those of the kernel: {e}");
+                    self.fib_check.failed(now);
                 }
-                None => self.routes.failed(now),
+                None => self.fib_check.failed(now),
             }
         }
-        if self.routes.deadline().is_none_or(|due| due > now) {
+        if self.fib_check.deadline().is_none_or(|due| due > now) {
             return;
         }
-        let Some(age) = self.answering("bgpd").filter(|_| self.policy.is_complete()).map(Child::age) else {
-            self.routes.due = now + SESSIONS;
+        let Some(age) = self.ready_child("bgpd").filter(|_| self.policy.is_complete()).map(Child::age) else {
+            self.fib_check.due = now + SESSION_DELAY;
             return;
         };
-        let thorough = self.routes.begin(now);
-        let recent = Some(age).filter(|age| *age < ALONE);
+        let compare_all = self.fib_check.start(now);
+        let bgpd_age = Some(age).filter(|age| *age < NO_STALE_ROUTES_AFTER);
         let fib = self.node.kernel.fib();
-        let task = fib.and_then(|fib| Task::begin(move || look(fib, &socket("zebra"), recent, thorough)));
+        let task = fib.and_then(|fib| {
+            Task::start(move || restore_missing_routes(fib, &socket("zebra"), bgpd_age, compare_all))
+        });
         match task {
-            Ok(task) => self.routes.looking = Some(task),
+            Ok(task) => self.fib_check.running = Some(task),
             Err(e) => {
-                log::debug!("zebra's routes can't be looked at: {e}");
-                self.routes.failed(now);
+                log::debug!("the check of zebra's routes cannot be started: {e}");
+                self.fib_check.failed(now);
             }
         }
     }
 
-    fn routes_lost(&mut self, lost: &[FibRoute], now: Instant) {
-        let (new, in_vain) = self.routes.found(lost, now);
-        self.board.tell_lost_routes(in_vain.then(|| first(SHOWN, lost)));
+    fn report_missing_routes(&mut self, missing: &[FibRoute], now: Instant) {
+        let (new, is_problem) = self.fib_check.finished(missing, now);
+        self.publisher.update_missing_routes(is_problem.then(|| first(MAX_LOGGED_ROUTES, missing)));
         if !new.is_empty() {
             log::warn!(
-                "put right in {} µs: zebra is told of {} of its routes that the kernel lacked: {}",
-                self.routes.began.elapsed().as_micros(),
+                daemon = "zebra";
+                "repaired in {} µs: zebra installs {} of its routes again, which the kernel had lost: {}",
+                self.fib_check.started.elapsed().as_micros(),
                 new.len(),
-                first(SHOWN, &new)
+                first(MAX_LOGGED_ROUTES, &new)
             );
         }
     }
 }
 
-/// The routes that the kernel lacks, of which zebra was told. `recent`: bgpd has run for no longer than that; `thorough`: whatever the
-/// numbers of routes are.
-fn look(mut fib: Fib, zebra: &Path, recent: Option<Duration>, thorough: bool) -> io::Result<Vec<FibRoute>> {
-    let mut session = Session::show(zebra, PATIENCE)?;
-    let mut missing = || {
+/// Makes zebra install again the routes that are missing in the kernel, and returns them. `bgpd_age`: the age of a bgpd
+/// that may be younger than some of zebra's routes. `compare_all`: compare the routes even if their numbers are equal.
+fn restore_missing_routes(
+    mut fib: Fib,
+    zebra: &Path,
+    bgpd_age: Option<Duration>,
+    compare_all: bool,
+) -> io::Result<Vec<FibRoute>> {
+    let mut terminal = Terminal::connect(zebra, REPLY_TIMEOUT)?;
+    let mut find_missing = || {
         let mut counts = [0; 2];
-        for (believed, question) in counts.iter_mut().zip(COUNTS) {
-            *believed = count(&session.ask(question)?.text).unwrap_or(0);
+        for (count, command) in counts.iter_mut().zip(SUMMARY_COMMANDS) {
+            *count = parse_fib_count(&terminal.execute(command)?.text).unwrap_or(0);
         }
-        let there = fib.routes()?;
-        let v6 = there.iter().filter(|(_, prefix)| prefix.addr().is_ipv6()).count();
-        let mut believed = vec![];
-        for ((question, counted), there) in ROUTES.into_iter().zip(counts).zip([there.len() - v6, v6]) {
-            if (counted > there || thorough) && counted <= MOST {
-                believed.extend(installed(&session.ask(question)?.text).unwrap_or_default());
+        let present = fib.routes()?;
+        let v6 = present.iter().filter(|(_, prefix)| prefix.addr().is_ipv6()).count();
+        let mut expected = vec![];
+        for ((command, count), present) in
+            ROUTE_COMMANDS.into_iter().zip(counts).zip([present.len() - v6, v6])
+        {
+            if (count > present || compare_all) && count <= MAX_ROUTES {
+                expected.extend(parse_installed_routes(&terminal.execute(command)?.text).unwrap_or_default());
             }
         }
-        let lost = if believed.is_empty() { vec![] } else { not_there(believed, &fib.routes()?, recent) };
-        io::Result::Ok(lost)
+        let missing =
+            if expected.is_empty() { vec![] } else { missing_routes(expected, &fib.routes()?, bgpd_age) };
+        io::Result::Ok(missing)
     };
-    let mut lost = missing()?;
-    if !lost.is_empty() {
-        thread::sleep(CONFIRM);
-        let still = missing()?;
-        lost.retain(|route| still.contains(route));
+    let mut missing = find_missing()?;
+    if !missing.is_empty() {
+        thread::sleep(CONFIRM_DELAY);
+        let still_missing = find_missing()?;
+        missing.retain(|route| still_missing.contains(route));
     }
-    // The others were announced all the same.
-    if let Err(e) = fib.announce_loss(&lost) {
-        log::warn!("zebra can't be told of all routes that the kernel lacks: {e}");
+    // An error for one route does not affect the others.
+    if let Err(e) = fib.trigger_reinstall(&missing) {
+        log::warn!(daemon = "zebra"; "zebra cannot be made to install all missing routes again: {e}");
     }
-    Ok(lost)
+    Ok(missing)
 }
 
-/// The routes that are not `there`. What zebra keeps of a bgpd before this one is not to come back: its next hop may not forward.
-fn not_there(
-    believed: Vec<Installed>,
-    there: &BTreeSet<(u32, IpNet)>,
-    recent: Option<Duration>,
+/// The expected routes that are not `present`. Routes of the bgpd before this one are not restored: their next hop may
+/// not forward.
+fn missing_routes(
+    expected: Vec<InstalledRoute>,
+    present: &BTreeSet<(u32, IpNet)>,
+    bgpd_age: Option<Duration>,
 ) -> Vec<FibRoute> {
-    let is_current = |route: &Installed| {
+    let is_current = |route: &InstalledRoute| {
         route.route.owner == RouteOwner::Staticd
-            || recent.is_none_or(|bgpd| route.age.is_some_and(|age| age + SECOND <= bgpd))
+            || bgpd_age.is_none_or(|bgpd| route.age.is_some_and(|age| age + AGE_RESOLUTION <= bgpd))
     };
-    let lost = believed.into_iter().filter(is_current).map(|route| route.route);
-    lost.filter(|route| !there.contains(&(route.table, route.prefix))).collect()
+    let current = expected.into_iter().filter(is_current).map(|route| route.route);
+    current.filter(|route| !present.contains(&(route.table, route.prefix))).collect()
 }
 
 #[cfg(test)]
@@ -240,59 +267,59 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_another_bgpd_does_not_come_back() {
-        let believed = || {
+    fn routes_of_the_previous_bgpd_are_not_restored() {
+        let expected = || {
             let all =
                 [("192.0.2.0/25", RouteOwner::Bgpd, Some(3)), ("192.0.2.128/25", RouteOwner::Bgpd, Some(60))];
             let more = [("::/0", RouteOwner::Staticd, None), ("2001:db8::/64", RouteOwner::Bgpd, None)];
             let all = all.into_iter().chain(more);
-            all.map(|(prefix, owner, age)| Installed {
+            all.map(|(prefix, owner, age)| InstalledRoute {
                 route: route(prefix, owner),
                 age: age.map(Duration::from_secs),
             })
             .collect::<Vec<_>>()
         };
         let none = BTreeSet::new();
-        let names = |recent: Option<u64>, there: &BTreeSet<_>| {
-            let lost = not_there(believed(), there, recent.map(Duration::from_secs));
-            lost.iter().map(|route| route.prefix.to_string()).collect::<Vec<_>>()
+        let prefixes = |bgpd_age: Option<u64>, present: &BTreeSet<_>| {
+            let missing = missing_routes(expected(), present, bgpd_age.map(Duration::from_secs));
+            missing.iter().map(|route| route.prefix.to_string()).collect::<Vec<_>>()
         };
-        assert_eq!(names(Some(10), &none), ["192.0.2.0/25", "::/0"]);
-        assert_eq!(names(None, &none).len(), 4);
-        let there = believed().into_iter().map(|r| (r.route.table, r.route.prefix)).collect();
-        assert_eq!(names(None, &there), Vec::<String>::new());
+        assert_eq!(prefixes(Some(10), &none), ["192.0.2.0/25", "::/0"]);
+        assert_eq!(prefixes(None, &none).len(), 4);
+        let present = expected().into_iter().map(|r| (r.route.table, r.route.prefix)).collect();
+        assert_eq!(prefixes(None, &present), Vec::<String>::new());
     }
 
     #[test]
-    fn what_does_not_help_is_told_and_tried_ever_less() {
+    fn failed_attempts_are_reported_and_back_off() {
         let mut now = Instant::now();
-        let mut routes = Routes::new(now);
+        let mut check = FibCheck::new(now);
         let [a, b, c] = ["192.0.2.0/25", "192.0.2.128/25", "::/0"].map(|p| route(p, RouteOwner::Bgpd));
-        let mut waits = vec![];
-        for (turn, lost) in [[a, b], [a, c], [a, b], [a, b], [a, b], [a, b], [a, b]].iter().enumerate() {
-            routes.begin(now);
-            let (new, in_vain) = routes.found(lost, now);
+        let mut delays = vec![];
+        for (turn, missing) in [[a, b], [a, c], [a, b], [a, b], [a, b], [a, b], [a, b]].iter().enumerate() {
+            check.start(now);
+            let (new, is_problem) = check.finished(missing, now);
             let expected: &[FibRoute] = match turn {
                 0 => &[a, b],
                 1 => &[c],
                 2 => &[b],
                 _ => &[],
             };
-            assert_eq!((new.as_slice(), in_vain), (expected, turn >= 3), "{turn}");
-            // zebra says at once that it was refused again.
-            routes.install_failed(now + CONFIRM);
-            let due = routes.deadline().unwrap();
-            waits.push((due - now).as_secs());
+            assert_eq!((new.as_slice(), is_problem), (expected, turn >= 3), "{turn}");
+            // zebra logs at once that the route was refused again.
+            check.install_failed(now + CONFIRM_DELAY);
+            let due = check.deadline().unwrap();
+            delays.push((due - now).as_secs());
             now = due;
         }
-        assert_eq!(waits, [1, 2, 4, 8, 16, 16, 16]);
-        routes.begin(now);
-        assert_eq!(routes.found(&[], now), (vec![], false));
-        assert_eq!(routes.deadline(), Some(now + EVERY));
-        // Nor is it looked more often than that, whatever goes.
-        routes.next_hop_gone(now);
-        assert_eq!(routes.deadline(), Some(now + AGAIN));
-        routes.next_hop_gone(now + EVERY);
-        assert_eq!(Routes::new(now).deadline(), Some(now + EVERY));
+        assert_eq!(delays, [1, 2, 4, 8, 16, 16, 16]);
+        check.start(now);
+        assert_eq!(check.finished(&[], now), (vec![], false));
+        assert_eq!(check.deadline(), Some(now + CHECK_INTERVAL));
+        // No event causes a check before the shortest interval.
+        check.next_hop_removed(now);
+        assert_eq!(check.deadline(), Some(now + MIN_INTERVAL));
+        check.next_hop_removed(now + CHECK_INTERVAL);
+        assert_eq!(FibCheck::new(now).deadline(), Some(now + CHECK_INTERVAL));
     }
 }

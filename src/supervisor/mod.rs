@@ -1,25 +1,24 @@
-//! The daemons as our children, and the node as it shall be: one thread, one `poll` over signals, output, answers and
-//! the kernel's word of what has changed.
+//! Supervisor of the daemons and of the node: one thread with one `poll` over signals, output, replies and kernel
+//! events.
 
+mod activity;
+mod backup;
 mod build;
 mod carrier;
 mod change;
 mod drift;
-mod farewell;
 mod fib;
-mod fuse;
-mod hold;
+mod graceful_shutdown;
+mod linked_kill;
 mod output;
 mod policy;
 mod process;
 mod reload;
 mod repairs;
-mod reserve;
+mod retention;
 mod rollback;
 mod show;
-mod signals;
 mod watch;
-mod work;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -37,277 +36,287 @@ use rustix::process::{WaitOptions, wait};
 use crate::config::{Config, OnStop};
 use crate::frr::daemons::{BIN_DIR, RUN_DIR, SOCKET_DIR};
 use crate::frr::delta::Step;
-use crate::frr::handover::Handover;
-use crate::frr::held::Place;
-use crate::frr::vty::{Answer, PING, Talk, socket};
-use crate::frr::{Daemon, bfd, files, neighbors, redact_said, sockets, solicit, with_log};
-use crate::kernel::{Dialling, Notified};
+use crate::frr::memfd::Memfd;
+use crate::frr::retained::RetainedRouters;
+use crate::frr::vty::{PING, Query, Reply, socket};
+use crate::frr::{Daemon, bfd, files, neighbors, redact_output, sockets, solicit, with_log_settings};
+use crate::kernel::{Connects, KernelEvents};
 use crate::limits;
 use crate::model::{FilePath, IfName};
-use crate::node::{Check, NAMELESS, Node};
+use crate::node::{CheckOutcome, Node, UNMOUNTED_GRACE};
 use crate::printable::first;
-use crate::status::{Board, Phase, Probe, Time};
+use crate::signals::Signals;
+use crate::status::{NodePhase, Probe, Publisher};
+use crate::time::Time;
 
 use build::Build;
-use change::{Change, Enforced, Task};
-use drift::Drift;
-use farewell::Farewell;
-use fuse::Fuse;
-use hold::{Hold, News, Outcome};
-use policy::{Action, Event, PEERS_NOTICE, Policy, Terms};
+use change::{Change, RepairReport, Task};
+use drift::DriftMonitor;
+use graceful_shutdown::{GracefulShutdown, ShutdownOutcome};
+use linked_kill::LinkedKill;
+use policy::{ADMIN_DOWN_DELAY, Action, Event, Policy, PolicySettings};
 use process::Child;
-use reload::{Reading, Wanted};
-use repairs::{Found, RETRY, Repairs};
-pub use rollback::History;
-use show::Record;
+use reload::{FileRead, PendingConfig};
+use repairs::{RETRY, RepairOutcome, RepairSchedule};
+use retention::{Retention, RetentionEvent, RetentionOutcome};
+pub use rollback::RollbackHistory;
+use show::DaemonHistory;
 pub use show::describe;
-pub use signals::Signals;
-use watch::Watch;
+use watch::FileWatch;
 
-/// How often a starting daemon is asked whether it answers: it takes some 50 ms, and only then is asked at all.
-const ASK_EVERY: Duration = Duration::from_millis(5);
+/// Interval of the queries to a daemon that starts, until its first reply, which takes some 50 ms.
+const START_QUERY_INTERVAL: Duration = Duration::from_millis(5);
 
-/// From the questions of a round until all answers are looked for at once: a wake-up for each of them would cost more than
-/// they do.
-const COLLECT: Duration = Duration::from_millis(100);
+/// Delay from the pings to the collection of all replies: a wake-up for each reply would cost more than the reply.
+const COLLECT_DELAY: Duration = Duration::from_millis(100);
 
-/// How often bfdd and bgpd are asked about their sessions while they may be new.
-const FRESH_EVERY: Duration = Duration::from_millis(200);
+/// Interval of the queries to bfdd and bgpd about their sessions while sessions may be new.
+const SESSION_QUERY_INTERVAL: Duration = Duration::from_millis(200);
 
-/// For how long they may be, after a daemon was started or bgpd named a change. Later the rounds see what changes.
-const FRESH: Duration = Duration::from_secs(10);
+/// Duration of these queries after the start of a daemon, or after a change in bgpd's log. Later the pings notice
+/// changes.
+const SESSION_QUERY_TIME: Duration = Duration::from_secs(10);
 
-/// Every so many rounds bgpd is asked about its peers, should its log not name them.
-const PEERS_ROUNDS: u32 = 10;
+/// Interval, in periodic checks, of the queries to bgpd about its neighbors, in case its log does not report changes.
+const NEIGHBOR_QUERY_CHECKS: u32 = 10;
 
-/// For how long a new bgpd does not dial after its first answer: within some 10 ms zebra has told it of the ports.
-const REGISTER: Duration = Duration::from_millis(500);
+/// Time from the first reply of a new bgpd during which its outbound connects stay blocked: zebra needs some 10 ms to
+/// announce the ports to it.
+const OUTBOUND_BLOCK_TIME: Duration = Duration::from_millis(500);
 
-/// For how long only it dials: it does so a second after its first attempt. A loaded machine takes longer.
-const DIAL: Duration = Duration::from_secs(5);
+/// Time from the first reply of a new bgpd during which inbound connects stay blocked: bgpd connects a second after its
+/// first attempt, and later on a loaded machine.
+const INBOUND_BLOCK_TIME: Duration = Duration::from_secs(5);
 
-/// The longest that new sessions wait for backup routes on top of that.
-const COVERED: Duration = Duration::from_secs(30);
+/// Longest extension of these times while backup routes are being installed.
+const MAX_BLOCK_EXTENSION: Duration = Duration::from_secs(30);
 
-/// Longer than any bgpd takes to answer: the policy ends it before.
-const ANSWER: Duration = Duration::from_secs(60);
+/// Limit of the time until the first reply of a new bgpd: the policy kills it earlier.
+const START_BLOCK_TIME: Duration = Duration::from_secs(60);
 
-/// Between two Router Solicitations; a host would wait for 4 s (RFC 4861 §10).
-const SOLICIT_EVERY: Duration = Duration::from_secs(1);
+/// Interval of Router Solicitations. A host would wait for 4 s (RFC 4861 §10).
+const SOLICIT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Between two looks at silent workloads: well below the 300 s after which a bridge forgets a MAC address.
-const WORKLOADS_EVERY: Duration = Duration::from_secs(30);
+/// Interval of the checks for silent workloads: well below the 300 s after which a bridge forgets a MAC address.
+const NEIGHBOUR_REFRESH_INTERVAL: Duration = Duration::from_secs(30);
 
-/// From the end of a hold until FRR's own routes are what they will be.
-const RELEASED: Duration = Duration::from_secs(5);
+/// Time from the end of the retention until FRR has installed or removed its own routes.
+const PRUNE_DELAY: Duration = Duration::from_secs(5);
 
-/// How many prefixes a line of the log names.
-const SHOWN: usize = 20;
+/// Largest number of names in a log line.
+const MAX_LOGGED_NAMES: usize = 20;
 
-/// A turn of the loop that takes longer has kept us from hearing of daemons what they may have said.
-const LATE: Duration = Duration::from_secs(1);
+/// Duration of an iteration of the loop after which replies may have arrived that the loop has not read yet.
+const LONG_ITERATION: Duration = Duration::from_secs(1);
+
+/// Time that backup routes stay installed after the end of the retention.
+const RETENTION_MARGIN: Duration = Duration::from_secs(5);
 
 /// Why the loop ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
-    /// A signal asked for it.
+    /// A signal has requested the stop.
     Stopped,
-    /// This configuration needs other daemons, or the same in another order.
+    /// This configuration needs other daemons, or another start order.
     Reconfigured(Box<Config>),
-    /// FRR's namespace is not held any more, and how that came.
+    /// FRR's namespace is lost, and why.
     NamespaceGone(&'static str),
 }
 
-/// The daemons and everything that the loop looks at.
+/// The daemons, and everything that the loop polls.
 #[derive(Debug)]
 pub struct Supervisor<'a> {
-    /// What the environment alone says.
+    /// The configuration from the environment alone.
     base: &'a Config,
     node: &'a mut Node,
     signals: &'a mut Signals,
-    /// Where it is all shown.
-    board: Arc<Board>,
-    history: &'a mut History,
-    records: Vec<Record>,
+    publisher: Arc<Publisher>,
+    history: &'a mut RollbackHistory,
+    records: Vec<DaemonHistory>,
     probe: Option<Probe>,
     daemons: Vec<&'static Daemon>,
-    /// frr.conf, and what of it daemons read by themselves.
+    /// The text of frr.conf.
     text: String,
+    /// The parts of frr.conf that daemons read from a file.
     parts: Vec<(&'static str, String)>,
     policy: Policy,
     children: Vec<Option<Child>>,
-    /// Daemons whose first answer we wait for.
-    starting: Vec<Waiting>,
-    /// Daemons that were asked whether they still answer, `None` where that failed.
-    asked: Vec<(usize, Option<Talk>)>,
-    /// Those that have answered the first of several questions, and so live.
-    answering: Vec<(usize, Talk)>,
-    /// When the answers of these are looked for, and again after which pause.
-    collect: Option<(Instant, Duration)>,
-    /// Those that are asked more often while sessions may be new, and until when.
-    fresh: Option<(Vec<Waiting>, Instant)>,
-    rounds: u32,
-    /// When the turn under way began.
-    turn: Instant,
-    /// When unknown peers may be asked for their addresses again.
+    /// Daemons that have not replied since their start.
+    starting: Vec<DaemonQuery>,
+    /// Pinged daemons without a reply; `None` if the connection failed.
+    pings: Vec<(usize, Option<Query>)>,
+    /// Pinged daemons that have replied to the first of several commands, and so are alive.
+    partial_replies: Vec<(usize, Query)>,
+    /// When to collect the replies to the pings, and the delay until the next collection.
+    collect_at: Option<(Instant, Duration)>,
+    /// Queries of daemons whose sessions may be new, and the end of these queries.
+    session_queries: Option<(Vec<DaemonQuery>, Instant)>,
+    /// Number of periodic checks.
+    checks: u32,
+    /// Start of the current iteration of the loop.
+    iteration_started: Instant,
+    /// Earliest next Router Solicitation.
     solicit_at: Instant,
-    /// The BFD sessions as bfdd had them last.
-    sessions: Vec<bfd::Session>,
-    /// The BFD peers that bfdd shall have of us.
-    peers: bfd::Peers,
-    /// Under way to bfdd.
-    giving_peers: Option<Talk>,
-    /// What bfdd said when it took one of them last, if it did not.
-    refused: Option<String>,
-    /// Those of a bfdd that is gone, and when to tell their peers: after bgpd's end, so that BGP is in graceful restart.
-    bow_out: Option<(Instant, Vec<bfd::Session>)>,
-    hold: Hold,
-    carriers: carrier::Ports,
-    /// Services that are not held any more, and when to look at what is in reserve for them.
+    /// The last known BFD sessions of bfdd.
+    bfd_sessions: Vec<bfd::BfddSession>,
+    /// The BFD peers that the supervisor configures in bfdd.
+    bfd_peers: bfd::PeerAddresses,
+    /// The running configuration of BFD peers.
+    bfd_query: Option<Query>,
+    /// bfdd's last error for one of them.
+    bfd_error: Option<String>,
+    /// The sessions of an exited bfdd, and when to send their peers AdminDown: after the exit of bgpd, so that BGP is
+    /// in graceful restart.
+    admin_down: Option<(Instant, Vec<bfd::BfddSession>)>,
+    retention: Retention,
+    carriers: carrier::FabricPorts,
+    /// Released services, and when to prune their backup routes.
     released: Option<(Instant, BTreeSet<IpNet>)>,
-    repairs: Repairs,
-    routes: fib::Routes,
-    /// Something undoes them.
-    fighting: bool,
-    /// zebra goes with the bgpd of a VTEP.
-    fuse: Option<Fuse>,
-    /// When silent workloads are asked for, if there can be any.
+    repairs: RepairSchedule,
+    fib_check: fib::FibCheck,
+    /// Another program reverts the repairs.
+    has_conflicting_writer: bool,
+    /// Kills zebra when the bgpd of a VTEP exits.
+    linked_kill: Option<LinkedKill>,
+    /// When to check for silent workloads, if the node is their gateway.
     workloads_at: Option<Instant>,
-    reserve: reserve::Reserve,
-    /// Who may not dial, and until when.
-    silent: Vec<(Dialling, Instant)>,
-    /// vtysh runs that load the configuration: the one under way, and those after it.
+    backup: backup::BackupRouteJobs,
+    /// The directions in which BGP connects are blocked, and until when.
+    blocked_connects: Vec<(Connects, Instant)>,
+    /// The running vtysh that loads the configuration.
     load: Option<Child>,
+    /// The daemons of the next runs of vtysh; `None` for all daemons.
     load_queue: VecDeque<Option<&'static str>>,
-    load_well: bool,
-    /// Where the rest of the configuration comes from, if it can be watched.
-    watch: Option<Watch>,
-    reading: Option<Reading>,
-    wanted: Option<Wanted>,
-    /// How often in a row the change under way was cut short before.
+    load_succeeded: bool,
+    /// The watch on the configuration file, if there is one.
+    watch: Option<FileWatch>,
+    file_read: Option<FileRead>,
+    pending_config: Option<PendingConfig>,
+    /// How often in a row the running change was interrupted before.
     interruptions: u32,
-    /// What was said last about what is not taken, so that it is said once.
-    rejected: Vec<String>,
-    /// When the file is read again, although nothing says that it is another.
-    read_again: Option<Instant>,
-    /// Whether it was read since it is watched.
-    has_read: bool,
+    /// The last reported problems of the file, so that they are logged once.
+    reported_problems: Vec<String>,
+    /// When to read the file again without an event.
+    reread_at: Option<Instant>,
+    /// Whether the file was read since it is watched.
+    has_read_file: bool,
     change: Option<Change>,
     build: Option<Build>,
-    tidying: Option<Task<()>>,
-    /// Talks that are over, and end when no one configures anything: at the end of any connection mgmtd of FRR 10.3 forgets
-    /// what is not committed yet (`mgmt_fe_session_cfg_txn_cleanup`, `mgmtd/mgmt_fe_adapter.c`; no longer in 10.4).
-    over: Vec<Talk>,
-    drift: Drift,
-    enforcing: Option<Task<Enforced>>,
-    /// What is to be put right after that.
-    to_enforce: VecDeque<Step>,
-    farewell: Option<Farewell>,
+    /// The running removal of what is left of VRFs in FRR's configuration.
+    cleanup: Option<Task<()>>,
+    /// Finished queries. They are closed while nothing is being configured: whenever a connection is closed, mgmtd of
+    /// FRR 10.3 discards uncommitted changes (`mgmt_fe_session_cfg_txn_cleanup`, `mgmtd/mgmt_fe_adapter.c`; not in
+    /// 10.4).
+    finished_queries: Vec<Query>,
+    drift: DriftMonitor,
+    /// The running repair of a daemon's configuration.
+    drift_repair: Option<Task<RepairReport>>,
+    /// The next repairs.
+    queued_drift_repairs: VecDeque<Step>,
+    graceful_shutdown: Option<GracefulShutdown>,
     end: Option<End>,
     finished: bool,
 }
 
+/// A daemon that is queried repeatedly.
 #[derive(Debug)]
-struct Waiting {
+struct DaemonQuery {
     daemon: usize,
-    talk: Option<Talk>,
-    ask_at: Instant,
+    query: Option<Query>,
+    next_at: Instant,
 }
-
-/// Backup routes stay for so much longer than what is retained.
-const AFTER_RETENTION: Duration = Duration::from_secs(5);
 
 impl<'a> Supervisor<'a> {
     /// Takes a node that is set up.
     ///
     /// # Errors
-    /// The configuration in force can't be read.
+    /// The active configuration cannot be read.
     pub fn new(
         base: &'a Config,
         node: &'a mut Node,
         signals: &'a mut Signals,
-        board: &Arc<Board>,
-        history: &'a mut History,
+        publisher: &Arc<Publisher>,
+        history: &'a mut RollbackHistory,
     ) -> io::Result<Self> {
         let now = Instant::now();
-        history.begin(node, board);
+        history.node_set_up(node, publisher);
         let daemons = node.daemons(&node.config);
-        let (text, parts) = node.texts.parts(node.version);
-        let reads = |d: &&Daemon| d.reads_all() && part(&parts, d.name).is_some();
-        let readers: Vec<_> = daemons.iter().copied().filter(reads).collect();
-        let sessions: Vec<bfd::Session> = files::recall(files::BFD_SESSIONS);
-        let terms = Terms {
+        let (text, parts) = node.config_store.parts(node.version);
+        let reads_file = |d: &&Daemon| d.is_configured_by_file() && part(&parts, d.name).is_some();
+        let with_file: Vec<_> = daemons.iter().copied().filter(reads_file).collect();
+        let bfd_sessions: Vec<bfd::BfddSession> = files::load_state(files::BFD_SESSIONS);
+        let settings = PolicySettings {
             daemons: &daemons,
-            with_file: &readers,
-            patience: Duration::from_secs(node.config.liveness_s.into()),
-            may_fall_back: node.texts.may_fall_back(),
-            peers_to_tell: !sessions.is_empty(),
+            with_file: &with_file,
+            liveness_timeout: Duration::from_secs(node.config.liveness_timeout_s.into()),
+            can_roll_back: node.config_store.can_roll_back(),
+            has_stale_bfd_sessions: !bfd_sessions.is_empty(),
             seed: std::process::id() ^ now.elapsed().subsec_nanos() ^ u32::from(node.config.node_ip.get()),
         };
         Ok(Self {
-            policy: Policy::new(terms, now),
+            policy: Policy::new(settings, now),
             children: daemons.iter().map(|_| None).collect(),
-            records: daemons.iter().map(|daemon| Record::of(daemon.name, board)).collect(),
+            records: daemons.iter().map(|daemon| DaemonHistory::load(daemon.name, publisher)).collect(),
             probe: node
                 .kernel
                 .router_ns()
                 .within(Probe::open)
-                .inspect_err(|e| log::warn!("a second zebra or a wrong password can't be told: {e}"))
+                .inspect_err(|e| log::warn!("a second zebra or a wrong password cannot be detected: {e}"))
                 .ok(),
-            board: Arc::clone(board),
+            publisher: Arc::clone(publisher),
             history,
             daemons,
             text,
             parts,
             starting: vec![],
-            asked: vec![],
-            answering: vec![],
-            collect: None,
-            fresh: None,
-            rounds: 0,
-            turn: now,
+            pings: vec![],
+            partial_replies: vec![],
+            collect_at: None,
+            session_queries: None,
+            checks: 0,
+            iteration_started: now,
             solicit_at: now,
-            bow_out: Some((now + PEERS_NOTICE, sessions)),
-            sessions: vec![],
-            peers: bfd::Peers::new(),
-            giving_peers: None,
-            refused: None,
-            hold: Hold::new(
-                place(&node.config),
+            admin_down: Some((now + ADMIN_DOWN_DELAY, bfd_sessions)),
+            bfd_sessions: vec![],
+            bfd_peers: bfd::PeerAddresses::new(),
+            bfd_query: None,
+            bfd_error: None,
+            retention: Retention::new(
+                retained_routers(&node.config),
                 socket("bgpd"),
-                Duration::from_secs(node.config.metallb.hold_s.into()),
-                files::recall(files::SERVICES),
+                Duration::from_secs(node.config.metallb.retention_s.into()),
+                files::load_state(files::SERVICES),
                 now,
             ),
-            carriers: carrier::Ports::default(),
+            carriers: carrier::FabricPorts::default(),
             released: None,
-            repairs: Repairs::default(),
-            routes: fib::Routes::new(now),
-            fighting: false,
-            fuse: None,
+            repairs: RepairSchedule::default(),
+            fib_check: fib::FibCheck::new(now),
+            has_conflicting_writer: false,
+            linked_kill: None,
             workloads_at: node.config.overlay.has_gateways().then_some(now),
-            reserve: reserve::Reserve::default(),
-            // An earlier instance may have left them so.
-            silent: vec![(Dialling::Ours, now), (Dialling::Theirs, now)],
+            backup: backup::BackupRouteJobs::default(),
+            // An earlier instance may have left them blocked.
+            blocked_connects: vec![(Connects::Outbound, now), (Connects::Inbound, now)],
             load: None,
             load_queue: VecDeque::new(),
-            load_well: true,
+            load_succeeded: true,
             watch: base.file.as_ref().and_then(watch_file),
-            reading: None,
-            wanted: None,
+            file_read: None,
+            pending_config: None,
             interruptions: 0,
-            rejected: vec![],
-            // It may have become another before it was watched.
-            read_again: base.file.as_ref().map(|_| now),
-            has_read: false,
+            reported_problems: vec![],
+            // The file may have changed before it was watched.
+            reread_at: base.file.as_ref().map(|_| now),
+            has_read_file: false,
             change: None,
             build: None,
-            tidying: None,
-            over: vec![],
-            drift: Drift::new(node.version, now),
-            enforcing: None,
-            to_enforce: VecDeque::new(),
-            farewell: None,
+            cleanup: None,
+            finished_queries: vec![],
+            drift: DriftMonitor::new(node.version, now),
+            drift_repair: None,
+            queued_drift_repairs: VecDeque::new(),
+            graceful_shutdown: None,
             end: None,
             finished: false,
             base,
@@ -316,19 +325,19 @@ impl<'a> Supervisor<'a> {
         })
     }
 
-    /// Runs the daemons until a signal asks for the end, or their namespace is gone, and all of them are gone.
+    /// Runs the daemons until a signal requests the stop or their namespace is lost, and all of them have exited.
     ///
     /// # Errors
-    /// The loop itself can't go on.
+    /// The loop cannot continue.
     pub fn run(mut self) -> io::Result<End> {
         let mut events = VecDeque::from([Event::Tick]);
         self.show_configuration();
-        self.board.tell(|local| local.enter(Phase::Running));
-        self.look_at_ports(Instant::now());
-        // What an earlier instance left needs cover while the new daemons settle; copies that it left itself may
-        // be all that there is of some routes.
-        self.hold_services();
-        self.cover(true);
+        self.publisher.update(|facts| facts.set_phase(NodePhase::Running));
+        self.check_ports(Instant::now());
+        // The routes of an earlier instance need backup routes while the new daemons start. Some of its backup routes
+        // may have no original.
+        self.retain_services();
+        self.install_backup_routes(true);
         loop {
             while let Some(event) = events.pop_front() {
                 let now = Instant::now();
@@ -338,252 +347,271 @@ impl<'a> Supervisor<'a> {
             }
             self.show_daemons(Instant::now());
             if self.finished {
-                self.unhush(Instant::now() + ANSWER + COVERED);
+                self.allow_due_connects(Instant::now() + START_BLOCK_TIME + MAX_BLOCK_EXTENSION);
                 return Ok(self.end.take().unwrap_or(End::Stopped));
             }
             self.wait(&mut events)?;
         }
     }
 
-    /// How long routes are kept in reserve after a death.
+    /// Time that backup routes stay installed after the exit of a daemon.
     fn window(&self) -> Duration {
         let config = &self.node.config;
-        // What is held must be reached.
-        let hold = self
-            .hold
-            .is_under_way()
-            .then(|| Duration::from_secs(config.metallb.hold_s.into()) + AFTER_RETENTION);
-        Duration::from_secs(config.timers.restart_s.into()).max(hold.unwrap_or_default())
+        // Retained services need their routes.
+        let retention = self
+            .retention
+            .is_active()
+            .then(|| Duration::from_secs(config.metallb.retention_s.into()) + RETENTION_MARGIN);
+        Duration::from_secs(config.timers.restart_s.into()).max(retention.unwrap_or_default())
     }
 
     fn act(&mut self, action: Action, events: &mut VecDeque<Event>) {
         match action {
             Action::Start(i) => {
-                match self.daemons[i].name {
-                    "bgpd" => self.hush(),
-                    "zebra" => self.await_reserve(),
+                let name = self.daemons[i].name;
+                match name {
+                    "bgpd" => self.block_connects(),
+                    "zebra" => self.await_backup_jobs(),
                     _ => {}
                 }
                 match self.start(i) {
                     Ok(child) => {
-                        log::info!("{} started, pid {}", child.name, child.pid);
+                        let pid = child.pid;
+                        log::info!(daemon = name, pid = pid.as_raw_nonzero().get(); "{name} started (pid {pid})");
                         self.children[i] = Some(child);
-                        self.records[i].started(&self.board);
-                        self.starting.push(Waiting { daemon: i, talk: None, ask_at: Instant::now() });
+                        self.records[i].started(&self.publisher);
+                        self.starting.push(DaemonQuery { daemon: i, query: None, next_at: Instant::now() });
                     }
                     Err(e) => {
-                        if self.records[i].not_started(e.to_string()) {
-                            log::error!("{} cannot be started: {e}; it is tried again", self.daemons[i].name);
+                        if self.records[i].start_failed(e.to_string()) {
+                            log::error!(daemon = name; "{name} cannot be started: {e}; retrying");
                         }
-                        events.push_back(Event::NotStarted(i));
+                        events.push_back(Event::StartFailed(i));
                     }
                 }
             }
-            Action::Look => {
-                self.rounds = self.rounds.wrapping_add(1);
+            Action::PeriodicCheck => {
+                self.checks = self.checks.wrapping_add(1);
                 if crate::files::retry() {
-                    // The problem is over, which nothing else may say for a minute.
-                    self.board.tell(|_| ());
+                    // Publish that the problem is resolved; the next update may be a minute away.
+                    self.publisher.update(|_| ());
                 }
-                if self.node.sysctls_have_changed() {
-                    self.repairs.changed(Instant::now());
+                if self.node.has_sysctl_drift() {
+                    self.repairs.state_changed(Instant::now());
                 }
                 self.probe();
-                let there = self.daemons.iter().filter(|daemon| self.ready(daemon.name).is_some());
-                there.for_each(|daemon| sockets::restore(daemon.name));
-                events.extend(self.load.as_mut().map(|load| Event::Loading { rests: load.rests() }));
-                // A connection that was refused is tried again, and is no answer meanwhile.
-                let refused = self.asked.iter().filter(|(_, talk)| talk.is_none()).map(|(i, _)| *i);
-                let refused: Vec<usize> = refused.collect();
-                self.asked.retain(|(_, talk)| talk.is_some());
-                refused.into_iter().for_each(|i| self.ask(i, events));
+                let ready = self.daemons.iter().filter(|daemon| self.ready(daemon.name).is_some());
+                ready.for_each(|daemon| sockets::restore(daemon.name));
+                events.extend(self.load.as_mut().map(|load| Event::Loading { idle: load.is_idle() }));
+                // Failed connections are retried. Until then they count as a missing reply.
+                let failed = self.pings.iter().filter(|(_, query)| query.is_none()).map(|(i, _)| *i);
+                let failed: Vec<usize> = failed.collect();
+                self.pings.retain(|(_, query)| query.is_some());
+                failed.into_iter().for_each(|i| self.ping(i, events));
             }
-            Action::Ask(i) => {
+            Action::Ping(i) => {
                 if let Some(child) = &mut self.children[i] {
-                    child.mark();
+                    child.sample_main_thread();
                 }
-                self.ask(i, events);
+                self.ping(i, events);
             }
-            // Its answer may have come while we had something else to do.
-            Action::Examine(i) if self.turn.elapsed() >= LATE => events.push_back(Event::NotAsked(i)),
-            Action::Examine(i) => {
+            // Its reply may have arrived during this iteration.
+            Action::CheckBusy(i) if self.iteration_started.elapsed() >= LONG_ITERATION => {
+                events.push_back(Event::PingFailed(i));
+            }
+            Action::CheckBusy(i) => {
                 if let Some(child) = &mut self.children[i] {
-                    let works = child.has_worked();
-                    log::debug!("{} owes an answer; at work: {works}", child.name);
-                    events.push_back(if works { Event::Works(i) } else { Event::Idles(i) });
+                    let is_busy = child.is_main_thread_busy();
+                    log::debug!(daemon = child.name; "{} has not answered; busy: {is_busy}", child.name);
+                    events.push_back(if is_busy { Event::Busy(i) } else { Event::Idle(i) });
                 }
             }
             Action::Abort(i) => {
                 if let Some(child) = &mut self.children[i] {
-                    let (name, pid, s) = (child.name, child.pid, self.node.config.liveness_s);
-                    if sockets::is_gone(name) {
-                        // It may be well, and has nothing to say of it.
+                    let (name, pid, s) = (child.name, child.pid, self.node.config.liveness_timeout_s);
+                    if sockets::is_missing(name) {
+                        // The daemon may work, so a backtrace would show nothing.
                         log::error!(
-                            "{name} (pid {pid}) can't be asked for {s} s: somebody has removed its socket {}; starting it anew",
+                            daemon = name, pid = pid.as_raw_nonzero().get();
+                            "{name} (pid {pid}) cannot be reached for {s} s: its socket {} was removed; restarting it",
                             socket(name).display()
                         );
                         child.kill();
                     } else {
-                        log::error!("{name} (pid {pid}) has not answered for {s} s: ending it");
+                        log::error!(
+                            daemon = name, pid = pid.as_raw_nonzero().get();
+                            "{name} (pid {pid}) has not answered for {s} s: aborting it"
+                        );
                         child.abort();
                     }
                 }
             }
             Action::Kill(i) => {
                 if let Some(child) = &mut self.children[i] {
-                    log::info!("{}: killing pid {}", child.name, child.pid);
+                    let (name, pid) = (child.name, child.pid);
+                    log::info!(daemon = name, pid = pid.as_raw_nonzero().get(); "killing {name} (pid {pid})");
                     child.kill();
                 }
             }
             Action::Load(which) => {
-                self.load_well = true;
-                which.iter().for_each(|&i| self.forget_drift(i));
+                self.load_succeeded = true;
+                which.iter().for_each(|&i| self.reset_drift(i));
                 self.load_queue = if which.len() == self.daemons.len() {
                     [None].into()
                 } else {
                     which.iter().map(|&i| Some(self.daemons[i].name)).collect()
                 };
-                self.next_load(events);
+                self.start_next_load(events);
             }
             Action::AbortLoad => {
-                log::error!("vtysh: loading the configuration hangs, ending it");
+                log::error!("vtysh: loading the configuration hangs: killing vtysh");
                 self.end_load();
             }
             Action::Complete => {
                 log::info!("all daemons answer and have their configuration");
-                self.board.tell(|local| local.incomplete = false);
+                self.publisher.update(|facts| facts.incomplete = false);
             }
             Action::Incomplete => {
                 log::error!(
-                    "all daemons answer, but not all of the configuration could be loaded: see vtysh's words above"
+                    "all daemons answer, but parts of the configuration could not be loaded: see the output of vtysh above"
                 );
-                self.board.tell(|local| local.incomplete = true);
+                self.publisher.update(|facts| facts.incomplete = true);
             }
-            Action::Keep => {
-                self.node.texts.keep();
-                self.history.held(self.node);
-                log::debug!("this configuration has held, and is kept");
+            Action::MarkGood => {
+                self.node.config_store.mark_good();
+                self.history.mark_good(self.node);
+                log::debug!("the active configuration is stored as the last-known-good configuration");
             }
-            Action::FallBack(i) => self.fall_back(i, events),
+            Action::RollBack(i) => self.roll_back(i, events),
             Action::Finished => self.finished = true,
         }
     }
 
-    fn ask(&mut self, i: usize, events: &mut VecDeque<Event>) {
+    fn ping(&mut self, i: usize, events: &mut VecDeque<Event>) {
         let daemon = self.daemons[i];
-        let peers = self.rounds.is_multiple_of(PEERS_ROUNDS);
-        let talk = match Talk::show(&socket(daemon.name), questions(daemon, &self.hold, peers)) {
-            Ok(talk) => Some(talk),
-            Err(e) if limits::is_ours(&e) => {
-                log::error!("{} can't be asked whether it answers: {e}; {}", daemon.name, limits::REMEDY);
-                events.push_back(Event::NotAsked(i));
+        let with_neighbors = self.checks.is_multiple_of(NEIGHBOR_QUERY_CHECKS);
+        let commands = status_commands(daemon, &self.retention, with_neighbors);
+        let query = match Query::show(&socket(daemon.name), commands) {
+            Ok(query) => Some(query),
+            Err(e) if limits::is_own_shortage(&e) => {
+                let name = daemon.name;
+                log::error!(daemon = name; "{name} cannot be pinged: {e}; {}", limits::REMEDY);
+                events.push_back(Event::PingFailed(i));
                 return;
             }
             Err(_) => None,
         };
-        self.asked.push((i, talk));
-        self.collect = Some((Instant::now() + COLLECT, COLLECT));
+        self.pings.push((i, query));
+        self.collect_at = Some((Instant::now() + COLLECT_DELAY, COLLECT_DELAY));
     }
 
-    /// Takes in what a daemon said to our questions.
-    fn learn(&mut self, i: usize, answers: &[Answer]) {
+    /// Processes a daemon's replies to the status commands.
+    fn process_replies(&mut self, i: usize, replies: &[Reply]) {
         match self.daemons[i].name {
-            "bfdd" => self.hear_of_sessions(answers),
+            "bfdd" => self.process_bfd_sessions(replies),
             "bgpd" => {
-                if answers.first().is_some_and(|summary| self.hold.heard(summary, Instant::now())) {
-                    self.board.tell(|local| {
-                        local.news += 1;
-                        local.services = self.hold.received();
+                if replies.first().is_some_and(|summary| self.retention.take_summary(summary, Instant::now()))
+                {
+                    self.publisher.update(|facts| {
+                        facts.session_changes += 1;
+                        facts.services = self.retention.received();
                     });
                 }
-                if let Some(peers) = answers.get(1) {
-                    let peers = serde_json::from_str(&peers.text).unwrap_or_default();
+                if let Some(neighbors) = replies.get(1) {
+                    let neighbors = serde_json::from_str(&neighbors.text).unwrap_or_default();
                     if self.node.config.timers.bfd.is_some_and(|bfd| !bfd.coupled) {
-                        bfd::take_in_peers(&mut self.peers, &peers);
+                        bfd::update_peers(&mut self.bfd_peers, &neighbors);
                     }
-                    self.solicit(&solicit::strangers(&peers));
+                    self.solicit(&solicit::unknown_peers(&neighbors));
                 }
             }
             _ => {}
         }
     }
 
-    /// Asks for the addresses of the peers that bgpd does not know.
+    /// Sends Router Solicitations on the ports whose peer address bgpd does not know.
     fn solicit(&mut self, ports: &[IfName]) {
         let now = Instant::now();
         if ports.is_empty() || now < self.solicit_at {
             return;
         }
-        self.solicit_at = now + SOLICIT_EVERY;
+        self.solicit_at = now + SOLICIT_INTERVAL;
         if let Err(e) = self.node.kernel.router_ns().within(|| solicit::solicit(ports)) {
-            log::debug!("peers can't be asked for their addresses: {e}");
+            log::debug!("Router Solicitations cannot be sent: {e}");
         }
     }
 
-    fn hear_of_sessions(&mut self, answers: &[Answer]) {
-        if bfd::take_in(&mut self.sessions, answers) {
-            files::write_down(files::BFD_SESSIONS, &self.sessions);
+    fn process_bfd_sessions(&mut self, replies: &[Reply]) {
+        if bfd::update_sessions(&mut self.bfd_sessions, replies) {
+            files::save_state(files::BFD_SESSIONS, &self.bfd_sessions);
         }
-        let commands = bfd::commands(&self.peers, &self.sessions);
-        if !commands.is_empty() && self.giving_peers.is_none() {
-            log::debug!("bfdd: {}", commands.join("; "));
-            self.giving_peers =
-                self.running("bfdd").and_then(|i| Talk::begin(&socket(self.daemons[i].name), commands).ok());
+        let commands = bfd::peer_commands(&self.bfd_peers, &self.bfd_sessions);
+        if !commands.is_empty() && self.bfd_query.is_none() {
+            log::debug!(daemon = "bfdd"; "bfdd: {}", commands.join("; "));
+            self.bfd_query = self
+                .running("bfdd")
+                .and_then(|i| Query::commands(&socket(self.daemons[i].name), commands).ok());
         }
     }
 
-    /// The daemon of that name, if its process is there.
+    /// The index of the daemon of that name, if its process runs.
     fn running(&self, name: &str) -> Option<usize> {
         self.daemons.iter().position(|d| d.name == name).filter(|&i| self.children[i].is_some())
     }
 
-    /// The same, if it has answered since it was started.
+    /// The index of the daemon of that name, if it has replied since its start.
     fn ready(&self, name: &str) -> Option<usize> {
-        self.running(name).filter(|i| !self.starting.iter().any(|waiting| waiting.daemon == *i))
+        self.running(name).filter(|i| !self.starting.iter().any(|starting| starting.daemon == *i))
     }
 
-    /// The process of that daemon, if it has answered since it was started.
-    fn answering(&self, name: &str) -> Option<&Child> {
+    /// The process of the daemon of that name, if it has replied since its start.
+    fn ready_child(&self, name: &str) -> Option<&Child> {
         self.children[self.ready(name)?].as_ref()
     }
 
     fn read_parts(&mut self) {
-        (self.text, self.parts) = self.node.texts.parts(self.node.version);
+        (self.text, self.parts) = self.node.config_store.parts(self.node.version);
         self.show_configuration();
     }
 
-    /// Keeps a bgpd that is about to start and its peers from dialling.
-    fn hush(&mut self) {
-        let until = Instant::now() + ANSWER;
-        self.silent = vec![(Dialling::Ours, until), (Dialling::Theirs, until)];
-        for (which, _) in &self.silent {
-            if let Err(e) = self.node.kernel.forbid(*which) {
-                log::warn!("a new session may come up and go again: {e}");
+    /// Blocks the BGP connects of a bgpd that is about to start, and those of its peers.
+    fn block_connects(&mut self) {
+        let until = Instant::now() + START_BLOCK_TIME;
+        self.blocked_connects = vec![(Connects::Outbound, until), (Connects::Inbound, until)];
+        for (direction, _) in &self.blocked_connects {
+            if let Err(e) = self.node.kernel.block_connects(*direction) {
+                log::warn!(
+                    "BGP connects cannot be blocked: {e}; a new session may be established and closed again"
+                );
             }
         }
     }
 
-    /// A new bgpd answers: how long it is not to dial, and its peers.
-    fn let_dial(&mut self, now: Instant) {
-        self.silent = vec![(Dialling::Ours, now + REGISTER), (Dialling::Theirs, now + DIAL)];
+    /// Schedules the end of the block after the first reply of a new bgpd.
+    fn schedule_connects(&mut self, now: Instant) {
+        self.blocked_connects = vec![
+            (Connects::Outbound, now + OUTBOUND_BLOCK_TIME),
+            (Connects::Inbound, now + INBOUND_BLOCK_TIME),
+        ];
     }
 
-    /// For how much longer they may not, since bgpd changes routes as soon as its sessions are up.
-    fn covering(&self) -> Duration {
-        if self.reserve.is_installing() { COVERED } else { Duration::ZERO }
+    /// Extension of the block while backup routes are being installed: bgpd changes routes as soon as its sessions are
+    /// established.
+    fn block_extension(&self) -> Duration {
+        if self.backup.is_installing() { MAX_BLOCK_EXTENSION } else { Duration::ZERO }
     }
 
-    /// Lets those dial again whose time has come.
-    fn unhush(&mut self, now: Instant) {
-        let covering = self.covering();
+    /// Allows the connects whose block has ended.
+    fn allow_due_connects(&mut self, now: Instant) {
+        let extension = self.block_extension();
         let kernel = &mut self.node.kernel;
-        self.silent.retain_mut(|(which, at)| {
-            if *at + covering > now {
+        self.blocked_connects.retain_mut(|(direction, at)| {
+            if *at + extension > now {
                 return true;
             }
-            let allowed = kernel.allow(*which);
+            let allowed = kernel.allow_connects(*direction);
             if let Err(e) = &allowed {
-                log::error!("BGP sessions are still kept from coming up, which is tried again: {e}");
+                log::error!("BGP connects are still blocked: {e}; retrying");
                 *at = now + RETRY;
             }
             allowed.is_err()
@@ -593,169 +621,171 @@ impl<'a> Supervisor<'a> {
     fn start(&mut self, i: usize) -> io::Result<Child> {
         let daemon = self.daemons[i];
         if daemon.name == "zebra"
-            && let Some(why) = self.node.keeps_from_zebra()
+            && let Some(conflict) = self.node.zebra_conflict()
         {
-            return Err(io::Error::other(why));
+            return Err(io::Error::other(conflict));
         }
-        let more = if daemon.name == "bgpd" { self.hold.configuration() } else { String::new() };
+        let retained = if daemon.name == "bgpd" { self.retention.configuration() } else { String::new() };
         let config = part(&self.parts, daemon.name)
-            .map(|text| Handover::text(daemon.name, &(text.to_owned() + &more)));
+            .map(|text| Memfd::sealed(daemon.name, &(text.to_owned() + &retained)));
         let config = config.transpose()?;
-        let pid = Handover::empty("pid")?;
-        files::clear(daemon.name);
+        let pid = Memfd::empty("pid")?;
+        files::clear_socket_path(daemon.name);
         let mut command = Command::new(Path::new(BIN_DIR).join(daemon.name));
-        let config_path = config.as_ref().map(Handover::path);
+        let config_path = config.as_ref().map(Memfd::path);
         command.args(daemon.arguments(self.node.version, config_path.as_deref(), &pid.path()));
-        let inherited: Vec<&Handover> = config.iter().chain([&pid]).collect();
-        let victim = daemon.foundations().find_map(|name| self.children[self.running(name)?].as_ref());
+        let inherited: Vec<&Memfd> = config.iter().chain([&pid]).collect();
+        let victim =
+            daemon.required_dependents().find_map(|name| self.children[self.running(name)?].as_ref());
         let victim = victim.map(|zebra| zebra.pid);
         let not_linked = |e: io::Error| {
             log::warn!(
-                "zebra can't be made to go with bgpd: {e}; if bgpd dies, the VNIs lose packets until it is back"
+                daemon = "zebra";
+                "the linked kill of zebra cannot be set up: {e}; if bgpd exits, the VNIs lose packets until it runs again"
             );
         };
-        let (fuse, ends) = victim.and_then(|_| fuse::lay().map_err(not_linked).ok()).unzip();
-        let (input, _last) = ends.map_or((Stdio::null(), None), |ends| (ends.input, Some(ends.last)));
-        // A child begins in the namespace of the thread that starts it.
-        let child = self
-            .node
-            .kernel
-            .router_ns()
-            .within(|| Child::with_input(daemon.name, command, input, &inherited))?;
-        if let Some((fuse, victim)) = fuse.zip(victim) {
-            self.fuse = fuse.arm(victim).map_err(not_linked).ok().map(|()| fuse);
+        let (link, ends) = victim.and_then(|_| linked_kill::create().map_err(not_linked).ok()).unzip();
+        let (input, _last) = ends.map_or((Stdio::null(), None), |ends| (ends.input, Some(ends.inherited)));
+        // A child starts in the namespace of the thread that creates it.
+        let child =
+            self.node.kernel.router_ns().within(|| Child::spawn(daemon.name, command, input, &inherited))?;
+        if let Some((link, victim)) = link.zip(victim) {
+            self.linked_kill = link.arm(victim).map_err(not_linked).ok().map(|()| link);
         }
-        files::started(daemon.name, child.pid);
+        files::write_pid_file(daemon.name, child.pid);
         Ok(child)
     }
 
-    /// A daemon has, or is about to have, our configuration and nothing else.
-    fn forget_drift(&mut self, i: usize) {
+    /// Called when a daemon runs, or is about to run, with exactly its configuration.
+    fn reset_drift(&mut self, i: usize) {
         let name = self.daemons[i].name;
-        self.drift.forget(name, Instant::now());
-        self.board.tell(|local| drop(local.drift.remove(name)));
+        self.drift.reset(name, Instant::now());
+        self.publisher.update(|facts| drop(facts.drift.remove(name)));
     }
 
     fn end_load(&mut self) {
         self.load_queue.clear();
-        self.load_well = false;
+        self.load_succeeded = false;
         if let Some(child) = &mut self.load {
             child.kill();
         }
     }
 
-    /// Keeps what the speaker announced in front of the leaves until it can say so again itself.
-    fn hold_services(&mut self) {
+    /// Retains the speaker's services: they stay announced to the leaves until the speaker announces them again.
+    fn retain_services(&mut self) {
         let config = &self.node.config;
-        // One that gets its configuration from vtysh begins with nothing of ours.
-        let begins_with_them = part(&self.parts, "bgpd").is_some();
-        let allowed = |prefix: &IpNet| {
+        // A bgpd that gets its configuration from vtysh starts without retained services.
+        let is_in_file = part(&self.parts, "bgpd").is_some();
+        let is_allowed = |prefix: &IpNet| {
             let all = &config.metallb.allowed;
-            begins_with_them && (all.is_empty() || all.iter().any(|net| net.contains(prefix)))
+            is_in_file && (all.is_empty() || all.iter().any(|net| net.contains(prefix)))
         };
         match self.node.kernel.bgp_prefixes(config.metallb.table.get()) {
             Ok(mut prefixes) => {
-                prefixes.retain(allowed);
-                let n = self.hold.bgpd_is_gone(&prefixes, Instant::now());
+                prefixes.retain(is_allowed);
+                let n = self.retention.bgpd_exited(&prefixes, Instant::now());
                 if n > 0 {
                     log::info!(
-                        "{n} services stay announced until the speaker is back, for {} s at most",
-                        config.metallb.hold_s
+                        "{n} retained services stay announced until the speaker is back, for up to {} s",
+                        config.metallb.retention_s
                     );
                 }
             }
             Err(e) => {
-                log::warn!(
-                    "the kernel's routes can't be read: {e}; all services that are known stay announced"
-                );
-                let known: BTreeSet<IpNet> = self.hold.known().prefixes().copied().filter(allowed).collect();
-                self.hold.bgpd_is_gone(&known, Instant::now());
+                log::warn!("the kernel's routes cannot be read: {e}; retaining all known services");
+                let known: BTreeSet<IpNet> =
+                    self.retention.known().prefixes().copied().filter(is_allowed).collect();
+                self.retention.bgpd_exited(&known, Instant::now());
             }
         }
-        self.show_held();
+        self.show_retained();
         self.show_unannounced();
     }
 
-    fn hear_of_services(&mut self, now: Instant) {
+    /// Continues the retention and the queries for services.
+    fn step_retention(&mut self, now: Instant) {
         let bgpd = self.ready("bgpd");
-        let news = self.hold.step(bgpd.and_then(|_| part(&self.parts, "bgpd")), now);
-        if self.hold.wants_prefixes() {
+        let events = self.retention.step(bgpd.and_then(|_| part(&self.parts, "bgpd")), now);
+        if self.retention.is_waiting_for_prefixes() {
             match self.node.kernel.bgp_prefixes(self.node.config.metallb.table.get()) {
-                Ok(prefixes) => self.hold.take_prefixes(prefixes, now),
-                Err(e) => log::debug!("the services can't be read: {e}"),
+                Ok(prefixes) => self.retention.take_prefixes(prefixes, now),
+                Err(e) => log::debug!("the routes of the services cannot be read: {e}"),
             }
         }
-        for news in news {
-            self.take_services(news, now);
+        for event in events {
+            self.process_retention_event(event, now);
         }
-        // What is retained must be reached.
-        if let Some((until, retained)) = self.reserve.until.as_mut().zip(self.hold.until()) {
-            *until = (*until).max(retained + AFTER_RETENTION);
+        // Retained services need their routes.
+        if let Some((until, retained)) = self.backup.until.as_mut().zip(self.retention.until()) {
+            *until = (*until).max(retained + RETENTION_MARGIN);
         }
         if let Some((_, prefixes)) = self.released.take_if(|(at, _)| *at <= now) {
-            self.reserve_job(reserve::Job::RemoveGone(prefixes));
+            self.queue_backup_job(backup::BackupJob::Prune(prefixes));
         }
     }
 
-    fn take_services(&mut self, news: News, now: Instant) {
-        match news {
-            News::Learnt => {
-                self.board.tell(|local| local.news += 1);
-                files::write_down(files::SERVICES, self.hold.known());
+    fn process_retention_event(&mut self, event: RetentionEvent, now: Instant) {
+        match event {
+            RetentionEvent::KnownChanged => {
+                self.publisher.update(|facts| facts.session_changes += 1);
+                files::save_state(files::SERVICES, self.retention.known());
             }
-            News::Announced => self.show_unannounced(),
-            News::Released(gone) => {
-                self.show_held();
-                // What was gone before another death is looked at now, too.
-                if !gone.is_empty() || self.released.is_some() {
+            RetentionEvent::UnannouncedChanged => self.show_unannounced(),
+            RetentionEvent::Released(withdrawn) => {
+                self.show_retained();
+                // Services that were withdrawn before another exit of bgpd are pruned now, too.
+                if !withdrawn.is_empty() || self.released.is_some() {
                     let mut all = self.released.take().map(|(_, before)| before).unwrap_or_default();
-                    all.extend(gone);
-                    self.released = Some((now + RELEASED, all));
+                    all.extend(withdrawn);
+                    self.released = Some((now + PRUNE_DELAY, all));
                 }
             }
-            News::Over(Outcome::Back(back, gone)) => {
-                log::info!("the speaker is back: {back} services are announced by it again");
-                if !gone.is_empty() {
+            RetentionEvent::Finished(RetentionOutcome::SpeakerBack(announced, withdrawn)) => {
+                log::info!("the speaker is back: it announces {announced} services again");
+                if !withdrawn.is_empty() {
                     log::info!(
-                        "the speaker does not announce {} services any more: {}",
-                        gone.len(),
-                        first(SHOWN, &gone)
+                        "the speaker no longer announces {} services: {}",
+                        withdrawn.len(),
+                        first(MAX_LOGGED_NAMES, &withdrawn)
                     );
                 }
             }
-            News::Over(Outcome::Late(late, is_up)) => log::error!(
+            RetentionEvent::Finished(RetentionOutcome::TimedOut(released, is_up)) => log::error!(
                 "{} for {} s (METALLB_HOLD_TIME): {} services are no longer announced: {}",
                 if is_up {
                     "the speaker is back, but its routes could not be used"
                 } else {
                     "the speaker has not come back"
                 },
-                self.node.config.metallb.hold_s,
-                late.len(),
-                first(SHOWN, &late)
+                self.node.config.metallb.retention_s,
+                released.len(),
+                first(MAX_LOGGED_NAMES, &released)
             ),
         }
     }
 
-    /// Tells the BFD peers that bfdd is away on purpose.
-    fn bow_out(&mut self, sessions: &[bfd::Session]) {
-        let told = self.node.kernel.router_ns().within(|| Ok(bfd::bow_out(sessions)));
-        match told.and_then(|told| told) {
+    /// Sends BFD AdminDown to the peers of an exited bfdd.
+    fn send_admin_down(&mut self, sessions: &[bfd::BfddSession]) {
+        let sent = self.node.kernel.router_ns().within(|| Ok(bfd::send_admin_down(sessions)));
+        match sent.and_then(|sent| sent) {
             Ok(0) => {}
-            Ok(n) => log::info!("{n} BFD peers know that bfdd is away"),
-            Err(e) => log::warn!("BFD peers can't be told that bfdd is away: {e}; they may tear BGP down"),
+            Ok(n) => log::info!(daemon = "bfdd"; "BFD AdminDown sent to {n} peers, because bfdd has exited"),
+            Err(e) => log::warn!(
+                daemon = "bfdd";
+                "BFD AdminDown cannot be sent: {e}; the peers may close their BGP sessions"
+            ),
         }
     }
 
-    /// Starts the next vtysh, or reports that the last one is done.
-    fn next_load(&mut self, events: &mut VecDeque<Event>) {
+    /// Starts the next vtysh, or reports the result after the last one.
+    fn start_next_load(&mut self, events: &mut VecDeque<Event>) {
         while let Some(daemon) = self.load_queue.pop_front() {
             let start = || {
-                let text = Handover::text("frr.conf", &with_log(&self.text))?;
+                let text = Memfd::sealed("frr.conf", &with_log_settings(&self.text))?;
                 let mut command = Command::new("/usr/bin/vtysh");
                 command.args(["--vty_socket", SOCKET_DIR, "--config_dir", RUN_DIR, "-f", &text.path()]);
                 command.args(daemon.iter().flat_map(|name| ["-d", name]));
-                Child::with_input("vtysh", command, Stdio::null(), &[&text])
+                Child::spawn("vtysh", command, Stdio::null(), &[&text])
             };
             match start() {
                 Ok(child) => {
@@ -764,92 +794,97 @@ impl<'a> Supervisor<'a> {
                 }
                 Err(e) => {
                     log::error!("vtysh: cannot be started: {e}");
-                    self.load_well = false;
+                    self.load_succeeded = false;
                 }
             }
         }
-        events.push_back(Event::Loaded(self.load_well));
+        events.push_back(Event::Loaded(self.load_succeeded));
     }
 
-    /// Whether the kernel is about to follow a change of FRR's configuration.
-    fn follows(&self) -> bool {
+    /// Whether a change of the kernel runs or will follow a change of FRR's configuration.
+    fn is_kernel_change_pending(&self) -> bool {
         self.change.is_some() || self.build.is_some()
     }
 
-    /// When there is something to do although nothing happens.
+    /// When to continue if nothing happens.
     fn next_deadline(&self) -> Option<Instant> {
-        let waiting = self.starting.iter().chain(self.fresh.iter().flat_map(|(waiting, _)| waiting));
-        let silent_daemon = self.policy.silent_at(Instant::now());
-        let asks = waiting.filter(|w| w.talk.is_none()).map(|w| w.ask_at);
-        let bow_out = self.bow_out.as_ref().map(|(at, _)| *at);
-        let repairs = self.repairs.due().filter(|_| self.end.is_none() && !self.follows());
+        let is_running = self.end.is_none();
+        let queries =
+            self.starting.iter().chain(self.session_queries.iter().flat_map(|(queries, _)| queries));
+        let next_queries = queries.filter(|q| q.query.is_none()).map(|q| q.next_at);
+        let unresponsive = self.policy.next_unresponsive_at(Instant::now());
+        let admin_down = self.admin_down.as_ref().map(|(at, _)| *at);
+        let repairs = self.repairs.due().filter(|_| is_running && !self.is_kernel_change_pending());
         let others = [
-            silent_daemon,
+            unresponsive,
             self.policy.next_deadline(),
-            self.reserve.until,
-            self.reserve.again,
+            self.backup.until,
+            self.backup.retry_at,
             repairs,
-            bow_out,
+            admin_down,
             self.workloads_at,
-            self.collect.map(|(at, _)| at),
+            self.collect_at.map(|(at, _)| at),
         ];
-        let farewell = self.farewell.as_ref().map(Farewell::deadline);
+        let graceful_shutdown = self.graceful_shutdown.as_ref().map(GracefulShutdown::deadline);
         let released = self.released.as_ref().map(|(at, _)| *at);
-        let covering = self.covering();
-        let silent = self.silent.iter().map(|(_, at)| *at + covering);
-        let file = self.watch.as_ref().and_then(Watch::due).filter(|_| self.end.is_none());
-        let carriers = self.carriers.deadline().filter(|_| self.end.is_none());
-        let drift = self.drift.deadline().filter(|_| self.end.is_none() && self.policy.is_complete());
+        let extension = self.block_extension();
+        let connects = self.blocked_connects.iter().map(|(_, at)| *at + extension);
+        let file = self.watch.as_ref().and_then(FileWatch::due).filter(|_| is_running);
+        let carriers = self.carriers.deadline().filter(|_| is_running);
+        let drift = self.drift.deadline().filter(|_| is_running && self.policy.is_complete());
         let complete = self.policy.is_complete();
-        let wanted = self.wanted.as_ref().filter(|_| !self.is_changing() && self.end.is_none());
-        let wanted = wanted.map(|wanted| wanted.due(complete));
-        let build = self.build.as_ref().map(Build::deadline).filter(|_| self.end.is_none());
-        let read_again = self.read_again.filter(|_| self.end.is_none());
-        let routes = self.routes.deadline().filter(|_| self.end.is_none());
-        let farewell = farewell
+        let pending = self.pending_config.as_ref().filter(|_| !self.is_changing() && is_running);
+        let pending = pending.map(|pending| pending.due(complete));
+        let build = self.build.as_ref().map(Build::deadline).filter(|_| is_running);
+        let reread = self.reread_at.filter(|_| is_running);
+        let fib_check = self.fib_check.deadline().filter(|_| is_running);
+        let more = graceful_shutdown
             .into_iter()
-            .chain(self.hold.deadline())
+            .chain(self.retention.deadline())
             .chain(released)
             .chain(carriers)
-            .chain(silent)
+            .chain(connects)
             .chain(file)
-            .chain(wanted)
-            .chain(read_again)
+            .chain(pending)
+            .chain(reread)
             .chain(build)
-            .chain(routes)
+            .chain(fib_check)
             .chain(drift);
-        asks.chain(others.into_iter().flatten()).chain(farewell).min()
+        next_queries.chain(others.into_iter().flatten()).chain(more).min()
     }
 
-    /// Waits until something happens and turns it into events.
+    /// Waits until something happens and adds the events.
     fn wait(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
         let now = Instant::now();
         let timeout = self.next_deadline().map(|at| at.saturating_duration_since(now));
         let mounts_changed = {
             let mut fds = vec![PollFd::new(&*self.signals, PollFlags::IN)];
             fds.extend(self.node.fds());
-            fds.extend(self.reserve.task().map(|task| PollFd::new(task, PollFlags::IN)));
-            // No one goes on with these at the end, and what is readable and not read would wake us at once, again and again.
-            let goes_on = self.end.is_none();
-            if goes_on {
+            fds.extend(self.backup.task().map(|task| PollFd::new(task, PollFlags::IN)));
+            // While stopping, nothing reads these, and a readable one would wake the loop again and again.
+            let is_running = self.end.is_none();
+            if is_running {
                 fds.extend(self.watch.as_ref().map(|watch| PollFd::new(watch, PollFlags::IN)));
-                fds.extend(self.reading.as_ref().map(|reading| PollFd::new(&reading.task, PollFlags::IN)));
+                fds.extend(self.file_read.as_ref().map(|read| PollFd::new(&read.task, PollFlags::IN)));
                 fds.extend(self.change.as_ref().map(|change| PollFd::new(&change.task, PollFlags::IN)));
-                fds.extend(self.tidying.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
-                fds.extend(self.routes.task().map(|task| PollFd::new(task, PollFlags::IN)));
-                fds.extend(self.enforcing.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
+                fds.extend(self.cleanup.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
+                fds.extend(self.fib_check.task().map(|task| PollFd::new(task, PollFlags::IN)));
+                fds.extend(self.drift_repair.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
             }
             let children = self.children.iter().chain([&self.load]).flatten();
             let outputs = children.filter_map(|child| child.output.as_ref());
             fds.extend(outputs.map(|output| PollFd::new(output, PollFlags::IN)));
-            let waiting = self.starting.iter().chain(self.fresh.iter().flat_map(|(waiting, _)| waiting));
-            let talks =
-                waiting.filter_map(|w| w.talk.as_ref()).chain(&self.giving_peers).chain(self.hold.talks());
-            let talks = talks.chain(self.carriers.talks().filter(|_| goes_on));
+            let queries =
+                self.starting.iter().chain(self.session_queries.iter().flat_map(|(queries, _)| queries));
+            let queries = queries
+                .filter_map(|q| q.query.as_ref())
+                .chain(&self.bfd_query)
+                .chain(self.retention.queries());
+            let queries = queries.chain(self.carriers.queries().filter(|_| is_running));
             fds.extend(
-                talks
-                    .chain(self.farewell.iter().filter_map(Farewell::talk))
-                    .map(|talk| PollFd::new(talk, PollFlags::IN)),
+                queries
+                    .chain(self.graceful_shutdown.iter().filter_map(GracefulShutdown::query))
+                    .map(|query| PollFd::new(query, PollFlags::IN)),
             );
             match poll(&mut fds, timeout.and_then(|t| Timespec::try_from(t).ok()).as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
@@ -858,262 +893,221 @@ impl<'a> Supervisor<'a> {
             fds.iter().any(|fd| fd.revents().contains(PollFlags::PRI))
         };
         let now = Instant::now();
-        self.turn = now;
+        self.iteration_started = now;
         for child in self.children.iter_mut().chain([&mut self.load]).flatten() {
             child.read();
         }
-        // Every one of them, so that none is taken in later.
-        let mut changed = false;
+        // Every child, so that no finding is processed later.
+        let mut sessions_changed = false;
         for child in self.children.iter_mut().flatten() {
-            changed |= child.take_sessions_changed();
+            sessions_changed |= child.take_sessions_changed();
             if child.take_install_failed() {
-                self.routes.install_failed(now);
+                self.fib_check.install_failed(now);
             }
         }
-        if changed {
-            self.refresh(now);
-            self.show_news();
-            self.routes.sessions_changed(now);
+        if sessions_changed {
+            self.start_session_queries(now);
+            self.show_notifications();
+            self.fib_check.sessions_changed(now);
         }
         if self.signals.stop_requested() && self.end != Some(End::Stopped) {
             self.stop(events, now);
         }
         self.reap(events)?;
-        self.hear(events);
-        self.go_on_with_farewell(events, now);
-        if let Some((_, sessions)) = self.bow_out.take_if(|(at, _)| *at <= now) {
-            self.bow_out(&sessions);
+        self.poll_queries(events);
+        self.step_graceful_shutdown(events, now);
+        if let Some((_, sessions)) = self.admin_down.take_if(|(at, _)| *at <= now) {
+            self.send_admin_down(&sessions);
         }
-        self.hear_of_services(now);
-        let Notified { ours: changed, next_hop_gone } = self.node.what_changed();
-        if next_hop_gone {
-            self.routes.next_hop_gone(now);
+        self.step_retention(now);
+        let KernelEvents { managed_changed, nexthop_deleted } = self.node.drain_events();
+        if nexthop_deleted {
+            self.fib_check.next_hop_removed(now);
         }
-        if changed || mounts_changed {
-            self.repairs.changed(now);
+        if managed_changed || mounts_changed {
+            self.repairs.state_changed(now);
         }
         if mounts_changed && let Some(watch) = &mut self.watch {
             watch.mounts_changed(now);
         }
         if self.end.is_none() {
-            if changed {
-                self.look_at_ports(now);
+            if managed_changed {
+                self.check_ports(now);
             }
-            self.follow_ports(now);
-            self.follow_file(events, now);
-            self.watch_for_drift(events, now);
-            self.watch_routes(now);
+            self.drop_stale_paths(now);
+            self.process_file_changes(events, now);
+            self.check_drift(events, now);
+            self.check_fib(now);
         }
-        // What a change is about to take away is still wanted until it has.
-        if self.end.is_none() && !self.follows() && self.repairs.due().is_some_and(|due| due <= now) {
-            self.look(events);
+        // A pending change may still need what the check would remove.
+        if self.end.is_none()
+            && !self.is_kernel_change_pending()
+            && self.repairs.due().is_some_and(|due| due <= now)
+        {
+            self.check_kernel(events);
         }
-        if self.reserve.until.is_some_and(|until| until <= now) {
-            self.uncover();
+        if self.backup.until.is_some_and(|until| until <= now) {
+            self.remove_backup_routes();
         }
         if self.workloads_at.is_some_and(|at| at <= now) {
-            self.node.ask_workloads();
-            self.workloads_at = Some(now + WORKLOADS_EVERY);
+            self.node.refresh_neighbours();
+            self.workloads_at = Some(now + NEIGHBOUR_REFRESH_INTERVAL);
         }
-        self.go_on_with_reserve();
-        self.unhush(now);
+        self.run_backup_jobs();
+        self.allow_due_connects(now);
         if !self.is_configuring() {
-            self.over.clear();
+            self.finished_queries.clear();
         }
         events.push_back(Event::Tick);
         Ok(())
     }
 
-    /// A signal asks for the end, which comes before any other.
+    /// A signal requests the stop, which takes precedence over any other end.
     fn stop(&mut self, events: &mut VecDeque<Event>, now: Instant) {
         let withdraw = withdraws(&self.node.config, self.signals);
         if withdraw && self.end.is_some() {
-            // The daemons are being ended already, and the peers keep our routes: the next bgpd withdraws them.
+            // The daemons are stopping already, and the peers keep this node's routes: the next bgpd withdraws them.
             return;
         }
         self.end = Some(End::Stopped);
         self.show_stop();
         self.end_load();
         if !withdraw {
-            log::info!("stopping: the peers keep our routes and the kernel its own");
+            log::info!("stopping: the peers keep this node's routes, and the kernel keeps its own");
             events.push_back(Event::Stop);
             return;
         }
         let drain = Duration::from_secs(self.node.config.drain_s.into());
         log::info!(
-            "stopping: asking the peers to prefer other paths, shutting the sessions down in {} s",
+            "stopping: graceful shutdown: the peers prefer other paths, and the sessions are shut down in {} s",
             drain.as_secs()
         );
-        let bgpd = self.answering("bgpd");
-        let settled = bgpd.is_some_and(|bgpd| bgpd.age() >= FRESH);
+        let bgpd = self.ready_child("bgpd");
+        let settled = bgpd.is_some_and(|bgpd| bgpd.age() >= SESSION_QUERY_TIME);
         let bgpd = bgpd.map(|bgpd| bgpd.pid);
-        self.farewell = Some(Farewell::begin(socket("bgpd"), &self.text, drain, bgpd, settled, now));
+        self.graceful_shutdown =
+            Some(GracefulShutdown::start(socket("bgpd"), &self.text, drain, bgpd, settled, now));
     }
 
-    /// Goes on telling the peers of the stop.
-    fn go_on_with_farewell(&mut self, events: &mut VecDeque<Event>, now: Instant) {
-        let bgpd = self.answering("bgpd").map(|bgpd| bgpd.pid);
-        let Some(outcome) = self.farewell.as_mut().and_then(|farewell| farewell.step(bgpd, now)) else {
+    /// Does the next step of the graceful shutdown, and stops the daemons after the last one.
+    fn step_graceful_shutdown(&mut self, events: &mut VecDeque<Event>, now: Instant) {
+        let bgpd = self.ready_child("bgpd").map(|bgpd| bgpd.pid);
+        let Some(outcome) = self.graceful_shutdown.as_mut().and_then(|shutdown| shutdown.step(bgpd, now))
+        else {
             return;
         };
-        self.farewell = None;
-        let keep = format!(
-            "it may send traffic here for {} s (GR_RESTART_TIME), unless its port goes down",
+        self.graceful_shutdown = None;
+        let effect = format!(
+            "it may send traffic to this node for {} s (GR_RESTART_TIME), unless its port goes down",
             self.node.config.timers.restart_s
         );
         match outcome {
-            farewell::Outcome::Told(absent) if absent.is_empty() => {}
-            farewell::Outcome::Told(absent) => {
-                log::warn!("stopping: no session with {}: {keep}", first(SHOWN, &absent));
+            ShutdownOutcome::Complete(missing) if missing.is_empty() => {}
+            ShutdownOutcome::Complete(missing) => {
+                let peers = first(MAX_LOGGED_NAMES, &missing);
+                log::warn!("stopping: no session with {peers}: {effect}");
             }
-            farewell::Outcome::NotTold => {
+            ShutdownOutcome::Failed => {
                 log::error!(
-                    "stopping: bgpd could not tell its peers of it, and each keeps our routes: {keep}"
+                    daemon = "bgpd";
+                    "stopping: the graceful shutdown failed, and every peer keeps this node's routes: {effect}"
                 );
             }
         }
         events.push_back(Event::Stop);
     }
 
-    /// Looks after the kernel's state, and puts right what is not as it should be.
-    fn look(&mut self, events: &mut VecDeque<Event>) {
+    /// Checks the kernel's state and repairs drift.
+    fn check_kernel(&mut self, events: &mut VecDeque<Event>) {
         let begin = Instant::now();
-        let found = match self.node.check() {
-            Check::Sound => Found::Nothing,
-            Check::Repaired(last) => {
-                log::warn!("put right in {} µs, at last: {last}", begin.elapsed().as_micros());
-                Found::Repaired
+        let outcome = match self.node.check() {
+            CheckOutcome::Clean => RepairOutcome::Clean,
+            CheckOutcome::Repaired(last) => {
+                log::warn!("repaired in {} µs; last change: {last}", begin.elapsed().as_micros());
+                RepairOutcome::Repaired
             }
-            Check::Reconfigured => {
-                log::warn!("a fabric interface has another name: FRR gets another configuration");
+            CheckOutcome::Reconfigured => {
+                log::warn!("a fabric interface was renamed: FRR gets another configuration");
                 self.reconfigure(events);
-                Found::Repaired
+                RepairOutcome::Repaired
             }
-            // It mixes them up (`set_ifindex`, `zebra/interface.c`: "results are uncertain").
-            Check::Renamed(reconfigured) => {
+            // zebra confuses the two names (`set_ifindex`, `zebra/interface.c`: "results are uncertain").
+            CheckOutcome::PortRenamed { reconfigured } => {
                 log::warn!(
-                    "a fabric interface was given another name: zebra, which knows it by the old one, starts anew"
+                    daemon = "zebra";
+                    "a fabric interface was renamed: restarting zebra, which knows it under the old name"
                 );
                 if reconfigured {
                     self.reconfigure(events);
                 }
-                events.extend(self.running("zebra").map(Event::Renew));
-                Found::Repaired
+                events.extend(self.running("zebra").map(Event::Restart));
+                RepairOutcome::Repaired
             }
-            Check::Partly => Found::Later(RETRY),
-            Check::Failed => Found::Failed,
-            Check::Nameless => Found::Later(NAMELESS),
-            Check::Gone(how) => {
+            CheckOutcome::Partial => RepairOutcome::CheckAfter(RETRY),
+            CheckOutcome::Failed => RepairOutcome::Failed,
+            CheckOutcome::Unmounted => RepairOutcome::CheckAfter(UNMOUNTED_GRACE),
+            CheckOutcome::NamespaceLost(how) => {
                 self.end = Some(End::NamespaceGone(how));
                 self.end_load();
                 events.push_back(Event::Stop);
-                Found::Nothing
+                RepairOutcome::Clean
             }
         };
-        let fight = self.repairs.looked(found, Instant::now());
-        if found == Found::Repaired || fight.is_some() != self.fighting {
-            self.fighting = fight.is_some();
-            self.board.tell(|local| {
-                local.fight = fight.is_some();
-                if found == Found::Repaired {
-                    local.counts.repairs += 1;
-                    local.counts.last_repair = Some(Time::now());
+        let delay = self.repairs.check_done(outcome, Instant::now());
+        if outcome == RepairOutcome::Repaired || delay.is_some() != self.has_conflicting_writer {
+            self.has_conflicting_writer = delay.is_some();
+            self.publisher.update(|facts| {
+                facts.conflicting_writer = delay.is_some();
+                if outcome == RepairOutcome::Repaired {
+                    facts.counts.repairs += 1;
+                    facts.counts.last_repair = Some(Time::now());
                 }
             });
         }
-        if let Some(wait) = fight {
+        if let Some(delay) = delay {
             log::error!(
-                "too many repairs: another program undoes them (see what was put right above); the next look is in {} s",
-                wait.as_secs()
+                "too many repairs: a conflicting writer reverts them (see the repairs above); the next check is in {} s",
+                delay.as_secs()
             );
         }
     }
 
-    /// Another configuration is in force, because of the ports.
+    /// Another configuration is active because of the ports.
     fn reconfigure(&mut self, events: &mut VecDeque<Event>) {
-        // They would go on in the next daemons.
+        // These would continue with the new processes.
         self.end_load();
-        self.to_enforce.clear();
+        self.queued_drift_repairs.clear();
         self.read_parts();
-        events.push_back(Event::Reconfigured { may_fall_back: self.node.texts.may_fall_back() });
+        events.push_back(Event::Reconfigured { can_roll_back: self.node.config_store.can_roll_back() });
     }
 
-    /// Collects every dead child, ours and, as PID 1, those that others left to us.
+    /// Reaps every exited child: those of the supervisor and, if it is PID 1, orphans.
     fn reap(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
-        let mut dead = vec![];
+        let mut exited = vec![];
         loop {
             match wait(WaitOptions::NOHANG) {
-                Ok(Some((pid, status))) => dead.push((pid, ExitStatus::from_raw(status.as_raw()))),
+                Ok(Some((pid, status))) => exited.push((pid, ExitStatus::from_raw(status.as_raw()))),
                 Ok(None) | Err(Errno::CHILD) => break,
                 Err(Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
             }
         }
-        // Who has taken others along comes before them, in whatever order the kernel tells of them.
-        dead.sort_by_key(|(pid, _)| {
+        // A daemon whose exit kills others comes before them, whatever order the kernel reports.
+        exited.sort_by_key(|(pid, _)| {
             let daemon = self.children.iter().position(|child| child.as_ref().is_some_and(|c| c.pid == *pid));
-            daemon.is_none_or(|i| self.daemons[i].foundations().next().is_none())
+            daemon.is_none_or(|i| self.daemons[i].required_dependents().next().is_none())
         });
-        for (pid, status) in dead {
-            let is = |child: &Option<Child>| child.as_ref().is_some_and(|c| c.pid == pid);
-            if let Some(i) = self.children.iter().position(is) {
-                if let Some(mut child) = self.children[i].take() {
-                    if self.daemons[i].name == "bgpd" && self.end.is_none() {
-                        self.hold_services();
-                    }
-                    // At a stop no one is left who could take them away.
-                    if self.daemons[i].holds_routes && self.end.is_none() {
-                        // A service whose route is away now may not be gone.
-                        if let Some((at, _)) = &mut self.released {
-                            *at = Instant::now()
-                                + Duration::from_secs(self.node.config.metallb.hold_s.into())
-                                + RELEASED;
-                        }
-                        self.cover(self.running("zebra").is_none());
-                    }
-                    child.finish();
-                    self.records[i].ended(&child, status);
-                    self.forget_drift(i);
-                    self.starting.retain(|w| w.daemon != i);
-                    self.asked.retain(|(daemon, _)| *daemon != i);
-                    self.answering.retain(|(daemon, _)| *daemon != i);
-                    if let Some((fresh, _)) = &mut self.fresh {
-                        fresh.retain(|w| w.daemon != i);
-                    }
-                    if self.daemons[i].holds_sessions {
-                        self.giving_peers = None;
-                        let sessions = std::mem::take(&mut self.sessions);
-                        self.bow_out = Some((Instant::now() + PEERS_NOTICE, sessions));
-                    }
-                    log::log!(
-                        child.level(),
-                        "{} (pid {pid}) is gone: {status}{}",
-                        child.name,
-                        child.epitaph()
-                    );
-                    files::ended(child.name);
-                    sockets::forget(child.name);
-                    files::sweep(child.name, pid);
-                    events.push_back(Event::Exited(i));
+        for (pid, status) in exited {
+            let has_pid = |child: &Option<Child>| child.as_ref().is_some_and(|c| c.pid == pid);
+            if let Some(i) = self.children.iter().position(has_pid) {
+                if let Some(child) = self.children[i].take() {
+                    self.daemon_exited(i, child, status, events);
                 }
-            } else if is(&self.load) {
-                if let Some(mut child) = self.load.take() {
-                    child.finish();
-                    if child.was_killed() {
-                        log::debug!("vtysh was ended");
-                        self.load_well = false;
-                    } else if !status.success() {
-                        log::error!("vtysh: loading the configuration failed: {status}{}", child.epitaph());
-                        self.load_well = false;
-                    } else if child.is_refused() {
-                        log::error!("vtysh: not all of the configuration was taken: see its words above");
-                        self.load_well = false;
-                    } else if child.is_undone() {
-                        log::warn!("vtysh: another change came between: the configuration is loaded again");
-                        self.load_well = false;
-                    }
+            } else if has_pid(&self.load) {
+                if let Some(child) = self.load.take() {
+                    self.load_exited(child, status);
                 }
-                self.next_load(events);
+                self.start_next_load(events);
             } else {
                 log::debug!("reaped orphan {pid}: {status}");
             }
@@ -1121,145 +1115,216 @@ impl<'a> Supervisor<'a> {
         Ok(())
     }
 
-    /// Has the sessions watched for a while.
-    fn refresh(&mut self, now: Instant) {
-        let there: Vec<_> = ["bfdd", "bgpd"].iter().filter_map(|name| self.ready(name)).collect();
-        let (waiting, until) = self.fresh.get_or_insert((vec![], now));
-        *until = now + FRESH;
-        for daemon in there {
-            if !waiting.iter().any(|w| w.daemon == daemon) {
-                waiting.push(Waiting { daemon, talk: None, ask_at: now });
+    fn daemon_exited(
+        &mut self,
+        i: usize,
+        mut child: Child,
+        status: ExitStatus,
+        events: &mut VecDeque<Event>,
+    ) {
+        if self.daemons[i].name == "bgpd" && self.end.is_none() {
+            self.retain_services();
+        }
+        // While stopping, nothing would remove them.
+        if self.daemons[i].owns_kernel_routes && self.end.is_none() {
+            // The service of a route that is missing now may still be announced.
+            if let Some((at, _)) = &mut self.released {
+                *at = Instant::now()
+                    + Duration::from_secs(self.node.config.metallb.retention_s.into())
+                    + PRUNE_DELAY;
+            }
+            self.install_backup_routes(self.running("zebra").is_none());
+        }
+        child.read_rest();
+        self.records[i].exited(&child, status);
+        self.reset_drift(i);
+        self.starting.retain(|q| q.daemon != i);
+        self.pings.retain(|(daemon, _)| *daemon != i);
+        self.partial_replies.retain(|(daemon, _)| *daemon != i);
+        if let Some((queries, _)) = &mut self.session_queries {
+            queries.retain(|q| q.daemon != i);
+        }
+        if self.daemons[i].owns_bfd_sessions {
+            self.bfd_query = None;
+            let sessions = std::mem::take(&mut self.bfd_sessions);
+            self.admin_down = Some((Instant::now() + ADMIN_DOWN_DELAY, sessions));
+        }
+        let (name, pid) = (child.name, child.pid);
+        log::log!(
+            child.exit_log_level(),
+            daemon = name, pid = pid.as_raw_nonzero().get();
+            "{name} exited (pid {pid}, {status}){}",
+            child.last_log_line_suffix()
+        );
+        files::remove_pid_file(name);
+        sockets::remove_hard_links(name);
+        files::remove_daemon_directory(name, pid);
+        events.push_back(Event::Exited(i));
+    }
+
+    fn load_exited(&mut self, mut child: Child, status: ExitStatus) {
+        child.read_rest();
+        if child.was_killed() {
+            log::debug!("vtysh was killed");
+            self.load_succeeded = false;
+        } else if !status.success() {
+            log::error!("vtysh: loading the configuration failed: {status}{}", child.last_log_line_suffix());
+            self.load_succeeded = false;
+        } else if child.is_refused() {
+            log::error!("vtysh: parts of the configuration were refused: see its output above");
+            self.load_succeeded = false;
+        } else if child.has_lost_changes() {
+            log::warn!("vtysh: a concurrent change interfered: loading the configuration again");
+            self.load_succeeded = false;
+        }
+    }
+
+    /// Queries bfdd and bgpd about their sessions for [`SESSION_QUERY_TIME`].
+    fn start_session_queries(&mut self, now: Instant) {
+        let ready: Vec<_> = ["bfdd", "bgpd"].iter().filter_map(|name| self.ready(name)).collect();
+        let (queries, until) = self.session_queries.get_or_insert((vec![], now));
+        *until = now + SESSION_QUERY_TIME;
+        for daemon in ready {
+            if !queries.iter().any(|q| q.daemon == daemon) {
+                queries.push(DaemonQuery { daemon, query: None, next_at: now });
             }
         }
     }
 
-    /// Takes in what daemons have to say, and asks those again that are not there yet.
-    fn hear(&mut self, events: &mut VecDeque<Event>) {
+    /// Processes the replies of the daemons, and queries starting daemons again.
+    fn poll_queries(&mut self, events: &mut VecDeque<Event>) {
         let now = Instant::now();
         let daemons = &self.daemons;
-        let mut answered = Vec::new();
-        self.starting.retain_mut(|waiting| {
-            match waiting.hear(daemons, || vec![PING.to_owned()], ASK_EVERY, now, events) {
+        let mut started = Vec::new();
+        self.starting.retain_mut(|starting| {
+            match starting.poll(daemons, || vec![PING.to_owned()], START_QUERY_INTERVAL, now, events) {
                 Some(_) => {
-                    answered.push(waiting.daemon);
+                    started.push(starting.daemon);
                     false
                 }
                 None => true,
             }
         });
-        answered.iter().for_each(|i| sockets::keep(self.daemons[*i].name));
-        if answered.iter().any(|i| self.daemons[*i].name == "bgpd") {
-            self.let_dial(now);
+        started.iter().for_each(|i| sockets::add_hard_links(self.daemons[*i].name));
+        if started.iter().any(|i| self.daemons[*i].name == "bgpd") {
+            self.schedule_connects(now);
         }
-        if !answered.is_empty() {
-            self.refresh(now);
-            self.show_news();
+        if !started.is_empty() {
+            self.start_session_queries(now);
+            self.show_notifications();
         }
-        events.extend(answered.into_iter().map(Event::Answered));
-        let mut heard = Vec::new();
-        if let Some((waiting, until)) = &mut self.fresh {
-            // Who is asked already may answer: a daemon complains of one who does not listen.
-            let over = |w: &Waiting| *until <= now && w.talk.is_none();
-            waiting.retain_mut(|waiting| {
-                if over(waiting) {
+        events.extend(started.into_iter().map(Event::Responded));
+        let mut replied = Vec::new();
+        if let Some((queries, until)) = &mut self.session_queries {
+            // A running query ends with its reply: daemons log an error if the other end closes the connection.
+            let is_over = |q: &DaemonQuery| *until <= now && q.query.is_none();
+            queries.retain_mut(|query| {
+                if is_over(query) {
                     return false;
                 }
-                let daemon = self.daemons[waiting.daemon];
-                let questions = || questions(daemon, &self.hold, true);
-                let answers = waiting.hear(&self.daemons, questions, FRESH_EVERY, now, events);
-                heard.extend(answers.map(|answers| (waiting.daemon, answers)));
-                !over(waiting)
+                let daemon = self.daemons[query.daemon];
+                let commands = || status_commands(daemon, &self.retention, true);
+                let replies = query.poll(&self.daemons, commands, SESSION_QUERY_INTERVAL, now, events);
+                replied.extend(replies.map(|replies| (query.daemon, replies)));
+                !is_over(query)
             });
-            if waiting.is_empty() {
-                self.fresh = None;
+            if queries.is_empty() {
+                self.session_queries = None;
             }
         }
-        if self.collect.is_some_and(|(at, _)| at <= now) {
-            self.collect(events, &mut heard, now);
+        if self.collect_at.is_some_and(|(at, _)| at <= now) {
+            self.collect_pings(events, &mut replied, now);
         }
-        events.extend(heard.iter().map(|(i, _)| Event::Answered(*i)));
-        for (i, answers) in heard {
-            self.learn(i, &answers);
+        events.extend(replied.iter().map(|(i, _)| Event::Responded(*i)));
+        for (i, replies) in replied {
+            self.process_replies(i, &replies);
         }
-        match self.giving_peers.as_mut().map(Talk::receive) {
+        match self.bfd_query.as_mut().map(Query::poll_replies) {
             Some(Ok(None)) | None => {}
-            Some(Ok(Some(answers))) => {
-                self.giving_peers = None;
-                let said = answers.into_iter().find(|answer| !answer.well).map(|answer| answer.text);
-                if let Some(words) = said.as_ref().filter(|_| said != self.refused) {
+            Some(Ok(Some(replies))) => {
+                self.bfd_query = None;
+                let error = replies.into_iter().find(|reply| !reply.success).map(|reply| reply.text);
+                if let Some(text) = error.as_ref().filter(|_| error != self.bfd_error) {
                     log::warn!(
-                        "bfdd does not take a peer, which stays without BFD: {}",
-                        redact_said(words.trim())
+                        daemon = "bfdd";
+                        "bfdd refuses a peer, which stays without BFD: {}",
+                        redact_output(text.trim())
                     );
                 }
-                self.refused = said;
+                self.bfd_error = error;
             }
-            Some(Err(_)) => self.giving_peers = None,
+            Some(Err(_)) => self.bfd_query = None,
         }
     }
 
-    /// Takes in what the daemons that were asked in a round have answered.
-    fn collect(&mut self, events: &mut VecDeque<Event>, heard: &mut Vec<(usize, Vec<Answer>)>, now: Instant) {
-        for (i, talk) in std::mem::take(&mut self.asked) {
-            let Some(mut talk) = talk else {
-                self.asked.push((i, None));
+    /// Collects the replies to the pings.
+    fn collect_pings(
+        &mut self,
+        events: &mut VecDeque<Event>,
+        replied: &mut Vec<(usize, Vec<Reply>)>,
+        now: Instant,
+    ) {
+        for (i, query) in std::mem::take(&mut self.pings) {
+            let Some(mut query) = query else {
+                self.pings.push((i, None));
                 continue;
             };
-            match talk.receive() {
-                Ok(Some(answers)) => {
-                    heard.push((i, answers));
-                    self.over.push(talk);
+            match query.poll_replies() {
+                Ok(Some(replies)) => {
+                    replied.push((i, replies));
+                    self.finished_queries.push(query);
                 }
-                Ok(None) if talk.is_heard() => {
-                    events.push_back(Event::Answered(i));
-                    self.answering.push((i, talk));
+                Ok(None) if query.has_reply() => {
+                    events.push_back(Event::Responded(i));
+                    self.partial_replies.push((i, query));
                 }
-                // The policy knows how long to wait for an answer that does not come.
-                Ok(None) => self.asked.push((i, Some(talk))),
-                Err(_) => self.asked.push((i, None)),
+                // The policy decides how long to wait for a missing reply.
+                Ok(None) => self.pings.push((i, Some(query))),
+                Err(_) => self.pings.push((i, None)),
             }
         }
-        for (i, mut talk) in std::mem::take(&mut self.answering) {
-            match talk.receive() {
-                Ok(Some(answers)) => {
-                    heard.push((i, answers));
-                    self.over.push(talk);
+        for (i, mut query) in std::mem::take(&mut self.partial_replies) {
+            match query.poll_replies() {
+                Ok(Some(replies)) => {
+                    replied.push((i, replies));
+                    self.finished_queries.push(query);
                 }
-                Ok(None) => self.answering.push((i, talk)),
+                Ok(None) => self.partial_replies.push((i, query)),
                 Err(_) => {}
             }
         }
-        let open = self.asked.iter().any(|(_, talk)| talk.is_some()) || !self.answering.is_empty();
-        self.collect = self.collect.filter(|_| open).map(|(_, pause)| (now + pause, pause.saturating_mul(2)));
+        let is_open = self.pings.iter().any(|(_, query)| query.is_some()) || !self.partial_replies.is_empty();
+        self.collect_at =
+            self.collect_at.filter(|_| is_open).map(|(_, delay)| (now + delay, delay.saturating_mul(2)));
     }
 }
 
-impl Waiting {
-    /// Asks if it is time to, and returns the answers when they have come.
-    fn hear(
+impl DaemonQuery {
+    /// Starts a query if it is due, and returns the replies once they have arrived.
+    fn poll(
         &mut self,
         daemons: &[&'static Daemon],
-        questions: impl FnOnce() -> Vec<String>,
-        every: Duration,
+        commands: impl FnOnce() -> Vec<String>,
+        interval: Duration,
         now: Instant,
         events: &mut VecDeque<Event>,
-    ) -> Option<Vec<Answer>> {
-        if self.talk.is_none() && self.ask_at <= now {
-            let talk = Talk::show(&socket(daemons[self.daemon].name), questions());
-            if talk.as_ref().is_err_and(limits::is_ours) {
-                events.push_back(Event::NotAsked(self.daemon));
+    ) -> Option<Vec<Reply>> {
+        if self.query.is_none() && self.next_at <= now {
+            let query = Query::show(&socket(daemons[self.daemon].name), commands());
+            if query.as_ref().is_err_and(limits::is_own_shortage) {
+                events.push_back(Event::PingFailed(self.daemon));
             }
-            self.talk = talk.ok();
-            self.ask_at = now + every;
+            self.query = query.ok();
+            self.next_at = now + interval;
         }
-        match self.talk.as_mut().map(Talk::receive) {
-            Some(Ok(Some(answers))) => {
-                self.talk = None;
-                Some(answers)
+        match self.query.as_mut().map(Query::poll_replies) {
+            Some(Ok(Some(replies))) => {
+                self.query = None;
+                Some(replies)
             }
-            // A socket that a dead predecessor left, or a daemon not quite there: ask anew.
+            // The socket is that of an exited process, or the daemon is not ready: the query is repeated.
             Some(Err(_)) => {
-                self.talk = None;
+                self.query = None;
                 None
             }
             Some(Ok(None)) | None => None,
@@ -1267,36 +1332,38 @@ impl Waiting {
     }
 }
 
-/// Whether a stop that comes now takes our routes away from the peers.
+/// Whether a stop at this moment withdraws this node's routes from the peers.
 pub fn withdraws(config: &Config, signals: &Signals) -> bool {
-    signals.withdraw_requested() || files::on_stop().unwrap_or(config.on_stop) == OnStop::Withdraw
+    signals.withdraw_requested() || files::on_stop_override().unwrap_or(config.on_stop) == OnStop::Withdraw
 }
 
-/// What we want to know of a daemon; any answer shows that it lives.
-fn questions(daemon: &Daemon, hold: &Hold, peers: bool) -> Vec<String> {
+/// The commands that query the state of a daemon. Any reply shows that the daemon is alive.
+fn status_commands(daemon: &Daemon, retention: &Retention, with_neighbors: bool) -> Vec<String> {
     match daemon.name {
-        "bfdd" => bfd::QUESTIONS.map(str::to_owned).to_vec(),
+        "bfdd" => bfd::SHOW_SESSIONS.map(str::to_owned).to_vec(),
         "bgpd" => {
-            [hold.question()].into_iter().chain(peers.then(|| neighbors::QUESTION.to_owned())).collect()
+            let neighbors = with_neighbors.then(|| neighbors::SHOW_NEIGHBORS.to_owned());
+            [retention.summary_command()].into_iter().chain(neighbors).collect()
         }
         _ => vec![PING.to_owned()],
     }
 }
 
-/// What a daemon reads by itself, without what is added when it starts.
+/// The part of the configuration that a daemon reads from its file, without what is added at its start.
 fn part<'p>(parts: &'p [(&str, String)], name: &str) -> Option<&'p str> {
     parts.iter().find(|(daemon, _)| *daemon == name).map(|(_, text)| text.as_str())
 }
 
-fn watch_file(path: &FilePath) -> Option<Watch> {
-    Watch::on(Path::new(path.as_str()))
+fn watch_file(path: &FilePath) -> Option<FileWatch> {
+    FileWatch::new(Path::new(path.as_str()))
         .inspect_err(|e| {
-            log::warn!("CONFIG_FILE can't be watched for changes: {e}; SIGHUP has it read again")
+            log::warn!("CONFIG_FILE: cannot be watched for changes: {e}; send SIGHUP to read it again")
         })
         .ok()
 }
 
-fn place(config: &Config) -> Place {
+/// The BGP instances that announce retained services.
+fn retained_routers(config: &Config) -> RetainedRouters {
     let metallb = &config.metallb;
-    Place { asn: config.asn, vrf_asn: metallb.asn, vrf: metallb.vrf.clone() }
+    RetainedRouters { asn: config.asn, vrf_asn: metallb.asn, vrf: metallb.vrf.clone() }
 }

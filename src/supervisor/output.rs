@@ -1,30 +1,31 @@
-//! What a daemon prints, line by line, as log records under its name.
+//! Parser for the output of daemons: splits it into lines and each line into level, text and message.
 
 use log::Level;
 
 use crate::printable::printable;
 
-/// A line is cut here; FRR's own buffer for one is smaller.
-const LONGEST_LINE: usize = 8192;
+/// Longest line in bytes; a longer one is split. FRR's own buffer for a line is smaller.
+const MAX_LINE: usize = 8192;
 
-/// Collects what is written into lines.
+/// Buffer that splits output into lines.
 #[derive(Debug, Default)]
-pub struct Lines {
+pub struct LineBuffer {
     rest: Vec<u8>,
 }
 
-impl Lines {
-    /// Takes in what was written at once, hands every line that it completes to `line`. A message of FRR's log is one line, whatever a
-    /// peer has called itself: with `log immediate-mode` each of them is written by itself (`vzlog_tls`, `lib/zlog.c`), and with
-    /// `log record-priority` those can be told from messages of the time before, when nothing is known of any peer yet.
+impl LineBuffer {
+    /// Adds the bytes of one write and calls `line` with each complete line. A message of FRR's log is one line, even
+    /// if a peer's name in it contains a line break. With `log immediate-mode`, FRR writes each message separately
+    /// (`vzlog_tls`, `lib/zlog.c`). `log record-priority` distinguishes these messages from those before the daemon has
+    /// read its configuration, which contain no peer's name.
     pub fn push(&mut self, written: &[u8], mut line: impl FnMut(&str)) {
-        if is_prioritised(written) {
+        if has_priority(written) {
             self.flush(&mut line);
-            self.rest.extend(written.iter().take(LONGEST_LINE));
+            self.rest.extend(written.iter().take(MAX_LINE));
             return self.flush(&mut line);
         }
         for &byte in written {
-            if byte == b'\n' || self.rest.len() == LONGEST_LINE {
+            if byte == b'\n' || self.rest.len() == MAX_LINE {
                 self.flush(&mut line);
             }
             if byte != b'\n' {
@@ -33,7 +34,7 @@ impl Lines {
         }
     }
 
-    /// Hands on what was not ended by a newline.
+    /// Calls `line` with the rest that has no newline.
     pub fn flush(&mut self, mut line: impl FnMut(&str)) {
         let text = String::from_utf8_lossy(&self.rest);
         let text = text.trim_end();
@@ -44,58 +45,59 @@ impl Lines {
     }
 }
 
-/// A line, taken apart.
+/// A parsed line.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Said<'l> {
-    /// How much it is worth to be known.
+pub struct ParsedLine<'l> {
+    /// Log level.
     pub level: Level,
-    /// The line without the time and the daemon's name, which are ours to give.
+    /// The line without the timestamp and the daemon's name.
     pub text: &'l str,
-    /// Of a message of FRR's log what the daemon itself has put there: what follows the identifiers at its beginning. What a peer
-    /// is called may be further on in it.
+    /// For a message of FRR's log: the text after the identifiers at its beginning. It begins with text of the daemon
+    /// itself; a peer's name can only follow further on.
     pub message: Option<&'l str>,
 }
 
-/// Takes apart what an FRR daemon prints.
+/// Parses a line of an FRR daemon's output.
 ///
-/// With `log record-priority` a line reads `2026/11/21 00:28:30 warnings: BGP: [XXXXX-XXXXX][EC 33554454] …`; before the configuration is
-/// read the priority is missing. The first identifier tells messages apart and goes with `no log unique-id`, the second is that of an
-/// error and goes with `no log error-category` (`zlog_msg_text`, `lib/zlog.c`).
-pub fn parse(line: &str) -> Said<'_> {
-    let timed = without_time(line);
-    let text = timed.unwrap_or(line);
+/// With `log record-priority` a line reads `2026/11/21 00:28:30 warnings: BGP: [XXXXX-XXXXX][EC 33554454] …`; before
+/// the daemon has read its configuration the priority is missing. The first identifier names the message and is absent
+/// with `no log unique-id`. The second is an error code and is absent with `no log error-category` (`zlog_msg_text`,
+/// `lib/zlog.c`).
+pub fn parse(line: &str) -> ParsedLine<'_> {
+    let after_timestamp = strip_timestamp(line);
+    let text = after_timestamp.unwrap_or(line);
     let prioritised = PRIORITIES.iter().find_map(|(word, level)| Some((*level, text.strip_prefix(word)?)));
-    // vtysh's complaints and a crash report have no priority.
-    let complaint = text.contains("% ") || text.contains("Received signal");
-    let unprioritised = if complaint { Level::Warn } else { Level::Info };
+    // Errors of vtysh and crash reports have no priority.
+    let is_error = text.contains("% ") || text.contains("Received signal");
+    let unprioritised = if is_error { Level::Warn } else { Level::Info };
     let (level, text) = prioritised.unwrap_or((unprioritised, text));
     match text.split_once(": ") {
         Some((name, rest)) if !name.is_empty() && name.bytes().all(|b| b.is_ascii_uppercase()) => {
-            Said { level, text: rest, message: timed.map(|_| without_identifiers(rest)) }
+            ParsedLine { level, text: rest, message: after_timestamp.map(|_| strip_identifiers(rest)) }
         }
-        _ => Said { level, text, message: None },
+        _ => ParsedLine { level, text, message: None },
     }
 }
 
-/// A message without the identifiers that it begins with.
-fn without_identifiers(text: &str) -> &str {
+/// A message without the identifiers at its beginning.
+fn strip_identifiers(text: &str) -> &str {
     // Five and five digits of Crockford's base 32 (`lib/xref.c`).
-    let unique = |word: &str| {
+    let is_message_id = |word: &str| {
         let digit = |b: &u8| b.is_ascii_digit() || b.is_ascii_uppercase();
         word.len() == 11 && word.bytes().enumerate().all(|(i, b)| if i == 5 { b == b'-' } else { digit(&b) })
     };
-    let category = |word: &str| {
+    let is_error_code = |word: &str| {
         word.strip_prefix("EC ").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
     };
-    let without = |text, is: &dyn Fn(&str) -> bool| {
+    let strip = |text, is: &dyn Fn(&str) -> bool| {
         let found = str::strip_prefix(text, "[").and_then(|rest| rest.split_once(']'));
         found.filter(|(word, _)| is(word)).map_or(text, |(_, rest)| rest)
     };
-    let rest = without(without(text, &unique), &category);
+    let rest = strip(strip(text, &is_message_id), &is_error_code);
     if rest.len() < text.len() { rest.strip_prefix(' ').unwrap_or(rest) } else { text }
 }
 
-/// The words of `log record-priority` (`prionames`, `lib/zlog_targets.c`).
+/// The priorities of `log record-priority` (`prionames`, `lib/zlog_targets.c`).
 const PRIORITIES: [(&str, Level); 8] = [
     ("emergencies: ", Level::Error),
     ("alerts: ", Level::Error),
@@ -107,17 +109,18 @@ const PRIORITIES: [(&str, Level); 8] = [
     ("debugging: ", Level::Debug),
 ];
 
-/// How a message begins (`ZLOG_TS_LEGACY`, `lib/zlog.c`); a fraction of the second may follow.
-const TIME: &[u8] = b"0000/00/00 00:00:00";
+/// Format of the timestamp at the beginning of a message (`ZLOG_TS_LEGACY`, `lib/zlog.c`); a fraction of the second may
+/// follow.
+const TIMESTAMP: &[u8] = b"0000/00/00 00:00:00";
 
-/// The line after its time, if it begins with one.
-fn without_time(line: &str) -> Option<&str> {
-    after_time(line.as_bytes()).and_then(|rest| line.get(line.len() - rest.len()..))
+/// The rest of the line after its timestamp, if it begins with one.
+fn strip_timestamp(line: &str) -> Option<&str> {
+    after_timestamp(line.as_bytes()).and_then(|rest| line.get(line.len() - rest.len()..))
 }
 
-fn after_time(line: &[u8]) -> Option<&[u8]> {
-    let (time, rest) = line.split_at_checked(TIME.len())?;
-    let mut pairs = TIME.iter().zip(time);
+fn after_timestamp(line: &[u8]) -> Option<&[u8]> {
+    let (timestamp, rest) = line.split_at_checked(TIMESTAMP.len())?;
+    let mut pairs = TIMESTAMP.iter().zip(timestamp);
     if !pairs.all(|(wanted, b)| if *wanted == b'0' { b.is_ascii_digit() } else { b == wanted }) {
         return None;
     }
@@ -125,10 +128,10 @@ fn after_time(line: &[u8]) -> Option<&[u8]> {
     rest.get(fraction.map_or(0, |digits| digits + 1)..)?.strip_prefix(b" ")
 }
 
-/// Whether it is a message of a daemon that has read its configuration.
-fn is_prioritised(written: &[u8]) -> bool {
-    let after = after_time(written);
-    after.is_some_and(|rest| PRIORITIES.iter().any(|(word, _)| rest.starts_with(word.as_bytes())))
+/// Whether it is a log message of a daemon that has read its configuration.
+fn has_priority(written: &[u8]) -> bool {
+    let rest = after_timestamp(written);
+    rest.is_some_and(|rest| PRIORITIES.iter().any(|(word, _)| rest.starts_with(word.as_bytes())))
 }
 
 #[cfg(test)]
@@ -136,30 +139,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_come_in_pieces() {
-        let mut lines = Lines::default();
+    fn lines_are_joined_from_pieces() {
+        let mut lines = LineBuffer::default();
         let mut seen = Vec::new();
         for piece in ["one\ntw", "o\n\nthr", "ee"] {
             lines.push(piece.as_bytes(), |line| seen.push(line.to_owned()));
         }
         lines.flush(|line| seen.push(line.to_owned()));
         assert_eq!(seen, ["one", "two", "three"]);
-        lines.push(&vec![b'x'; 3 * LONGEST_LINE], |line| assert_eq!(line.len(), LONGEST_LINE));
+        lines.push(&vec![b'x'; 3 * MAX_LINE], |line| assert_eq!(line.len(), MAX_LINE));
     }
 
     #[test]
     fn levels() {
-        let said = |line| {
-            let said = parse(line);
-            (said.level, said.text)
+        let level_and_text = |line| {
+            let parsed = parse(line);
+            (parsed.level, parsed.text)
         };
         let line = "2026/11/21 00:28:30 warnings: BGP: [XYZ-1][EC 33554454] peer down";
-        assert_eq!(said(line), (Level::Warn, "[XYZ-1][EC 33554454] peer down"));
+        assert_eq!(level_and_text(line), (Level::Warn, "[XYZ-1][EC 33554454] peer down"));
         let line = "2026/11/21 00:28:30.123 ZEBRA: [XYZ-1] started";
-        assert_eq!(said(line), (Level::Info, "[XYZ-1] started"));
-        assert_eq!(said("ZEBRA: Received signal 11"), (Level::Warn, "Received signal 11"));
-        assert_eq!(said("line 3: % Unknown command: x"), (Level::Warn, "line 3: % Unknown command: x"));
-        assert_eq!(said("plain words: here"), (Level::Info, "plain words: here"));
+        assert_eq!(level_and_text(line), (Level::Info, "[XYZ-1] started"));
+        assert_eq!(level_and_text("ZEBRA: Received signal 11"), (Level::Warn, "Received signal 11"));
+        assert_eq!(
+            level_and_text("line 3: % Unknown command: x"),
+            (Level::Warn, "line 3: % Unknown command: x")
+        );
+        assert_eq!(level_and_text("plain words: here"), (Level::Info, "plain words: here"));
     }
 
     #[test]
@@ -174,7 +180,7 @@ mod tests {
         }
         let nested = "2026/11/21 00:28:30.123 informational: BGP: [M59KS-A3ZXZ] %ADJCHANGE: neighbor x([HZN6M-XRM1G] %NOTIFICATION: a)";
         assert!(message(nested).unwrap().starts_with("%ADJCHANGE"));
-        // What has no time is no message of the log.
+        // A line without a timestamp is no message of the log.
         for line in [
             "1/1 1:1 BGP: %NOTIFICATION: sent",
             "BGP: [HZN6M-XRM1G] %NOTIFICATION: sent",
@@ -185,9 +191,9 @@ mod tests {
         }
     }
 
-    /// What is written one after the other, as lines.
+    /// The lines of these writes.
     fn lines(written: &[&str]) -> Vec<String> {
-        let (mut lines, mut seen) = (Lines::default(), Vec::new());
+        let (mut lines, mut seen) = (LineBuffer::default(), Vec::new());
         for written in written {
             lines.push(written.as_bytes(), |line| seen.push(line.to_owned()));
         }
@@ -196,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_break_in_a_name_makes_no_line() {
+    fn a_line_break_in_a_peer_name_does_not_end_the_message() {
         for name in [
             "a\n[HZN6M-XRM1G] %NOTIFICATION: sent to neighbor eth1 2/2 (b",
             "a\n2026/11/29 03:00:00 alerts: BGP: zebra (pid 7) is gone: killed",
@@ -213,26 +219,26 @@ mod tests {
             assert_eq!(seen.len(), 7, "{seen:?}");
             for first in [&seen[1], &seen[6]] {
                 assert_eq!(*first, printable(&first.replace("\\n", "\n")));
-                let said = parse(first);
-                assert_eq!(said.level, Level::Info, "{first}");
+                let parsed = parse(first);
+                assert_eq!(parsed.level, Level::Info, "{first}");
                 let whole = format!("%ADJCHANGE: neighbor fda1::1({}) in vrf default Up", printable(name));
-                assert_eq!(said.message, Some(whole.as_str()));
+                assert_eq!(parsed.message, Some(whole.as_str()));
             }
             assert_eq!(seen[3], crash.trim_end());
             assert_eq!(seen[4..6], ["  in file", "and"]);
         }
     }
 
-    /// Until the configuration is read, several messages are written at once.
+    /// Before the daemon has read its configuration, one write contains several messages.
     #[test]
-    fn messages_of_the_start_are_lines_of_their_own() {
+    fn messages_before_the_configuration_are_separate_lines() {
         let written = "2026/11/21 00:28:30 BGP: [M59KS-A3ZXZ] one\n2026/11/21 00:28:30 BGP: two\n";
         assert_eq!(lines(&[written]).len(), 2);
     }
 
     #[test]
-    fn a_line_has_nothing_in_it_that_is_not_seen() {
-        let mut lines = Lines::default();
+    fn control_characters_are_escaped() {
+        let mut lines = LineBuffer::default();
         lines.push(b"a\x1b[31mb\rc\x9b\xff\n", |line| assert_eq!(line, "a\\u{1b}[31mb\\rc\u{fffd}\u{fffd}"));
     }
 }

@@ -1,354 +1,386 @@
-//! When to start, kill and configure which daemon: events and the clock in, actions out. Pure.
+//! Restart policy: decides when each daemon is started, killed and configured. Input: events and the clock. Output:
+//! actions. Pure.
 
 use std::time::{Duration, Instant};
 
 use crate::frr::Daemon;
-use crate::status::Life;
 
-/// Delay before the second restart in a row; it doubles from there. The first one is not delayed.
-const FIRST_DELAY: Duration = Duration::from_millis(200);
-/// Nor is it longer where nothing can be started, for lack of memory or of processes: that is no fault of the daemon's.
-const NOT_STARTED_DELAY: Duration = Duration::from_secs(1);
-/// No delay is longer: a router never gives up.
-const LONGEST_DELAY: Duration = Duration::from_secs(30);
-/// A daemon that has run for so long has recovered, and its next death is a first one again.
-const RECOVERED: Duration = Duration::from_secs(60);
-/// A daemon that does not answer for so long after its start hangs. Idle machines need 0.05 s, loaded ones 1 s.
-const START_LIMIT: Duration = Duration::from_secs(30);
-/// Delay before a configuration that could not be loaded is loaded again.
-const RELOAD_DELAY: Duration = Duration::from_secs(1);
-/// From the first answer of a new mgmtd until zebra and staticd have found it (they try every 250 ms, and have their
-/// configuration 50 ms later: `MSG_CONN_DEFAULT_CONN_RETRY_MSEC`, `lib/mgmt_msg.c`). What is loaded before may get lost, and its
-/// transaction never end (seen with 10.3).
-const BACKENDS: Duration = Duration::from_millis(700);
-/// A load that takes longer hangs: a thousand VRFs take FRR 8.4 half a minute.
-const LOAD_LIMIT: Duration = Duration::from_secs(120);
-/// And so does one that is seen at rest so many times in a row while every daemon answers: mgmtd waits for an answer that it
-/// will not get (10.3 does so after one death of 50 or so, where the processors are busy).
-const LOAD_RESTS: u32 = 2;
-/// Attempts to load the configuration before it is left as it is.
+/// Back-off before the second restart in a row; it doubles with each further restart. The first restart has no delay.
+const FIRST_BACKOFF: Duration = Duration::from_millis(200);
+/// Longest delay between two attempts to start a process that fails for lack of memory or processes, which is not the
+/// daemon's fault.
+const MAX_START_RETRY: Duration = Duration::from_secs(1);
+/// Longest back-off. The supervisor never stops restarting a daemon.
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// A daemon that has run this long is stable: its crash counter starts again from zero.
+const STABLE_AFTER: Duration = Duration::from_secs(60);
+/// A daemon that has not answered this long after its start is unresponsive. Idle machines need 0.05 s, loaded ones
+/// 1 s.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// Delay between a failed load of the configuration and the next attempt.
+const LOAD_RETRY: Duration = Duration::from_secs(1);
+/// Time from the first answer of a new mgmtd until zebra and staticd have connected to it. They retry every 250 ms and
+/// have their configuration 50 ms later (`MSG_CONN_DEFAULT_CONN_RETRY_MSEC`, `lib/mgmt_msg.c`). Commands that are
+/// loaded earlier may be lost, and their transaction may never end (seen with 10.3).
+const BACKEND_CONNECT_TIME: Duration = Duration::from_millis(700);
+/// A load that takes longer hangs. FRR 8.4 needs half a minute for a thousand VRFs.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(120);
+/// A load also hangs if it is idle in this many checks in a row while every daemon answers: mgmtd then waits for a
+/// reply that never comes (10.3 does this after about one crash in 50 on a busy machine).
+const LOAD_IDLE_CHECKS: u32 = 2;
+/// Attempts to load the configuration before the daemon runs without it.
 const LOAD_ATTEMPTS: u32 = 5;
-/// How often all daemons are asked whether they still answer.
-const ROUND: Duration = Duration::from_secs(3);
-/// One that owes an answer for so long is called silent.
-const SILENT: Duration = Duration::from_secs(1);
-/// A daemon that hangs has so long to write down where, before it is killed.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-/// From the death of a daemon that held sessions with peers until those that it took along are started: by then the
-/// peers have noticed that bgpd is gone, and have been told of the other.
-pub const PEERS_NOTICE: Duration = Duration::from_millis(300);
-/// A daemon that uses processor time is at work, not hung, for so long: bgpd of FRR 10.7 takes 6 s and more for 20,000 services,
-/// zebra for 150 VRFs. Its keepalives come from a thread of their own meanwhile (`bgp_keepalives_start`, `bgpd/bgp_keepalives.c`).
-pub const WORK_LIMIT: Duration = Duration::from_secs(120);
-/// Deaths in a row under a configuration that has never held before the last one that did is taken back.
-const CRASHES: u32 = 3;
+/// Interval between two liveness checks of all daemons.
+const PING_INTERVAL: Duration = Duration::from_secs(3);
+/// A daemon that has not answered a ping for this long is reported as unresponsive.
+const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(1);
+/// Time between the SIGABRT for an unresponsive daemon, which writes a backtrace, and its SIGKILL.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time from the exit of bfdd until its peers get the BFD AdminDown packets and its dependents are started. By then the
+/// peers have noticed that bgpd has exited.
+pub const ADMIN_DOWN_DELAY: Duration = Duration::from_millis(300);
+/// An unresponsive daemon that uses processor time is busy, not hung, for at most this long: bgpd of FRR 10.7 needs 6 s
+/// and more for 20,000 services, zebra as much for 150 VRFs. bgpd sends its keepalives from a separate thread meanwhile
+/// (`bgp_keepalives_start`, `bgpd/bgp_keepalives.c`).
+pub const BUSY_TIMEOUT: Duration = Duration::from_secs(120);
+/// Crashes in a row under an unproven configuration that trigger a rollback to the last-known-good one.
+const ROLLBACK_CRASHES: u32 = 3;
 
-/// What happened. Daemons go by their index in the list that the policy was made with.
+/// Input of the policy. A daemon is identified by its index in [`PolicySettings::daemons`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// Nothing but time.
+    /// Only time has passed.
     Tick,
-    /// The daemon answers on its vty.
-    Answered(usize),
-    /// The daemon's process is gone.
+    /// The daemon has answered on its vty socket.
+    Responded(usize),
+    /// The daemon's process has exited.
     Exited(usize),
-    /// There is no process for the daemon, which is no fault of its own.
-    NotStarted(usize),
-    /// The daemon could not be asked, for want of something on our side: its silence says nothing.
-    NotAsked(usize),
-    /// A daemon that was to be examined uses processor time, or waits for the kernel.
-    Works(usize),
-    /// A daemon that was to be examined does nothing.
-    Idles(usize),
-    /// The load that was asked for is over; whether it went well.
+    /// The daemon's process could not be started. This is not a crash.
+    StartFailed(usize),
+    /// The supervisor lacked a resource to ping the daemon, so the missing answer is no sign of a hang.
+    PingFailed(usize),
+    /// Result of [`Action::CheckBusy`]: the daemon uses processor time or waits for the kernel.
+    Busy(usize),
+    /// Result of [`Action::CheckBusy`]: the daemon does nothing.
+    Idle(usize),
+    /// The load has finished; whether it succeeded.
     Loaded(bool),
-    /// The load that was asked for goes on; whether nothing of it was done since the last look.
+    /// The load is still running.
     Loading {
-        /// So it is.
-        rests: bool,
+        /// Whether it has done nothing since the last check.
+        idle: bool,
     },
-    /// Another configuration is in force, and no daemon runs with it yet; whether there is an older one that held.
+    /// Another configuration is active, and no daemon runs with it yet.
     Reconfigured {
-        /// There is one.
-        may_fall_back: bool,
+        /// Whether there is an older, last-known-good configuration.
+        can_roll_back: bool,
     },
-    /// The same, and every daemon runs with it already.
+    /// Another configuration is active, and every daemon runs with it already.
     Changed {
-        /// There is one.
-        may_fall_back: bool,
+        /// Whether there is an older, last-known-good configuration.
+        can_roll_back: bool,
     },
-    /// This daemon, which runs with something else than its configuration, has to start anew.
-    Renew(usize),
-    /// End everything.
+    /// This daemon does not run with its configuration and must be restarted.
+    Restart(usize),
+    /// Stop all daemons.
     Stop,
 }
 
-/// What to do.
+/// State of a daemon's process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProcessState {
+    /// There is no process.
+    Down,
+    /// It has not replied yet.
+    Starting,
+    /// It replies, and its configuration is not loaded yet.
+    Loading,
+    /// It replies and has its configuration.
+    Running,
+    /// It has not replied to the last liveness query.
+    Unresponsive,
+    /// It is being stopped.
+    Stopping,
+}
+
+/// Output of the policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Start the daemon and watch for its first answer.
+    /// Start the daemon and wait for its first answer.
     Start(usize),
-    /// Look at what nobody announces.
-    Look,
-    /// Ask a daemon that runs whether it still answers.
-    Ask(usize),
-    /// Find out whether a daemon that owes an answer is at work: [`Event::Works`] or [`Event::Idles`].
-    Examine(usize),
-    /// End the daemon, which hangs, so that it says where.
+    /// Check everything that sends no events.
+    PeriodicCheck,
+    /// Send a ping to a running daemon.
+    Ping(usize),
+    /// Find out whether an unresponsive daemon is busy: the result is [`Event::Busy`] or [`Event::Idle`].
+    CheckBusy(usize),
+    /// Send SIGABRT to the unresponsive daemon, which then writes a backtrace.
     Abort(usize),
-    /// End the daemon at once. Its sockets close without a goodbye, so the peers keep our routes, and
-    /// the kernel keeps its own.
+    /// Send SIGKILL to the daemon. Its sockets close without a BGP notification, so the peers keep the node's routes,
+    /// and the kernel keeps its own.
     Kill(usize),
     /// Load the configuration into these daemons.
     Load(Vec<usize>),
-    /// End the load that is under way.
+    /// Kill the running load.
     AbortLoad,
     /// Every daemon runs with its configuration.
     Complete,
-    /// Every daemon runs, some with less than their configuration.
+    /// Every daemon runs, but some without their whole configuration.
     Incomplete,
-    /// The configuration in force has held for a while: keep a copy of it.
-    Keep,
-    /// Put the kept configuration in the place of the one in force: this daemon dies of it. [`Event::Reconfigured`] when it is there.
-    FallBack(usize),
-    /// Every daemon is gone after a stop.
+    /// The active configuration is proven: store it as last-known-good.
+    MarkGood,
+    /// Activate the last-known-good configuration, because this daemon crashes with the active one. The reply is
+    /// [`Event::Reconfigured`].
+    RollBack(usize),
+    /// All daemons have exited after a stop.
     Finished,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum DaemonPhase {
     Down {
         not_before: Instant,
     },
     Starting {
         since: Instant,
-        /// Not examined before.
-        until: Instant,
+        /// When to check whether an unresponsive daemon is busy.
+        check_at: Instant,
     },
     Ready,
-    /// Was told to abort.
+    /// Has got SIGABRT.
     Aborting {
         since: Instant,
     },
 }
 
 #[derive(Debug)]
-struct State {
+struct RestartState {
     daemon: &'static Daemon,
-    phase: Phase,
-    /// When it was started last.
+    phase: DaemonPhase,
+    /// Time of the last start.
     started: Instant,
-    /// Deaths in a row that no one ordered.
-    failures: u32,
-    /// Those of them under the configuration in force.
+    /// Crashes in a row: exits that the supervisor did not cause.
     crashes: u32,
-    /// Attempts in a row to start it that led to no process.
-    attempts: u32,
-    /// Killed by us; its death is no failure.
-    expected: bool,
-    /// Not started before.
-    held_until: Instant,
-    /// Comes up with its configuration.
+    /// Those of them with the active configuration.
+    crashes_with_active: u32,
+    /// Failed attempts in a row to start the process.
+    start_failures: u32,
+    /// The supervisor has killed it, so its exit is not a crash.
+    exit_expected: bool,
+    /// Earliest next start.
+    delayed_until: Instant,
+    /// Reads its configuration from a file when it starts.
     reads_file: bool,
     configured: bool,
-    /// The configuration could not be loaded, and that is how it stays.
-    given_up: bool,
-    /// When it was asked whether it still answers, if it has not answered yet.
-    asked: Option<Instant>,
+    /// The configuration could not be loaded, and no further attempt is made.
+    load_failed: bool,
+    /// When the ping was sent that has no answer yet.
+    ping_sent: Option<Instant>,
 }
 
-impl State {
-    fn is_silent(&self, now: Instant) -> bool {
-        self.asked.is_some_and(|at| at + SILENT <= now)
+impl RestartState {
+    fn is_unresponsive(&self, now: Instant) -> bool {
+        self.ping_sent.is_some_and(|at| at + UNRESPONSIVE_AFTER <= now)
     }
 }
 
-/// The state of all daemons.
+/// The restart policy and the state of all daemons.
 #[derive(Debug)]
 pub struct Policy {
-    states: Vec<State>,
-    /// Daemons that are being loaded, and when each was started: what is loaded into one is lost with it.
+    states: Vec<RestartState>,
+    /// Daemons that are being loaded, and the start time of each: a load is lost if its daemon exits.
     loading: Vec<(usize, Instant)>,
-    load_began: Instant,
-    /// How many times in a row it was seen at rest.
-    load_rests: u32,
+    load_started: Instant,
+    /// Checks in a row in which the load was idle.
+    load_idle_checks: u32,
     load_attempts: u32,
     load_not_before: Instant,
-    /// Since when every daemon runs with its configuration.
-    complete: Option<Instant>,
+    /// Since when every daemon has run with its configuration.
+    complete_since: Option<Instant>,
     stopping: bool,
-    /// The next round of questions.
-    round: Instant,
-    /// How long an answer may take.
-    patience: Duration,
-    /// The configuration in force has not held for long enough yet.
+    /// Time of the next ping of all daemons.
+    next_ping: Instant,
+    /// See [`PolicySettings::liveness_timeout`].
+    liveness_timeout: Duration,
+    /// The active configuration has not run for [`STABLE_AFTER`] yet.
     unproven: bool,
-    /// There is an older configuration that held.
-    may_fall_back: bool,
+    /// There is an older, last-known-good configuration.
+    can_roll_back: bool,
     random: u32,
 }
 
-/// What a [`Policy`] starts from.
+/// Settings and initial facts of a [`Policy`].
 #[derive(Debug, Clone, Copy)]
-pub struct Terms<'a> {
+pub struct PolicySettings<'a> {
     /// All daemons to run.
     pub daemons: &'a [&'static Daemon],
-    /// Those that configure themselves from a file.
+    /// Daemons that read their configuration from a file.
     pub with_file: &'a [&'static Daemon],
-    /// A daemon that leaves a question unanswered for so long hangs.
-    pub patience: Duration,
-    /// There is a configuration that held, other than the one in force.
-    pub may_fall_back: bool,
-    /// Peers have to be told that such a daemon of an earlier instance is gone.
-    pub peers_to_tell: bool,
-    /// Any number, so that nodes don't restart in step.
+    /// Time without an answer after which a daemon is unresponsive (`LIVENESS_TIMEOUT`).
+    pub liveness_timeout: Duration,
+    /// There is a last-known-good configuration that differs from the active one.
+    pub can_roll_back: bool,
+    /// An earlier instance left BFD sessions whose peers get AdminDown packets first.
+    pub has_stale_bfd_sessions: bool,
+    /// Any number; it makes the back-off differ between nodes.
     pub seed: u32,
 }
 
 impl Policy {
-    /// Nothing runs yet. The first [`Event::Tick`] starts what needs nothing else.
-    pub fn new(terms: Terms<'_>, now: Instant) -> Self {
-        let state = |&daemon| State {
+    /// No daemon runs yet. The first [`Event::Tick`] starts those that depend on no other.
+    pub fn new(settings: PolicySettings<'_>, now: Instant) -> Self {
+        let state = |&daemon| RestartState {
             daemon,
-            phase: Phase::Down { not_before: now },
+            phase: DaemonPhase::Down { not_before: now },
             started: now,
-            failures: 0,
             crashes: 0,
-            attempts: 0,
-            expected: false,
-            held_until: now,
-            reads_file: terms.with_file.contains(&daemon),
+            crashes_with_active: 0,
+            start_failures: 0,
+            exit_expected: false,
+            delayed_until: now,
+            reads_file: settings.with_file.contains(&daemon),
             configured: false,
-            given_up: false,
-            asked: None,
+            load_failed: false,
+            ping_sent: None,
         };
         let mut policy = Self {
-            states: terms.daemons.iter().map(state).collect(),
+            states: settings.daemons.iter().map(state).collect(),
             loading: vec![],
-            load_began: now,
-            load_rests: 0,
+            load_started: now,
+            load_idle_checks: 0,
             load_attempts: 0,
             load_not_before: now,
-            complete: None,
+            complete_since: None,
             stopping: false,
-            round: now + ROUND,
-            patience: terms.patience,
+            next_ping: now + PING_INTERVAL,
+            liveness_timeout: settings.liveness_timeout,
             unproven: true,
-            may_fall_back: terms.may_fall_back,
+            can_roll_back: settings.can_roll_back,
             // Xorshift never leaves zero.
-            random: terms.seed | 1,
+            random: settings.seed | 1,
         };
         for i in 0..policy.states.len() {
-            if terms.peers_to_tell && policy.states[i].daemon.holds_sessions {
-                policy.take_along(i, now, &mut vec![]);
+            if settings.has_stale_bfd_sessions && policy.states[i].daemon.owns_bfd_sessions {
+                policy.restart_dependents(i, now, &mut vec![]);
             }
         }
         policy
     }
 
-    /// Takes an event in and says what to do now.
+    /// Processes an event and returns what to do now.
     pub fn step(&mut self, event: Event, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
         match event {
             Event::Tick => {}
-            Event::Answered(i) => {
+            Event::Responded(i) => {
                 let state = &mut self.states[i];
-                state.asked = None;
-                if matches!(state.phase, Phase::Starting { .. }) {
-                    state.phase = Phase::Ready;
-                    state.attempts = 0;
+                state.ping_sent = None;
+                if matches!(state.phase, DaemonPhase::Starting { .. }) {
+                    state.phase = DaemonPhase::Ready;
+                    state.start_failures = 0;
                     state.configured = state.reads_file;
-                    let waits = state.daemon.has_backends;
-                    if waits && self.states.iter().enumerate().any(|(j, s)| j != i && s.phase == Phase::Ready)
-                    {
-                        self.load_not_before = self.load_not_before.max(now + BACKENDS);
+                    let has_backends = state.daemon.has_backends;
+                    let is_other_ready =
+                        |(j, s): (usize, &RestartState)| j != i && s.phase == DaemonPhase::Ready;
+                    if has_backends && self.states.iter().enumerate().any(is_other_ready) {
+                        self.load_not_before = self.load_not_before.max(now + BACKEND_CONNECT_TIME);
                     }
                 }
             }
             Event::Exited(i) => self.exited(i, now, &mut actions),
-            Event::NotStarted(i) => self.not_started(i, now),
-            Event::NotAsked(i) => {
+            Event::StartFailed(i) => self.start_failed(i, now),
+            Event::PingFailed(i) => {
                 let state = &mut self.states[i];
-                state.asked = None;
-                if let Phase::Starting { until, .. } = &mut state.phase {
-                    *until = (*until).max(now + START_LIMIT);
+                state.ping_sent = None;
+                if let DaemonPhase::Starting { check_at, .. } = &mut state.phase {
+                    *check_at = (*check_at).max(now + START_TIMEOUT);
                 }
             }
-            Event::Works(i) => {
+            Event::Busy(i) => {
                 let state = &self.states[i];
                 let limit = match state.phase {
-                    Phase::Starting { since, .. } => Some(since + START_LIMIT + WORK_LIMIT),
-                    _ => state.asked.map(|at| at + self.patience.max(WORK_LIMIT)),
+                    DaemonPhase::Starting { since, .. } => Some(since + START_TIMEOUT + BUSY_TIMEOUT),
+                    _ => state.ping_sent.map(|at| at + self.liveness_timeout.max(BUSY_TIMEOUT)),
                 };
                 if limit.is_some_and(|limit| limit <= now) {
-                    self.hangs(i, now, &mut actions);
+                    self.end_unresponsive(i, now, &mut actions);
                 }
             }
-            Event::Idles(i) => self.hangs(i, now, &mut actions),
-            Event::Loaded(well) => self.loaded(well, now),
-            Event::Loading { rests } => {
-                let rests = rests && !self.states.iter().any(|s| s.is_silent(now));
-                self.load_rests = if rests { self.load_rests + 1 } else { 0 };
+            Event::Idle(i) => self.end_unresponsive(i, now, &mut actions),
+            Event::Loaded(success) => self.load_finished(success, now),
+            Event::Loading { idle } => {
+                let idle = idle && !self.states.iter().any(|s| s.is_unresponsive(now));
+                self.load_idle_checks = if idle { self.load_idle_checks + 1 } else { 0 };
             }
-            Event::Reconfigured { may_fall_back } => {
-                self.under_another(may_fall_back);
-                self.renew(&mut actions);
+            Event::Reconfigured { can_roll_back } => {
+                self.configuration_changed(can_roll_back);
+                self.restart_all(&mut actions);
             }
-            Event::Changed { may_fall_back } => {
-                self.under_another(may_fall_back);
-                self.complete = self.complete.map(|_| now);
+            Event::Changed { can_roll_back } => {
+                self.configuration_changed(can_roll_back);
+                self.complete_since = self.complete_since.map(|_| now);
             }
-            Event::Renew(i) => self.end(i, &mut actions),
+            Event::Restart(i) => self.kill(i, &mut actions),
             Event::Stop => self.stopping = true,
         }
         if self.stopping {
             self.stop(event, &mut actions);
         } else {
-            self.drive(now, &mut actions);
+            self.advance(now, &mut actions);
         }
         actions
     }
 
-    /// What a daemon is doing, and how often it has died in a row.
-    pub fn life(&self, i: usize, now: Instant) -> (Life, u32) {
+    /// The state of a daemon, and its crashes in a row.
+    pub fn daemon_state(&self, i: usize, now: Instant) -> (ProcessState, u32) {
         let state = &self.states[i];
-        let life = match state.phase {
-            Phase::Down { .. } => Life::Down,
-            Phase::Starting { .. } => Life::Starting,
-            Phase::Aborting { .. } => Life::Silent,
-            Phase::Ready if state.expected => Life::Ending,
-            Phase::Ready if state.is_silent(now) => Life::Silent,
-            Phase::Ready if state.configured => Life::Running,
-            Phase::Ready => Life::Loading,
+        let daemon_state = match state.phase {
+            DaemonPhase::Down { .. } => ProcessState::Down,
+            DaemonPhase::Starting { .. } => ProcessState::Starting,
+            DaemonPhase::Aborting { .. } => ProcessState::Unresponsive,
+            DaemonPhase::Ready if state.exit_expected => ProcessState::Stopping,
+            DaemonPhase::Ready if state.is_unresponsive(now) => ProcessState::Unresponsive,
+            DaemonPhase::Ready if state.configured => ProcessState::Running,
+            DaemonPhase::Ready => ProcessState::Loading,
         };
-        let recovered = life == Life::Running && now >= state.started + RECOVERED;
-        (life, if recovered { 0 } else { state.failures })
+        let is_stable = daemon_state == ProcessState::Running && now >= state.started + STABLE_AFTER;
+        (daemon_state, if is_stable { 0 } else { state.crashes })
     }
 
-    /// When a daemon that owes an answer since `now` or before is to be called silent.
-    pub fn silent_at(&self, now: Instant) -> Option<Instant> {
-        self.states.iter().filter_map(|s| s.asked).map(|at| at + SILENT).filter(|at| *at > now).min()
+    /// When the next daemon with an open ping becomes unresponsive, after `now`.
+    pub fn next_unresponsive_at(&self, now: Instant) -> Option<Instant> {
+        self.states
+            .iter()
+            .filter_map(|s| s.ping_sent)
+            .map(|at| at + UNRESPONSIVE_AFTER)
+            .filter(|at| *at > now)
+            .min()
     }
 
-    /// When to step with [`Event::Tick`] although nothing else happened.
+    /// When to call [`Self::step`] with [`Event::Tick`] if nothing else happens.
     pub fn next_deadline(&self) -> Option<Instant> {
         let waiting = self.states.iter().enumerate().filter_map(|(i, state)| match state.phase {
-            // One that waits for another is woken by that one's answer or death.
-            Phase::Down { not_before } => (!self.stopping && self.may_start(i)).then_some(not_before),
-            Phase::Starting { until, .. } => (!self.stopping && !state.expected).then_some(until),
-            Phase::Ready => (!self.stopping).then_some(self.round),
-            Phase::Aborting { since } => (!self.stopping && !state.expected).then_some(since + LAST_WORDS),
+            // A daemon that waits for another starts on the answer or exit of that daemon.
+            DaemonPhase::Down { not_before } => (!self.stopping && self.can_start(i)).then_some(not_before),
+            DaemonPhase::Starting { check_at, .. } => {
+                (!self.stopping && !state.exit_expected).then_some(check_at)
+            }
+            DaemonPhase::Ready => (!self.stopping).then_some(self.next_ping),
+            DaemonPhase::Aborting { since } => {
+                (!self.stopping && !state.exit_expected).then_some(since + ABORT_TIMEOUT)
+            }
         });
         let load = match (self.stopping, self.loading.is_empty()) {
             (true, _) => None,
-            (false, false) => Some(self.load_began + LOAD_LIMIT),
-            (false, true) => self.may_load().then_some(self.load_not_before),
+            (false, false) => Some(self.load_started + LOAD_TIMEOUT),
+            (false, true) => self.can_load().then_some(self.load_not_before),
         };
-        let proven = self.complete.filter(|_| self.unproven && !self.stopping).map(|at| at + RECOVERED);
+        let proven =
+            self.complete_since.filter(|_| self.unproven && !self.stopping).map(|at| at + STABLE_AFTER);
         waiting.chain(load).chain(proven).min()
     }
 
-    /// A number from 0 to 255 (xorshift32, Marsaglia 2003).
+    /// A pseudo-random number from 0 to 255 (xorshift32, Marsaglia 2003).
     fn random(&mut self) -> u32 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 17;
@@ -359,241 +391,255 @@ impl Policy {
     fn exited(&mut self, i: usize, now: Instant, actions: &mut Vec<Action>) {
         let random = self.random();
         let state = &mut self.states[i];
-        let expected = std::mem::take(&mut state.expected);
-        if now - state.started >= RECOVERED {
-            (state.failures, state.crashes) = (0, 0);
+        let exit_expected = std::mem::take(&mut state.exit_expected);
+        if now - state.started >= STABLE_AFTER {
+            (state.crashes, state.crashes_with_active) = (0, 0);
         }
-        let delay = match state.failures {
-            _ if expected => Duration::ZERO,
+        let delay = match state.crashes {
+            _ if exit_expected => Duration::ZERO,
             0 => Duration::ZERO,
             n => {
-                let delay = FIRST_DELAY.saturating_mul(1 << (n - 1).min(16)).min(LONGEST_DELAY);
-                // Up to a quarter less, so that nodes that died together don't come back together.
+                let delay = FIRST_BACKOFF.saturating_mul(1 << (n - 1).min(16)).min(MAX_BACKOFF);
+                // Subtract up to a quarter, so that nodes that failed together do not restart together.
                 delay - delay * random / 1024
             }
         };
-        state.failures += u32::from(!expected);
-        state.crashes += u32::from(!expected);
-        state.attempts = 0;
-        state.phase = Phase::Down { not_before: (now + delay).max(state.held_until) };
+        state.crashes += u32::from(!exit_expected);
+        state.crashes_with_active += u32::from(!exit_expected);
+        state.start_failures = 0;
+        state.phase = DaemonPhase::Down { not_before: (now + delay).max(state.delayed_until) };
         state.configured = false;
-        state.given_up = false;
-        state.asked = None;
-        let crashes = state.crashes;
-        self.complete = None;
+        state.load_failed = false;
+        state.ping_sent = None;
+        let crashes = state.crashes_with_active;
+        self.complete_since = None;
         self.load_attempts = 0;
         self.load_not_before = now;
         if self.stopping {
             return;
         }
-        if crashes >= CRASHES && !expected && self.unproven && self.may_fall_back {
-            self.may_fall_back = false;
-            actions.push(Action::FallBack(i));
+        if crashes >= ROLLBACK_CRASHES && !exit_expected && self.unproven && self.can_roll_back {
+            self.can_roll_back = false;
+            actions.push(Action::RollBack(i));
         }
-        self.take_along(i, now, actions);
+        self.restart_dependents(i, now, actions);
     }
 
-    /// That is no death of the daemon's, and says nothing of its configuration.
-    fn not_started(&mut self, i: usize, now: Instant) {
+    /// A failed start is not a crash and no reason for a rollback.
+    fn start_failed(&mut self, i: usize, now: Instant) {
         let state = &mut self.states[i];
-        let delay = FIRST_DELAY.saturating_mul(1 << state.attempts.min(8)).min(NOT_STARTED_DELAY);
-        state.attempts = state.attempts.saturating_add(1);
-        state.expected = false;
-        state.phase = Phase::Down { not_before: (now + delay).max(state.held_until) };
+        let delay = FIRST_BACKOFF.saturating_mul(1 << state.start_failures.min(8)).min(MAX_START_RETRY);
+        state.start_failures = state.start_failures.saturating_add(1);
+        state.exit_expected = false;
+        state.phase = DaemonPhase::Down { not_before: (now + delay).max(state.delayed_until) };
     }
 
-    /// Ends the daemons that can't go on without this one.
-    fn take_along(&mut self, i: usize, now: Instant, actions: &mut Vec<Action>) {
+    /// Restarts the daemons that cannot continue without this one.
+    fn restart_dependents(&mut self, i: usize, now: Instant, actions: &mut Vec<Action>) {
         let daemon = self.states[i].daemon;
-        let pause = if daemon.holds_sessions { PEERS_NOTICE } else { Duration::ZERO };
+        let pause = if daemon.owns_bfd_sessions { ADMIN_DOWN_DELAY } else { Duration::ZERO };
         for j in 0..self.states.len() {
             let state = &mut self.states[j];
-            if !daemon.takes_along.contains(&state.daemon.name) {
+            if !daemon.dependents.contains(&state.daemon.name) {
                 continue;
             }
-            state.held_until = now + pause;
-            if let Phase::Down { not_before } = &mut state.phase {
-                *not_before = (*not_before).max(state.held_until);
+            state.delayed_until = now + pause;
+            if let DaemonPhase::Down { not_before } = &mut state.phase {
+                *not_before = (*not_before).max(state.delayed_until);
             }
-            self.end(j, actions);
+            self.kill(j, actions);
         }
     }
 
-    /// Ends a daemon that runs and is not being ended, which will be no failure of it.
-    fn end(&mut self, i: usize, actions: &mut Vec<Action>) {
+    /// Kills a daemon that runs and was not killed before. Its exit does not count as a crash.
+    fn kill(&mut self, i: usize, actions: &mut Vec<Action>) {
         let state = &mut self.states[i];
-        if !matches!(state.phase, Phase::Down { .. }) && !state.expected {
-            state.expected = true;
+        if !matches!(state.phase, DaemonPhase::Down { .. }) && !state.exit_expected {
+            state.exit_expected = true;
             actions.push(Action::Kill(i));
         }
     }
 
     /// Whether every daemon runs with its configuration.
     pub fn is_complete(&self) -> bool {
-        self.complete.is_some()
+        self.complete_since.is_some()
     }
 
-    /// Another configuration is in force, which has not held yet; the deaths before say nothing of it.
-    fn under_another(&mut self, may_fall_back: bool) {
-        (self.unproven, self.may_fall_back) = (true, may_fall_back);
-        self.states.iter_mut().for_each(|state| state.crashes = 0);
+    /// Another configuration is active and unproven; the earlier crashes do not count for it.
+    fn configuration_changed(&mut self, can_roll_back: bool) {
+        (self.unproven, self.can_roll_back) = (true, can_roll_back);
+        self.states.iter_mut().for_each(|state| state.crashes_with_active = 0);
     }
 
-    /// Has every daemon start again with another configuration: what is loaded into one that runs is added to what it has, and
-    /// zebra and staticd keep what mgmtd has given them.
-    fn renew(&mut self, actions: &mut Vec<Action>) {
-        self.complete = None;
+    /// Restarts every daemon with another configuration: a load into a running daemon only adds lines, and zebra and
+    /// staticd keep what mgmtd has given them.
+    fn restart_all(&mut self, actions: &mut Vec<Action>) {
+        self.complete_since = None;
         self.load_attempts = 0;
-        (0..self.states.len()).for_each(|i| self.end(i, actions));
+        (0..self.states.len()).for_each(|i| self.kill(i, actions));
     }
 
-    fn loaded(&mut self, well: bool, now: Instant) {
+    fn load_finished(&mut self, success: bool, now: Instant) {
         for (i, started) in std::mem::take(&mut self.loading) {
             let state = &mut self.states[i];
-            if state.phase == Phase::Ready && state.started == started {
-                state.given_up = !well && self.load_attempts + 1 >= LOAD_ATTEMPTS;
-                state.configured = well || state.given_up;
+            if state.phase == DaemonPhase::Ready && state.started == started {
+                state.load_failed = !success && self.load_attempts + 1 >= LOAD_ATTEMPTS;
+                state.configured = success || state.load_failed;
             }
         }
-        self.load_attempts = if well { 0 } else { self.load_attempts + 1 };
-        self.load_not_before = if well { now } else { now + RELOAD_DELAY };
+        self.load_attempts = if success { 0 } else { self.load_attempts + 1 };
+        self.load_not_before = if success { now } else { now + LOAD_RETRY };
     }
 
     fn stop(&mut self, event: Event, actions: &mut Vec<Action>) {
         if event == Event::Stop {
             for (i, state) in self.states.iter_mut().enumerate() {
-                if !matches!(state.phase, Phase::Down { .. }) {
-                    state.expected = true;
+                if !matches!(state.phase, DaemonPhase::Down { .. }) {
+                    state.exit_expected = true;
                     actions.push(Action::Kill(i));
                 }
             }
         }
-        if self.states.iter().all(|s| matches!(s.phase, Phase::Down { .. })) {
+        if self.states.iter().all(|s| matches!(s.phase, DaemonPhase::Down { .. })) {
             actions.push(Action::Finished);
         }
     }
 
-    fn drive(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    fn advance(&mut self, now: Instant, actions: &mut Vec<Action>) {
         for i in 0..self.states.len() {
             match self.states[i].phase {
-                Phase::Down { not_before } if not_before <= now && self.may_start(i) => {
+                DaemonPhase::Down { not_before } if not_before <= now && self.can_start(i) => {
                     let state = &mut self.states[i];
-                    state.phase = Phase::Starting { since: now, until: now + START_LIMIT };
+                    state.phase = DaemonPhase::Starting { since: now, check_at: now + START_TIMEOUT };
                     state.started = now;
                     actions.push(Action::Start(i));
                 }
-                Phase::Aborting { since } if since + LAST_WORDS <= now && !self.states[i].expected => {
-                    self.states[i].phase = Phase::Starting { since: now, until: now + START_LIMIT };
+                DaemonPhase::Aborting { since }
+                    if since + ABORT_TIMEOUT <= now && !self.states[i].exit_expected =>
+                {
+                    self.states[i].phase =
+                        DaemonPhase::Starting { since: now, check_at: now + START_TIMEOUT };
                     actions.push(Action::Kill(i));
                 }
-                Phase::Starting { since, until } if until <= now && !self.states[i].expected => {
-                    self.states[i].phase = Phase::Starting { since, until: now + ROUND };
-                    actions.push(Action::Examine(i));
+                DaemonPhase::Starting { since, check_at }
+                    if check_at <= now && !self.states[i].exit_expected =>
+                {
+                    self.states[i].phase = DaemonPhase::Starting { since, check_at: now + PING_INTERVAL };
+                    actions.push(Action::CheckBusy(i));
                 }
                 _ => {}
             }
         }
         if !self.loading.is_empty() {
-            if self.load_began + LOAD_LIMIT <= now || self.load_rests >= LOAD_RESTS {
-                (self.load_began, self.load_rests) = (now, 0);
+            if self.load_started + LOAD_TIMEOUT <= now || self.load_idle_checks >= LOAD_IDLE_CHECKS {
+                (self.load_started, self.load_idle_checks) = (now, 0);
                 actions.push(Action::AbortLoad);
-                // Its transaction may be what does not end.
+                // The transaction in mgmtd may hang.
                 let stuck = (0..self.states.len()).find(|&i| {
                     self.states[i].daemon.has_backends
                         && self.loading.iter().any(|(loading, _)| *loading == i)
                 });
                 if let Some(i) = stuck {
-                    self.end(i, actions);
+                    self.kill(i, actions);
                 }
             }
-        } else if self.may_load() {
+        } else if self.can_load() {
             if self.load_not_before <= now {
                 let which = self.unconfigured();
                 self.loading = which.iter().map(|&i| (i, self.states[i].started)).collect();
-                (self.load_began, self.load_rests) = (now, 0);
+                (self.load_started, self.load_idle_checks) = (now, 0);
                 actions.push(Action::Load(which));
             }
-        } else if self.complete.is_none() && self.states.iter().all(|s| s.configured) {
-            self.complete = Some(now);
-            actions.push(if self.is_whole() { Action::Complete } else { Action::Incomplete });
+        } else if self.complete_since.is_none() && self.states.iter().all(|s| s.configured) {
+            self.complete_since = Some(now);
+            actions.push(if self.has_full_configuration() { Action::Complete } else { Action::Incomplete });
         }
-        if self.unproven && self.complete.is_some_and(|at| at + RECOVERED <= now) {
+        if self.unproven && self.complete_since.is_some_and(|at| at + STABLE_AFTER <= now) {
             self.unproven = false;
-            if self.is_whole() {
-                actions.push(Action::Keep);
+            if self.has_full_configuration() {
+                actions.push(Action::MarkGood);
             }
         }
-        if self.round <= now {
-            self.round = now + ROUND;
-            actions.push(Action::Look);
-            self.ask_all(now, actions);
+        if self.next_ping <= now {
+            self.next_ping = now + PING_INTERVAL;
+            actions.push(Action::PeriodicCheck);
+            self.ping_all(now, actions);
         }
     }
 
-    /// Whether no daemon was left with a part of its configuration, since the rest can't be loaded.
-    pub fn is_whole(&self) -> bool {
-        !self.states.iter().any(|s| s.given_up)
+    /// Whether every daemon has its whole configuration: no load was given up.
+    pub fn has_full_configuration(&self) -> bool {
+        !self.states.iter().any(|s| s.load_failed)
     }
 
-    /// Asks every daemon that owes no answer, and ends those that have owed one for too long.
-    fn ask_all(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        for (i, state) in self.states.iter_mut().enumerate().filter(|(_, s)| s.phase == Phase::Ready) {
-            match state.asked {
+    /// Pings every daemon without an open ping, and checks those whose answer is overdue.
+    fn ping_all(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        for (i, state) in self.states.iter_mut().enumerate().filter(|(_, s)| s.phase == DaemonPhase::Ready) {
+            match state.ping_sent {
                 None => {
-                    state.asked = Some(now);
-                    actions.push(Action::Ask(i));
+                    state.ping_sent = Some(now);
+                    actions.push(Action::Ping(i));
                 }
-                Some(at) if at + self.patience <= now && !state.expected => actions.push(Action::Examine(i)),
+                Some(at) if at + self.liveness_timeout <= now && !state.exit_expected => {
+                    actions.push(Action::CheckBusy(i))
+                }
                 Some(_) => {}
             }
         }
     }
 
-    /// Ends a daemon that does nothing, or works without end, and has not answered; nothing else.
-    fn hangs(&mut self, i: usize, now: Instant, actions: &mut Vec<Action>) {
-        let patience = self.patience;
+    /// Ends a daemon whose answer is overdue and that is idle or busy for too long.
+    fn end_unresponsive(&mut self, i: usize, now: Instant, actions: &mut Vec<Action>) {
+        let liveness_timeout = self.liveness_timeout;
         let state = &mut self.states[i];
         match state.phase {
-            _ if state.expected || self.stopping => {}
-            Phase::Ready if state.asked.is_some_and(|at| at + patience <= now) => {
-                state.phase = Phase::Aborting { since: now };
+            _ if state.exit_expected || self.stopping => {}
+            DaemonPhase::Ready if state.ping_sent.is_some_and(|at| at + liveness_timeout <= now) => {
+                state.phase = DaemonPhase::Aborting { since: now };
                 actions.push(Action::Abort(i));
             }
-            Phase::Starting { .. } => {
-                // Not "expected": a daemon that hangs at every start must be restarted ever more slowly.
-                state.phase = Phase::Starting { since: now, until: now + START_LIMIT };
+            DaemonPhase::Starting { .. } => {
+                // Not `exit_expected`: a daemon that hangs at every start must back off.
+                state.phase = DaemonPhase::Starting { since: now, check_at: now + START_TIMEOUT };
                 actions.push(Action::Kill(i));
             }
             _ => {}
         }
     }
 
-    /// Whether there is something to load and nothing that is about to want the same.
-    fn may_load(&self) -> bool {
-        let busy = |s: &State| matches!(s.phase, Phase::Starting { .. } | Phase::Aborting { .. });
+    /// Whether a daemon needs its configuration and no other daemon is about to need it, too.
+    fn can_load(&self) -> bool {
+        let busy =
+            |s: &RestartState| matches!(s.phase, DaemonPhase::Starting { .. } | DaemonPhase::Aborting { .. });
         !self.states.iter().any(busy) && !self.unconfigured().is_empty()
     }
 
     fn unconfigured(&self) -> Vec<usize> {
-        let missing = |(i, s): (usize, &State)| (s.phase == Phase::Ready && !s.configured).then_some(i);
+        let missing =
+            |(i, s): (usize, &RestartState)| (s.phase == DaemonPhase::Ready && !s.configured).then_some(i);
         self.states.iter().enumerate().filter_map(missing).collect()
     }
 
-    /// A daemon waits for those before it, but not for one that keeps dying unless it goes with that one.
-    fn may_start(&self, i: usize) -> bool {
+    /// Whether a daemon may start: it waits for the daemons in `after`, but not for one in a crash loop, unless it is
+    /// restarted with that one.
+    fn can_start(&self, i: usize) -> bool {
         let daemon = self.states[i].daemon;
-        let lives = |s: &State| !matches!(s.phase, Phase::Down { .. });
-        if self.states.iter().any(|s| lives(s) && s.daemon.foundations().any(|name| name == daemon.name)) {
+        let is_running = |s: &RestartState| !matches!(s.phase, DaemonPhase::Down { .. });
+        if self
+            .states
+            .iter()
+            .any(|s| is_running(s) && s.daemon.required_dependents().any(|name| name == daemon.name))
+        {
             return false;
         }
         daemon.after.iter().all(|name| {
             let before = self.states.iter().find(|s| s.daemon.name == *name);
             before.is_none_or(|s| match s.phase {
-                // One that is being ended is as good as gone.
-                Phase::Ready => !s.expected && (s.configured || !daemon.after_configuration),
-                Phase::Starting { .. } | Phase::Aborting { .. } => false,
-                Phase::Down { .. } => {
-                    s.failures.max(s.attempts) > 1 && !daemon.foundations().any(|f| f == *name)
+                // A daemon that was killed counts as exited.
+                DaemonPhase::Ready => !s.exit_expected && (s.configured || !daemon.after_configuration),
+                DaemonPhase::Starting { .. } | DaemonPhase::Aborting { .. } => false,
+                DaemonPhase::Down { .. } => {
+                    s.crashes.max(s.start_failures) > 1 && !daemon.required_dependents().any(|f| f == *name)
                 }
             })
         })
@@ -610,53 +656,53 @@ mod tests {
     const BFDD: usize = 3;
     const BGPD: usize = 4;
 
-    /// Without a round of questions in its way.
+    /// Without liveness checks.
     fn policy(daemons: &[&'static Daemon], with_file: &[&'static Daemon], now: Instant) -> Policy {
-        let terms = Terms {
+        let settings = PolicySettings {
             daemons,
             with_file,
-            patience: 2 * ROUND,
-            may_fall_back: false,
-            peers_to_tell: false,
+            liveness_timeout: 2 * PING_INTERVAL,
+            can_roll_back: false,
+            has_stale_bfd_sessions: false,
             seed: 7,
         };
-        let mut policy = Policy::new(terms, now);
-        policy.round = now + Duration::from_secs(86400);
+        let mut policy = Policy::new(settings, now);
+        policy.next_ping = now + Duration::from_secs(86400);
         policy
     }
 
     fn up(now: Instant) -> Policy {
         let mut policy = policy(&Version(10, 3).daemons(true, false), &[], now);
         assert_eq!(policy.step(Event::Tick, now), [Action::Start(MGMTD)]);
-        assert_eq!(policy.step(Event::Answered(MGMTD), now), [Action::Start(ZEBRA)]);
+        assert_eq!(policy.step(Event::Responded(MGMTD), now), [Action::Start(ZEBRA)]);
         let rest = [Action::Start(2), Action::Start(BFDD), Action::Start(BGPD)];
-        assert_eq!(policy.step(Event::Answered(ZEBRA), now), rest);
-        assert_eq!(policy.step(Event::Answered(BGPD), now), []);
-        assert_eq!(policy.step(Event::Answered(2), now), []);
-        assert_eq!(policy.step(Event::Answered(BFDD), now), [Action::Load(vec![0, 1, 2, 3, 4])]);
+        assert_eq!(policy.step(Event::Responded(ZEBRA), now), rest);
+        assert_eq!(policy.step(Event::Responded(BGPD), now), []);
+        assert_eq!(policy.step(Event::Responded(2), now), []);
+        assert_eq!(policy.step(Event::Responded(BFDD), now), [Action::Load(vec![0, 1, 2, 3, 4])]);
         assert_eq!(policy.step(Event::Loaded(true), now), [Action::Complete]);
-        assert_eq!(policy.next_deadline(), Some(now + RECOVERED));
+        assert_eq!(policy.next_deadline(), Some(now + STABLE_AFTER));
         policy
     }
 
     #[test]
-    fn a_dead_bgpd_is_started_at_once_and_loaded_alone() {
+    fn bgpd_restarts_at_once_and_is_loaded_alone() {
         let now = Instant::now();
         let mut policy = up(now);
         assert_eq!(policy.step(Event::Exited(BGPD), now), [Action::Start(BGPD)]);
-        assert_eq!(policy.step(Event::Answered(BGPD), now), [Action::Load(vec![BGPD])]);
+        assert_eq!(policy.step(Event::Responded(BGPD), now), [Action::Load(vec![BGPD])]);
         assert_eq!(policy.step(Event::Loaded(true), now), [Action::Complete]);
     }
 
-    /// What is loaded into a new mgmtd while zebra and staticd come back to it may get lost.
+    /// Commands that are loaded into a new mgmtd before zebra and staticd reconnect may be lost.
     #[test]
-    fn a_new_mgmtd_is_loaded_when_the_others_have_found_it() {
+    fn a_new_mgmtd_is_loaded_after_its_backends_have_connected() {
         let now = Instant::now();
         let mut policy = up(now);
         assert_eq!(policy.step(Event::Exited(MGMTD), now), [Action::Start(MGMTD)]);
-        assert_eq!(policy.step(Event::Answered(MGMTD), now), []);
-        assert_eq!(policy.next_deadline(), Some(now + BACKENDS));
-        assert_eq!(policy.step(Event::Tick, now + BACKENDS), [Action::Load(vec![MGMTD])]);
+        assert_eq!(policy.step(Event::Responded(MGMTD), now), []);
+        assert_eq!(policy.next_deadline(), Some(now + BACKEND_CONNECT_TIME));
+        assert_eq!(policy.step(Event::Tick, now + BACKEND_CONNECT_TIME), [Action::Load(vec![MGMTD])]);
     }
 
     #[test]
@@ -665,47 +711,48 @@ mod tests {
         let all = Version(8, 4).daemons(true, false);
         let mut policy = policy(&all, &all, now);
         policy.step(Event::Tick, now);
-        policy.step(Event::Answered(0), now);
-        assert_eq!(policy.step(Event::Answered(1), now), []);
-        assert_eq!(policy.step(Event::Answered(2), now), []);
-        assert_eq!(policy.step(Event::Answered(3), now), [Action::Complete]);
+        policy.step(Event::Responded(0), now);
+        assert_eq!(policy.step(Event::Responded(1), now), []);
+        assert_eq!(policy.step(Event::Responded(2), now), []);
+        assert_eq!(policy.step(Event::Responded(3), now), [Action::Complete]);
     }
 
-    /// Of a VTEP, each takes the other, and both come back together, with zebra configured before.
+    /// On a VTEP, each exit restarts both daemons, and zebra is configured before bgpd starts.
     #[test]
-    fn zebra_and_the_bgpd_of_a_vtep_go_together() {
+    fn zebra_and_the_bgpd_of_a_vtep_restart_together() {
         let now = Instant::now();
         let daemons = Version(10, 7).daemons(false, true);
         let (zebra, bgpd) = (ZEBRA, BGPD - 1);
         let mut policy = policy(&daemons, &[daemons[bgpd]], now);
         policy.step(Event::Tick, now);
-        policy.step(Event::Answered(MGMTD), now);
-        assert_eq!(policy.step(Event::Answered(zebra), now), [Action::Start(2)]);
-        assert_eq!(policy.step(Event::Answered(2), now), [Action::Load(vec![MGMTD, zebra, 2])]);
+        policy.step(Event::Responded(MGMTD), now);
+        assert_eq!(policy.step(Event::Responded(zebra), now), [Action::Start(2)]);
+        assert_eq!(policy.step(Event::Responded(2), now), [Action::Load(vec![MGMTD, zebra, 2])]);
         assert_eq!(policy.step(Event::Loaded(true), now), [Action::Start(bgpd)]);
-        assert_eq!(policy.step(Event::Answered(bgpd), now), [Action::Complete]);
+        assert_eq!(policy.step(Event::Responded(bgpd), now), [Action::Complete]);
         for (first, second) in [(zebra, bgpd), (bgpd, zebra)] {
             assert_eq!(policy.step(Event::Exited(first), now), [Action::Kill(second)]);
             assert_eq!(policy.step(Event::Exited(second), now), [Action::Start(zebra)]);
-            assert_eq!(policy.step(Event::Answered(zebra), now), [Action::Load(vec![zebra])]);
+            assert_eq!(policy.step(Event::Responded(zebra), now), [Action::Load(vec![zebra])]);
             assert_eq!(policy.step(Event::Loaded(true), now), [Action::Start(bgpd)]);
-            policy.step(Event::Answered(bgpd), now);
+            policy.step(Event::Responded(bgpd), now);
         }
     }
 
-    /// However often zebra dies, the bgpd of a VTEP does not start before it: zebra would wait for that bgpd's end.
+    /// However often zebra crashes, the bgpd of a VTEP does not start before it: zebra would wait for the end of that
+    /// bgpd.
     #[test]
-    fn the_bgpd_of_a_vtep_waits_for_a_zebra_that_keeps_dying() {
+    fn the_bgpd_of_a_vtep_waits_for_a_zebra_in_a_crash_loop() {
         let mut now = Instant::now();
         let daemons = Version(10, 7).daemons(false, true);
         let (zebra, bgpd) = (ZEBRA, BGPD - 1);
         let mut policy = policy(&daemons, &[daemons[bgpd]], now);
         policy.step(Event::Tick, now);
-        policy.step(Event::Answered(MGMTD), now);
-        policy.step(Event::Answered(zebra), now);
-        policy.step(Event::Answered(2), now);
+        policy.step(Event::Responded(MGMTD), now);
+        policy.step(Event::Responded(zebra), now);
+        policy.step(Event::Responded(2), now);
         policy.step(Event::Loaded(true), now);
-        policy.step(Event::Answered(bgpd), now);
+        policy.step(Event::Responded(bgpd), now);
         for _ in 0..3 {
             policy.step(Event::Exited(zebra), now);
             let actions = policy.step(Event::Exited(bgpd), now);
@@ -714,42 +761,42 @@ mod tests {
                 now = policy.next_deadline().unwrap();
                 assert_eq!(policy.step(Event::Tick, now), [Action::Start(zebra)]);
             }
-            policy.step(Event::Answered(zebra), now);
+            policy.step(Event::Responded(zebra), now);
             assert_eq!(policy.step(Event::Loaded(true), now), [Action::Start(bgpd)]);
-            policy.step(Event::Answered(bgpd), now);
+            policy.step(Event::Responded(bgpd), now);
         }
     }
 
     #[test]
-    fn a_dead_zebra_takes_bgpd_along() {
+    fn a_crash_of_zebra_restarts_bgpd() {
         let now = Instant::now();
         let mut policy = up(now);
         assert_eq!(policy.step(Event::Exited(ZEBRA), now), [Action::Kill(BGPD), Action::Start(ZEBRA)]);
         assert_eq!(policy.step(Event::Exited(BGPD), now), []);
-        assert_eq!(policy.step(Event::Answered(ZEBRA), now), [Action::Start(BGPD)]);
-        assert_eq!(policy.step(Event::Answered(BGPD), now), [Action::Load(vec![ZEBRA, BGPD])]);
-        // It was killed by us, so its next death counts as its first.
+        assert_eq!(policy.step(Event::Responded(ZEBRA), now), [Action::Start(BGPD)]);
+        assert_eq!(policy.step(Event::Responded(BGPD), now), [Action::Load(vec![ZEBRA, BGPD])]);
+        // The supervisor killed it, so its next crash counts as the first.
         policy.step(Event::Loaded(true), now);
         assert_eq!(policy.step(Event::Exited(BGPD), now), [Action::Start(BGPD)]);
     }
 
     #[test]
-    fn deaths_in_a_row_are_slowed_down_and_never_given_up() {
+    fn a_crash_loop_backs_off_and_never_stops() {
         let mut now = Instant::now();
         let mut policy = up(now);
         assert_eq!(policy.step(Event::Exited(BGPD), now), [Action::Start(BGPD)]);
-        let mut delay = FIRST_DELAY;
+        let mut delay = FIRST_BACKOFF;
         for _ in 0..20 {
             assert_eq!(policy.step(Event::Exited(BGPD), now), []);
             let at = policy.next_deadline().unwrap();
             assert!(at - now >= delay * 3 / 4 && at - now <= delay, "{:?}", at - now);
-            delay = (2 * delay).min(LONGEST_DELAY);
+            delay = (2 * delay).min(MAX_BACKOFF);
             now = at;
             assert_eq!(policy.step(Event::Tick, now), [Action::Start(BGPD)]);
         }
-        policy.step(Event::Answered(BGPD), now);
+        policy.step(Event::Responded(BGPD), now);
         policy.step(Event::Loaded(true), now);
-        now += RECOVERED;
+        now += STABLE_AFTER;
         assert_eq!(policy.step(Event::Exited(BGPD), now), [Action::Start(BGPD)]);
     }
 
@@ -759,134 +806,134 @@ mod tests {
         let mut policy = policy(&Version(8, 4).daemons(true, false), &[], now);
         assert_eq!(policy.step(Event::Tick, now), [Action::Start(0)]);
         let late = policy.next_deadline().unwrap();
-        assert_eq!(policy.step(Event::Tick, late), [Action::Examine(0)]);
-        assert_eq!(policy.step(Event::Idles(0), late), [Action::Kill(0)]);
+        assert_eq!(policy.step(Event::Tick, late), [Action::CheckBusy(0)]);
+        assert_eq!(policy.step(Event::Idle(0), late), [Action::Kill(0)]);
         assert_eq!(policy.step(Event::Exited(0), late), [Action::Start(0)]);
     }
 
-    /// Its file may have thousands of lines.
+    /// Its file may have thousands of lines, so it may be busy for long.
     #[test]
-    fn a_daemon_that_works_at_its_start_has_time_but_not_for_ever() {
+    fn a_daemon_that_is_busy_at_its_start_is_killed_after_the_busy_timeout() {
         let begin = Instant::now();
         let mut policy = policy(&Version(8, 4).daemons(true, false), &[], begin);
         assert_eq!(policy.step(Event::Tick, begin), [Action::Start(0)]);
         let last = loop {
             let at = policy.next_deadline().unwrap();
             let actions = policy.step(Event::Tick, at);
-            assert_eq!(actions, [Action::Examine(0)]);
-            if policy.step(Event::Works(0), at) == [Action::Kill(0)] {
+            assert_eq!(actions, [Action::CheckBusy(0)]);
+            if policy.step(Event::Busy(0), at) == [Action::Kill(0)] {
                 break at;
             }
             assert!(policy.next_deadline().unwrap() > at);
         };
-        assert_eq!(last - begin, START_LIMIT + WORK_LIMIT);
+        assert_eq!(last - begin, START_TIMEOUT + BUSY_TIMEOUT);
     }
 
-    /// What is missing on our side is not a daemon's fault.
+    /// A resource that the supervisor lacks is not a crash of the daemon.
     #[test]
-    fn a_daemon_that_can_not_be_started_or_asked_has_not_failed() {
+    fn a_failed_start_or_ping_is_not_a_crash() {
         let mut now = Instant::now();
         let mut policy = policy(&Version(8, 4).daemons(true, false), &[], now);
-        policy.may_fall_back = true;
+        policy.can_roll_back = true;
         assert_eq!(policy.step(Event::Tick, now), [Action::Start(0)]);
         for _ in 0..50 {
-            // Those after it wait as little as for one that keeps dying.
-            assert!(!policy.step(Event::NotStarted(0), now).contains(&Action::Start(0)));
-            let Phase::Down { not_before } = policy.states[0].phase else { panic!() };
-            assert!(not_before > now && not_before - now <= NOT_STARTED_DELAY);
+            // The daemons after it do not wait for it, as with a crash loop.
+            assert!(!policy.step(Event::StartFailed(0), now).contains(&Action::Start(0)));
+            let DaemonPhase::Down { not_before } = policy.states[0].phase else { panic!() };
+            assert!(not_before > now && not_before - now <= MAX_START_RETRY);
             now = not_before;
             assert!(policy.step(Event::Tick, now).contains(&Action::Start(0)));
         }
-        assert_eq!(policy.life(0, now), (Life::Starting, 0));
-        // It can't be asked at its start, and later.
-        let ends = [Action::Examine(0), Action::Abort(0), Action::Kill(0)];
-        for asked in [false, true] {
+        assert_eq!(policy.daemon_state(0, now), (ProcessState::Starting, 0));
+        // The ping fails at its start, and later.
+        let ends = [Action::CheckBusy(0), Action::Abort(0), Action::Kill(0)];
+        for is_ready in [false, true] {
             for _ in 0..50 {
                 let mut actions = policy.step(Event::Tick, now);
-                actions.extend(policy.step(Event::NotAsked(0), now));
+                actions.extend(policy.step(Event::PingFailed(0), now));
                 assert!(!actions.iter().any(|action| ends.contains(action)), "{actions:?}");
-                assert!(!asked || actions.contains(&Action::Ask(0)));
-                now += ROUND;
+                assert!(!is_ready || actions.contains(&Action::Ping(0)));
+                now += PING_INTERVAL;
             }
-            policy.step(Event::Answered(0), now);
-            policy.round = now;
+            policy.step(Event::Responded(0), now);
+            policy.next_ping = now;
         }
     }
 
     #[test]
-    fn a_load_that_fails_is_repeated_and_then_left() {
+    fn a_failed_load_is_repeated_and_then_given_up() {
         let mut now = Instant::now();
         let mut policy = up(now);
         policy.step(Event::Exited(BGPD), now);
-        policy.step(Event::Answered(BGPD), now);
+        policy.step(Event::Responded(BGPD), now);
         for _ in 1..LOAD_ATTEMPTS {
             assert_eq!(policy.step(Event::Loaded(false), now), []);
             now = policy.next_deadline().unwrap();
             assert_eq!(policy.step(Event::Tick, now), [Action::Load(vec![BGPD])]);
         }
         assert_eq!(policy.step(Event::Loaded(false), now), [Action::Incomplete]);
-        // The next death is a new chance.
+        // The next restart tries the load again.
         policy.step(Event::Exited(BGPD), now);
         now = policy.next_deadline().unwrap_or(now);
         policy.step(Event::Tick, now);
-        assert_eq!(policy.step(Event::Answered(BGPD), now), [Action::Load(vec![BGPD])]);
+        assert_eq!(policy.step(Event::Responded(BGPD), now), [Action::Load(vec![BGPD])]);
         assert_eq!(policy.step(Event::Loaded(true), now), [Action::Complete]);
     }
 
     #[test]
-    fn what_was_loaded_into_the_dead_does_not_count_for_the_successor() {
+    fn a_load_into_an_exited_daemon_does_not_count_for_the_next_process() {
         let mut now = Instant::now();
         let mut policy = up(now);
         policy.step(Event::Exited(BGPD), now);
-        policy.step(Event::Answered(BGPD), now);
-        // It dies while vtysh is at work, and its successor answers before vtysh is done.
+        policy.step(Event::Responded(BGPD), now);
+        // It exits while vtysh loads it, and the new process answers before vtysh has finished.
         policy.step(Event::Exited(BGPD), now);
         now = policy.next_deadline().unwrap();
         assert_eq!(policy.step(Event::Tick, now), [Action::Start(BGPD)]);
-        assert_eq!(policy.step(Event::Answered(BGPD), now), []);
+        assert_eq!(policy.step(Event::Responded(BGPD), now), []);
         assert_eq!(policy.step(Event::Loaded(true), now), [Action::Load(vec![BGPD])]);
     }
 
     #[test]
-    fn a_load_that_hangs_is_ended_and_nothing_is_asked_again_and_again() {
+    fn a_hung_load_is_aborted_without_a_busy_loop() {
         let now = Instant::now();
         let mut policy = up(now);
         policy.step(Event::Exited(BGPD), now);
-        policy.step(Event::Answered(BGPD), now);
+        policy.step(Event::Responded(BGPD), now);
         policy.step(Event::Loaded(false), now);
-        let again = policy.next_deadline().unwrap();
-        assert_eq!(policy.step(Event::Tick, again), [Action::Load(vec![BGPD])]);
-        // While it runs the next deadline is far off: a past one would make the loop spin.
+        let retry_at = policy.next_deadline().unwrap();
+        assert_eq!(policy.step(Event::Tick, retry_at), [Action::Load(vec![BGPD])]);
+        // While the load runs, the next deadline must lie in the future: a past one would make the loop spin.
         let late = policy.next_deadline().unwrap();
-        assert_eq!(late, again + LOAD_LIMIT);
+        assert_eq!(late, retry_at + LOAD_TIMEOUT);
         assert_eq!(policy.step(Event::Tick, late), [Action::AbortLoad]);
         policy.step(Event::Stop, late);
         assert_eq!(policy.next_deadline(), None);
     }
 
-    /// mgmtd of 10.3 answers, and its transaction does not end.
+    /// mgmtd of 10.3 answers, but its transaction does not end.
     #[test]
-    fn a_load_that_rests_while_all_answer_is_ended_with_mgmtd() {
+    fn an_idle_load_while_all_daemons_answer_is_aborted_with_mgmtd() {
         let now = Instant::now();
         let mut policy = up(now);
         policy.step(Event::Exited(MGMTD), now);
-        policy.step(Event::Answered(MGMTD), now);
+        policy.step(Event::Responded(MGMTD), now);
         let now = policy.next_deadline().unwrap();
         assert_eq!(policy.step(Event::Tick, now), [Action::Load(vec![MGMTD])]);
-        let rests = Event::Loading { rests: true };
-        assert_eq!(policy.step(rests, now), []);
-        assert_eq!(policy.step(Event::Loading { rests: false }, now), []);
-        assert_eq!(policy.step(rests, now), []);
-        // zebra is at work.
-        policy.states[ZEBRA].asked = Some(now - SILENT);
-        assert_eq!(policy.step(rests, now), []);
-        policy.step(Event::Answered(ZEBRA), now);
-        assert_eq!(policy.step(rests, now), []);
-        assert_eq!(policy.step(rests, now), [Action::AbortLoad, Action::Kill(MGMTD)]);
+        let idle = Event::Loading { idle: true };
+        assert_eq!(policy.step(idle, now), []);
+        assert_eq!(policy.step(Event::Loading { idle: false }, now), []);
+        assert_eq!(policy.step(idle, now), []);
+        // zebra is unresponsive.
+        policy.states[ZEBRA].ping_sent = Some(now - UNRESPONSIVE_AFTER);
+        assert_eq!(policy.step(idle, now), []);
+        policy.step(Event::Responded(ZEBRA), now);
+        assert_eq!(policy.step(idle, now), []);
+        assert_eq!(policy.step(idle, now), [Action::AbortLoad, Action::Kill(MGMTD)]);
     }
 
     #[test]
-    fn a_stop_ends_everything_and_starts_nothing() {
+    fn a_stop_kills_all_daemons_and_starts_none() {
         let now = Instant::now();
         let mut stopping = up(now);
         let kills: Vec<_> = (0..5).map(Action::Kill).collect();
@@ -899,186 +946,189 @@ mod tests {
     }
 
     #[test]
-    fn bgpd_waits_until_the_peers_know_that_bfdd_is_gone() {
+    fn bgpd_waits_for_the_admin_down_packets_of_bfdd() {
         let now = Instant::now();
         let mut policy = up(now);
         assert_eq!(policy.step(Event::Exited(BFDD), now), [Action::Kill(BGPD), Action::Start(BFDD)]);
         assert_eq!(policy.step(Event::Exited(BGPD), now), []);
-        assert_eq!(policy.next_deadline(), Some(now + PEERS_NOTICE));
-        assert_eq!(policy.step(Event::Tick, now + PEERS_NOTICE), [Action::Start(BGPD)]);
-        // The other way round, and once started it is ended again.
+        assert_eq!(policy.next_deadline(), Some(now + ADMIN_DOWN_DELAY));
+        assert_eq!(policy.step(Event::Tick, now + ADMIN_DOWN_DELAY), [Action::Start(BGPD)]);
+        // bgpd exits first and was already started: it is killed again.
         let mut policy = up(now);
         assert_eq!(policy.step(Event::Exited(BGPD), now), [Action::Start(BGPD)]);
         assert_eq!(policy.step(Event::Exited(BFDD), now), [Action::Kill(BGPD), Action::Start(BFDD)]);
     }
 
     #[test]
-    fn a_daemon_that_hangs_says_where_and_is_killed() {
+    fn an_unresponsive_daemon_is_aborted_and_then_killed() {
         let begin = Instant::now();
         let mut policy = up(begin);
-        policy.round = begin + ROUND;
-        let all: Vec<_> = [Action::Look].into_iter().chain((0..5).map(Action::Ask)).collect();
-        assert_eq!(policy.next_deadline(), Some(begin + ROUND));
-        assert_eq!(policy.step(Event::Tick, begin + ROUND), all);
+        policy.next_ping = begin + PING_INTERVAL;
+        let all: Vec<_> = [Action::PeriodicCheck].into_iter().chain((0..5).map(Action::Ping)).collect();
+        assert_eq!(policy.next_deadline(), Some(begin + PING_INTERVAL));
+        assert_eq!(policy.step(Event::Tick, begin + PING_INTERVAL), all);
         for i in [MGMTD, ZEBRA, 2, BFDD] {
-            assert_eq!(policy.step(Event::Answered(i), begin + ROUND), []);
+            assert_eq!(policy.step(Event::Responded(i), begin + PING_INTERVAL), []);
         }
-        // One that still has time is not asked again.
-        assert_eq!(policy.step(Event::Tick, begin + 2 * ROUND), all[..5]);
+        // A daemon with an open ping gets no second one.
+        assert_eq!(policy.step(Event::Tick, begin + 2 * PING_INTERVAL), all[..5]);
         for i in [MGMTD, ZEBRA, 2, BFDD] {
-            policy.step(Event::Answered(i), begin + 2 * ROUND);
+            policy.step(Event::Responded(i), begin + 2 * PING_INTERVAL);
         }
-        let late = begin + 3 * ROUND;
-        assert_eq!(policy.step(Event::Tick, late), [&all[..5], &[Action::Examine(BGPD)]].concat());
-        assert_eq!(policy.step(Event::Idles(BGPD), late), [Action::Abort(BGPD)]);
-        assert_eq!(policy.next_deadline(), Some(late + LAST_WORDS));
-        assert_eq!(policy.step(Event::Tick, late + LAST_WORDS), [Action::Kill(BGPD)]);
-        assert_eq!(policy.step(Event::Exited(BGPD), late + LAST_WORDS), [Action::Start(BGPD)]);
+        let late = begin + 3 * PING_INTERVAL;
+        assert_eq!(policy.step(Event::Tick, late), [&all[..5], &[Action::CheckBusy(BGPD)]].concat());
+        assert_eq!(policy.step(Event::Idle(BGPD), late), [Action::Abort(BGPD)]);
+        assert_eq!(policy.next_deadline(), Some(late + ABORT_TIMEOUT));
+        assert_eq!(policy.step(Event::Tick, late + ABORT_TIMEOUT), [Action::Kill(BGPD)]);
+        assert_eq!(policy.step(Event::Exited(BGPD), late + ABORT_TIMEOUT), [Action::Start(BGPD)]);
     }
 
     #[test]
-    fn a_daemon_that_works_is_left_alone_but_not_for_ever() {
+    fn a_busy_daemon_is_aborted_after_the_busy_timeout() {
         let begin = Instant::now();
         let mut policy = up(begin);
-        policy.round = begin;
-        let (mut now, mut examined) = (begin, 0);
+        policy.next_ping = begin;
+        let (mut now, mut checks) = (begin, 0);
         let aborted = loop {
             let actions = policy.step(Event::Tick, now);
-            (0..5).filter(|i| *i != BGPD).for_each(|i| drop(policy.step(Event::Answered(i), now)));
-            if actions.contains(&Action::Examine(BGPD)) {
-                examined += 1;
-                if policy.step(Event::Works(BGPD), now) == [Action::Abort(BGPD)] {
+            (0..5).filter(|i| *i != BGPD).for_each(|i| drop(policy.step(Event::Responded(i), now)));
+            if actions.contains(&Action::CheckBusy(BGPD)) {
+                checks += 1;
+                if policy.step(Event::Busy(BGPD), now) == [Action::Abort(BGPD)] {
                     break now;
                 }
             }
-            now += ROUND;
+            now += PING_INTERVAL;
         };
-        assert_eq!(aborted - begin, WORK_LIMIT);
-        assert!(examined > 30, "{examined}");
-        // One that has answered meanwhile is not ended for what was seen of it before.
+        assert_eq!(aborted - begin, BUSY_TIMEOUT);
+        assert!(checks > 30, "{checks}");
+        // A daemon that has answered meanwhile is not ended because of an earlier check.
         let mut policy = up(begin);
-        policy.round = begin;
+        policy.next_ping = begin;
         policy.step(Event::Tick, begin);
-        policy.step(Event::Tick, begin + 2 * ROUND);
-        policy.step(Event::Answered(BGPD), begin + 2 * ROUND);
-        assert_eq!(policy.step(Event::Idles(BGPD), begin + 2 * ROUND), []);
+        policy.step(Event::Tick, begin + 2 * PING_INTERVAL);
+        policy.step(Event::Responded(BGPD), begin + 2 * PING_INTERVAL);
+        assert_eq!(policy.step(Event::Idle(BGPD), begin + 2 * PING_INTERVAL), []);
     }
 
-    /// One that runs with an unproven configuration, while there is another one that held, and bgpd has died of it once less than
-    /// is enough.
-    fn dying(now: &mut Instant) -> Policy {
+    /// A policy with an unproven configuration and a last-known-good one, after one crash of bgpd less than a rollback
+    /// needs.
+    fn crashing(now: &mut Instant) -> Policy {
         let all = Version(10, 3).daemons(true, false);
         let mut policy = policy(&all, &all[3..], *now);
-        policy.may_fall_back = true;
+        policy.can_roll_back = true;
         policy.step(Event::Tick, *now);
         for i in [MGMTD, ZEBRA, 2, BFDD, BGPD] {
-            policy.step(Event::Answered(i), *now);
+            policy.step(Event::Responded(i), *now);
         }
         assert_eq!(policy.step(Event::Loaded(true), *now), [Action::Complete]);
-        for _ in 1..CRASHES {
-            die(&mut policy, now);
+        for _ in 1..ROLLBACK_CRASHES {
+            crash_and_restart(&mut policy, now);
         }
         policy
     }
 
-    /// bgpd dies, and another one is started.
-    fn die(policy: &mut Policy, now: &mut Instant) {
+    /// bgpd crashes and is restarted, without a rollback.
+    fn crash_and_restart(policy: &mut Policy, now: &mut Instant) {
         let actions = policy.step(Event::Exited(BGPD), *now);
-        assert!(!actions.contains(&Action::FallBack(BGPD)), "{actions:?}");
+        assert!(!actions.contains(&Action::RollBack(BGPD)), "{actions:?}");
         if actions != [Action::Start(BGPD)] {
             *now = policy.next_deadline().unwrap();
             assert_eq!(policy.step(Event::Tick, *now), [Action::Start(BGPD)]);
         }
-        policy.step(Event::Answered(BGPD), *now);
+        policy.step(Event::Responded(BGPD), *now);
     }
 
     #[test]
-    fn a_configuration_that_kills_is_taken_back() {
+    fn a_configuration_that_crashes_a_daemon_is_rolled_back() {
         let mut now = Instant::now();
-        let mut policy = dying(&mut now);
-        assert_eq!(policy.step(Event::Exited(BGPD), now), [Action::FallBack(BGPD)]);
-        // Whatever keeps something of it starts anew.
+        let mut policy = crashing(&mut now);
+        assert_eq!(policy.step(Event::Exited(BGPD), now), [Action::RollBack(BGPD)]);
+        // Every daemon that may keep a part of the configuration is restarted.
         let kills: Vec<_> = [MGMTD, ZEBRA, 2, BFDD].map(Action::Kill).into();
-        assert_eq!(policy.step(Event::Reconfigured { may_fall_back: false }, now), kills);
+        assert_eq!(policy.step(Event::Reconfigured { can_roll_back: false }, now), kills);
         for i in [MGMTD, ZEBRA, 2, BFDD] {
             policy.step(Event::Exited(i), now);
         }
-        assert!(matches!(policy.states[MGMTD].phase, Phase::Starting { .. }));
+        assert!(matches!(policy.states[MGMTD].phase, DaemonPhase::Starting { .. }));
         for i in [MGMTD, ZEBRA, 2, BFDD] {
-            policy.step(Event::Answered(i), now);
+            policy.step(Event::Responded(i), now);
         }
-        now = policy.next_deadline().unwrap().max(now + LONGEST_DELAY);
+        now = policy.next_deadline().unwrap().max(now + MAX_BACKOFF);
         policy.step(Event::Tick, now);
-        policy.step(Event::Answered(BGPD), now);
-        // Once is enough: there is no older one.
+        policy.step(Event::Responded(BGPD), now);
+        // There is only one rollback: no older configuration exists.
         for _ in 0..5 {
-            die(&mut policy, &mut now);
+            crash_and_restart(&mut policy, &mut now);
         }
     }
 
     #[test]
-    fn deaths_under_another_configuration_do_not_count() {
+    fn crashes_with_another_configuration_do_not_count() {
         let mut now = Instant::now();
-        let mut policy = dying(&mut now);
-        policy.step(Event::Changed { may_fall_back: true }, now);
-        // Nor does one that was ordered, so that it takes what is new.
-        assert_eq!(policy.step(Event::Renew(BGPD), now), [Action::Kill(BGPD)]);
-        die(&mut policy, &mut now);
-        for _ in 1..CRASHES {
-            die(&mut policy, &mut now);
+        let mut policy = crashing(&mut now);
+        policy.step(Event::Changed { can_roll_back: true }, now);
+        // A restart that applies the new configuration does not count either.
+        assert_eq!(policy.step(Event::Restart(BGPD), now), [Action::Kill(BGPD)]);
+        crash_and_restart(&mut policy, &mut now);
+        for _ in 1..ROLLBACK_CRASHES {
+            crash_and_restart(&mut policy, &mut now);
         }
-        assert_eq!(policy.step(Event::Exited(BGPD), now), [Action::FallBack(BGPD)]);
-        // It can't be put in force now: nothing is ended for it.
-        let again = policy.step(Event::Changed { may_fall_back: true }, now);
+        assert_eq!(policy.step(Event::Exited(BGPD), now), [Action::RollBack(BGPD)]);
+        // The rollback is not possible now, and no daemon is killed for it.
+        let again = policy.step(Event::Changed { can_roll_back: true }, now);
         assert!(!again.iter().any(|action| matches!(action, Action::Kill(_))), "{again:?}");
     }
 
-    /// Nor does it slow down later restarts: the first one after it works again is a first one.
+    /// A failed start does not increase the back-off of later restarts.
     #[test]
-    fn what_can_not_be_started_does_not_die() {
+    fn a_failed_start_does_not_count_as_a_crash() {
         let mut now = Instant::now();
         let mut policy = up(now);
-        (policy.may_fall_back, policy.unproven) = (true, true);
+        (policy.can_roll_back, policy.unproven) = (true, true);
         assert_eq!(policy.step(Event::Exited(BGPD), now), [Action::Start(BGPD)]);
         for _ in 0..20 {
-            assert_eq!(policy.step(Event::NotStarted(BGPD), now), []);
+            assert_eq!(policy.step(Event::StartFailed(BGPD), now), []);
             let next = policy.next_deadline().unwrap();
-            assert!(next <= now + NOT_STARTED_DELAY);
+            assert!(next <= now + MAX_START_RETRY);
             now = next;
             assert_eq!(policy.step(Event::Tick, now), [Action::Start(BGPD)]);
         }
-        assert_eq!(policy.life(BGPD, now).1, 1);
-        assert_eq!(policy.step(Event::Answered(BGPD), now), [Action::Load(vec![BGPD])]);
+        assert_eq!(policy.daemon_state(BGPD, now).1, 1);
+        assert_eq!(policy.step(Event::Responded(BGPD), now), [Action::Load(vec![BGPD])]);
         assert_eq!(policy.step(Event::Loaded(true), now), [Action::Complete]);
-        // Those that need one that can't be started go on without it, as without one that keeps dying.
+        // Daemons that need one that cannot be started go on without it, as with a crash loop.
         let mut policy = Policy::new(
-            Terms {
+            PolicySettings {
                 daemons: &Version(10, 3).daemons(true, false),
                 with_file: &[],
-                patience: 2 * ROUND,
-                may_fall_back: false,
-                peers_to_tell: false,
+                liveness_timeout: 2 * PING_INTERVAL,
+                can_roll_back: false,
+                has_stale_bfd_sessions: false,
                 seed: 7,
             },
             now,
         );
         assert_eq!(policy.step(Event::Tick, now), [Action::Start(MGMTD)]);
-        assert_eq!(policy.step(Event::NotStarted(MGMTD), now), []);
-        now += FIRST_DELAY;
+        assert_eq!(policy.step(Event::StartFailed(MGMTD), now), []);
+        now += FIRST_BACKOFF;
         assert_eq!(policy.step(Event::Tick, now), [Action::Start(MGMTD)]);
-        assert_eq!(policy.step(Event::NotStarted(MGMTD), now), [Action::Start(ZEBRA)]);
+        assert_eq!(policy.step(Event::StartFailed(MGMTD), now), [Action::Start(ZEBRA)]);
     }
 
     #[test]
-    fn a_configuration_that_holds_is_kept() {
+    fn a_proven_configuration_is_marked_good() {
         let now = Instant::now();
         let mut policy = up(now);
-        policy.may_fall_back = true;
-        assert_eq!(policy.step(Event::Tick, now + RECOVERED), [Action::Keep]);
-        assert_eq!(policy.step(Event::Tick, now + 2 * RECOVERED), []);
+        policy.can_roll_back = true;
+        assert_eq!(policy.step(Event::Tick, now + STABLE_AFTER), [Action::MarkGood]);
+        assert_eq!(policy.step(Event::Tick, now + 2 * STABLE_AFTER), []);
         for _ in 0..4 {
-            let actions = policy.step(Event::Exited(BGPD), now + 2 * RECOVERED);
-            assert!(!actions.contains(&Action::FallBack(BGPD)), "another cause");
+            let actions = policy.step(Event::Exited(BGPD), now + 2 * STABLE_AFTER);
+            assert!(
+                !actions.contains(&Action::RollBack(BGPD)),
+                "the configuration is proven, so the crash has another cause"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One child process: its output, its words and its end.
+//! One child process: its output, its log lines and its exit.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,250 +11,258 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::output::{self, Lines};
-use super::work::{self, Work};
-use crate::frr::handover::{self, Handover};
-use crate::frr::redact_said;
-use crate::status::NOTIFICATION;
+use super::activity::{self, ThreadActivity};
+use super::output::{self, LineBuffer};
+use crate::frr::memfd::{self, Memfd};
+use crate::frr::redact_output;
+use crate::status::NOTIFICATION_PREFIX;
 
-/// Bytes that a daemon may have written and we have not read: each message takes some 768 of them.
+/// Send buffer of a daemon's output socket in bytes. Each unread message takes some 768 of them.
 const OUTPUT_BUFFER: usize = 2 << 20;
 
-/// How the message begins that bgpd prints then (`bgp log-neighbor-changes`, `bgpd/bgp_fsm.c`).
+/// Prefix of the message that bgpd logs when a session comes up or goes down (`bgp log-neighbor-changes`,
+/// `bgpd/bgp_fsm.c`).
 const SESSION_CHANGED: &str = "%ADJCHANGE: neighbor ";
 
-/// How the message ends that zebra prints when the kernel does not take a route (`rib_process_result`, `zebra/zebra_rib.c`).
+/// End of the message that zebra logs when the kernel refuses a route (`rib_process_result`, `zebra/zebra_rib.c`).
 const INSTALL_FAILED: &str = ": Route install failed";
 
-/// Notifications that are kept until they are taken in: a peer may send any number of them.
-const MOST_NOTIFICATIONS: usize = 256;
+/// Limit of stored notifications: a peer may send any number of them.
+const MAX_NOTIFICATIONS: usize = 256;
 
-/// Of what vtysh prints, and goes on as if all were well, when a connection to mgmtd of FRR 10.3 has ended between two of its
-/// commands: what was to be added there is not (`VTY_CHECK_XPATH`, `lib/vty.h`). None of ours does: `Supervisor::over`.
-const UNDONE: &str = "Current configuration object was deleted by another process";
+/// Part of the message that vtysh prints when a connection to mgmtd of FRR 10.3 has ended between two of its commands.
+/// vtysh ignores the error, and the object that it was about to add is missing (`VTY_CHECK_XPATH`, `lib/vty.h`). The
+/// supervisor closes no connection meanwhile, see `Supervisor::finished_queries`.
+const OBJECT_DELETED: &str = "Current configuration object was deleted by another process";
 
-/// What vtysh prints, and goes on as if all were well, when a daemon refuses a line by its meaning, or mgmtd is locked
-/// (`nb_cli_apply_changes`, `lib/northbound_cli.c`; `vty_mgmt_handle_commit_config_reply`, `mgmtd/mgmt_vty_frontend.c`).
+/// Message that vtysh prints when a daemon refuses a line because of its meaning, or mgmtd is locked. vtysh ignores the
+/// error (`nb_cli_apply_changes`, `lib/northbound_cli.c`; `vty_mgmt_handle_commit_config_reply`,
+/// `mgmtd/mgmt_vty_frontend.c`).
 const CONFIGURATION_FAILED: &str = "% Configuration failed.";
 
-/// Of what vtysh prints ten times a second while someone else has mgmtd's configuration locked (`vtysh_read_config`,
-/// `vtysh/vtysh_config.c`): a transaction that does not end, too.
-const LOCKED_OUT: &str = "running datastore locked by another session";
+/// Part of the message that vtysh prints ten times a second while another session has mgmtd's configuration locked
+/// (`vtysh_read_config`, `vtysh/vtysh_config.c`). A transaction that never ends causes it, too.
+const DATASTORE_LOCKED: &str = "running datastore locked by another session";
 
-/// Of one write no more is read, in bytes: several messages of FRR's log at a daemon's start, and any line that is shown.
-const LONGEST_WRITE: usize = 16 << 10;
+/// Bytes that are read of one write; the rest is lost. They hold the messages of FRR's log at a daemon's start, and
+/// every line that is shown.
+const MAX_WRITE: usize = 16 << 10;
 
-/// So many writes are taken in before we turn to something else.
-const AT_ONCE: usize = 64;
+/// Limit of writes that are read before the loop continues.
+const WRITES_PER_READ: usize = 64;
 
-/// More writes than the socket of one that is gone has room for: the kernel doubles what is asked for (`sock_setsockopt`,
-/// `net/core/sock.c`), and the shortest write takes some 700 bytes.
-const MOST_WRITES: usize = 2 * OUTPUT_BUFFER / 512;
+/// Limit of writes that are read after the exit, more than the socket can hold: the kernel doubles the requested buffer
+/// size (`sock_setsockopt`, `net/core/sock.c`), and the shortest write takes some 700 bytes.
+const MAX_REMAINING_WRITES: usize = 2 * OUTPUT_BUFFER / 512;
 
-/// Who uses no more processor time from one round to the next waits for someone.
-const RESTING: Duration = Duration::from_millis(30);
+/// A process that uses at most this much processor time between two checks is idle: it waits for another process.
+const IDLE_CPU_TIME: Duration = Duration::from_millis(30);
 
-/// A child that was started and not yet reaped.
+/// A child process that was started and is not reaped yet.
 #[derive(Debug)]
 pub struct Child {
     pub name: &'static str,
     pub pid: Pid,
-    /// Where each of its writes comes as one, however much of it is read at a time. `None` once the program has closed it.
+    /// A socket that keeps the boundaries between writes. `None` once the process has closed it.
     pub output: Option<OwnedFd>,
-    lines: Lines,
-    /// The last thing it said, for the line about its end.
-    last: String,
-    /// We ended it ourselves.
+    line_buffer: LineBuffer,
+    /// The last log line, for the message about the exit.
+    last_line: String,
+    /// Whether the supervisor has killed it.
     killed: bool,
     started: Instant,
-    /// How much it had worked when it was asked last.
-    mark: Option<(Work, Instant)>,
-    /// The processor time that it had used when it was looked at last.
-    used_before: Option<Duration>,
-    heard: Heard,
+    /// The last sample of the main thread, and its time.
+    thread_sample: Option<(ThreadActivity, Instant)>,
+    /// Processor time of all threads at the last check.
+    last_cpu_time: Option<Duration>,
+    findings: OutputFindings,
 }
 
-/// What it has said of others than itself, and no one has taken in yet.
+/// Facts found in the output that the supervisor has not processed yet.
 #[derive(Debug, Default)]
-struct Heard {
+struct OutputFindings {
     sessions_changed: bool,
     install_failed: bool,
     notifications: Vec<String>,
-    undone: bool,
-    refused: bool,
-    locked_out: bool,
+    has_lost_changes: bool,
+    is_refused: bool,
+    is_locked_out: bool,
 }
 
 impl Child {
-    /// Starts a program with its output in a socket of ours, something to hold as its standard input and files that it inherits, in a
-    /// process group of its own so that no terminal signal reaches it.
-    pub fn with_input(
+    /// Starts a program in its own process group, so that no terminal signal reaches it. Its output goes to a socket;
+    /// `input` is its standard input, and it inherits the files in `inherited`.
+    pub fn spawn(
         name: &'static str,
         mut command: Command,
         input: Stdio,
-        inherited: &[&Handover],
+        inherited: &[&Memfd],
     ) -> io::Result<Self> {
-        // Unlike a pipe it keeps apart what was written apart.
+        // Unlike a pipe, the socket keeps the boundaries between writes.
         let (read, write) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         rustix::io::ioctl_fionbio(&read, true)?;
-        // A daemon waits when it is full. Without the capability it keeps the kernel's own size.
+        // A daemon blocks while the socket is full. Without the capability, the socket keeps the kernel's default size.
         let _ = sockopt::set_socket_send_buffer_size_force(&write, OUTPUT_BUFFER);
-        // What systemd is told is ours to say.
+        // Only the supervisor sends notifications to systemd.
         command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC");
         command.stdin(input).stdout(write.try_clone()?).stderr(write).process_group(0);
-        let child = handover::spawn(&mut command, inherited)?;
+        let child = memfd::spawn(&mut command, inherited)?;
         let started = Instant::now();
         Ok(Self {
             started,
-            mark: Some((Work::default(), started)),
+            thread_sample: Some((ThreadActivity::default(), started)),
             name,
             pid: Pid::from_child(&child),
             output: Some(read),
-            lines: Lines::default(),
-            last: String::new(),
+            line_buffer: LineBuffer::default(),
+            last_line: String::new(),
             killed: false,
-            used_before: None,
-            heard: Heard::default(),
+            last_cpu_time: None,
+            findings: OutputFindings::default(),
         })
     }
 
-    /// Reads what there is, and no more than some turns of it, so that a chatterbox can't keep us.
+    /// Reads the available output, at most [`WRITES_PER_READ`] writes, so that a child that writes without end does not
+    /// block the loop.
     pub fn read(&mut self) {
-        self.take_writes(AT_ONCE);
+        self.read_writes(WRITES_PER_READ);
     }
 
-    fn take_writes(&mut self, most: usize) {
-        let mut buffer = [0; LONGEST_WRITE];
-        for _ in 0..most {
+    fn read_writes(&mut self, limit: usize) {
+        let mut buffer = [0; MAX_WRITE];
+        for _ in 0..limit {
             let Some(output) = &self.output else { return };
             match rustix::io::read(output, &mut buffer) {
-                // Nothing was written, or no one is left who could.
+                // An empty write, or the end of the output.
                 Ok(0) if !has_hung_up(output) => {}
                 Ok(0) => self.output = None,
                 Ok(n) => {
-                    let (name, last) = (self.name, &mut self.last);
-                    let heard = &mut self.heard;
-                    self.lines.push(&buffer[..n], |line| say(name, line, last, heard));
+                    let (name, last_line) = (self.name, &mut self.last_line);
+                    let findings = &mut self.findings;
+                    self.line_buffer.push(&buffer[..n], |line| log_line(name, line, last_line, findings));
                 }
                 Err(_) => return,
             }
         }
     }
 
-    /// Whether it has named a session that came up or went down since this was asked last.
+    /// Whether the log has reported a session that came up or went down since the last call.
     pub fn take_sessions_changed(&mut self) -> bool {
-        std::mem::take(&mut self.heard.sessions_changed)
+        std::mem::take(&mut self.findings.sessions_changed)
     }
 
-    /// Whether it has said that the kernel does not take a route since this was asked last.
+    /// Whether the log has reported a route that the kernel refused since the last call.
     pub fn take_install_failed(&mut self) -> bool {
-        std::mem::take(&mut self.heard.install_failed)
+        std::mem::take(&mut self.findings.install_failed)
     }
 
-    /// The notifications that it has named since this was asked last.
+    /// The BGP notifications in the log since the last call.
     pub fn take_notifications(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.heard.notifications)
+        std::mem::take(&mut self.findings.notifications)
     }
 
-    /// Whether it has said that something of what it does was refused.
+    /// Whether a daemon has refused a part of what vtysh loads, see [`CONFIGURATION_FAILED`].
     pub fn is_refused(&self) -> bool {
-        self.heard.refused
+        self.findings.is_refused
     }
 
-    /// Whether it has said that what it does was undone meanwhile.
-    pub fn is_undone(&self) -> bool {
-        self.heard.undone
+    /// Whether vtysh has lost changes, see [`OBJECT_DELETED`].
+    pub fn has_lost_changes(&self) -> bool {
+        self.findings.has_lost_changes
     }
 
-    /// For how long it has run.
+    /// Time since the start.
     pub fn age(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// Remembers how much it has worked, for [`Self::has_worked`].
-    pub fn mark(&mut self) {
-        self.mark = Work::of(self.pid).map(|work| (work, Instant::now()));
+    /// Takes a sample of the main thread for [`Self::is_main_thread_busy`].
+    pub fn sample_main_thread(&mut self) {
+        self.thread_sample = ThreadActivity::sample(self.pid).map(|activity| (activity, Instant::now()));
     }
 
-    /// Whether its main thread has been at work since the mark, which another one replaces.
-    pub fn has_worked(&mut self) -> bool {
-        let before = self.mark.take();
-        self.mark();
-        // Of one that can't be looked at, the end is about to be seen.
-        before.zip(self.mark).is_none_or(|((before, at), (now, _))| now.since(before, at.elapsed()))
+    /// Whether the main thread was busy since the last sample. Takes a new sample.
+    pub fn is_main_thread_busy(&mut self) -> bool {
+        let before = self.thread_sample.take();
+        self.sample_main_thread();
+        // A process that cannot be sampled has exited and is about to be reaped.
+        before
+            .zip(self.thread_sample)
+            .is_none_or(|((before, at), (now, _))| now.is_busy_since(before, at.elapsed()))
     }
 
-    /// Whether it has only waited for others since this was asked last.
-    pub fn rests(&mut self) -> bool {
-        let now = self.used();
-        let used = now
-            .zip(std::mem::replace(&mut self.used_before, now))
+    /// Whether it has only waited for other processes since the last call.
+    pub fn is_idle(&mut self) -> bool {
+        let now = self.cpu_time();
+        let cpu_time = now
+            .zip(std::mem::replace(&mut self.last_cpu_time, now))
             .map(|(now, before)| now.saturating_sub(before));
-        std::mem::take(&mut self.heard.locked_out) || used.is_some_and(|used| used <= RESTING)
+        std::mem::take(&mut self.findings.is_locked_out)
+            || cpu_time.is_some_and(|cpu_time| cpu_time <= IDLE_CPU_TIME)
     }
 
-    /// The processor time that all its threads have used.
-    fn used(&self) -> Option<Duration> {
+    /// The processor time that all threads have used.
+    fn cpu_time(&self) -> Option<Duration> {
         let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid.as_raw_nonzero())).ok()?;
-        Some(work::stat(&text)?.0)
+        Some(activity::parse_stat(&text)?.0)
     }
 
-    /// The last thing it said.
-    pub fn last_words(&self) -> &str {
-        &self.last
+    /// The last log line.
+    pub fn last_log_line(&self) -> &str {
+        &self.last_line
     }
 
-    /// Whether we ended it.
+    /// Whether the supervisor has killed it.
     pub fn was_killed(&self) -> bool {
         self.killed
     }
 
-    /// Ends it at once. It can only be gone already, and then its death is about to be seen.
+    /// Sends SIGKILL. This fails only if the process has exited; it is then about to be reaped.
     pub fn kill(&mut self) {
         self.killed = true;
         let _ = kill_process(self.pid, Signal::KILL);
     }
 
-    /// Has it write down where it is and end. It can only be gone already.
+    /// Sends SIGABRT, so that it writes a backtrace and exits. This fails only if the process has exited.
     pub fn abort(&self) {
         let _ = kill_process(self.pid, Signal::ABORT);
     }
 
-    /// Takes in what it said last.
-    pub fn finish(&mut self) {
-        self.take_writes(MOST_WRITES);
-        let (name, last, heard) = (self.name, &mut self.last, &mut self.heard);
-        self.lines.flush(|line| say(name, line, last, heard));
+    /// Reads the rest of the output after the exit.
+    pub fn read_rest(&mut self) {
+        self.read_writes(MAX_REMAINING_WRITES);
+        let (name, last_line, findings) = (self.name, &mut self.last_line, &mut self.findings);
+        self.line_buffer.flush(|line| log_line(name, line, last_line, findings));
     }
 
-    /// How the line about its end goes on.
-    pub fn epitaph(&self) -> String {
-        if self.last.is_empty() { String::new() } else { format!("; its last words: {}", self.last) }
+    /// The end of the message about the exit: the last log line, if there is one.
+    pub fn last_log_line_suffix(&self) -> String {
+        if self.last_line.is_empty() { String::new() } else { format!("; last log line: {}", self.last_line) }
     }
 
-    /// How much its end is worth to be known.
-    pub fn level(&self) -> Level {
+    /// Log level of the message about the exit.
+    pub fn exit_log_level(&self) -> Level {
         if self.killed { Level::Info } else { Level::Warn }
     }
 }
 
-impl Heard {
-    /// Takes in a message of FRR's log.
-    fn message(&mut self, message: &str) {
-        let notification = message.starts_with(NOTIFICATION);
+impl OutputFindings {
+    /// Examines a message of FRR's log.
+    fn add_message(&mut self, message: &str) {
+        let notification = message.starts_with(NOTIFICATION_PREFIX);
         self.sessions_changed |= notification || message.starts_with(SESSION_CHANGED);
         self.install_failed |= message.ends_with(INSTALL_FAILED);
-        if notification && self.notifications.len() < MOST_NOTIFICATIONS {
+        if notification && self.notifications.len() < MAX_NOTIFICATIONS {
             self.notifications.push(message.to_owned());
         }
     }
 
-    /// Takes in a line of another sort.
-    fn line(&mut self, line: &str) {
-        self.undone |= line.contains(UNDONE);
-        self.refused |= line.contains(CONFIGURATION_FAILED);
-        self.locked_out |= line.contains(LOCKED_OUT);
+    /// Examines a line that is no message of FRR's log.
+    fn add_line(&mut self, line: &str) {
+        self.has_lost_changes |= line.contains(OBJECT_DELETED);
+        self.is_refused |= line.contains(CONFIGURATION_FAILED);
+        self.is_locked_out |= line.contains(DATASTORE_LOCKED);
     }
 }
 
@@ -264,15 +272,15 @@ fn has_hung_up(output: &OwnedFd) -> bool {
     poll(&mut fds, Some(&now)).is_err() || fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
 }
 
-fn say(name: &str, line: &str, last: &mut String, heard: &mut Heard) {
-    let said = output::parse(line);
-    let shown = redact_said(said.text);
-    log::log!(target: name, said.level, "{shown}");
-    match said.message {
-        Some(message) => heard.message(message),
-        None => heard.line(said.text),
+fn log_line(name: &str, line: &str, last_line: &mut String, findings: &mut OutputFindings) {
+    let parsed = output::parse(line);
+    let redacted = redact_output(parsed.text);
+    log::log!(target: name, parsed.level, "{redacted}");
+    match parsed.message {
+        Some(message) => findings.add_message(message),
+        None => findings.add_line(parsed.text),
     }
-    *last = shown.into_owned();
+    *last_line = redacted.into_owned();
 }
 
 #[cfg(test)]
@@ -286,35 +294,38 @@ mod tests {
     fn run(script: &str) -> Child {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        Child::with_input("sh", command, Stdio::null(), &[]).unwrap()
+        Child::spawn("sh", command, Stdio::null(), &[]).unwrap()
     }
 
     #[test]
-    fn a_load_that_is_not_taken_whole_is_none() {
-        let heard = |line: &str| {
-            let mut heard = Heard::default();
-            say("vtysh", line, &mut String::new(), &mut heard);
-            (heard.refused, heard.undone)
+    fn an_incomplete_load_is_detected() {
+        let findings = |line: &str| {
+            let mut findings = OutputFindings::default();
+            log_line("vtysh", line, &mut String::new(), &mut findings);
+            (findings.is_refused, findings.has_lost_changes)
         };
-        assert_eq!(heard("line 12: % Configuration failed."), (true, false));
-        assert_eq!(heard(UNDONE), (false, true));
-        assert_eq!(heard("Configuration was read"), (false, false));
+        assert_eq!(findings("line 12: % Configuration failed."), (true, false));
+        assert_eq!(findings(OBJECT_DELETED), (false, true));
+        assert_eq!(findings("Configuration was read"), (false, false));
     }
 
     #[test]
-    fn who_waits_is_told_from_who_works() {
+    fn an_idle_process_differs_from_a_busy_one() {
         let mut children = [
             run("exec sleep 600"),
             run("while :; do :; done"),
-            run(&format!("echo '{LOCKED_OUT}'; while :; do :; done")),
+            run(&format!("echo '{DATASTORE_LOCKED}'; while :; do :; done")),
         ];
-        // The first look has nothing to compare with.
-        children.iter_mut().for_each(|child| assert!(!child.rests()));
-        while children[1..].iter().any(|c| c.used() <= c.used_before.map(|used| used + RESTING)) {
+        // The first check has nothing to compare with.
+        children.iter_mut().for_each(|child| assert!(!child.is_idle()));
+        while children[1..]
+            .iter()
+            .any(|c| c.cpu_time() <= c.last_cpu_time.map(|cpu_time| cpu_time + IDLE_CPU_TIME))
+        {
             thread::sleep(Duration::from_millis(10));
         }
         children[2].read();
-        assert_eq!(children.each_mut().map(Child::rests), [true, false, true]);
+        assert_eq!(children.each_mut().map(Child::is_idle), [true, false, true]);
         for mut child in children {
             child.kill();
             waitpid(Some(child.pid), WaitOptions::empty()).unwrap();

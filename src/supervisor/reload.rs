@@ -1,447 +1,459 @@
-//! What follows from a configuration file that is another now.
+//! Changes of the configuration file: reads the file, and changes FRR and the kernel to its configuration.
 
 use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
 use super::build::Build;
-use super::change::{Change, Task, begin_to_tidy};
+use super::change::{Change, Task, start_cleanup};
 use super::policy::Event;
 use super::{End, Supervisor};
-use crate::config::{Config, Problem, file};
-use crate::frr::delta::{Delta, Step, delta, ways};
-use crate::frr::{Version, files, held, sources};
+use crate::config::{Config, ConfigProblem, file};
+use crate::frr::delta::{Delta, Step, delta, lines_with_path};
+use crate::frr::{Version, files, raw_entries_of, retained};
 use crate::logging;
-use crate::node::{Candidate, line};
+use crate::node::{Candidate, single_problem};
 
-/// How long a change waits for daemons that don't run with their configuration, which it may be the remedy for.
-const WAIT: Duration = Duration::from_secs(30);
+/// Longest wait of a change for daemons that do not run with their configuration. The change may be the remedy.
+const COMPLETE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Before what failed for another reason than its content is tried again.
-const AGAIN: Duration = Duration::from_secs(10);
+/// Delay until the next attempt after a failure whose cause is not the content of the file.
+const RETRY_DELAY: Duration = Duration::from_secs(10);
 
-/// Until the end of a daemon that cut a change short has been seen.
-const NOTICED: Duration = Duration::from_secs(1);
+/// Delay after an interrupted change. The exit of the daemon is noticed by then.
+const INTERRUPTED_DELAY: Duration = Duration::from_secs(1);
 
-/// A change that so many times in a row was cut short by the end of a daemon may be what ends it.
-const INTERRUPTIONS: u32 = 3;
+/// A change that was interrupted this many times in a row may be what makes the daemon exit.
+const MAX_INTERRUPTIONS: u32 = 3;
 
-/// The first FRR in which a VRF with a VNI can go.
-const VRFS_GO: Version = Version(10, 6);
+/// The first FRR version that can remove a VRF with a VNI.
+const CAN_REMOVE_VRFS: Version = Version(10, 6);
 
-/// What there is to say when there is nothing to do.
-const SAME: &str = "the configuration file says what is in force";
+/// Log message if there is nothing to change.
+const UNCHANGED: &str = "the configuration file matches the active configuration";
 
-/// Where a change stops.
-const KEPT: &str = "the configuration in force stays";
+/// End of the log messages about a rejected change.
+const KEPT: &str = "the previous configuration stays active";
 
-/// A configuration that waits until another change is done, or all daemons run with what they have.
+/// A configuration that waits until another change is done, or until all daemons run with the active configuration.
 #[derive(Debug)]
-pub(super) struct Wanted {
+pub(super) struct PendingConfig {
     config: Config,
-    /// Nothing is done before.
+    /// Earliest start.
     not_before: Instant,
-    /// Daemons are not waited for any longer.
+    /// Longest wait for the daemons.
     until: Instant,
-    /// How often it was cut short by the end of a daemon.
+    /// How often the change was interrupted by the exit of a daemon.
     interruptions: u32,
 }
 
-impl Wanted {
+impl PendingConfig {
     fn new(config: Config, now: Instant) -> Self {
-        Self { config, not_before: now, until: now + WAIT, interruptions: 0 }
+        Self { config, not_before: now, until: now + COMPLETE_TIMEOUT, interruptions: 0 }
     }
 
-    /// When it may be begun.
+    /// When to start the change. `complete`: all daemons run with the active configuration.
     pub(super) fn due(&self, complete: bool) -> Instant {
         if complete { self.not_before } else { self.until.max(self.not_before) }
     }
 }
 
-/// Why a change is not begun.
-enum Rejected {
-    /// It will not do.
-    Refused(Vec<String>),
-    /// Something else is in its way, which may pass.
-    Unable(Vec<String>),
+/// Why a change is not started. Each text is one sentence.
+enum StartError {
+    /// The configuration is invalid.
+    Invalid(Vec<String>),
+    /// The cause may pass.
+    Transient(Vec<String>),
 }
 
-impl Rejected {
-    fn unable(e: impl ToString) -> Self {
-        Self::Unable(line(e))
+impl StartError {
+    fn transient(e: impl ToString) -> Self {
+        Self::Transient(single_problem(e))
     }
 
-    /// What came of a check of FRR's: that of what was checked, or that there was none.
-    fn of_check(e: &io::Error, words: String) -> Self {
+    /// The error of a check by FRR's parser: `reason` is the result of the check, or why there was none.
+    fn from_check(e: &io::Error, reason: String) -> Self {
         if e.kind() == io::ErrorKind::InvalidData {
-            Self::Refused(vec![words])
+            Self::Invalid(vec![reason])
         } else {
-            Self::Unable(vec![words])
+            Self::Transient(vec![reason])
         }
     }
 }
 
-/// What the file says with the environment.
+/// The configuration of the environment and the file.
 #[derive(Debug)]
-pub(super) struct Contents {
-    config: Result<Config, Problem>,
-    /// What is wrong with it.
-    problems: Vec<Problem>,
-    /// It is not the content that is wrong.
-    unreadable: bool,
+pub(super) struct FileContents {
+    config: Result<Config, ConfigProblem>,
+    /// Problems of the file.
+    problems: Vec<ConfigProblem>,
+    /// The file cannot be read, so its content is not the cause of the problems.
+    is_unreadable: bool,
 }
 
-impl Contents {
-    /// Reads the file that `base`, the environment alone, names.
-    fn of(base: &Config) -> Self {
+impl FileContents {
+    /// Reads the file that `base`, the configuration from the environment, names.
+    fn read(base: &Config) -> Self {
         let (config, problems) = base.with_file();
-        let is_wrong = config.is_err() || !problems.is_empty();
-        let unreadable = is_wrong && base.file.as_ref().is_some_and(|path| !file::is_readable(path));
-        Self { config, problems, unreadable }
+        let has_problems = config.is_err() || !problems.is_empty();
+        let is_unreadable = has_problems && base.file.as_ref().is_some_and(|path| !file::is_readable(path));
+        Self { config, problems, is_unreadable }
     }
 }
 
-/// The file is being read, on a thread of its own: a large one, or a slow disk, must not delay the start of a daemon.
+/// A running read of the file. It has a separate thread: a large file, or a slow disk, must not delay the restart of a
+/// daemon.
 #[derive(Debug)]
-pub(super) struct Reading {
-    pub(super) task: Task<Contents>,
-    /// It counts even if it says the same.
-    again: bool,
-    /// It was changed meanwhile, and is read again afterwards; whether that counts even if it says the same.
-    outdated: Option<bool>,
+pub(super) struct FileRead {
+    pub(super) task: Task<FileContents>,
+    /// Apply the configuration even if it equals the active one.
+    force: bool,
+    /// The file has changed meanwhile and must be read again, with this value of `force`.
+    repeat: Option<bool>,
 }
 
 impl Supervisor<'_> {
-    /// Reads the file if it may be another, and goes on with what changes because of it.
-    pub(super) fn follow_file(&mut self, events: &mut VecDeque<Event>, now: Instant) {
+    /// Reads the file if it may have changed, and continues the changes in progress.
+    pub(super) fn process_file_changes(&mut self, events: &mut VecDeque<Event>, now: Instant) {
         if self.signals.take_reload() {
-            // A template may be another, too.
+            // A template may have changed, too.
             self.read_file(true, now);
         }
-        if self.read_again.is_some_and(|at| at <= now) {
+        if self.reread_at.is_some_and(|at| at <= now) {
             self.read_file(false, now);
         }
         if let Some(watch) = &mut self.watch {
-            watch.drain(now);
+            watch.read_events(now);
             if watch.take_due(now) {
                 self.read_file(false, now);
             }
         }
-        if let Some(reading) = self.reading.take_if(|reading| reading.task.is_over()) {
-            let contents = reading.task.join();
-            self.take_in(contents.unwrap_or_else(|| Contents::of(self.base)), reading.again, now);
-            if let Some(again) = reading.outdated {
-                self.read_file(again, now);
+        if let Some(read) = self.file_read.take_if(|read| read.task.is_finished()) {
+            let contents = read.task.join();
+            self.process_contents(contents.unwrap_or_else(|| FileContents::read(self.base)), read.force, now);
+            if let Some(force) = read.repeat {
+                self.read_file(force, now);
             }
         }
-        if let Some(change) = self.change.take_if(|change| change.task.is_over()) {
-            self.changed(change, events);
+        if let Some(change) = self.change.take_if(|change| change.task.is_finished()) {
+            self.change_finished(change, events);
         }
-        if self.build.as_mut().is_some_and(|build| build.is_digested(now)) {
-            self.build();
+        if self.build.as_mut().is_some_and(|build| build.is_processed(now)) {
+            self.build_batch();
         }
-        self.tidying.take_if(|task| task.is_over());
+        self.cleanup.take_if(|task| task.is_finished());
         let complete = self.policy.is_complete();
         if !self.is_changing()
-            && let Some(wanted) = self.wanted.take_if(|wanted| wanted.due(complete) <= now)
+            && let Some(pending) = self.pending_config.take_if(|pending| pending.due(complete) <= now)
         {
-            self.interruptions = wanted.interruptions;
-            let (problems, again) = match self.change_to(wanted.config.clone(), events) {
+            self.interruptions = pending.interruptions;
+            let (problems, retry) = match self.start_change(pending.config.clone(), events) {
                 Ok(()) => return,
-                Err(Rejected::Refused(problems)) => (problems, false),
-                Err(Rejected::Unable(problems)) => (problems, true),
+                Err(StartError::Invalid(problems)) => (problems, false),
+                Err(StartError::Transient(problems)) => (problems, true),
             };
-            if self.rejected != problems {
+            if self.reported_problems != problems {
                 problems.iter().for_each(|problem| log::error!("{problem}"));
-                let then = if again { "; it is tried again every 10 s" } else { "" };
-                log::error!("the configuration is not changed: {KEPT}{then}");
+                let then = if retry { "; retrying every 10 s" } else { "" };
+                log::error!("the configuration change is rejected: {KEPT}{then}");
                 self.show_rejection(&problems);
-                self.rejected = problems;
+                self.reported_problems = problems;
             }
-            if again {
-                self.wanted = Some(Wanted { not_before: now + AGAIN, ..wanted });
+            if retry {
+                self.pending_config = Some(PendingConfig { not_before: now + RETRY_DELAY, ..pending });
             }
         }
     }
 
-    /// Whether commands of ours are on their way to daemons.
+    /// Whether the supervisor sends commands to daemons, or changes the kernel.
     pub(super) fn is_changing(&self) -> bool {
-        self.change.is_some() || self.build.is_some() || self.tidying.is_some() || self.enforcing.is_some()
+        self.change.is_some() || self.build.is_some() || self.cleanup.is_some() || self.drift_repair.is_some()
     }
 
-    /// The same, or vtysh loads what a daemon is to have.
+    /// Whether anything configures a daemon: a change, vtysh, or the removal of stale paths.
     pub(super) fn is_configuring(&self) -> bool {
         self.load.is_some() || self.is_changing() || self.carriers.is_configuring()
     }
 
-    /// Begins to read the file. `again`: it counts even if it says the same.
-    fn read_file(&mut self, again: bool, now: Instant) {
-        self.read_again = None;
-        if let Some(reading) = &mut self.reading {
-            reading.outdated = Some(again || reading.outdated.unwrap_or_default());
+    /// Starts to read the file. `force`: apply the configuration even if it equals the active one.
+    fn read_file(&mut self, force: bool, now: Instant) {
+        self.reread_at = None;
+        if let Some(read) = &mut self.file_read {
+            read.repeat = Some(force || read.repeat.unwrap_or_default());
             return;
         }
         let base = self.base.clone();
-        match Task::begin(move || Contents::of(&base)) {
-            Ok(task) => self.reading = Some(Reading { task, again, outdated: None }),
-            // No thread can be had.
-            Err(_) => self.take_in(Contents::of(self.base), again, now),
+        match Task::start(move || FileContents::read(&base)) {
+            Ok(task) => self.file_read = Some(FileRead { task, force, repeat: None }),
+            // No thread is available.
+            Err(_) => self.process_contents(FileContents::read(self.base), force, now),
         }
     }
 
-    /// Takes in what the file says: all of it, or nothing. `again`: even if it says the same.
-    fn take_in(&mut self, contents: Contents, again: bool, now: Instant) {
-        let Contents { config, problems, unreadable } = contents;
-        let first = !std::mem::replace(&mut self.has_read, true);
-        let in_force = !self.node.texts.are_of_another();
-        // What was left out of it at the start is known.
-        if first && in_force && config.as_ref().is_ok_and(|config| self.node.has_taken(config)) && !again {
+    /// Accepts or rejects the configuration of the file as a whole. `force`: apply it even if it equals the active one.
+    fn process_contents(&mut self, contents: FileContents, force: bool, now: Instant) {
+        let FileContents { config, problems, is_unreadable } = contents;
+        let is_first = !std::mem::replace(&mut self.has_read_file, true);
+        let is_active = !self.node.config_store.is_substitute();
+        // What was left out of the configuration at the start was reported then.
+        if is_first && is_active && config.as_ref().is_ok_and(|config| self.node.is_current(config)) && !force
+        {
             return;
         }
         let mut problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         let config = config.map_err(|problem| problems.push(problem.to_string())).ok();
         match config.filter(|_| problems.is_empty()) {
-            Some(config) if in_force && config == self.node.config && self.change.is_none() && !again => {
-                self.wanted = None;
-                self.rejected.clear();
+            Some(config) if is_active && config == self.node.config && self.change.is_none() && !force => {
+                self.pending_config = None;
+                self.reported_problems.clear();
                 self.show_rejection(&[]);
-                log::info!("{SAME}");
+                log::info!("{UNCHANGED}");
             }
             Some(config) => {
-                self.rejected.clear();
-                self.wanted = Some(Wanted::new(config, now));
+                self.reported_problems.clear();
+                self.pending_config = Some(PendingConfig::new(config, now));
             }
             None => {
-                if self.rejected != problems {
+                if self.reported_problems != problems {
                     self.show_rejection(&problems);
                     logging::problems(&problems);
-                    log::error!("the configuration file is not taken: {KEPT}");
-                    self.rejected = problems;
+                    log::error!("the configuration file is rejected: {KEPT}");
+                    self.reported_problems = problems;
                 }
-                // No one may touch it again where the fault was not the file's.
-                self.read_again = unreadable.then_some(now + AGAIN);
+                // An unreadable file may become readable without an event.
+                self.reread_at = is_unreadable.then_some(now + RETRY_DELAY);
             }
         }
     }
 
-    /// Begins to change to `config`, or does all of it if that takes no commands.
-    fn change_to(&mut self, config: Config, events: &mut VecDeque<Event>) -> Result<(), Rejected> {
-        let candidate = self.node.prepare(config).map_err(Rejected::Unable)?;
-        if let Some(objection) = self.history.objection(&candidate.config, &candidate.text) {
-            return Err(Rejected::Refused(vec![objection]));
+    /// Starts the change to `config`. A change without commands is done at once.
+    fn start_change(&mut self, config: Config, events: &mut VecDeque<Event>) -> Result<(), StartError> {
+        let candidate = self.node.prepare(config).map_err(StartError::Transient)?;
+        if let Some(reason) = self.history.rejection_reason(&candidate.config, &candidate.text) {
+            return Err(StartError::Invalid(vec![reason]));
         }
         if candidate.text == self.text {
-            if candidate.config == self.node.config && !self.node.texts.are_of_another() {
+            if candidate.config == self.node.config && !self.node.config_store.is_substitute() {
                 self.show_rejection(&[]);
-                log::info!("{SAME}");
+                log::info!("{UNCHANGED}");
             } else {
                 self.adopt(candidate, 0, vec![]);
-                self.history.same_text(self.node);
+                self.history.same_text_activated(self.node);
             }
             return Ok(());
         }
-        let other_daemons = self.node.daemons(&candidate.config) != self.daemons;
-        let way = match delta(&self.text, &candidate.text, self.node.version) {
-            Delta::Wrong(reason) => Delta::Wrong(reason),
-            _ if other_daemons => Delta::Restart(&[], "other daemons are needed, or in another order".into()),
-            _ if !self.policy.is_complete() || !self.policy.is_whole() => {
-                Delta::Restart(&[], "not all daemons run with the configuration in force".into())
+        let needs_other_daemons = self.node.daemons(&candidate.config) != self.daemons;
+        let method = match delta(&self.text, &candidate.text, self.node.version) {
+            Delta::Invalid(reason) => Delta::Invalid(reason),
+            _ if needs_other_daemons => {
+                Delta::Restart(&[], "other daemons are needed, or another start order".into())
             }
-            // It crashes, or bgpd does not let go of the VRF: seen with 10.3, and not with 10.7.
-            Delta::Commands(_, late) if !late.is_empty() && self.node.version < VRFS_GO => Delta::Restart(
-                &[],
-                format!("zebra of FRR {} does not get over the end of a VRF", self.node.version),
-            ),
-            way => way,
+            _ if !self.policy.is_complete() || !self.policy.has_full_configuration() => {
+                Delta::Restart(&[], "not all daemons run with the active configuration".into())
+            }
+            // zebra crashes, or bgpd does not remove the VRF's instance: seen with 10.3, not with 10.7.
+            Delta::Commands(_, late) if !late.is_empty() && self.node.version < CAN_REMOVE_VRFS => {
+                Delta::Restart(
+                    &[],
+                    format!("zebra of FRR {} may crash when a VRF is removed", self.node.version),
+                )
+            }
+            method => method,
         };
-        match way {
+        match method {
             Delta::Commands(mut steps, late) => {
-                // Commands alone do not show that FRR reads all of a template of the operator's at the next start.
+                // The commands do not show that FRR accepts the whole of an operator's template at the next start.
                 if candidate.config.template.is_some() {
                     let text = &candidate.text;
-                    files::check(text).map_err(|e| rejected(&e, &candidate, text, true))?;
+                    files::check(text).map_err(|e| check_error(&e, &candidate, text, true))?;
                 }
-                if self.hold.is_under_way() {
-                    held::spare(&mut steps);
+                if self.retention.is_active() {
+                    retained::remove_import_check(&mut steps);
                 }
                 let commands = text(&steps);
-                files::check(&commands).map_err(|e| rejected(&e, &candidate, &commands, false))?;
+                files::check(&commands).map_err(|e| check_error(&e, &candidate, &commands, false))?;
                 let (from, to, version) = (candidate.text.clone(), self.text.clone(), self.node.version);
-                let back = move || match delta(&from, &to, version) {
-                    Delta::Commands(back, forget) => [back, forget].concat(),
-                    Delta::Restart(..) | Delta::Wrong(_) => vec![],
+                let undo = move || match delta(&from, &to, version) {
+                    Delta::Commands(undo, late) => [undo, late].concat(),
+                    Delta::Restart(..) | Delta::Invalid(_) => vec![],
                 };
-                self.change = Some(Change::begin(candidate, steps, back, late).map_err(Rejected::unable)?);
-                self.board.tell(|local| local.counts.changing = true);
+                self.change =
+                    Some(Change::start(candidate, steps, undo, late).map_err(StartError::transient)?);
+                self.publisher.update(|facts| facts.counts.changing = true);
             }
-            Delta::Wrong(reason) => return Err(Rejected::Refused(vec![reason])),
+            Delta::Invalid(reason) => return Err(StartError::Invalid(vec![reason])),
             Delta::Restart(which, reason) => {
                 let text = &candidate.text;
-                files::check(text).map_err(|e| rejected(&e, &candidate, text, true))?;
-                self.accept(&candidate);
-                if other_daemons {
-                    log::warn!(
-                        "{reason}: all daemons start anew, and the kernel goes on forwarding meanwhile"
-                    );
+                files::check(text).map_err(|e| check_error(&e, &candidate, text, true))?;
+                self.activate_text(&candidate);
+                if needs_other_daemons {
+                    log::warn!("{reason}: restarting all daemons; the kernel continues to forward");
                     self.end = Some(End::Reconfigured(Box::new(candidate.config)));
                     events.push_back(Event::Stop);
                     return Ok(());
                 }
-                let who = if which.is_empty() { "all daemons".into() } else { which.join(" and ") };
-                log::warn!("this can't be changed by commands: {reason}; {who} start anew with it");
-                // It would go on in those that start.
+                let names = if which.is_empty() { "all daemons".into() } else { which.join(" and ") };
+                log::warn!("commands cannot apply this change: {reason}; restarting {names}");
+                // A running load would continue with the new processes.
                 self.end_load();
                 self.read_parts();
                 self.adopt(candidate, 0, vec![]);
-                events.push_back(Event::Changed { may_fall_back: self.node.texts.may_fall_back() });
-                let named = |i: &usize| which.is_empty() || which.contains(&self.daemons[*i].name);
-                events.extend((0..self.daemons.len()).filter(named).map(Event::Renew));
+                events.push_back(Event::Changed { can_roll_back: self.node.config_store.can_roll_back() });
+                let is_named = |i: &usize| which.is_empty() || which.contains(&self.daemons[*i].name);
+                events.extend((0..self.daemons.len()).filter(is_named).map(Event::Restart));
             }
         }
         Ok(())
     }
 
-    /// A change by commands is over.
-    fn changed(&mut self, change: Change, events: &mut VecDeque<Event>) {
-        let Change { candidate, commands, late, began, task } = change;
+    /// Processes the result of a change by commands.
+    fn change_finished(&mut self, change: Change, events: &mut VecDeque<Event>) {
+        let Change { candidate, commands, late, started, task } = change;
         let result = task.result();
-        self.board.tell(|local| local.counts.changing = false);
+        self.publisher.update(|facts| facts.counts.changing = false);
         match result {
             Ok(()) => {
-                self.accept(&candidate);
+                self.activate_text(&candidate);
                 self.read_parts();
                 self.adopt(candidate, commands, late);
-                events.push_back(Event::Changed { may_fall_back: self.node.texts.may_fall_back() });
+                events.push_back(Event::Changed { can_roll_back: self.node.config_store.can_roll_back() });
             }
-            Err(refused) => {
-                let source = origin(&candidate, &refused.command, None);
-                self.board.tell(|local| local.counts.rollbacks += 1);
+            Err(error) => {
+                let source = origin(&candidate, &error.command, None);
+                self.publisher.update(|facts| facts.counts.rollbacks += 1);
                 let interruptions = self.interruptions.saturating_add(1);
-                let often = interruptions >= INTERRUPTIONS;
-                // What someone else's vtysh holds up ends no daemon.
-                if refused.interrupted && (!often || refused.locked) {
-                    let reason = refused.reason;
-                    let pause = if often {
-                        if interruptions == INTERRUPTIONS {
-                            log::error!("{reason}: {KEPT}; it is tried again every {} s", AGAIN.as_secs());
+                let is_repeated = interruptions >= MAX_INTERRUPTIONS;
+                // A change that only waits for the lock of another vtysh makes no daemon exit.
+                if error.interrupted && (!is_repeated || error.locked) {
+                    let reason = error.reason;
+                    let delay = if is_repeated {
+                        if interruptions == MAX_INTERRUPTIONS {
+                            log::error!("{reason}: {KEPT}; retrying every {} s", RETRY_DELAY.as_secs());
                         }
                         self.show_rejection(&[reason]);
-                        AGAIN
+                        RETRY_DELAY
                     } else {
                         log::warn!(
-                            "{reason}: the change was cut short and is taken back; it is made again when all daemons run"
+                            "{reason}: the change was interrupted and rolled back; retrying when all daemons run"
                         );
-                        NOTICED
+                        INTERRUPTED_DELAY
                     };
-                    // Unless the file says something else by now.
+                    // A newer configuration of the file takes precedence.
                     let now = Instant::now();
-                    let wanted = Wanted::new(candidate.config, now);
-                    let again = Wanted { interruptions, not_before: now + pause, ..wanted };
-                    self.wanted.get_or_insert(again);
+                    let pending = PendingConfig::new(candidate.config, now);
+                    let again = PendingConfig { interruptions, not_before: now + delay, ..pending };
+                    self.pending_config.get_or_insert(again);
                 } else {
-                    let often = if refused.interrupted { ", several times in a row" } else { "" };
-                    log::error!("{}{source}{often}: taken back, {KEPT}", refused.reason);
-                    self.show_rejection(&[format!("{}{source}{often}", refused.reason)]);
+                    let repeated = if error.interrupted { ", several times in a row" } else { "" };
+                    log::error!("{}{source}{repeated}: rolled back, {KEPT}", error.reason);
+                    self.show_rejection(&[format!("{}{source}{repeated}", error.reason)]);
                 }
                 for (i, daemon) in self.daemons.iter().enumerate() {
-                    // One that was started meanwhile has what it had before.
+                    // A daemon that was started meanwhile has the previous configuration.
                     let child = self.children[i].as_ref();
-                    let was_there = child.is_some_and(|child| child.age() >= began.elapsed());
-                    if refused.unclean.contains(daemon.name) && was_there {
-                        log::warn!("{} does not run with what it had before: it starts anew", daemon.name);
-                        events.extend(self.renewed_with(daemon.name));
+                    let is_older = child.is_some_and(|child| child.age() >= started.elapsed());
+                    if error.diverged.contains(daemon.name) && is_older {
+                        let name = daemon.name;
+                        log::warn!(
+                            daemon = name;
+                            "{name} does not run with the previous configuration after the rollback: restarting {name}"
+                        );
+                        events.extend(self.restart_with_backends(name));
                     }
                 }
             }
         }
     }
 
-    /// Puts its text in force.
-    fn accept(&mut self, candidate: &Candidate) {
-        self.node.texts.accept(candidate.text.clone());
-        self.history.accepted();
+    /// Activates the text of the candidate.
+    fn activate_text(&mut self, candidate: &Candidate) {
+        self.node.config_store.activate(candidate.text.clone());
+        self.history.other_activated();
     }
 
-    /// What FRR runs with, and the file says, is the node's: the kernel follows; `late` is for FRR when it has.
+    /// Makes the candidate the node's configuration after FRR runs with it, and starts the change of the kernel. `late`
+    /// are FRR's steps after that.
     fn adopt(&mut self, candidate: Candidate, commands: usize, late: Vec<Step>) {
-        self.node.texts.have_theirs();
+        self.node.config_store.clear_substitute();
         self.show_rejection(&[]);
-        self.follow(candidate, Some(commands), late);
+        self.change_kernel(candidate, Some(commands), late);
     }
 
-    /// Has the kernel follow what FRR runs with.
-    pub(super) fn follow(&mut self, candidate: Candidate, commands: Option<usize>, late: Vec<Step>) {
-        let begin = Instant::now();
+    /// Starts the change of the kernel to the configuration that FRR runs with. `commands`: see [`Build::commands`].
+    pub(super) fn change_kernel(&mut self, candidate: Candidate, commands: Option<usize>, late: Vec<Step>) {
+        let now = Instant::now();
         match self.node.adopt(candidate) {
-            Ok(changes) => self.build = Some(Build::new(changes, commands, late, begin)),
+            Ok(changes) => self.build = Some(Build::new(changes, commands, late, now)),
             Err(e) => {
-                log::error!("{e}; the kernel follows as soon as it can");
-                self.repairs.changed(begin);
-                self.tidying = begin_to_tidy(late);
+                log::error!("{e}; the kernel is changed as soon as possible");
+                self.repairs.state_changed(now);
+                self.cleanup = start_cleanup(late);
             }
         }
         self.show_configuration();
-        // Where no daemon was told of anything, what someone else has changed is still his.
-        let untold = commands == Some(0);
-        if !untold {
-            self.drift.forget_all(begin);
-            self.to_enforce.clear();
+        // Without commands to the daemons, drift of their configuration remains.
+        let has_no_commands = commands == Some(0);
+        if !has_no_commands {
+            self.drift.reset_all(now);
+            self.queued_drift_repairs.clear();
         }
-        self.board.tell(|local| {
-            if !untold {
-                local.drift.clear();
+        self.publisher.update(|facts| {
+            if !has_no_commands {
+                facts.drift.clear();
             }
-            local.configuration.left_out.clear();
+            facts.configuration.left_out.clear();
         });
-        self.workloads_at = self.node.config.overlay.has_gateways().then_some(begin);
-        self.build();
+        self.workloads_at = self.node.config.overlay.has_gateways().then_some(now);
+        self.build_batch();
     }
 
-    /// Makes some changes of the kernel, and says so when all are made.
-    fn build(&mut self) {
+    /// Makes the next batch of kernel changes, and logs the result after the last one.
+    fn build_batch(&mut self) {
         let Some(mut build) = self.build.take() else { return };
         match self.node.build(&mut build.changes) {
             Ok(false) => {
-                log::debug!("{} changes in the kernel are left", build.changes.left());
-                build.told(Instant::now());
+                log::debug!("{} kernel changes remain", build.changes.remaining());
+                build.batch_done(Instant::now());
                 self.build = Some(build);
                 return;
             }
             Ok(true) => {}
             Err(e) => log::error!("{e}"),
         }
-        let Build { changes, began, commands, late, .. } = build;
-        let changes = self.node.built(changes, began);
-        self.tidying = begin_to_tidy(late);
-        let ms = began.elapsed().as_millis();
-        self.board.tell(|local| {
-            local.counts.changes += 1;
-            local.counts.change_ms = u64::try_from(ms).unwrap_or(u64::MAX);
+        let Build { changes, started, commands, late, .. } = build;
+        let changes = self.node.finish_build(changes, started);
+        self.cleanup = start_cleanup(late);
+        let ms = started.elapsed().as_millis();
+        self.publisher.update(|facts| {
+            facts.counts.changes += 1;
+            facts.counts.change_ms = u64::try_from(ms).unwrap_or(u64::MAX);
         });
         match commands {
             Some(commands) => log::info!(
-                "the configuration file is in force: {commands} commands to FRR, {changes} changes in the kernel ({ms} ms)"
+                "the configuration file is active: {commands} commands to FRR, {changes} kernel changes ({ms} ms)"
             ),
             None => log::info!(
-                "the devices are those of the configuration that held: {changes} changes ({ms} ms)"
+                "the devices match the last-known-good configuration: {changes} kernel changes ({ms} ms)"
             ),
         }
     }
 }
 
-/// What came of a check of `told`, which is indented or not, with the origin of what is refused.
-fn rejected(e: &io::Error, candidate: &Candidate, told: &str, indented: bool) -> Rejected {
-    let named = files::named_line(e).and_then(|line| ways(told, indented).nth(line.checked_sub(1)?));
-    let (way, line) = named.unwrap_or_default();
-    Rejected::of_check(e, format!("{e}{}", origin(candidate, line, Some(&way))))
+/// The error of a check of `checked` by FRR's parser, with the source of the refused line. `indented`: the lines of
+/// `checked` are indented.
+fn check_error(e: &io::Error, candidate: &Candidate, checked: &str, indented: bool) -> StartError {
+    let refused =
+        files::refused_line(e).and_then(|line| lines_with_path(checked, indented).nth(line.checked_sub(1)?));
+    let (path, line) = refused.unwrap_or_default();
+    StartError::from_check(e, format!("{e}{}", origin(candidate, line, Some(&path))))
 }
 
-/// Where a command comes from that is refused, in words; `way`: the contexts that it is in, if they are known.
-fn origin(candidate: &Candidate, command: &str, way: Option<&[&str]>) -> String {
+/// The source of a refused command, as the end of a sentence. `path`: the contexts of the command, if known.
+fn origin(candidate: &Candidate, command: &str, path: Option<&[&str]>) -> String {
     let raw = &candidate.config.overlay.raw;
-    let sources = sources(raw, &candidate.text, command, way);
+    let sources = raw_entries_of(raw, &candidate.text, command, path);
     let sources: Vec<&str> = sources.into_iter().map(|i| raw[i].source.as_str()).collect();
-    if sources.is_empty() { String::new() } else { format!(", of {}", sources.join(" or ")) }
+    if sources.is_empty() { String::new() } else { format!(", from {}", sources.join(" or ")) }
 }
 
 /// The commands as a file for vtysh.

@@ -1,68 +1,71 @@
-//! When to look after the kernel's state: soon after a change, never in a tight loop. Pure.
+//! Schedule of the checks of the kernel's state: soon after a change, never in a tight loop. Pure.
 
 use std::time::{Duration, Instant};
 
-/// Changes come in bursts; a look waits this long for the rest.
-const SETTLE: Duration = Duration::from_millis(5);
-/// The least time between two looks: a host where pods come and go changes all the time.
-const PAUSE: Duration = Duration::from_millis(50);
-/// When to look again after something could not be put right.
+/// Delay from a change to the check, because changes come in bursts.
+const CHANGE_DELAY: Duration = Duration::from_millis(5);
+/// Shortest time between two checks: on a host where pods come and go, the state changes all the time.
+const MIN_INTERVAL: Duration = Duration::from_millis(50);
+/// Delay until the next attempt after a failed repair.
 pub const RETRY: Duration = Duration::from_secs(5);
-/// So many repairs may come at once …
-const BURST: u32 = 20;
-/// … and then one in this time: against a program that undoes them we must not go on for ever at full speed.
-const EVERY: Duration = Duration::from_secs(5);
+/// Repairs that may follow each other without a delay …
+const REPAIR_BURST: u32 = 20;
+/// … and the interval between further ones: while a conflicting writer undoes the repairs, the supervisor must not
+/// repeat them at full speed.
+const REPAIR_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What a look found.
+/// Result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
-    /// All is as it should be.
-    Nothing,
-    /// Something was put right.
+pub enum RepairOutcome {
+    /// The observed state is the desired state.
+    Clean,
+    /// Drift was repaired.
     Repaired,
-    /// Something could not be put right.
+    /// Drift could not be repaired.
     Failed,
-    /// To be looked at again after this, or earlier if something changes.
-    Later(Duration),
+    /// Check again after this time, or earlier if something changes.
+    CheckAfter(Duration),
 }
 
-/// The schedule.
+/// Decides when the next check is due.
 #[derive(Debug, Default)]
-pub struct Repairs {
+pub struct RepairSchedule {
     due: Option<Instant>,
     not_before: Option<Instant>,
-    /// When the last repair will be paid for, one every [`EVERY`].
-    paid: Option<Instant>,
+    /// When the budget of repairs is full again, at one repair every [`REPAIR_INTERVAL`].
+    budget_refilled_at: Option<Instant>,
 }
 
-impl Repairs {
-    /// Something may have changed.
-    pub fn changed(&mut self, now: Instant) {
-        let earliest = self.not_before.map_or(now + SETTLE, |at| at.max(now + SETTLE));
+impl RepairSchedule {
+    /// The kernel's state may have changed.
+    pub fn state_changed(&mut self, now: Instant) {
+        let earliest = self.not_before.map_or(now + CHANGE_DELAY, |at| at.max(now + CHANGE_DELAY));
         self.due = Some(self.due.map_or(earliest, |due| due.min(earliest)));
     }
 
-    /// When to look.
+    /// When to check.
     pub fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// A look was taken. Returns how long to wait for the next one if there have been too many repairs.
-    pub fn looked(&mut self, found: Found, now: Instant) -> Option<Duration> {
-        let (again, pause) = match found {
-            Found::Nothing | Found::Repaired => (None, PAUSE),
-            Found::Failed => (Some(RETRY), RETRY),
-            Found::Later(wait) => (Some(wait), PAUSE),
+    /// A check is done. Returns the delay until the next one if there were too many repairs.
+    pub fn check_done(&mut self, outcome: RepairOutcome, now: Instant) -> Option<Duration> {
+        let (retry, pause) = match outcome {
+            RepairOutcome::Clean | RepairOutcome::Repaired => (None, MIN_INTERVAL),
+            RepairOutcome::Failed => (Some(RETRY), RETRY),
+            RepairOutcome::CheckAfter(wait) => (Some(wait), MIN_INTERVAL),
         };
-        (self.due, self.not_before) = (again.map(|wait| now + wait), Some(now + pause));
-        if found != Found::Repaired {
+        (self.due, self.not_before) = (retry.map(|wait| now + wait), Some(now + pause));
+        if outcome != RepairOutcome::Repaired {
             return None;
         }
-        let paid = self.paid.map_or(now, |at| at.max(now)) + EVERY;
-        self.paid = Some(paid);
-        let wait = paid.checked_duration_since(now + EVERY * BURST).filter(|wait| !wait.is_zero())?;
+        let budget_refilled_at = self.budget_refilled_at.map_or(now, |at| at.max(now)) + REPAIR_INTERVAL;
+        self.budget_refilled_at = Some(budget_refilled_at);
+        let wait = budget_refilled_at
+            .checked_duration_since(now + REPAIR_INTERVAL * REPAIR_BURST)
+            .filter(|wait| !wait.is_zero())?;
         self.not_before = Some(now + wait);
-        // What the other program does meanwhile is seen then.
+        // That check sees what the conflicting writer does meanwhile.
         self.due = self.not_before;
         Some(wait)
     }
@@ -73,46 +76,46 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_of_changes_is_one_look() {
-        let (mut repairs, now) = (Repairs::default(), Instant::now());
-        assert_eq!(repairs.due(), None);
-        repairs.changed(now);
-        repairs.changed(now + SETTLE / 2);
-        assert_eq!(repairs.due(), Some(now + SETTLE));
-        assert_eq!(repairs.looked(Found::Nothing, now + SETTLE), None);
-        assert_eq!(repairs.due(), None);
-        repairs.changed(now + SETTLE);
-        assert_eq!(repairs.due(), Some(now + SETTLE + PAUSE));
+    fn a_burst_of_changes_causes_one_check() {
+        let (mut schedule, now) = (RepairSchedule::default(), Instant::now());
+        assert_eq!(schedule.due(), None);
+        schedule.state_changed(now);
+        schedule.state_changed(now + CHANGE_DELAY / 2);
+        assert_eq!(schedule.due(), Some(now + CHANGE_DELAY));
+        assert_eq!(schedule.check_done(RepairOutcome::Clean, now + CHANGE_DELAY), None);
+        assert_eq!(schedule.due(), None);
+        schedule.state_changed(now + CHANGE_DELAY);
+        assert_eq!(schedule.due(), Some(now + CHANGE_DELAY + MIN_INTERVAL));
     }
 
     #[test]
-    fn a_fight_is_slowed_down() {
-        let (mut repairs, mut now) = (Repairs::default(), Instant::now());
+    fn repairs_against_a_conflicting_writer_are_slowed_down() {
+        let (mut schedule, mut now) = (RepairSchedule::default(), Instant::now());
         let begin = now;
-        for _ in 0..BURST {
-            assert_eq!(repairs.looked(Found::Repaired, now), None);
+        for _ in 0..REPAIR_BURST {
+            assert_eq!(schedule.check_done(RepairOutcome::Repaired, now), None);
         }
         for _ in 0..10 {
-            let wait = repairs.looked(Found::Repaired, now).unwrap();
-            repairs.changed(now);
-            assert_eq!(repairs.due(), Some(now + wait));
+            let wait = schedule.check_done(RepairOutcome::Repaired, now).unwrap();
+            schedule.state_changed(now);
+            assert_eq!(schedule.due(), Some(now + wait));
             now += wait;
         }
-        assert_eq!(now - begin, 10 * EVERY);
-        // Peace again.
-        now += EVERY * (BURST + 1);
-        assert_eq!(repairs.looked(Found::Repaired, now), None);
+        assert_eq!(now - begin, 10 * REPAIR_INTERVAL);
+        // No conflict for a while.
+        now += REPAIR_INTERVAL * (REPAIR_BURST + 1);
+        assert_eq!(schedule.check_done(RepairOutcome::Repaired, now), None);
     }
 
     #[test]
-    fn what_failed_is_tried_again() {
-        let (mut repairs, now) = (Repairs::default(), Instant::now());
-        repairs.looked(Found::Failed, now);
-        repairs.changed(now);
-        assert_eq!(repairs.due(), Some(now + RETRY));
-        repairs.looked(Found::Later(RETRY), now);
-        assert_eq!(repairs.due(), Some(now + RETRY));
-        repairs.changed(now);
-        assert_eq!(repairs.due(), Some(now + PAUSE));
+    fn a_failed_repair_is_retried() {
+        let (mut schedule, now) = (RepairSchedule::default(), Instant::now());
+        schedule.check_done(RepairOutcome::Failed, now);
+        schedule.state_changed(now);
+        assert_eq!(schedule.due(), Some(now + RETRY));
+        schedule.check_done(RepairOutcome::CheckAfter(RETRY), now);
+        assert_eq!(schedule.due(), Some(now + RETRY));
+        schedule.state_changed(now);
+        assert_eq!(schedule.due(), Some(now + MIN_INTERVAL));
     }
 }

@@ -1,4 +1,4 @@
-//! Back to the last configuration that held, when a daemon keeps dying under the one in force.
+//! Rollback to the last-known-good configuration when a daemon keeps crashing with the active one.
 
 use std::collections::VecDeque;
 use std::io;
@@ -7,133 +7,140 @@ use super::policy::Event;
 use super::{End, Supervisor};
 use crate::config::Config;
 use crate::node::Node;
-use crate::status::Board;
+use crate::status::Publisher;
 
-/// What is remembered of configurations for as long as the program runs, whatever becomes of the namespace.
+/// Configurations that the program remembers as long as it runs, even if the namespace is lost.
 #[derive(Debug, Default)]
-pub struct History {
-    /// The last one that held, and the text that it led to.
-    good: Option<(Config, String)>,
-    /// The one that was taken back.
-    bad: Option<Bad>,
+pub struct RollbackHistory {
+    /// The last-known-good configuration, and the text rendered from it.
+    last_good: Option<(Config, String)>,
+    /// The configuration that was rolled back.
+    rejected: Option<RejectedConfig>,
 }
 
-/// A configuration that was taken back.
+/// A configuration that was rolled back.
 #[derive(Debug)]
-struct Bad {
-    /// What led to its text, if that is known.
+struct RejectedConfig {
+    /// The source of its text, if known.
     config: Option<Config>,
     text: String,
-    /// Who died of it.
+    /// The daemon that kept crashing.
     daemon: &'static str,
 }
 
-impl History {
-    /// The node is set up. What is kept, by an earlier instance for example, has held; what was taken back and comes into force
-    /// all the same is tried again.
-    pub(super) fn begin(&mut self, node: &Node, board: &Board) {
-        if node.texts.are_kept() {
-            self.held(node);
+impl RollbackHistory {
+    /// The node is set up. A stored configuration, for example of an earlier instance, is proven. A configuration that
+    /// was rolled back and is active nevertheless is tried again.
+    pub(super) fn node_set_up(&mut self, node: &Node, publisher: &Publisher) {
+        if node.config_store.is_marked_good() {
+            self.mark_good(node);
         }
-        if self.bad.take_if(|bad| bad.text == node.texts.active()).is_some() {
-            board.tell(|local| local.configuration.fell_back = false);
-        }
-    }
-
-    /// The configuration in force has held.
-    pub(super) fn held(&mut self, node: &Node) {
-        // Of an older text it is not known.
-        if !node.texts.are_of_another() {
-            self.good = Some((node.config.clone(), node.texts.active().to_owned()));
+        if self.rejected.take_if(|rejected| rejected.text == node.config_store.active()).is_some() {
+            publisher.update(|facts| facts.configuration.rolled_back = false);
         }
     }
 
-    /// Another configuration is in force that leads to the same text: where that has held, so does this.
-    pub(super) fn same_text(&mut self, node: &Node) {
-        if self.good(node.texts.active()).is_some() {
-            self.held(node);
+    /// The active configuration is proven.
+    pub(super) fn mark_good(&mut self, node: &Node) {
+        // The source of a substitute is not known.
+        if !node.config_store.is_substitute() {
+            self.last_good = Some((node.config.clone(), node.config_store.active().to_owned()));
         }
     }
 
-    /// A configuration was put in force that is not the one that was taken back.
-    pub(super) fn accepted(&mut self) {
-        self.bad = None;
+    /// Another configuration with the same text is active: if the text is proven, the configuration is, too.
+    pub(super) fn same_text_activated(&mut self, node: &Node) {
+        if self.good_config(node.config_store.active()).is_some() {
+            self.mark_good(node);
+        }
     }
 
-    /// Why this one is not put in force.
-    pub(super) fn objection(&self, config: &Config, text: &str) -> Option<String> {
-        // For other names of ports it leads to another text. A template may be another.
-        let same = |bad: &Config| bad == config && config.template.is_none();
-        let bad =
-            self.bad.as_ref().filter(|bad| bad.text == text || bad.config.as_ref().is_some_and(same))?;
-        let daemon = bad.daemon;
+    /// A configuration other than the rejected one was activated.
+    pub(super) fn other_activated(&mut self) {
+        self.rejected = None;
+    }
+
+    /// Why this configuration may not be activated; `None` if it may.
+    pub(super) fn rejection_reason(&self, config: &Config, text: &str) -> Option<String> {
+        // A configuration yields another text if ports have other names. A template may have changed.
+        let is_same = |rejected: &Config| rejected == config && config.template.is_none();
+        let rejected = self
+            .rejected
+            .as_ref()
+            .filter(|rejected| rejected.text == text || rejected.config.as_ref().is_some_and(is_same))?;
+        let daemon = rejected.daemon;
         Some(format!(
-            "this configuration was taken back, since {daemon} kept dying under it: change it (it is /run/frr/frr.conf.bad), or \
-             restart the service to have it tried again"
+            "this configuration was rolled back, because {daemon} kept crashing with it: change it (see \
+             /run/frr/frr.conf.bad), or restart the service to try it again"
         ))
     }
 
-    /// Whether the node has the configuration that held instead of the file's.
-    pub fn keeps(&self, node: &Node) -> bool {
-        self.bad.is_some() && !node.texts.are_of_another()
+    /// Whether the node runs with the last-known-good configuration instead of the one in the file.
+    pub fn is_rolled_back(&self, node: &Node) -> bool {
+        self.rejected.is_some() && !node.config_store.is_substitute()
     }
 
-    /// The configuration that led to this text.
-    fn good(&self, text: &str) -> Option<&Config> {
-        self.good.as_ref().filter(|(_, good)| good == text).map(|(config, _)| config)
+    /// The proven configuration from which this text was rendered.
+    fn good_config(&self, text: &str) -> Option<&Config> {
+        self.last_good.as_ref().filter(|(_, good)| good == text).map(|(config, _)| config)
     }
 }
 
-/// Daemons that keep what mgmtd has given them when it restarts, and from which the next one takes nothing of it.
-const KEEPERS: [&str; 2] = ["zebra", "staticd"];
+/// Daemons that keep the configuration from mgmtd when mgmtd restarts. The next mgmtd does not learn it from them.
+const MGMTD_BACKENDS: [&str; 2] = ["zebra", "staticd"];
 
 impl Supervisor<'_> {
-    /// What has those start anew that have what `daemon` is to lose.
-    pub(super) fn renewed_with(&self, daemon: &'static str) -> impl Iterator<Item = Event> {
-        let keepers = KEEPERS.into_iter().filter(move |_| daemon == "mgmtd");
-        [daemon].into_iter().chain(keepers).filter_map(|name| self.running(name)).map(Event::Renew)
+    /// Events that restart every daemon that has the running configuration of `daemon`.
+    pub(super) fn restart_with_backends(&self, daemon: &'static str) -> impl Iterator<Item = Event> {
+        let backends = MGMTD_BACKENDS.into_iter().filter(move |_| daemon == "mgmtd");
+        [daemon].into_iter().chain(backends).filter_map(|name| self.running(name)).map(Event::Restart)
     }
 
-    /// Goes back to it: every daemon starts anew with it, and nothing else. Daemon `i` dies of the one in force.
-    pub(super) fn fall_back(&mut self, i: usize, events: &mut VecDeque<Event>) {
+    /// Rolls back to the last-known-good configuration and restarts every daemon with it. Daemon `i` keeps crashing
+    /// with the active one.
+    pub(super) fn roll_back(&mut self, i: usize, events: &mut VecDeque<Event>) {
         let name = self.daemons[i].name;
         if self.end.is_some() {
             return;
         }
-        // That may be what it dies of, and is taken back by itself then; FRR is still told what is to be forgotten for it.
-        if self.change.is_some() || self.tidying.is_some() {
-            events.push_back(Event::Changed { may_fall_back: true });
+        // A running change may cause the crashes, and is then rolled back itself. A cleanup must finish first.
+        if self.change.is_some() || self.cleanup.is_some() {
+            events.push_back(Event::Changed { can_roll_back: true });
             return;
         }
-        let text = self.node.texts.active().to_owned();
-        let config = (!self.node.texts.are_of_another()).then(|| self.node.config.clone());
-        if let Err(e) = self.node.texts.fall_back() {
-            log::error!("{name} keeps dying, and the last good configuration can't be used: {e}");
-            // It is not the configuration that is wrong.
+        let text = self.node.config_store.active().to_owned();
+        let config = (!self.node.config_store.is_substitute()).then(|| self.node.config.clone());
+        if let Err(e) = self.node.config_store.roll_back() {
+            log::error!(
+                daemon = name;
+                "{name} keeps crashing, and the last-known-good configuration cannot be used: {e}"
+            );
+            // For any other error, the configuration itself may be valid.
             if e.kind() != io::ErrorKind::InvalidData {
-                events.push_back(Event::Changed { may_fall_back: true });
+                events.push_back(Event::Changed { can_roll_back: true });
             }
             return;
         }
         log::error!(
-            "{name} keeps dying under this configuration: back to the last one that held (the other is /run/frr/frr.conf.bad); \
-             all daemons start anew with it"
+            daemon = name;
+            "{name} keeps crashing with this configuration: rolled back to the last-known-good configuration (the \
+             rejected one is /run/frr/frr.conf.bad); restarting all daemons"
         );
-        self.history.bad = Some(Bad { config, text, daemon: name });
-        self.board.tell(|local| local.configuration.fell_back = true);
-        // A vtysh that loads the other one would go on with it in the next daemons.
+        self.history.rejected = Some(RejectedConfig { config, text, daemon: name });
+        self.publisher.update(|facts| facts.configuration.rolled_back = true);
+        // A vtysh that loads the rejected configuration would continue with the new processes.
         self.end_load();
-        self.to_enforce.clear();
+        self.queued_drift_repairs.clear();
         self.read_parts();
-        self.devices_fall_back(events);
-        events.push_back(Event::Reconfigured { may_fall_back: self.node.texts.may_fall_back() });
+        self.roll_back_devices(events);
+        events.push_back(Event::Reconfigured { can_roll_back: self.node.config_store.can_roll_back() });
     }
 
-    /// Has the node be what the text in force was made for.
-    fn devices_fall_back(&mut self, events: &mut VecDeque<Event>) {
-        const STAY: &str = "the devices stay those of the configuration that was taken back";
-        let Some(config) = self.history.good(&self.text).cloned() else {
-            log::warn!("what led to that configuration was known to an earlier instance only: {STAY}");
+    /// Changes the node's devices to those of the last-known-good configuration.
+    fn roll_back_devices(&mut self, events: &mut VecDeque<Event>) {
+        const KEPT: &str = "the devices stay those of the rejected configuration";
+        let Some(config) = self.history.good_config(&self.text).cloned() else {
+            log::warn!("the source of the last-known-good configuration is unknown after a restart: {KEPT}");
             return;
         };
         if self.node.daemons(&config) != self.daemons {
@@ -143,13 +150,13 @@ impl Supervisor<'_> {
         }
         match self.node.prepare(config) {
             Ok(candidate) => {
-                // It is another where the template is, or a port has another name.
+                // The text differs if the template has changed, or a port has another name.
                 if candidate.text == self.text {
-                    self.node.texts.have_theirs();
+                    self.node.config_store.clear_substitute();
                 }
-                self.follow(candidate, None, vec![]);
+                self.change_kernel(candidate, None, vec![]);
             }
-            Err(problems) => log::error!("{}: {STAY}", problems.join("; ")),
+            Err(problems) => log::error!("{}: {KEPT}", problems.join("; ")),
         }
     }
 }
@@ -165,18 +172,19 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_back_stays_so_until_another_is_in_force() {
-        let mut history = History::default();
+    fn a_rejected_configuration_stays_rejected_until_another_is_active() {
+        let mut history = RollbackHistory::default();
         let [config, other] = ["1", "2"].map(config);
         let (a, b) = ("hostname a\n", "hostname b\n");
-        assert_eq!(history.objection(&config, a), None);
-        history.bad = Some(Bad { config: Some(config.clone()), text: a.into(), daemon: "bgpd" });
+        assert_eq!(history.rejection_reason(&config, a), None);
+        history.rejected =
+            Some(RejectedConfig { config: Some(config.clone()), text: a.into(), daemon: "bgpd" });
         for (config, text) in [(&config, a), (&other, a), (&config, b)] {
-            let words = history.objection(config, text);
-            assert!(words.is_some_and(|words| words.contains("bgpd kept dying")));
+            let reason = history.rejection_reason(config, text);
+            assert!(reason.is_some_and(|reason| reason.contains("bgpd kept crashing")));
         }
-        assert_eq!(history.objection(&other, b), None);
-        history.accepted();
-        assert_eq!(history.objection(&config, a), None);
+        assert_eq!(history.rejection_reason(&other, b), None);
+        history.other_activated();
+        assert_eq!(history.rejection_reason(&config, a), None);
     }
 }

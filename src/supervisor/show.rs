@@ -1,97 +1,100 @@
-//! What the loop tells the status.
+//! Updates of the status by the main loop.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::time::Instant;
 
+use super::policy::ProcessState;
 use super::process::Child;
 use super::{Supervisor, part};
 use crate::config::Config;
 use crate::frr::Version;
-use crate::frr::held::Unannounced;
+use crate::frr::retained::Unannounced;
 use crate::logging;
 use crate::status::{
-    Board, Daemon, Exit, Local, MOST_LISTED, Notification, Peers, Phase, Probe, Rejected, Time,
+    BgpNotification, ConfiguredPeers, DaemonExit, DaemonState, DaemonStatus, MAX_LISTED_SERVICES, NodeFacts,
+    NodePhase, Probe, Publisher, Rejection,
 };
+use crate::time::Time;
 
-/// What is remembered of a daemon over its deaths.
+/// Facts about a daemon that outlive its processes.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Record {
+pub(super) struct DaemonHistory {
     starts: u64,
     since: Time,
     failures: u64,
-    last_exit: Option<Exit>,
-    /// Why it could not be started last.
-    not_started: Option<String>,
+    last_exit: Option<DaemonExit>,
+    /// Reason of the last failed start, if no start has succeeded since.
+    start_error: Option<String>,
 }
 
-impl Record {
-    /// Goes on with what is shown of an earlier namespace's daemon.
-    pub(super) fn of(name: &str, board: &Board) -> Self {
-        let before = board.read().daemons.into_iter().find(|daemon| daemon.name == name);
+impl DaemonHistory {
+    /// Continues with the published facts about the daemon of that name, which may be of an earlier namespace.
+    pub(super) fn load(name: &str, publisher: &Publisher) -> Self {
+        let before = publisher.read().daemons.into_iter().find(|daemon| daemon.name == name);
         before.map_or_else(Self::default, |daemon| Self {
             starts: daemon.restarts + 1,
             since: daemon.since,
             failures: daemon.failures,
             last_exit: daemon.last_exit,
-            not_started: None,
+            start_error: None,
         })
     }
 
-    pub(super) fn started(&mut self, board: &Board) {
+    pub(super) fn started(&mut self, publisher: &Publisher) {
         (self.starts, self.since) = (self.starts + 1, Time::now());
-        self.not_started = None;
+        self.start_error = None;
         if self.starts > 1 {
-            board.tell(|local| {
-                local.counts.restarts += 1;
-                local.counts.last_restart = Some(self.since);
+            publisher.update(|facts| {
+                facts.counts.restarts += 1;
+                facts.counts.last_restart = Some(self.since);
             });
         }
     }
 
-    /// It can't be started, for that reason. Whether that is new.
-    pub(super) fn not_started(&mut self, reason: String) -> bool {
-        let new = self.not_started.as_ref() != Some(&reason);
-        self.not_started = Some(reason);
-        new
+    /// Records a failed start. Returns whether the reason is new.
+    pub(super) fn start_failed(&mut self, reason: String) -> bool {
+        let is_new = self.start_error.as_ref() != Some(&reason);
+        self.start_error = Some(reason);
+        is_new
     }
 
-    pub(super) fn ended(&mut self, child: &Child, status: ExitStatus) {
+    pub(super) fn exited(&mut self, child: &Child, status: ExitStatus) {
         self.since = Time::now();
         self.failures += u64::from(!child.was_killed());
-        self.last_exit = Some(Exit {
+        self.last_exit = Some(DaemonExit {
             at: self.since,
             signal: status.signal(),
             code: status.code(),
             core: status.core_dumped(),
-            ordered: child.was_killed(),
-            last_line: child.last_words().into(),
+            requested: child.was_killed(),
+            last_line: child.last_log_line().into(),
         });
     }
 }
 
-/// What is shown of the configuration, which has passwords in it.
-pub fn describe(local: &mut Local, config: &Config, version: Version) {
+/// Publishes the parts of the configuration that contain no passwords.
+pub fn describe(facts: &mut NodeFacts, config: &Config, version: Version) {
     let metallb = &config.metallb;
-    local.frr = version.to_string();
-    local.node_ip = config.node_ip.to_string();
-    local.asn = config.asn.get();
-    let ours = std::iter::once(metallb.v6).chain(metallb.v4).map(|pair| pair.frr.to_string());
-    local.metallb = (metallb.vrf.to_string(), ours.collect());
-    local.speaker = metallb.v6.metallb.to_string();
-    local.metallb_v4 = metallb.v4.is_some();
-    local.hold_s = metallb.hold_s;
-    local.is_vtep = config.overlay.underlay.is_vtep();
-    local.bfd = config.timers.bfd.is_some();
-    local.liveness_s = config.liveness_s;
-    local.namespace.name = config.namespace.to_string();
-    local.configuration.sources = std::iter::once("environment".into())
+    facts.frr = version.to_string();
+    facts.node_ip = config.node_ip.to_string();
+    facts.asn = config.asn.get();
+    let addresses = std::iter::once(metallb.v6).chain(metallb.v4).map(|pair| pair.frr.to_string());
+    facts.metallb = (metallb.vrf.to_string(), addresses.collect());
+    facts.speaker = metallb.v6.metallb.to_string();
+    facts.metallb_v4 = metallb.v4.is_some();
+    facts.retention_s = metallb.retention_s;
+    facts.is_vtep = config.overlay.underlay.is_vtep();
+    facts.bfd = config.timers.bfd.is_some();
+    facts.liveness_s = config.liveness_timeout_s;
+    facts.namespace.name = config.namespace.to_string();
+    facts.configuration.sources = std::iter::once("environment".into())
         .chain(config.file.as_ref().map(|file| file.as_str().to_owned()))
         .collect();
 }
 
-/// FNV-1a (64 bit): tells texts apart, and is no help in guessing what is in them.
+/// The FNV-1a hash (64 bit) of a text: it identifies the text and does not help to guess its content.
 fn fingerprint(text: &str) -> String {
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -99,99 +102,119 @@ fn fingerprint(text: &str) -> String {
     format!("{hash:016x}")
 }
 
+/// How the status calls a state of the restart policy.
+fn status_of(state: ProcessState) -> DaemonState {
+    match state {
+        ProcessState::Down => DaemonState::Down,
+        ProcessState::Starting => DaemonState::Starting,
+        ProcessState::Loading => DaemonState::Loading,
+        ProcessState::Running => DaemonState::Running,
+        ProcessState::Unresponsive => DaemonState::Unresponsive,
+        ProcessState::Stopping => DaemonState::Stopping,
+    }
+}
+
 impl Supervisor<'_> {
-    /// Shows which configuration is in force.
+    /// Publishes which configuration is active.
     pub(super) fn show_configuration(&self) {
         let hash = fingerprint(&self.text);
-        let peers = Peers::new(&self.node.config, &self.text);
-        self.board.tell(|local| {
-            local.know(peers);
-            describe(local, &self.node.config, self.node.version);
-            if local.configuration.hash != hash {
-                (local.configuration.hash, local.configuration.since) = (hash, Time::now());
+        let peers = ConfiguredPeers::new(&self.node.config, &self.text);
+        self.publisher.update(|facts| {
+            facts.set_peers(peers);
+            describe(facts, &self.node.config, self.node.version);
+            if facts.configuration.hash != hash {
+                (facts.configuration.hash, facts.configuration.since) = (hash, Time::now());
             }
         });
     }
 
-    /// Shows that one was not taken, and why; or, with no reasons, that the last one was.
+    /// Publishes that a configuration was rejected, with the reasons; or, without reasons, that the last one was
+    /// accepted.
     pub(super) fn show_rejection(&self, reasons: &[String]) {
-        let rejected = (!reasons.is_empty()).then(|| Rejected {
+        let rejection = (!reasons.is_empty()).then(|| Rejection {
             at: Time::now(),
             reasons: logging::first_lines(reasons).map(Into::into).collect(),
         });
-        self.board.tell(|local| {
-            local.counts.rejections += u64::from(rejected.is_some());
-            if rejected.is_none() {
-                local.configuration.fell_back = false;
+        self.publisher.update(|facts| {
+            facts.counts.rejections += u64::from(rejection.is_some());
+            if rejection.is_none() {
+                facts.configuration.rolled_back = false;
             }
-            local.configuration.rejected = rejected;
+            facts.configuration.rejected = rejection;
         });
     }
 
-    /// Shows the daemons as they are now.
+    /// Publishes the state of the daemons.
     pub(super) fn show_daemons(&self, now: Instant) {
-        self.board.turn();
-        let one = |i: usize| {
-            let (state, deaths) = self.policy.life(i, now);
+        self.publisher.heartbeat();
+        let daemon_status = |i: usize| {
+            let (state, crashes) = self.policy.daemon_state(i, now);
+            let state = status_of(state);
             let record = &self.records[i];
-            Daemon {
+            DaemonStatus {
                 name: self.daemons[i].name.into(),
                 pid: self.children[i].as_ref().map(|child| child.pid.as_raw_nonzero().get().unsigned_abs()),
                 state,
                 since: record.since,
                 failures: record.failures,
                 restarts: record.starts.saturating_sub(1),
-                deaths,
+                consecutive_failures: crashes,
                 last_exit: record.last_exit.clone(),
             }
         };
-        self.board.tell_daemons((0..self.daemons.len()).map(one).collect());
+        self.publisher.update_daemons((0..self.daemons.len()).map(daemon_status).collect());
     }
 
-    /// Shows which services are held.
-    pub(super) fn show_held(&self) {
-        let in_force = part(&self.parts, "bgpd").is_some();
-        let held: Vec<String> =
-            self.hold.held().filter(|_| in_force).take(MOST_LISTED).map(ToString::to_string).collect();
-        let unlisted = if in_force { self.hold.held().count() - held.len() } else { 0 };
-        self.board.tell(|local| {
-            (local.held, local.held_unlisted) = (held, unlisted);
-            local.news += 1;
+    /// Publishes which services are retained.
+    pub(super) fn show_retained(&self) {
+        let is_announced = part(&self.parts, "bgpd").is_some();
+        let retained: Vec<String> = self
+            .retention
+            .retained_prefixes()
+            .filter(|_| is_announced)
+            .take(MAX_LISTED_SERVICES)
+            .map(ToString::to_string)
+            .collect();
+        let unlisted =
+            if is_announced { self.retention.retained_prefixes().count() - retained.len() } else { 0 };
+        self.publisher.update(|facts| {
+            (facts.retained, facts.retained_unlisted) = (retained, unlisted);
+            facts.session_changes += 1;
         });
     }
 
-    /// Shows which services no leaf is told of.
+    /// Publishes which services are announced to no leaf.
     pub(super) fn show_unannounced(&self) {
         let mut by_reason: BTreeMap<Unannounced, Vec<String>> = BTreeMap::new();
-        for (prefix, why) in self.hold.unannounced() {
+        for (prefix, why) in self.retention.unannounced() {
             by_reason.entry(why.clone()).or_default().push(prefix.to_string());
         }
-        self.board.tell(|local| local.unannounced = by_reason);
+        self.publisher.update(|facts| facts.unannounced = by_reason);
     }
 
-    /// Looks at what the namespace's own counters say.
+    /// Reads the counters of the namespace.
     pub(super) fn probe(&mut self) {
-        match self.probe.as_mut().map(Probe::look) {
-            Some(Ok(findings)) => self.board.tell_findings(findings),
-            Some(Err(e)) => log::debug!("the namespace's counters can't be read: {e}"),
+        match self.probe.as_mut().map(Probe::read) {
+            Some(Ok(findings)) => self.publisher.update_findings(findings),
+            Some(Err(e)) => log::debug!("the counters of the namespace cannot be read: {e}"),
             None => {}
         }
     }
 
-    /// Has the sessions asked for, and shows what bgpd's log has said of them.
-    pub(super) fn show_news(&mut self) {
-        // What is dropped from now on may be why.
+    /// Requests new session states, and publishes the notifications in bgpd's log.
+    pub(super) fn show_notifications(&mut self) {
+        // Read the counters first: packets that are dropped from now on may be the cause of the change.
         self.probe();
         let lines: Vec<String> =
             self.children.iter_mut().flatten().flat_map(Child::take_notifications).collect();
-        self.board.tell(|local| {
-            local.notified(lines.iter().filter_map(|line| Notification::parse(line)));
-            local.news += 1;
+        self.publisher.update(|facts| {
+            facts.add_notifications(lines.iter().filter_map(|line| BgpNotification::parse(line)));
+            facts.session_changes += 1;
         });
     }
 
-    /// Shows that we are at the end.
+    /// Publishes that the supervisor is stopping.
     pub(super) fn show_stop(&self) {
-        self.board.tell(|local| local.enter(Phase::Stopping));
+        self.publisher.update(|facts| facts.set_phase(NodePhase::Stopping));
     }
 }

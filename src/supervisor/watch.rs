@@ -1,4 +1,4 @@
-//! Word that the configuration file may have changed: by inotify, so that no one has to ask.
+//! Notices by inotify that the configuration file may have changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -14,72 +14,74 @@ use std::time::{Duration, Instant};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
-/// What comes together is one change: an editor writes and renames, Kubernetes exchanges a link to a whole directory.
-const SETTLE: Duration = Duration::from_millis(100);
+/// Events that follow each other within this time are one change: an editor writes and renames, Kubernetes exchanges a
+/// link to a whole directory.
+const QUIET_TIME: Duration = Duration::from_millis(100);
 
-/// No change waits for longer, however many there are.
-const LONGEST: Duration = Duration::from_secs(1);
+/// Longest delay of a change while events keep coming.
+const MAX_DELAY: Duration = Duration::from_secs(1);
 
-/// What may lead a path elsewhere: an entry of a directory that it passes through, or the directory itself, is another now.
-const PASSED: WatchFlags = WatchFlags::CREATE
+/// Events of a directory in the path that can change where the path leads: an entry of the directory, or the directory
+/// itself, was replaced.
+const PATH_EVENTS: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::MOVED_TO)
     .union(WatchFlags::MOVED_FROM)
     .union(WatchFlags::DELETE)
     .union(WatchFlags::DELETE_SELF)
     .union(WatchFlags::MOVE_SELF);
 
-/// What makes another file of one.
-const WRITTEN: WatchFlags = WatchFlags::CLOSE_WRITE.union(WatchFlags::ATTRIB);
+/// Events that can change the content of a file.
+const CONTENT_EVENTS: WatchFlags = WatchFlags::CLOSE_WRITE.union(WatchFlags::ATTRIB);
 
-/// The same, of what is told.
-const ONLY_WRITTEN: ReadFlags = ReadFlags::CLOSE_WRITE.union(ReadFlags::ATTRIB).union(ReadFlags::ISDIR);
+/// [`CONTENT_EVENTS`] as flags of a received event.
+const CONTENT_FLAGS: ReadFlags = ReadFlags::CLOSE_WRITE.union(ReadFlags::ATTRIB).union(ReadFlags::ISDIR);
 
-/// The most links that are followed in one path, as in the kernel (`MAXSYMLINKS`, `include/linux/namei.h`).
-const LINKS: usize = 40;
+/// Limit of symbolic links that are followed in one path, as in the kernel (`MAXSYMLINKS`, `include/linux/namei.h`).
+const MAX_SYMLINKS: usize = 40;
 
-/// The most links of a directory that are followed: more files are not read there.
-const ENTRIES: usize = 256;
+/// Limit of symbolic links in a directory that are followed: more files are not read there.
+const MAX_DIRECTORY_LINKS: usize = 256;
 
-/// How often the path is followed anew, at most, while others change it under our eyes.
-const ATTEMPTS: usize = 8;
+/// Limit of attempts to follow the path while it keeps changing.
+const MAX_ATTEMPTS: usize = 8;
 
-/// The most events that are taken in at once.
-const EVENTS: usize = 1024;
+/// Limit of events that are read at once.
+const MAX_EVENTS: usize = 1024;
 
-/// The file or directory, and everything that its path passes through.
+/// Watches on the file or directory, and on everything in its path.
 #[derive(Debug)]
-pub struct Watch {
+pub struct FileWatch {
     inotify: OwnedFd,
     path: PathBuf,
-    /// By their number in the kernel: a directory may be there under two paths.
-    watched: BTreeMap<i32, Vec<(PathBuf, Place)>>,
-    /// What can't be watched, and was said to be so.
-    said: BTreeSet<PathBuf>,
-    /// When the first and the last word came that has not been acted upon.
+    /// The watched paths by watch descriptor: one directory may have two paths.
+    watched: BTreeMap<i32, Vec<(PathBuf, WatchEntry)>>,
+    /// Paths that cannot be watched and were reported.
+    reported: BTreeSet<PathBuf>,
+    /// Times of the first and the last event that the supervisor has not acted on.
     pending: Option<(Instant, Instant)>,
 }
 
 /// What is watched at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
+struct WatchEntry {
     flags: WatchFlags,
-    /// The names in it by which the path goes on; what becomes of others does not matter.
+    /// The names in this directory through which the path continues. Other names have no effect.
     names: BTreeSet<OsString>,
-    /// Every name matters: it is the directory whose files are read.
-    all: bool,
+    /// Every name has an effect: the files of this directory are the configuration.
+    all_names: bool,
 }
 
-impl Default for Place {
+impl Default for WatchEntry {
     fn default() -> Self {
-        Self { flags: WatchFlags::empty(), names: BTreeSet::new(), all: false }
+        Self { flags: WatchFlags::empty(), names: BTreeSet::new(), all_names: false }
     }
 }
 
-type Places = BTreeMap<PathBuf, Place>;
+type WatchEntries = BTreeMap<PathBuf, WatchEntry>;
 
-/// Follows a path as the kernel does, link by link, and notes each directory with the name that is looked up in it; of what is not
-/// there the nearest directory that is. Where it leads to, as a path without links.
-fn follow(path: &Path, places: &mut Places) -> Option<PathBuf> {
+/// Follows a path link by link, as the kernel does. Adds each directory to `entries` with the name that is looked up in
+/// it; for a missing directory, the nearest existing one. Returns where the path leads, as a path without links.
+fn follow(path: &Path, entries: &mut WatchEntries) -> Option<PathBuf> {
     let owned = |path: &Path| path.components().rev().map(|c| c.as_os_str().to_owned()).collect::<Vec<_>>();
     let (mut at, mut rest, mut links) = (PathBuf::from("/"), owned(path), 0);
     while let Some(part) = rest.pop() {
@@ -87,14 +89,14 @@ fn follow(path: &Path, places: &mut Places) -> Option<PathBuf> {
             Some(Component::RootDir) => at = PathBuf::from("/"),
             Some(Component::ParentDir) => drop(at.pop()),
             Some(Component::Normal(name)) => {
-                let place = places.entry(at.clone()).or_default();
-                place.flags |= if rest.is_empty() { PASSED | WRITTEN } else { PASSED };
-                place.names.insert(name.to_owned());
+                let entry = entries.entry(at.clone()).or_default();
+                entry.flags |= if rest.is_empty() { PATH_EVENTS | CONTENT_EVENTS } else { PATH_EVENTS };
+                entry.names.insert(name.to_owned());
                 let next = at.join(name);
                 let found = fs::symlink_metadata(&next).ok()?;
                 if found.is_symlink() {
                     links += 1;
-                    rest.extend(owned(&fs::read_link(&next).ok().filter(|_| links <= LINKS)?));
+                    rest.extend(owned(&fs::read_link(&next).ok().filter(|_| links <= MAX_SYMLINKS)?));
                 } else if found.is_dir() || rest.is_empty() {
                     at = next;
                 } else {
@@ -107,124 +109,127 @@ fn follow(path: &Path, places: &mut Places) -> Option<PathBuf> {
     Some(at)
 }
 
-/// All that is to be watched for the file, or the files of the directory, at `path`.
-fn places(path: &Path) -> Places {
-    let mut places = Places::new();
-    let Some(end) = follow(path, &mut places) else { return places };
-    let end_place = places.entry(end.clone()).or_default();
-    // The file itself as well: it may have other names, and be mounted here alone.
-    end_place.flags |= WRITTEN;
+/// Everything to watch for the file, or for the files of the directory, at `path`.
+fn watch_entries(path: &Path) -> WatchEntries {
+    let mut entries = WatchEntries::new();
+    let Some(end) = follow(path, &mut entries) else { return entries };
+    let end_entry = entries.entry(end.clone()).or_default();
+    // The file itself, too: it may have other names, and may be a mount point of its own.
+    end_entry.flags |= CONTENT_EVENTS;
     if end.is_dir() {
-        end_place.flags |= PASSED;
-        end_place.all = true;
-        let entries = fs::read_dir(&end).into_iter().flatten().flatten();
-        let links = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
-        for link in links.take(ENTRIES) {
-            if let Some(file) = follow(&link.path(), &mut places) {
-                places.entry(file).or_default().flags |= WRITTEN;
+        end_entry.flags |= PATH_EVENTS;
+        end_entry.all_names = true;
+        let files = fs::read_dir(&end).into_iter().flatten().flatten();
+        let links = files.filter(|file| file.file_type().is_ok_and(|kind| kind.is_symlink()));
+        for link in links.take(MAX_DIRECTORY_LINKS) {
+            if let Some(file) = follow(&link.path(), &mut entries) {
+                entries.entry(file).or_default().flags |= CONTENT_EVENTS;
             }
         }
     }
-    places
+    entries
 }
 
-impl Watch {
-    /// Watches the file, or the files of the directory.
+impl FileWatch {
+    /// Watches the file, or the files in the directory.
     ///
     /// # Errors
-    /// The kernel has no inotify for us.
-    pub fn on(path: &Path) -> io::Result<Self> {
+    /// The process can create no inotify instance.
+    pub fn new(path: &Path) -> io::Result<Self> {
         let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-        let (watched, said) = (BTreeMap::new(), BTreeSet::new());
-        let mut watch = Self { inotify, path: path.into(), watched, said, pending: None };
-        watch.renew();
+        let (watched, reported) = (BTreeMap::new(), BTreeSet::new());
+        let mut watch = Self { inotify, path: path.into(), watched, reported, pending: None };
+        watch.update_watches();
         Ok(watch)
     }
 
-    /// Watches what the path passes through now, and nothing else any more. What is watched already is not watched twice.
-    fn renew(&mut self) {
-        // What came to be before it was watched is found when the path is followed once more.
-        for _ in 0..ATTEMPTS {
+    /// Watches everything in the current path, and removes the watches on everything else. A path that is watched
+    /// already is not watched twice.
+    fn update_watches(&mut self) {
+        // Following the path once more finds what was created before its directory was watched.
+        for _ in 0..MAX_ATTEMPTS {
             let mut watched: BTreeMap<i32, Vec<_>> = BTreeMap::new();
-            for (path, place) in places(&self.path) {
-                let flags = place.flags | WatchFlags::DONT_FOLLOW | WatchFlags::MASK_ADD;
+            for (path, entry) in watch_entries(&self.path) {
+                let flags = entry.flags | WatchFlags::DONT_FOLLOW | WatchFlags::MASK_ADD;
                 match inotify::add_watch(&self.inotify, &path, flags) {
-                    Ok(number) => watched.entry(number).or_default().push((path, place)),
-                    // It is gone meanwhile.
+                    Ok(descriptor) => watched.entry(descriptor).or_default().push((path, entry)),
+                    // It was removed meanwhile.
                     Err(Errno::NOENT | Errno::NOTDIR) => {}
-                    Err(e) if self.said.contains(&path) => log::debug!("{}: {e}", path.display()),
+                    Err(e) if self.reported.contains(&path) => log::debug!("{}: {e}", path.display()),
                     Err(e) => {
-                        let shown = path.display();
-                        log::warn!("{shown} can't be watched for changes: {e}; SIGHUP has it read again");
-                        self.said.insert(path);
+                        log::warn!(
+                            "{}: cannot be watched for changes: {e}; send SIGHUP to read it again",
+                            path.display()
+                        );
+                        self.reported.insert(path);
                     }
                 }
             }
-            let is_same = watched == self.watched;
+            let is_unchanged = watched == self.watched;
             let before = std::mem::replace(&mut self.watched, watched);
-            for number in before.into_keys().filter(|number| !self.watched.contains_key(number)) {
-                // The kernel does so itself with what is gone.
-                let _ = inotify::remove_watch(&self.inotify, number);
+            for descriptor in before.into_keys().filter(|descriptor| !self.watched.contains_key(descriptor)) {
+                // This fails if the kernel has removed the watch together with its directory.
+                let _ = inotify::remove_watch(&self.inotify, descriptor);
             }
-            if is_same {
+            if is_unchanged {
                 return;
             }
         }
     }
 
-    /// Something may be mounted in its way now, of which inotify says nothing.
+    /// The mounts have changed. The path may lead through other ones now, which inotify does not report.
     pub fn mounts_changed(&mut self, now: Instant) {
         let before = self.watched.clone();
-        self.renew();
+        self.update_watches();
         if before != self.watched {
-            self.changed(now);
+            self.file_changed(now);
         }
     }
 
-    /// Takes in what has come.
-    pub fn drain(&mut self, now: Instant) {
+    /// Reads the pending events.
+    pub fn read_events(&mut self, now: Instant) {
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut reader = inotify::Reader::new(&self.inotify, &mut buffer);
-        let mut all = Meaning::default();
-        for turn in 0.. {
-            // What was read with it and is left would be lost.
-            if turn >= EVENTS && reader.is_buffer_empty() {
+        let mut total = EventEffect::default();
+        for count in 0.. {
+            // Events that are still in the buffer would be lost.
+            if count >= MAX_EVENTS && reader.is_buffer_empty() {
                 break;
             }
             let Ok(event) = reader.next() else { break };
             let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()));
-            all = all.and(match self.watched.get(&event.wd()) {
+            total = total.or(match self.watched.get(&event.wd()) {
                 _ if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => {
-                    Meaning { changed: true, elsewhere: true }
+                    EventEffect { content_changed: true, path_changed: true }
                 }
-                // It is not watched any more.
-                None => Meaning::default(),
-                Some(places) => places
+                // The path is no longer watched.
+                None => EventEffect::default(),
+                Some(entries) => entries
                     .iter()
-                    .map(|(path, place)| place.meaning(path, name, event.events()))
-                    .fold(Meaning::default(), Meaning::and),
+                    .map(|(path, entry)| entry.effect(path, name, event.events()))
+                    .fold(EventEffect::default(), EventEffect::or),
             });
         }
-        if all.elsewhere {
-            self.renew();
+        if total.path_changed {
+            self.update_watches();
         }
-        if all.changed {
-            self.changed(now);
+        if total.content_changed {
+            self.file_changed(now);
         }
     }
 
-    /// It may be another now.
-    pub fn changed(&mut self, now: Instant) {
+    /// The file may have changed.
+    pub fn file_changed(&mut self, now: Instant) {
         let first = self.pending.map_or(now, |(first, _)| first);
         self.pending = Some((first, now));
     }
 
-    /// When to read it.
+    /// When to read the file.
     pub fn due(&self) -> Option<Instant> {
-        self.pending.map(|(first, last)| (last + SETTLE).min(first + LONGEST))
+        self.pending.map(|(first, last)| (last + QUIET_TIME).min(first + MAX_DELAY))
     }
 
-    /// Whether it is to be read now.
+    /// Whether the file must be read now; clears the pending events if so.
     pub fn take_due(&mut self, now: Instant) -> bool {
         let due = self.due().is_some_and(|due| due <= now);
         if due {
@@ -234,43 +239,47 @@ impl Watch {
     }
 }
 
-impl AsFd for Watch {
+impl AsFd for FileWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inotify.as_fd()
     }
 }
 
-/// What an event means.
+/// Effect of an event.
 #[derive(Debug, Default, Clone, Copy)]
-struct Meaning {
-    /// The configuration may be another.
-    changed: bool,
+struct EventEffect {
+    /// The configuration may have changed.
+    content_changed: bool,
     /// The path may lead elsewhere.
-    elsewhere: bool,
+    path_changed: bool,
 }
 
-impl Meaning {
-    fn and(self, other: Self) -> Self {
-        Self { changed: self.changed || other.changed, elsewhere: self.elsewhere || other.elsewhere }
+impl EventEffect {
+    fn or(self, other: Self) -> Self {
+        Self {
+            content_changed: self.content_changed || other.content_changed,
+            path_changed: self.path_changed || other.path_changed,
+        }
     }
 }
 
-impl Place {
-    /// What an event means that has come to `name` in it, or to itself.
-    fn meaning(&self, path: &Path, name: Option<&OsStr>, events: ReadFlags) -> Meaning {
-        let elsewhere = !ONLY_WRITTEN.contains(events);
-        let Some(name) = name else { return Meaning { changed: true, elsewhere } };
-        let is_passed = self.names.contains(name);
-        if !is_passed && !self.all {
-            return Meaning::default();
+impl WatchEntry {
+    /// The effect of an event of the entry `name` in the directory `path`, or of `path` itself.
+    fn effect(&self, path: &Path, name: Option<&OsStr>, events: ReadFlags) -> EventEffect {
+        let path_changed = !CONTENT_FLAGS.contains(events);
+        let Some(name) = name else { return EventEffect { content_changed: true, path_changed } };
+        let is_in_path = self.names.contains(name);
+        if !is_in_path && !self.all_names {
+            return EventEffect::default();
         }
         let found = fs::symlink_metadata(path.join(name)).ok();
         let is_link = found.as_ref().is_some_and(fs::Metadata::is_symlink);
-        // What is being written is not read before it is closed. What is none of that has come with its content.
+        // A file that is being written is read after it is closed. A link, a directory or a hard link is created with
+        // its content.
         let has_content = is_link || found.is_none_or(|found| found.is_dir() || found.nlink() > 1);
-        Meaning {
-            changed: !events.contains(ReadFlags::CREATE) || has_content,
-            elsewhere: elsewhere && (is_passed || is_link),
+        EventEffect {
+            content_changed: !events.contains(ReadFlags::CREATE) || has_content,
+            path_changed: path_changed && (is_in_path || is_link),
         }
     }
 }
@@ -281,34 +290,34 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
-    fn every_way_of_changing_a_file_is_seen() {
+    fn every_way_of_changing_a_file_is_noticed() {
         let dir = std::env::temp_dir().join(format!("frr-supervisor-watch-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(dir.join("..1")).unwrap();
         fs::write(dir.join("..1/vnis.yaml"), "").unwrap();
         symlink("..1", dir.join("..data")).unwrap();
         symlink("..data/vnis.yaml", dir.join("vnis.yaml")).unwrap();
-        let mut watch = Watch::on(&dir.join("vnis.yaml")).unwrap();
-        assert!(!seen(&mut watch));
+        let mut watch = FileWatch::new(&dir.join("vnis.yaml")).unwrap();
+        assert!(!noticed(&mut watch));
         fs::write(dir.join("..1/vnis.yaml"), "a").unwrap();
-        assert!(seen(&mut watch), "written in place");
+        assert!(noticed(&mut watch), "written in place");
         fs::create_dir(dir.join("..2")).unwrap();
         fs::write(dir.join("..2/vnis.yaml"), "b").unwrap();
         symlink("..2", dir.join("..new")).unwrap();
-        seen(&mut watch);
+        noticed(&mut watch);
         fs::rename(dir.join("..new"), dir.join("..data")).unwrap();
-        assert!(seen(&mut watch), "a link exchanged");
+        assert!(noticed(&mut watch), "a link replaced");
         fs::write(dir.join("..2/vnis.yaml"), "c").unwrap();
-        assert!(seen(&mut watch), "written in place behind the new link");
-        let mut all = Watch::on(&dir).unwrap();
+        assert!(noticed(&mut watch), "written in place behind the new link");
+        let mut all = FileWatch::new(&dir).unwrap();
         let other = fs::File::create(dir.join("other.yaml")).unwrap();
-        assert!(!seen(&mut all), "another file of the directory, still open");
+        assert!(!noticed(&mut all), "another file of the directory, still open");
         drop(other);
-        assert!(seen(&mut all), "another file of the directory");
+        assert!(noticed(&mut all), "another file of the directory");
         fs::remove_dir_all(&dir).unwrap();
     }
 
-    /// A directory of its own, and none of an earlier run.
+    /// An empty directory for one test.
     fn directory(name: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("frr-supervisor-watch-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
@@ -321,65 +330,65 @@ mod tests {
         fs::write(path, text).unwrap();
     }
 
-    /// Puts another link in the place of one.
-    fn exchange(link: &Path, target: &str) {
+    /// Replaces a link.
+    fn replace_link(link: &Path, target: &str) {
         let new = link.with_file_name("link.new");
         symlink(target, &new).unwrap();
         fs::rename(new, link).unwrap();
     }
 
-    /// Whether anything was seen since this was asked last.
-    fn seen(watch: &mut Watch) -> bool {
+    /// Whether a change was noticed since the last call.
+    fn noticed(watch: &mut FileWatch) -> bool {
         let now = Instant::now();
-        watch.drain(now);
-        watch.take_due(now + LONGEST)
+        watch.read_events(now);
+        watch.take_due(now + MAX_DELAY)
     }
 
-    /// Whether it is seen that the file is written, in place and by another in its place; and the former says so each time.
-    fn follows(watch: &mut Watch, file: &Path, when: &str) {
+    /// Checks that a write in place and a replacement of the file are noticed each time.
+    fn assert_followed(watch: &mut FileWatch, file: &Path, when: &str) {
         for turn in 0..2 {
-            seen(watch);
-            assert!(!seen(watch), "nothing happened {when}");
+            noticed(watch);
+            assert!(!noticed(watch), "nothing happened {when}");
             fs::write(file, format!("{turn}")).unwrap();
-            assert!(seen(watch), "written in place {when}, {turn}");
+            assert!(noticed(watch), "written in place {when}, {turn}");
             fs::write(file.with_extension("new"), "c").unwrap();
             fs::rename(file.with_extension("new"), file).unwrap();
-            assert!(seen(watch), "replaced {when}, {turn}");
+            assert!(noticed(watch), "replaced {when}, {turn}");
         }
     }
 
     #[test]
-    fn a_directory_that_is_made_anew_is_watched() {
+    fn a_recreated_directory_is_watched() {
         for form in ["file", "directory"] {
-            let top = directory(&format!("anew-{form}"));
+            let top = directory(&format!("recreated-{form}"));
             let (dir, file) = (top.join("a/b"), top.join("a/b/vnis.yaml"));
             put(&file, "");
-            let mut watch = Watch::on(if form == "file" { &file } else { &dir }).unwrap();
-            follows(&mut watch, &file, "at first");
+            let mut watch = FileWatch::new(if form == "file" { &file } else { &dir }).unwrap();
+            assert_followed(&mut watch, &file, "at first");
             for place in [&dir, &top.join("a")] {
                 fs::remove_dir_all(place).unwrap();
-                assert!(seen(&mut watch), "{form}: removed");
+                assert!(noticed(&mut watch), "{form}: removed");
                 fs::create_dir_all(&dir).unwrap();
                 put(&file, "");
-                assert!(seen(&mut watch), "{form}: made anew after a while");
-                follows(&mut watch, &file, "in the new directory");
+                assert!(noticed(&mut watch), "{form}: recreated after a while");
+                assert_followed(&mut watch, &file, "in the new directory");
                 fs::remove_dir_all(place).unwrap();
                 put(&file, "");
-                assert!(seen(&mut watch), "{form}: made anew at once");
-                follows(&mut watch, &file, "in the newer directory");
+                assert!(noticed(&mut watch), "{form}: recreated at once");
+                assert_followed(&mut watch, &file, "in the newer directory");
                 fs::rename(place, place.with_extension("old")).unwrap();
-                assert!(seen(&mut watch), "{form}: moved away");
+                assert!(noticed(&mut watch), "{form}: moved away");
                 put(&file, "");
-                follows(&mut watch, &file, "in another directory");
+                assert_followed(&mut watch, &file, "in another directory");
                 put(place.with_extension("old").join("b/vnis.yaml"), "");
-                assert!(!seen(&mut watch), "{form}: what was moved away does not matter");
+                assert!(!noticed(&mut watch), "{form}: a moved directory has no effect");
                 fs::remove_dir_all(place.with_extension("old")).unwrap();
             }
             let before = watch.watched.len();
             for _ in 0..20 {
                 fs::remove_dir_all(&dir).unwrap();
                 put(&file, "");
-                seen(&mut watch);
+                noticed(&mut watch);
             }
             assert_eq!(watch.watched.len(), before, "{form}");
             fs::remove_dir_all(&top).unwrap();
@@ -387,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn every_link_on_the_way_is_watched() {
+    fn every_link_in_the_path_is_watched() {
         let top = directory("links");
         for n in 1..=3 {
             put(top.join(format!("mnt/..{n}/vnis.yaml")), "");
@@ -399,66 +408,70 @@ mod tests {
         symlink(top.join("etc/d/vnis.yaml"), top.join("etc/vnis.yaml")).unwrap();
         symlink("etc", top.join("conf")).unwrap();
         for path in ["conf/vnis.yaml", "conf/d"] {
-            let mut watch = Watch::on(&top.join(path)).unwrap();
-            assert!(!seen(&mut watch));
+            let mut watch = FileWatch::new(&top.join(path)).unwrap();
+            assert!(!noticed(&mut watch));
             for n in [2, 3, 1] {
-                exchange(&top.join("mnt/..data"), &format!("..{n}"));
-                assert!(seen(&mut watch), "{path}: ..data exchanged for {n}");
-                follows(&mut watch, &top.join(format!("mnt/..{n}/vnis.yaml")), path);
+                replace_link(&top.join("mnt/..data"), &format!("..{n}"));
+                assert!(noticed(&mut watch), "{path}: ..data replaced by {n}");
+                assert_followed(&mut watch, &top.join(format!("mnt/..{n}/vnis.yaml")), path);
             }
-            exchange(&top.join("etc/d/vnis.yaml"), "../../mnt/..2/vnis.yaml");
-            assert!(seen(&mut watch), "{path}: a link in the middle exchanged");
-            follows(&mut watch, &top.join("mnt/..2/vnis.yaml"), path);
-            // A loop is no end.
-            exchange(&top.join("etc/d/vnis.yaml"), "vnis.yaml");
-            assert!(seen(&mut watch), "{path}: a loop");
-            exchange(&top.join("etc/d/vnis.yaml"), "../../mnt/vnis.yaml");
-            assert!(seen(&mut watch), "{path}: no loop any more");
-            follows(&mut watch, &top.join("mnt/..1/vnis.yaml"), path);
+            replace_link(&top.join("etc/d/vnis.yaml"), "../../mnt/..2/vnis.yaml");
+            assert!(noticed(&mut watch), "{path}: a link in the middle replaced");
+            assert_followed(&mut watch, &top.join("mnt/..2/vnis.yaml"), path);
+            // A loop of links.
+            replace_link(&top.join("etc/d/vnis.yaml"), "vnis.yaml");
+            assert!(noticed(&mut watch), "{path}: a loop");
+            replace_link(&top.join("etc/d/vnis.yaml"), "../../mnt/vnis.yaml");
+            assert!(noticed(&mut watch), "{path}: the loop removed");
+            assert_followed(&mut watch, &top.join("mnt/..1/vnis.yaml"), path);
         }
-        let mut watch = Watch::on(&top.join("conf/vnis.yaml")).unwrap();
+        let mut watch = FileWatch::new(&top.join("conf/vnis.yaml")).unwrap();
         put(top.join("new/d/vnis.yaml"), "");
-        exchange(&top.join("conf"), "new/d");
-        assert!(seen(&mut watch), "the first link exchanged");
-        follows(&mut watch, &top.join("new/d/vnis.yaml"), "behind the first link");
+        replace_link(&top.join("conf"), "new/d");
+        assert!(noticed(&mut watch), "the first link replaced");
+        assert_followed(&mut watch, &top.join("new/d/vnis.yaml"), "behind the first link");
         fs::remove_dir_all(&top).unwrap();
     }
 
     #[test]
-    fn what_is_not_there_yet_is_seen_when_it_comes() {
+    fn a_missing_file_is_noticed_when_it_appears() {
         let top = directory("missing");
         let file = top.join("a/b/c/vnis.yaml");
-        let mut watch = Watch::on(&file).unwrap();
+        let mut watch = FileWatch::new(&file).unwrap();
         put(top.join("other/x.yaml"), "");
-        assert!(!seen(&mut watch), "what does not lead there");
+        assert!(!noticed(&mut watch), "a directory outside the path");
         fs::create_dir_all(top.join("a/b")).unwrap();
-        seen(&mut watch);
+        noticed(&mut watch);
         symlink(top.join("real"), top.join("a/b/c")).unwrap();
-        seen(&mut watch);
+        noticed(&mut watch);
         put(top.join("real/vnis.yaml"), "a");
-        assert!(seen(&mut watch), "it has come");
-        follows(&mut watch, &top.join("real/vnis.yaml"), "behind a link that led nowhere");
-        // One that is there at once, and has no name that it is written by.
+        assert!(noticed(&mut watch), "created");
+        assert_followed(&mut watch, &top.join("real/vnis.yaml"), "behind a link that was dangling");
+        // A hard link: it has its content at once, and is written under another name.
         fs::remove_file(top.join("real/vnis.yaml")).unwrap();
-        assert!(seen(&mut watch), "it has gone");
+        assert!(noticed(&mut watch), "removed");
         put(top.join("elsewhere/file"), "b");
         fs::hard_link(top.join("elsewhere/file"), top.join("real/vnis.yaml")).unwrap();
-        assert!(seen(&mut watch), "linked");
+        assert!(noticed(&mut watch), "linked");
         fs::write(top.join("elsewhere/file"), "c").unwrap();
-        assert!(seen(&mut watch), "written under its other name");
+        assert!(noticed(&mut watch), "written under its other name");
         fs::remove_dir_all(&top).unwrap();
     }
 
     #[test]
-    fn a_burst_is_one_change_and_none_waits_for_ever() {
-        let mut watch = Watch::on(Path::new("/nowhere/at/all")).unwrap();
+    fn a_burst_is_one_change_with_a_bounded_delay() {
+        let mut watch = FileWatch::new(Path::new("/nowhere/at/all")).unwrap();
         let begin = Instant::now();
         for n in 0..50 {
-            watch.changed(begin + n * Duration::from_millis(50));
+            watch.file_changed(begin + n * Duration::from_millis(50));
         }
-        assert_eq!(watch.due(), Some(begin + LONGEST));
-        let mut watch = Watch::on(Path::new("/nowhere/at/all")).unwrap();
-        watch.changed(begin);
-        assert!(!watch.take_due(begin) && watch.take_due(begin + SETTLE) && !watch.take_due(begin + LONGEST));
+        assert_eq!(watch.due(), Some(begin + MAX_DELAY));
+        let mut watch = FileWatch::new(Path::new("/nowhere/at/all")).unwrap();
+        watch.file_changed(begin);
+        assert!(
+            !watch.take_due(begin)
+                && watch.take_due(begin + QUIET_TIME)
+                && !watch.take_due(begin + MAX_DELAY)
+        );
     }
 }

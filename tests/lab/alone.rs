@@ -27,9 +27,9 @@ pub fn text_of(yaml: &str) -> String {
     let env = [("NODE_IP", "203.0.113.130"), ("ASN_LOCAL", "65001"), ("FE_MACS", "02:fa:b0:00:01:01")];
     let config = from_vars(env.iter().map(|(k, v)| ((*k).into(), (*v).into())));
     let mut config = config.expect("the lab's own");
-    let (overlay, problems) = file::load(&[("lab.yaml".into(), yaml.into())], &config);
+    let (overlay, problems) = file::parse_files(&[("lab.yaml".into(), yaml.into())], &config);
     assert!(problems.is_empty(), "{}\n{yaml}", problems[0]);
-    config.add(overlay).expect("the lab's own");
+    config.add_overlay(overlay).expect("the lab's own");
     let ports = ["eth1", "eth2"].map(|name| IfName::parse(name).expect("the lab's own"));
     let inputs = Inputs {
         config: &config,
@@ -91,7 +91,7 @@ impl Alone {
     }
 
     /// Sends a step to its daemon, whatever that answers: each command with its status and words.
-    pub fn tell<'s>(&self, step: &'s Step) -> Vec<(&'s delta::Command, u8, String)> {
+    pub fn tell<'s>(&self, step: &'s Step) -> Vec<(&'s delta::VtyCommand, u8, String)> {
         let texts = step.commands.iter().map(|command| command.text.as_str());
         let all: Vec<&str> = ["configure terminal"].into_iter().chain(texts).collect();
         let answers = converse(self.name, step.daemon, &all).expect("the daemon answers").into_iter().skip(1);

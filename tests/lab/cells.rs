@@ -21,8 +21,8 @@ pub fn flows() -> Vec<(String, Flow)> {
     flows_of(&["client1", "client2"])
 }
 
-/// The same for some of the clients. They begin when each way is there: a leaf's BGP may have a route before its kernel has, and
-/// what a leaf announces comes to the node a second after the session, sometimes later than the services are at that leaf.
+/// Flows of some of the clients. They begin when every path works: a leaf's BGP may have a route before its kernel has, and the
+/// routes of a leaf reach the node a second after the session is established, sometimes later than the services reach that leaf.
 pub fn flows_of(clients: &[&'static str]) -> Vec<(String, Flow)> {
     for client in clients {
         for service in SERVICES {

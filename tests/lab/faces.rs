@@ -85,7 +85,7 @@ pub fn await_end(node: &Supervisor, problem: &Value) -> Duration {
         metrics.contains(&format!("frr_supervisor_problem{{code=\"{code}\",subject=\"\"}} 0"))
     });
     wait_until(&format!("the end of {code} in the log"), SOON, || {
-        node.log().iter().any(|(_, line)| line.contains("over after ") && line.contains(&what))
+        node.log().iter().any(|(_, line)| line.contains("resolved after ") && line.contains(&what))
     });
     begin.elapsed()
 }

@@ -1,14 +1,14 @@
-//! Addresses of the node, computed from subnets and its number, by OpenPERouter's rules.
+//! Addresses of the node, computed from subnets and the node's number by OpenPERouter's rules.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::values::{host_of, unicast};
+use super::values::{require_host_address, require_unicast};
 
-/// The address at `offset` from the beginning of the subnet, if it is in it.
-pub(super) fn host(net: IpNet, offset: u32) -> Option<IpAddr> {
+/// The address at `offset` from the start of the subnet, if the subnet contains it.
+pub(super) fn nth_address(net: IpNet, offset: u32) -> Option<IpAddr> {
     let ip = match net.network() {
         IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits().checked_add(offset)?).into(),
         IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits().checked_add(offset.into())?).into(),
@@ -16,67 +16,75 @@ pub(super) fn host(net: IpNet, offset: u32) -> Option<IpAddr> {
     net.contains(&ip).then_some(ip)
 }
 
-/// The VTEP's address: that of the subnet itself for node 0. A host prefix leaves no choice.
+/// The VTEP's address: the network address plus the node's number. A host prefix is the address itself.
 pub(super) fn vtep(net: IpNet, index: u32) -> Result<IpAddr, String> {
     let offset = if net.prefix_len() == net.max_prefix_len() { 0 } else { index };
-    let ip = host(net, offset).ok_or_else(|| format!("has no address for node {index}"))?;
-    unicast(ip).map_err(|e| format!("leads to {ip}, {e}"))?;
+    let ip = nth_address(net, offset).ok_or_else(|| format!("has no address for node {index}"))?;
+    require_unicast(ip).map_err(|e| format!("yields {ip}, {e}"))?;
     Ok(ip)
 }
 
-/// The BGP identifier: one above the VTEP's offset.
+/// The BGP identifier: the network address plus the node's number plus one.
 pub(super) fn router_id(net: IpNet, index: u32) -> Result<IpAddr, String> {
-    let ip = index.checked_add(1).and_then(|offset| host(net, offset));
+    let ip = index.checked_add(1).and_then(|offset| nth_address(net, offset));
     let ip = ip.ok_or_else(|| format!("has no address for node {index}"))?;
-    unicast(ip).map_err(|e| format!("leads to {ip}, {e}"))?;
+    require_unicast(ip).map_err(|e| format!("yields {ip}, {e}"))?;
     Ok(ip)
 }
 
-/// Both ends of a session with the host: the router's, which is the same on every node, and the host's.
-pub(super) fn ends(net: IpNet, index: u32, literal: Option<IpAddr>) -> Result<(IpNet, IpNet), String> {
+/// Both ends of a session with the host: the router's, which is equal on every node, and the host's.
+pub(super) fn session_addresses(
+    net: IpNet,
+    index: u32,
+    literal: Option<IpAddr>,
+) -> Result<(IpNet, IpNet), String> {
     let first = net.network();
     let ends_in_zero = match first {
         IpAddr::V4(ip) => ip.octets()[3] == 0,
         IpAddr::V6(ip) => ip.octets()[15] == 0,
     };
     let skipped = u32::from(ends_in_zero);
-    let router = host(net, skipped).ok_or("has no address for the router")?;
-    unicast(router).map_err(|e| format!("leads to {router}, {e}"))?;
+    let router = nth_address(net, skipped).ok_or("has no address for the router")?;
+    require_unicast(router).map_err(|e| format!("yields {router}, {e}"))?;
     let ip = match literal {
         Some(ip) if !net.contains(&ip) => return Err(format!("does not contain hostIP {ip}")),
-        Some(ip) if ip == router => return Err(format!("gives {ip}, which is hostIP, to the router")),
+        Some(ip) if ip == router => {
+            return Err(format!("yields {ip}, which is hostIP, as the router's address"));
+        }
         Some(ip) => ip,
         None => index
             .checked_add(1 + skipped)
-            .and_then(|offset| host(net, offset))
+            .and_then(|offset| nth_address(net, offset))
             .ok_or_else(|| format!("has no address for node {index}"))?,
     };
     let with_length = |ip| IpNet::new(ip, net.prefix_len()).map_err(|e| e.to_string());
     let host_end = with_length(ip)?;
-    unicast(ip).and_then(|()| host_of(host_end)).map_err(|e| format!("leads to {ip}, {e}"))?;
+    require_unicast(ip)
+        .and_then(|()| require_host_address(host_end))
+        .map_err(|e| format!("yields {ip}, {e}"))?;
     Ok((with_length(router)?, host_end))
 }
 
-/// Subnets of which no two have an address in common, each with who has it.
+/// Subnets that do not overlap, each with its owner.
 #[derive(Debug, Default)]
-pub(super) struct Taken(BTreeMap<IpAddr, (IpNet, String)>);
+pub(super) struct AllocatedSubnets(BTreeMap<IpAddr, (IpNet, String)>);
 
-impl Taken {
-    /// Adds one that overlaps with none of them.
+impl AllocatedSubnets {
+    /// Adds a subnet that overlaps none of them.
     pub fn add(&mut self, net: IpNet, whose: String) {
         self.0.insert(net.network(), (net, whose));
     }
 
-    /// The first that overlaps with `net`.
+    /// The first subnet that overlaps `net`.
     pub fn overlapping(&self, net: IpNet) -> Option<&(IpNet, String)> {
-        // The last one that begins in it or before it: those before that end where it begins.
+        // The last subnet that starts at or before the end of `net`. All earlier subnets end before this one starts.
         let (_, last) = self.0.range(..=net.broadcast()).next_back()?;
-        overlap(last.0, net).then_some(last)
+        overlaps(last.0, net).then_some(last)
     }
 }
 
-/// Whether the two have an address in common.
-pub(super) fn overlap(a: IpNet, b: IpNet) -> bool {
+/// Whether two networks have an address in common.
+pub(super) fn overlaps(a: IpNet, b: IpNet) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
 }
 
@@ -89,8 +97,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_is_found() {
-        let mut taken = Taken::default();
+    fn overlapping_subnets_are_found() {
+        let mut taken = AllocatedSubnets::default();
         for text in ["10.0.0.0/24", "10.0.2.0/24", "2001:db8::/64"] {
             taken.add(net(text), text.into());
         }
@@ -108,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_vtep_is_at_the_index() {
+    fn the_vtep_address_is_at_the_index() {
         for (cidr, index, ip) in [
             ("100.65.0.0/24", 0, Ok("100.65.0.0")),
             ("100.65.0.0/24", 255, Ok("100.65.0.255")),
@@ -120,7 +128,7 @@ mod tests {
             ("fd00:65::/64", 16_777_215, Ok("fd00:65::ff:ffff")),
             ("fd00:65::5/128", 16_777_215, Ok("fd00:65::5")),
             ("fd00:65::/127", 2, Err("has no address for node 2")),
-            ("255.255.255.255/32", 0, Err("leads to 255.255.255.255, not a unicast address")),
+            ("255.255.255.255/32", 0, Err("yields 255.255.255.255, not a unicast address")),
         ] {
             let ip = ip.map(|ip: &str| ip.parse().unwrap()).map_err(str::to_owned);
             assert_eq!(vtep(net(cidr), index), ip, "{cidr} {index}");
@@ -128,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn the_router_id_is_one_above() {
+    fn the_router_id_is_one_above_the_index() {
         assert_eq!(router_id(net("10.0.0.0/24"), 0).unwrap().to_string(), "10.0.0.1");
         assert_eq!(router_id(net("10.0.0.0/24"), 254).unwrap().to_string(), "10.0.0.255");
         assert!(router_id(net("10.0.0.0/24"), 255).is_err());
@@ -136,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_are_by_the_last_octet() {
+    fn session_addresses_depend_on_the_last_octet() {
         for (cidr, index, router, host) in [
             ("192.169.10.0/24", 0, "192.169.10.1", "192.169.10.2"),
             ("192.169.10.0/24", 252, "192.169.10.1", "192.169.10.254"),
@@ -146,7 +154,7 @@ mod tests {
             ("fd00:10::2/127", 0, "fd00:10::2", "fd00:10::3"),
             ("fd00:10::100/120", 4, "fd00:10::101", "fd00:10::106"),
         ] {
-            let (a, b) = ends(net(cidr), index, None).unwrap();
+            let (a, b) = session_addresses(net(cidr), index, None).unwrap();
             assert_eq!((a.addr().to_string(), b.addr().to_string()), (router.into(), host.into()), "{cidr}");
             assert_eq!((a.prefix_len(), b.prefix_len()), (net(cidr).prefix_len(), net(cidr).prefix_len()));
         }
@@ -160,13 +168,13 @@ mod tests {
             ("192.169.10.5/32", 0),
             ("224.0.0.0/24", 0),
         ] {
-            assert!(ends(net(cidr), index, None).is_err(), "{cidr} {index}");
+            assert!(session_addresses(net(cidr), index, None).is_err(), "{cidr} {index}");
         }
     }
 
     #[test]
-    fn a_literal_host_is_in_the_subnet() {
-        let pair = |cidr, ip: &str| ends(net(cidr), 9, Some(ip.parse().unwrap()));
+    fn a_literal_host_ip_must_be_in_the_subnet() {
+        let pair = |cidr, ip: &str| session_addresses(net(cidr), 9, Some(ip.parse().unwrap()));
         assert_eq!(pair("10.1.0.0/31", "10.1.0.0").unwrap(), (net("10.1.0.1/31"), net("10.1.0.0/31")));
         assert_eq!(pair("10.1.0.0/24", "10.1.0.77").unwrap().1, net("10.1.0.77/24"));
         for ip in ["10.2.0.1", "10.1.0.1", "10.1.0.0", "10.1.0.255", "fd00::1"] {

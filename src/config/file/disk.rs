@@ -1,30 +1,30 @@
-//! The file, or the files of a directory, as text.
+//! The text of the configuration file, or of the files of a directory.
 
 use std::ffi::OsStr;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use crate::config::Problem;
+use crate::config::ConfigProblem;
 use crate::files::{self, Owner};
 use crate::model::FilePath;
 use crate::printable::printable;
 
-/// The largest file, and the most that the files of a directory may have together, in bytes: 4096 VNIs with all that they
-/// can have fit.
-const LIMIT: u64 = 4 << 20;
+/// The size limit of a file, and of all files of a directory together, in bytes. It is enough for 4096 VNIs with all
+/// their options.
+const MAX_BYTES: u64 = 4 << 20;
 
-/// Why one of several is left out.
+/// Reason for leaving out one of several files.
 const TOO_LARGE: &str = "larger than 4 MiB with the files before it";
 
 /// The most files in a directory.
-const FILES: usize = 256;
+const MAX_FILES: usize = 256;
 
-/// Reads the file, or the `*.yaml` and `*.yml` of the directory in the order of their names, each with the name that
-/// problems call it by; and what is wrong with those that can't be read: no regular file, not UTF-8, too large, too many.
-/// Links are followed, as Kubernetes' mounts are made of them; names with a leading dot, which are what they point to, are
-/// passed over.
-pub fn read(path: &FilePath) -> (Vec<(String, String)>, Vec<Problem>) {
+/// Reads the file, or the `*.yaml` and `*.yml` files of the directory in the order of their names. Returns each text
+/// with the file name for problems, and a problem for each file that cannot be read: not a regular file, not UTF-8, too
+/// large, or too many files. Symbolic links are followed, because Kubernetes mounts use them. Names with a leading dot,
+/// the targets of those links, are ignored.
+pub fn read_files(path: &FilePath) -> (Vec<(String, String)>, Vec<ConfigProblem>) {
     let path = Path::new(path.as_str());
     let (mut files, mut problems) = (vec![], vec![]);
     let is_directory = match fs::metadata(path) {
@@ -43,7 +43,7 @@ pub fn read(path: &FilePath) -> (Vec<(String, String)>, Vec<Problem>) {
         Ok(entries) => {
             for entry in entries {
                 match entry {
-                    Ok(entry) if is_named_so(&entry.file_name()) => paths.push(entry.path()),
+                    Ok(entry) if has_yaml_extension(&entry.file_name()) => paths.push(entry.path()),
                     Ok(_) => {}
                     Err(e) => problems.push(problem(path, e)),
                 }
@@ -52,9 +52,9 @@ pub fn read(path: &FilePath) -> (Vec<(String, String)>, Vec<Problem>) {
         Err(e) => problems.push(problem(path, e)),
     }
     paths.sort();
-    let mut left = LIMIT;
-    for path in paths.iter().take(FILES) {
-        // What is too large is not read first: there may be many such.
+    let mut left = MAX_BYTES;
+    for path in paths.iter().take(MAX_FILES) {
+        // The size is checked before the file is read: there may be many large files.
         let length =
             fs::metadata(path).ok().filter(fs::Metadata::is_file).map_or(0, |metadata| metadata.len());
         let fits = |length| left.checked_sub(length).ok_or_else(|| io::Error::other(TOO_LARGE));
@@ -69,15 +69,15 @@ pub fn read(path: &FilePath) -> (Vec<(String, String)>, Vec<Problem>) {
             Err(e) => problems.push(problem(path, format_args!("{e}: this file is left out"))),
         }
     }
-    if let Some(first) = paths.get(FILES) {
+    if let Some(first) = paths.get(MAX_FILES) {
         let reason =
-            format!("the directory has more than {FILES} files: this and those after it are left out");
+            format!("the directory has more than {MAX_FILES} files: this and those after it are left out");
         problems.push(problem(first, reason));
     }
     (files, problems)
 }
 
-fn is_named_so(name: &OsStr) -> bool {
+fn has_yaml_extension(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     !name.starts_with('.') && (name.ends_with(".yaml") || name.ends_with(".yml"))
 }
@@ -86,12 +86,12 @@ fn name(path: &Path) -> String {
     printable(&path.to_string_lossy()).into_owned()
 }
 
-fn problem(path: &Path, reason: impl Display) -> Problem {
-    Problem(format!("CONFIG_FILE: {}: {reason}", name(path)))
+fn problem(path: &Path, reason: impl Display) -> ConfigProblem {
+    ConfigProblem(format!("CONFIG_FILE: {}: {reason}", name(path)))
 }
 
 fn text(path: &Path) -> io::Result<String> {
-    files::read(path, Owner::Operator, LIMIT)
+    files::read(path, Owner::Operator, MAX_BYTES)
 }
 
 #[cfg(test)]
@@ -101,7 +101,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     fn read(path: &Path) -> (Vec<(String, String)>, String) {
-        let (files, problems) = super::read(&FilePath::parse(path.to_str().unwrap()).unwrap());
+        let (files, problems) = super::read_files(&FilePath::parse(path.to_str().unwrap()).unwrap());
         (files, problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     }
 
@@ -129,9 +129,9 @@ mod tests {
         fs::remove_dir_all(&dir).unwrap();
     }
 
-    /// Whatever one file is, the others are read.
+    /// Each kind of unreadable file leaves the others readable.
     #[test]
-    fn what_can_not_be_read_leaves_the_others() {
+    fn an_unreadable_file_does_not_affect_the_others() {
         type Make = fn(&Path);
         let kinds: [(&str, Make); 6] = [
             ("not UTF-8", |path| fs::write(path, b"\xff").unwrap()),

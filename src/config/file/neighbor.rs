@@ -1,34 +1,34 @@
-//! A neighbor of the file → the model's.
+//! Converts a neighbor of the file into the model's.
 
 use crate::config::Config;
-use crate::model::{Family, Neighbor, NeighborBfd, Peer, Remote};
+use crate::model::{BgpFamily, FabricNeighbor, NeighborBfd, NeighborId, RemoteAs};
 
-use super::entries::{self, Bfd, BfdMode, FamilyType, PeerType};
+use super::entries::{self, BfdEntry, BfdMode, FamilyType, PeerType};
 use super::read::List;
-use super::report::{Judge, Located, Report};
+use super::report::{EntryCheck, Located, Report};
 
-/// Reads one neighbor.
+/// Converts one neighbor.
 pub(super) fn neighbor(
-    entry: &Located<entries::Neighbor>,
+    entry: &Located<entries::NeighborEntry>,
     config: &Config,
     report: &mut Report<'_>,
-) -> Option<Neighbor> {
-    let judge = &mut Judge { sound: true, what: "neighbor", report };
-    let remote = remote(entry, config, judge);
-    let peer = peer(entry, judge);
-    let timers = timers(entry, judge);
-    let internal = remote == Some(Remote::Internal);
+) -> Option<FabricNeighbor> {
+    let check = &mut EntryCheck { valid: true, kind: "neighbor", report };
+    let remote = remote(entry, config, check);
+    let peer = peer(entry, check);
+    let timers = timers(entry, check);
+    let internal = remote == Some(RemoteAs::Internal);
     let multihop = match &entry.properties {
-        Some(list) => multihop(list, internal, judge),
+        Some(list) => multihop(list, internal, check),
         None => Some(None),
     };
-    let families = families(entry, internal, judge);
+    let families = families(entry, internal, check);
     let bfd = entry.bfd.as_ref().map(|bfd| self::bfd(bfd));
-    if let (Some(Peer::Interface(_)), Some(Some(_))) = (&peer, &multihop) {
-        judge.leave_out(&entry.spot, "ebgpMultiHop has no meaning on an interface");
+    if let (Some(NeighborId::Interface(_)), Some(Some(_))) = (&peer, &multihop) {
+        check.reject(&entry.location, "ebgpMultiHop is not allowed on an interface");
         return None;
     }
-    Some(Neighbor {
+    Some(FabricNeighbor {
         peer: peer?,
         remote: remote?,
         port: entry.port.as_ref().and_then(|port| u16::try_from(port.get()).ok()),
@@ -41,7 +41,7 @@ pub(super) fn neighbor(
     })
 }
 
-/// Says why not exactly one of the keys is given.
+/// The error if not exactly one of the keys is set.
 pub(super) fn exactly_one(keys: &[(&str, bool)]) -> Result<(), String> {
     let given: Vec<&str> = keys.iter().filter(|(_, given)| *given).map(|(key, _)| *key).collect();
     let all: Vec<&str> = keys.iter().map(|(key, _)| *key).collect();
@@ -53,73 +53,82 @@ pub(super) fn exactly_one(keys: &[(&str, bool)]) -> Result<(), String> {
     }
 }
 
-fn remote(entry: &Located<entries::Neighbor>, config: &Config, judge: &mut Judge<'_, '_>) -> Option<Remote> {
+fn remote(
+    entry: &Located<entries::NeighborEntry>,
+    config: &Config,
+    check: &mut EntryCheck<'_, '_>,
+) -> Option<RemoteAs> {
     let keys = [("asn", entry.asn.is_some()), ("type", entry.kind.is_some())];
     if let Err(reason) = exactly_one(&keys) {
-        judge.leave_out(&entry.spot, reason);
+        check.reject(&entry.location, reason);
         return None;
     }
     Some(match (&entry.asn, &entry.kind) {
-        (Some(asn), _) if asn.value == config.asn => Remote::Internal,
-        (Some(asn), _) => Remote::Asn(asn.value),
+        (Some(asn), _) if asn.value == config.asn => RemoteAs::Internal,
+        (Some(asn), _) => RemoteAs::Asn(asn.value),
         (None, kind) => remote_of(kind.as_ref()?.value),
     })
 }
 
-/// A peer whose AS number is not named.
-pub(super) fn remote_of(kind: PeerType) -> Remote {
+/// The AS number of a peer that is configured by type.
+pub(super) fn remote_of(kind: PeerType) -> RemoteAs {
     match kind {
-        PeerType::External => Remote::External,
-        PeerType::Internal => Remote::Internal,
+        PeerType::External => RemoteAs::External,
+        PeerType::Internal => RemoteAs::Internal,
     }
 }
 
-fn peer(entry: &Located<entries::Neighbor>, judge: &mut Judge<'_, '_>) -> Option<Peer> {
+fn peer(entry: &Located<entries::NeighborEntry>, check: &mut EntryCheck<'_, '_>) -> Option<NeighborId> {
     let keys = [
         ("address", entry.address.is_some()),
         ("interface", entry.interface.is_some()),
         ("listenRange", entry.range.is_some()),
     ];
     if let Err(reason) = exactly_one(&keys) {
-        judge.leave_out(&entry.spot, reason);
+        check.reject(&entry.location, reason);
         return None;
     }
     if let Some(range) = &entry.range {
-        return Some(Peer::Range(range.0));
+        return Some(NeighborId::Range(range.0));
     }
     match (&entry.address, &entry.interface) {
-        (Some(address), _) => Some(Peer::Address(address.0)),
-        (None, interface) => Some(Peer::Interface(interface.as_ref()?.0.clone())),
+        (Some(address), _) => Some(NeighborId::Address(address.0)),
+        (None, interface) => Some(NeighborId::Interface(interface.as_ref()?.0.clone())),
     }
 }
 
-/// Keepalive and hold time: both or none, as the protocol wants them (RFC 4271 §4.2).
-fn timers(entry: &Located<entries::Neighbor>, judge: &mut Judge<'_, '_>) -> Option<Option<(u32, u32)>> {
+/// Keepalive and hold time: both or none, and valid by RFC 4271 §4.2.
+fn timers(
+    entry: &Located<entries::NeighborEntry>,
+    check: &mut EntryCheck<'_, '_>,
+) -> Option<Option<(u32, u32)>> {
     let (keepalive, hold) = match (&entry.keepalive, &entry.hold) {
         (None, None) => return Some(None),
         (Some(keepalive), Some(hold)) => (keepalive, hold),
         (keepalive, hold) => {
-            let given =
-                keepalive.as_ref().map(|given| &given.spot).or(hold.as_ref().map(|given| &given.spot))?;
-            judge.leave_out(given, "holdTimeSeconds and keepaliveTimeSeconds need each other");
+            let given = keepalive
+                .as_ref()
+                .map(|given| &given.location)
+                .or(hold.as_ref().map(|given| &given.location))?;
+            check.reject(given, "holdTimeSeconds and keepaliveTimeSeconds must be set together");
             return None;
         }
     };
     if keepalive.get() > hold.0 {
-        judge.leave_out(&keepalive.spot, format_args!("more than holdTimeSeconds {}", hold.0));
+        check.reject(&keepalive.location, format_args!("more than holdTimeSeconds {}", hold.0));
         return None;
     }
     Some(Some((keepalive.get(), hold.0)))
 }
 
 fn multihop(
-    list: &Located<List<entries::Property, 0, 1>>,
+    list: &Located<List<entries::SessionPropertyEntry, 0, 1>>,
     internal: bool,
-    judge: &mut Judge<'_, '_>,
+    check: &mut EntryCheck<'_, '_>,
 ) -> Option<Option<u8>> {
     let Some(property) = list.0.first() else { return Some(None) };
     if internal {
-        judge.leave_out(&property.kind.spot, "only for a peer of another AS number");
+        check.reject(&property.kind.location, "allowed only for an eBGP peer");
         return None;
     }
     let ttl =
@@ -127,7 +136,7 @@ fn multihop(
     Some(u8::try_from(ttl).ok())
 }
 
-pub(super) fn bfd(bfd: &Bfd) -> NeighborBfd {
+pub(super) fn bfd(bfd: &BfdEntry) -> NeighborBfd {
     NeighborBfd {
         receive_ms: bfd.receive.as_ref().map(|n| n.get()),
         transmit_ms: bfd.transmit.as_ref().map(|n| n.get()),
@@ -138,27 +147,27 @@ pub(super) fn bfd(bfd: &Bfd) -> NeighborBfd {
 }
 
 fn families(
-    entry: &Located<entries::Neighbor>,
+    entry: &Located<entries::NeighborEntry>,
     internal: bool,
-    judge: &mut Judge<'_, '_>,
-) -> Option<Vec<(Family, bool)>> {
-    let mut families: Vec<(Family, bool)> = vec![];
+    check: &mut EntryCheck<'_, '_>,
+) -> Option<Vec<(BgpFamily, bool)>> {
+    let mut families: Vec<(BgpFamily, bool)> = vec![];
     for item in entry.families.iter().flat_map(|list| &list.0) {
         let family = match item.kind.value {
-            FamilyType::Ipv4Unicast => Family::Ipv4Unicast,
-            FamilyType::Ipv6Unicast => Family::Ipv6Unicast,
-            FamilyType::Evpn => Family::Evpn,
+            FamilyType::Ipv4Unicast => BgpFamily::Ipv4Unicast,
+            FamilyType::Ipv6Unicast => BgpFamily::Ipv6Unicast,
+            FamilyType::Evpn => BgpFamily::Evpn,
         };
         if families.iter().any(|(other, _)| *other == family) {
-            judge.leave_out(&item.kind.spot, "is there twice");
+            check.reject(&item.kind.location, "is listed twice");
         }
         let properties: Vec<_> = item.properties.iter().flat_map(|list| &list.0).collect();
         if let Some(client) = properties.first()
             && !internal
         {
-            judge.leave_out(&client.kind.spot, "only for a peer of our own AS number");
+            check.reject(&client.kind.location, "allowed only for an iBGP peer");
         }
         families.push((family, !properties.is_empty()));
     }
-    judge.sound.then_some(families)
+    check.valid.then_some(families)
 }

@@ -1,15 +1,15 @@
-//! The patterns of the schema that are made of parts: what the parsers of addresses, prefixes and numbers take.
+//! The composed patterns of the JSON Schema. They match what the parsers of addresses, prefixes and numbers accept.
 
 use serde_json::{Value as Json, json};
 
 use crate::model::VniDevice;
 
-use super::names::FIXED;
+use super::names::FIXED_NAMES;
 
 /// One group of an IPv6 address.
 const GROUP: &str = "[0-9A-Fa-f]{1,4}";
 
-/// What the schema refers to.
+/// The definitions that the schema refers to.
 pub(super) fn definitions() -> Json {
     let (ip4, ip6) = (ipv4(), ipv6());
     let (len4, len6) = (up_to(32), up_to(128));
@@ -24,9 +24,9 @@ pub(super) fn definitions() -> Json {
         schema["not"] = json!({"anyOf": special.map(|special| json!({"pattern": special}))});
         schema
     };
-    let not_special = |pattern| but_for(pattern, special6(&ip4, "(?:/|$)", ""));
-    // A prefix that is not longer than these has other addresses, too, or host bits set.
-    let peers6 = but_for(format!("(?:{ip6})/(?:{len6})"), special6(&ip4, "/12[78]$", ".*/[1-9][0-9]"));
+    let not_special = |pattern| but_for(pattern, special_ipv6(&ip4, "(?:/|$)", ""));
+    // A shorter prefix contains other addresses, or has host bits set.
+    let peers6 = but_for(format!("(?:{ip6})/(?:{len6})"), special_ipv6(&ip4, "/12[78]$", ".*/[1-9][0-9]"));
     let (u16, u32) = (up_to(u16::MAX.into()), up_to(u32::MAX.into()));
     json!({
         "ipv4Host": whole(&host4),
@@ -37,29 +37,29 @@ pub(super) fn definitions() -> Json {
         "ipv6HostPrefix": not_special(format!("(?:{ip6})/(?:{len6})")),
         "ipv6PeerPrefix": peers6,
         "ipv6Prefix": whole(&format!("(?:{ip6})/(?:{len6})")),
-        // Two octets are left beside an address or a long AS number, four beside a short one.
+        // Two octets remain next to an address or a 4-octet AS number, four next to a 2-octet one.
         "routeTarget": whole(&format!("(?:{u16}):(?:{u32})|(?:{u32}|{ip4}):(?:{u16})")),
     })
 }
 
-/// The names of our own devices.
-pub(super) fn ours() -> String {
+/// The pattern of the managed devices' names.
+pub(super) fn managed_device_pattern() -> String {
     let numbered = VniDevice::ALL.map(VniDevice::prefix).join("|");
-    format!("^(?:{}|(?:{numbered})[0-9]+)$", FIXED.join("|"))
+    format!("^(?:{}|(?:{numbered})[0-9]+)$", FIXED_NAMES.join("|"))
 }
 
 /// The decimal numbers from 0 to `max`, without leading zeros.
 fn up_to(max: u64) -> String {
     let digits = max.to_string();
     let mut ways = vec!["0".to_owned()];
-    // Fewer digits.
+    // Numbers with fewer digits.
     match digits.len() {
         0 | 1 => {}
         2 => ways.push("[1-9]".into()),
         3 => ways.push("[1-9][0-9]?".into()),
         length => ways.push(format!("[1-9][0-9]{{0,{}}}", length - 2)),
     }
-    // As many, and the first that differs is less.
+    // Numbers with the same count of digits: the first digit that differs is smaller.
     for (i, digit) in digits.bytes().enumerate() {
         let first = if i == 0 { b'1' } else { b'0' };
         let less = match digit.saturating_sub(first) {
@@ -83,7 +83,7 @@ fn ipv4() -> String {
     format!("(?:{octet})(?:\\.(?:{octet})){{3}}")
 }
 
-/// An IPv6 address (RFC 4291 §2.2) as `std` reads it: `::` stands for one group or more.
+/// An IPv6 address (RFC 4291 §2.2) as `std` parses it: `::` replaces one group or more.
 fn ipv6() -> String {
     let ip4 = ipv4();
     let mut ways = vec![format!("(?:{GROUP}:){{7}}{GROUP}"), format!("(?:{GROUP}:){{6}}{ip4}")];
@@ -101,10 +101,10 @@ fn ipv6() -> String {
     ways.join("|")
 }
 
-/// IPv6 addresses that are no host's, or none beyond its link, each in the beginning of a text that is an address:
-/// multicast, link-local, unspecified and loopback, and IPv4-mapped ones in all their spellings. `one`: what follows one
-/// of two addresses, `link`: what follows the beginning of a link-local one.
-fn special6(ip4: &str, one: &str, link: &str) -> [String; 5] {
+/// Patterns of the IPv6 addresses that are not a host's or not valid beyond a link, each for the start of a text that
+/// is an address: multicast, link-local, unspecified and loopback, and IPv4-mapped addresses in every spelling. `one`
+/// matches what follows `::` and `::1`, `link` matches what follows the start of a link-local address.
+fn special_ipv6(ip4: &str, one: &str, link: &str) -> [String; 5] {
     let end = "(?:/|$)";
     [
         "^[Ff][Ff][0-9A-Fa-f]{2}:".into(),
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pattern_takes_the_numbers_up_to_its_limit() {
+    fn a_pattern_matches_the_numbers_up_to_its_limit() {
         for max in [1, 9, 10, 32, 128, 255, 1000, 1999, 65535] {
             let pattern = regex::Regex::new(&format!("^(?:{})$", up_to(max))).unwrap();
             for number in 0..=max + 1100 {

@@ -1,120 +1,127 @@
-//! The tree → typed values, with every problem reported: what a type is read by, and how a map is declared.
+//! YAML tree → typed values, with every problem reported. Contains the reading trait and the declaration of maps.
 
 use serde_json::{Map, Value as Json, json};
 
 use crate::model::Value;
 
-use super::report::{Located, Report, Spot, quoted, shown};
+use super::report::{Located, Location, Report, limited, quoted};
 use super::rules::rules;
-use super::tree::{Key, Kind, Node, is_number, plain_integer};
+use super::tree::{YamlKey, YamlKind, YamlNode, is_number, plain_integer};
 
-/// A node, and how it is named.
+/// A node with its file and path.
 #[derive(Debug)]
-pub(super) struct At<'a> {
-    pub node: &'a Node,
+pub(super) struct YamlRef<'a> {
+    pub node: &'a YamlNode,
     pub file: usize,
     pub path: String,
 }
 
-impl<'a> At<'a> {
-    /// Where it stands, with its value if that is one word.
-    pub fn spot(&self) -> Spot {
-        let shown = match &self.node.kind {
-            Kind::Bool(text) | Kind::Number(text) | Kind::Scalar(text) => {
-                // No value but a secret has several words: a key was forgotten, and no one knows what the others are.
+impl<'a> YamlRef<'a> {
+    /// The location of the node, with its value if that is one word.
+    pub fn location(&self) -> Location {
+        let value_text = match &self.node.kind {
+            YamlKind::Bool(text) | YamlKind::Number(text) | YamlKind::Scalar(text) => {
+                // Only secrets have several words. Otherwise a key was forgotten, and the meaning of the other words is
+                // unknown.
                 let first = text.split_whitespace().next().unwrap_or_default();
-                Some(if is_one_word(text) { shown(text) } else { format!("{} …", shown(first)) })
+                Some(if is_one_word(text) { limited(text) } else { format!("{} …", limited(first)) })
             }
             _ => None,
         };
-        Spot { file: self.file, place: self.node.place, path: self.path.clone(), shown }
+        Location { file: self.file, position: self.node.position, path: self.path.clone(), value_text }
     }
 
-    /// The same without its value.
-    pub fn silent(&self) -> Spot {
-        Spot { shown: None, ..self.spot() }
+    /// The location without the value.
+    pub fn location_without_value(&self) -> Location {
+        Location { value_text: None, ..self.location() }
     }
 
-    fn key(&self, name: &str, node: &'a Node) -> Self {
+    fn key(&self, name: &str, node: &'a YamlNode) -> Self {
         let dot = if self.path.is_empty() { "" } else { "." };
         Self { node, file: self.file, path: format!("{}{dot}{name}", self.path) }
     }
 
-    fn item(&self, index: usize, node: &'a Node) -> Self {
+    fn item(&self, index: usize, node: &'a YamlNode) -> Self {
         Self { node, file: self.file, path: format!("{}[{index}]", self.path) }
     }
 }
 
-/// A type that can be read from a node.
-pub(super) trait Read: Sized {
-    /// Whether its text must not be shown.
+/// A type that can be read from a YAML node.
+pub(super) trait FromYaml: Sized {
+    /// Whether the value must not be shown.
     const SECRET: bool = false;
-    /// Whether it is one word, or a list of them.
-    const WORDS: bool = false;
-    /// The value, or `None` after having said why not.
-    fn read(at: &At<'_>, report: &mut Report<'_>) -> Option<Self>;
-    /// What an editor may know of it (JSON Schema).
+    /// Whether the value is one word, or a list of words.
+    const IS_WORD: bool = false;
+    /// The value. `None`: the reason has been reported.
+    fn from_yaml(at: &YamlRef<'_>, report: &mut Report<'_>) -> Option<Self>;
+    /// The JSON Schema of the type.
     fn schema() -> Json;
 }
 
-impl<T: Read> Read for Located<T> {
+impl<T: FromYaml> FromYaml for Located<T> {
     const SECRET: bool = T::SECRET;
-    const WORDS: bool = T::WORDS;
-    fn read(at: &At<'_>, report: &mut Report<'_>) -> Option<Self> {
-        let value = T::read(at, report)?;
-        Some(Self { value, spot: if T::SECRET { at.silent() } else { at.spot() } })
+    const IS_WORD: bool = T::IS_WORD;
+    fn from_yaml(at: &YamlRef<'_>, report: &mut Report<'_>) -> Option<Self> {
+        let value = T::from_yaml(at, report)?;
+        Some(Self { value, location: if T::SECRET { at.location_without_value() } else { at.location() } })
     }
     fn schema() -> Json {
         T::schema()
     }
 }
 
-/// A list of which every item must be right.
+/// A list in which every item must be valid.
 #[derive(Debug, Clone)]
 pub(super) struct List<T, const MIN: usize, const MAX: usize>(pub Vec<Located<T>>);
 
-impl<T: Read, const MIN: usize, const MAX: usize> Read for List<T, MIN, MAX> {
+impl<T: FromYaml, const MIN: usize, const MAX: usize> FromYaml for List<T, MIN, MAX> {
     const SECRET: bool = T::SECRET;
-    const WORDS: bool = T::WORDS;
-    fn read(at: &At<'_>, report: &mut Report<'_>) -> Option<Self> {
+    const IS_WORD: bool = T::IS_WORD;
+    fn from_yaml(at: &YamlRef<'_>, report: &mut Report<'_>) -> Option<Self> {
         let items = items(at, report)?;
         if !(MIN..=MAX).contains(&items.len()) {
             let range = if MIN == 0 { format!("at most {MAX}") } else { format!("{MIN} to {MAX}") };
-            report.complain(&at.silent(), format_args!("has {} items (allowed: {range})", items.len()));
+            report.add(
+                &at.location_without_value(),
+                format_args!("has {} items (allowed: {range})", items.len()),
+            );
             return None;
         }
-        let read: Vec<Option<_>> =
-            items.iter().enumerate().map(|(i, node)| Read::read(&at.item(i, node), report)).collect();
+        let read: Vec<Option<_>> = items
+            .iter()
+            .enumerate()
+            .map(|(i, node)| FromYaml::from_yaml(&at.item(i, node), report))
+            .collect();
         read.into_iter().collect::<Option<_>>().map(Self)
     }
     fn schema() -> Json {
-        // What was left blank is an empty list.
+        // A blank value is an empty list.
         let kind = if MIN == 0 { json!(["array", "null"]) } else { json!("array") };
         json!({"type": kind, "items": T::schema(), "minItems": MIN, "maxItems": MAX})
     }
 }
 
-/// A list whose wrong items are left out, without harm to the others.
+/// A list whose invalid items are left out. The other items stay.
 #[derive(Debug, Clone)]
-pub(super) struct Entries<T, const MAX: usize>(pub Vec<Located<T>>);
+pub(super) struct EntryList<T, const MAX: usize>(pub Vec<Located<T>>);
 
-impl<T, const MAX: usize> Default for Entries<T, MAX> {
+impl<T, const MAX: usize> Default for EntryList<T, MAX> {
     fn default() -> Self {
         Self(vec![])
     }
 }
 
-impl<T: Read, const MAX: usize> Read for Entries<T, MAX> {
-    fn read(at: &At<'_>, report: &mut Report<'_>) -> Option<Self> {
+impl<T: FromYaml, const MAX: usize> FromYaml for EntryList<T, MAX> {
+    fn from_yaml(at: &YamlRef<'_>, report: &mut Report<'_>) -> Option<Self> {
         let mut items = items(at, report)?;
         if let Some(first) = items.get(MAX) {
-            report.complain(
-                &at.item(MAX, first).silent(),
-                format_args!("too many (allowed: at most {MAX}): this and what follows is left out"),
+            report.add(
+                &at.item(MAX, first).location_without_value(),
+                format_args!("too many (allowed: at most {MAX}): this and the following are left out"),
             );
             items = &items[..MAX];
         }
-        let read = |(i, node)| Read::read(&at.item(i, node), report);
+        let read = |(i, node)| FromYaml::from_yaml(&at.item(i, node), report);
         Some(Self(items.iter().enumerate().filter_map(read).collect()))
     }
     fn schema() -> Json {
@@ -122,42 +129,42 @@ impl<T: Read, const MAX: usize> Read for Entries<T, MAX> {
     }
 }
 
-/// A value of which it matters whether it is absent or wrong.
+/// An optional value for which absent and invalid must be distinguished.
 #[derive(Debug, Clone)]
-pub(super) struct Attempt<T>(pub Option<T>);
+pub(super) struct MaybeInvalid<T>(pub Option<T>);
 
-impl<T: Read> Read for Attempt<T> {
+impl<T: FromYaml> FromYaml for MaybeInvalid<T> {
     const SECRET: bool = T::SECRET;
-    const WORDS: bool = T::WORDS;
-    fn read(at: &At<'_>, report: &mut Report<'_>) -> Option<Self> {
-        Some(Self(T::read(at, report)))
+    const IS_WORD: bool = T::IS_WORD;
+    fn from_yaml(at: &YamlRef<'_>, report: &mut Report<'_>) -> Option<Self> {
+        Some(Self(T::from_yaml(at, report)))
     }
     fn schema() -> Json {
         T::schema()
     }
 }
 
-/// The nodes of a list; what was left blank is an empty one.
-fn items<'a>(at: &At<'a>, report: &mut Report<'_>) -> Option<&'a [Node]> {
+/// The nodes of a list. A blank value is an empty list.
+fn items<'a>(at: &YamlRef<'a>, report: &mut Report<'_>) -> Option<&'a [YamlNode]> {
     match &at.node.kind {
-        Kind::List(list) => Some(list),
-        Kind::Null => Some(&[]),
+        YamlKind::List(list) => Some(list),
+        YamlKind::Null => Some(&[]),
         _ => {
-            report.complain(&at.silent(), "not a list");
+            report.add(&at.location_without_value(), "not a list");
             None
         }
     }
 }
 
-/// Reads one word by the rules of its type.
-pub(super) fn scalar<T: Value>(at: &At<'_>, report: &mut Report<'_>) -> Option<T> {
-    may_be_shown::<T>(at, report);
-    let text = word(at, report, T::SECRET, &T::allowed)?;
+/// Reads one word with the parser of its type.
+pub(super) fn scalar<T: Value>(at: &YamlRef<'_>, report: &mut Report<'_>) -> Option<T> {
+    mark_public::<T>(at, report);
+    let text = scalar_text(at, report, T::SECRET, &T::allowed)?;
     match T::parse(text) {
         Ok(value) => Some(value),
         Err(reason) => {
-            let spot = if T::SECRET { at.silent() } else { at.spot() };
-            report.wrong(&spot, reason, &T::allowed());
+            let location = if T::SECRET { at.location_without_value() } else { at.location() };
+            report.invalid(&location, reason, &T::allowed());
             None
         }
     }
@@ -167,60 +174,60 @@ fn is_one_word(text: &str) -> bool {
     !text.trim().contains(char::is_whitespace)
 }
 
-/// A word in its place may be shown, unless it is a secret there.
-fn may_be_shown<T: Value>(at: &At<'_>, report: &mut Report<'_>) {
+/// Marks a single word as public, unless its type is secret.
+fn mark_public<T: Value>(at: &YamlRef<'_>, report: &mut Report<'_>) {
     let is_one_word = match &at.node.kind {
-        Kind::Scalar(text) => is_one_word(text),
-        Kind::List(_) | Kind::Map(_) => false,
+        YamlKind::Scalar(text) => is_one_word(text),
+        YamlKind::List(_) | YamlKind::Map(_) => false,
         _ => true,
     };
     if !T::SECRET && is_one_word {
-        report.may_be_shown(at.file, at.node.place, at.node.end);
+        report.mark_public(at.file, at.node.position, at.node.end);
     }
 }
 
-/// The same for a number, which is none in quotes.
-pub(super) fn number<T: Value>(at: &At<'_>, report: &mut Report<'_>) -> Option<T> {
-    may_be_shown::<T>(at, report);
+/// Reads a number. A quoted number is text.
+pub(super) fn number<T: Value>(at: &YamlRef<'_>, report: &mut Report<'_>) -> Option<T> {
+    mark_public::<T>(at, report);
     let parsed = match &at.node.kind {
-        Kind::Number(text) => T::parse(plain_integer(text).as_deref().unwrap_or(text)),
-        Kind::Scalar(text) if is_number(text) => {
-            report.wrong(&at.spot(), "text, not a number: leave out the quotes", &T::allowed());
+        YamlKind::Number(text) => T::parse(plain_integer(text).as_deref().unwrap_or(text)),
+        YamlKind::Scalar(text) if is_number(text) => {
+            report.invalid(&at.location(), "text, not a number: remove the quotes", &T::allowed());
             return None;
         }
-        _ => T::parse(word(at, report, T::SECRET, &T::allowed)?),
+        _ => T::parse(scalar_text(at, report, T::SECRET, &T::allowed)?),
     };
-    parsed.map_err(|reason| report.wrong(&at.spot(), reason, &T::allowed())).ok()
+    parsed.map_err(|reason| report.invalid(&at.location(), reason, &T::allowed())).ok()
 }
 
-fn word<'a>(
-    at: &At<'a>,
+fn scalar_text<'a>(
+    at: &YamlRef<'a>,
     report: &mut Report<'_>,
     secret: bool,
     allowed: &dyn Fn() -> String,
 ) -> Option<&'a str> {
     let reason = match &at.node.kind {
-        Kind::Scalar(text) if text.trim().is_empty() => "is empty",
-        Kind::Scalar(text) if text.trim() != &**text => "has blanks around it",
-        Kind::Scalar(text) => return Some(text),
-        Kind::Bool(_) => "a boolean, not text: put it in quotes if it is text",
-        Kind::Number(_) => "a number, not text: put it in quotes if it is text",
-        Kind::Null => "is empty",
-        Kind::List(_) => "a list, not a single value",
-        Kind::Map(_) => "a map, not a single value",
+        YamlKind::Scalar(text) if text.trim().is_empty() => "is empty",
+        YamlKind::Scalar(text) if text.trim() != &**text => "has leading or trailing blanks",
+        YamlKind::Scalar(text) => return Some(text),
+        YamlKind::Bool(_) => "a boolean, not text: put it in quotes if it is text",
+        YamlKind::Number(_) => "a number, not text: put it in quotes if it is text",
+        YamlKind::Null => "is empty",
+        YamlKind::List(_) => "a list, not a single value",
+        YamlKind::Map(_) => "a map, not a single value",
     };
-    report.wrong(&if secret { at.silent() } else { at.spot() }, reason, &allowed());
+    report.invalid(&if secret { at.location_without_value() } else { at.location() }, reason, &allowed());
     None
 }
 
-/// Makes types that read one word by the rules of [`Value`] readable.
-macro_rules! words_of {
+/// Implements [`FromYaml`] for types that parse one word ([`Value`]).
+macro_rules! impl_from_yaml {
     ($($how:ident $type:ty: $schema:expr;)*) => {$(
-        impl $crate::config::file::read::Read for $type {
+        impl $crate::config::file::read::FromYaml for $type {
             const SECRET: bool = <$type as $crate::model::Value>::SECRET;
-            const WORDS: bool = true;
-            fn read(
-                at: &$crate::config::file::read::At<'_>,
+            const IS_WORD: bool = true;
+            fn from_yaml(
+                at: &$crate::config::file::read::YamlRef<'_>,
                 report: &mut $crate::config::file::report::Report<'_>,
             ) -> Option<Self> {
                 $crate::config::file::read::$how(at, report)
@@ -231,9 +238,9 @@ macro_rules! words_of {
         }
     )*};
 }
-pub(super) use words_of;
+pub(super) use impl_from_yaml;
 
-/// Declares a value that is one of a few words; and, behind a semicolon, those that upstream knows and we do not serve.
+/// Declares an enum of fixed words. After a semicolon: words of upstream that are not supported, with the reason.
 macro_rules! choice {
     ($(#[$doc:meta])* $name:ident { $($variant:ident = $word:literal),* $(; $($other:literal: $why:literal),*)? }) => {
         $(#[$doc])*
@@ -248,7 +255,7 @@ macro_rules! choice {
                 match text {
                     $($word => Ok(Self::$variant),)*
                     $($($other => Err($crate::model::Invalid(concat!("not supported: ", $why).into())),)*)?
-                    _ => Err($crate::model::Invalid("not one of the words".into())),
+                    _ => Err($crate::model::Invalid("not an allowed word".into())),
                 }
             }
         }
@@ -259,136 +266,148 @@ macro_rules! choice {
             }
         }
 
-        $crate::config::file::read::words_of! {
+        $crate::config::file::read::impl_from_yaml! {
             scalar $name: serde_json::json!({"enum": [$($word),*]});
         }
     };
 }
 pub(super) use choice;
 
-/// In the place of a key that is not served.
+/// The field of an unsupported key.
 #[derive(Debug, Clone)]
-pub(super) struct Refused;
+pub(super) struct UnsupportedKey;
 
 /// A map that is being read.
 #[derive(Debug)]
-pub(super) struct Fields<'a> {
-    at: &'a At<'a>,
-    map: &'a [(Key, Node)],
-    /// Whether a wrong value spoils the whole map.
+pub(super) struct MapReader<'a> {
+    at: &'a YamlRef<'a>,
+    map: &'a [(YamlKey, YamlNode)],
+    /// Whether one invalid value invalidates the whole map.
     strict: bool,
-    sound: bool,
+    valid: bool,
 }
 
-impl<'a> Fields<'a> {
-    /// Begins with the keys that no one knows.
+impl<'a> MapReader<'a> {
+    /// Starts reading, and reports the unknown keys.
     pub fn new(
-        at: &'a At<'a>,
+        at: &'a YamlRef<'a>,
         strict: bool,
         known: &[(&[&'static str], &str)],
         report: &mut Report<'_>,
     ) -> Option<Self> {
-        let served: Vec<_> =
-            known.iter().filter(|(_, mode)| *mode != "refused").map(|(names, _)| *names).collect();
-        let Kind::Map(map) = &at.node.kind else {
+        let supported: Vec<_> =
+            known.iter().filter(|(_, mode)| *mode != "unsupported").map(|(names, _)| *names).collect();
+        let YamlKind::Map(map) = &at.node.kind else {
             let reason = match at.node.kind {
-                Kind::Null => "is empty: write {} or leave it out",
-                Kind::List(_) => "a list, not a map",
+                YamlKind::Null => "is empty: write {} or leave it out",
+                YamlKind::List(_) => "a list, not a map",
                 _ => "not a map",
             };
-            let keys: Vec<&str> = served.iter().map(|names| names[0]).collect();
-            report.wrong(&at.silent(), reason, &format!("the keys {}", keys.join(", ")));
+            let keys: Vec<&str> = supported.iter().map(|names| names[0]).collect();
+            report.invalid(&at.location_without_value(), reason, &format!("the keys {}", keys.join(", ")));
             return None;
         };
-        let mut fields = Self { at, map, strict, sound: true };
+        let mut fields = Self { at, map, strict, valid: true };
         for (key, _) in map.iter() {
             let is_known = known.iter().any(|(names, _)| names.contains(&&*key.name));
             if is_known || key_name(&key.name) == &*key.name {
-                report.may_be_shown(at.file, key.place, key.end);
+                report.mark_public(at.file, key.position, key.end);
             }
             if is_known {
                 continue;
             }
-            fields.sound = false;
-            // To look for what was meant takes time, and there is no end to what may be wrong.
+            fields.valid = false;
+            // The search for the nearest key takes time, and the count of unknown keys has no bound.
             if report.is_full() {
-                report.count();
+                report.count_omitted();
                 continue;
             }
-            let spot = Spot { place: key.place, ..at.silent() };
+            let location = Location { position: key.position, ..at.location_without_value() };
             let owner = if at.path.is_empty() { "" } else { ": " };
-            let spot = Spot { path: format!("{}{owner}{}", spot.path, quoted(key_name(&key.name))), ..spot };
-            match nearest(&key.name, &served) {
-                // An object of Kubernetes in the place of its spec.
+            let location = Location {
+                path: format!("{}{owner}{}", location.path, quoted(key_name(&key.name))),
+                ..location
+            };
+            match nearest(&key.name, &supported) {
+                // A Kubernetes object instead of its spec.
                 _ if ["apiVersion", "kind", "metadata", "spec", "status"].contains(&&*key.name) => {
-                    report.complain(
-                        &spot,
-                        "not supported: this is no Kubernetes object, write what its spec has",
+                    report.add(
+                        &location,
+                        "not supported: Kubernetes objects are not read here, write the contents of spec",
                     );
                 }
-                Some(name) => report.complain(&spot, format_args!("unknown key, did you mean {name}?")),
+                Some(name) => report.add(&location, format_args!("unknown key, did you mean {name}?")),
                 None => {
-                    let keys: Vec<&str> = served.iter().map(|names| names[0]).collect();
-                    report.wrong(&spot, "unknown key", &keys.join(", "));
+                    let keys: Vec<&str> = supported.iter().map(|names| names[0]).collect();
+                    report.invalid(&location, "unknown key", &keys.join(", "));
                 }
             }
         }
         Some(fields)
     }
 
-    fn find(&mut self, names: &[&'static str], report: &mut Report<'_>) -> Option<At<'a>> {
+    fn find(&mut self, names: &[&'static str], report: &mut Report<'_>) -> Option<YamlRef<'a>> {
         let mut found = self.map.iter().filter(|(key, _)| names.contains(&&*key.name));
         let (key, node) = found.next()?;
         if let Some((other, _)) = found.next() {
-            let spot = Spot { place: other.place, ..self.at.key(&other.name, node).silent() };
-            report.complain(&spot, format_args!("another name for {}, which is given as well", key.name));
-            self.sound = false;
+            let location = Location {
+                position: other.position,
+                ..self.at.key(&other.name, node).location_without_value()
+            };
+            report.add(&location, format_args!("another name for {}, which is also set", key.name));
+            self.valid = false;
         }
         Some(self.at.key(&key.name, node))
     }
 
     /// A value that may be absent.
-    pub fn optional<T: Read>(&mut self, names: &[&'static str], report: &mut Report<'_>) -> Option<T> {
+    pub fn optional<T: FromYaml>(&mut self, names: &[&'static str], report: &mut Report<'_>) -> Option<T> {
         let at = self.find(names, report)?;
-        let value = T::read(&at, report);
-        self.sound &= value.is_some();
+        let value = T::from_yaml(&at, report);
+        self.valid &= value.is_some();
         value
     }
 
-    /// A value that must be there.
-    pub fn required<T: Read>(&mut self, names: &[&'static str], report: &mut Report<'_>) -> Option<T> {
+    /// A value that must be set.
+    pub fn required<T: FromYaml>(&mut self, names: &[&'static str], report: &mut Report<'_>) -> Option<T> {
         let Some(at) = self.find(names, report) else {
-            let spot = Spot { shown: None, ..self.at.spot() };
-            let dot = if spot.path.is_empty() { "" } else { "." };
-            let spot = Spot { path: format!("{}{dot}{}", spot.path, names[0]), ..spot };
-            report.complain(&spot, "must be set");
-            self.sound = false;
+            let location = Location { value_text: None, ..self.at.location() };
+            let dot = if location.path.is_empty() { "" } else { "." };
+            let location = Location { path: format!("{}{dot}{}", location.path, names[0]), ..location };
+            report.add(&location, "must be set");
+            self.valid = false;
             return None;
         };
-        let value = T::read(&at, report);
-        self.sound &= value.is_some();
+        let value = T::from_yaml(&at, report);
+        self.valid &= value.is_some();
         value
     }
 
-    /// A key that upstream knows and we do not serve.
-    pub fn refused(&mut self, names: &[&'static str], why: &str, report: &mut Report<'_>) -> Refused {
+    /// A key of upstream that is not supported.
+    pub fn unsupported(
+        &mut self,
+        names: &[&'static str],
+        why: &str,
+        report: &mut Report<'_>,
+    ) -> UnsupportedKey {
         if let Some((key, node)) = self.map.iter().find(|(key, _)| names.contains(&&*key.name)) {
-            let spot = Spot { place: key.place, ..self.at.key(&key.name, node).silent() };
-            report.complain(&spot, format_args!("not supported: {why}"));
-            self.sound = false;
+            let location =
+                Location { position: key.position, ..self.at.key(&key.name, node).location_without_value() };
+            report.add(&location, format_args!("not supported: {why}"));
+            self.valid = false;
         }
-        Refused
+        UnsupportedKey
     }
 
-    /// Whether what was read may be used.
-    pub fn usable(&self) -> bool {
-        self.sound || !self.strict
+    /// Whether the values may be used.
+    pub fn is_usable(&self) -> bool {
+        self.valid || !self.strict
     }
 }
 
 /// The key that was probably meant.
 fn nearest(name: &str, known: &[&[&'static str]]) -> Option<&'static str> {
-    // The longest that there is has some twenty letters.
+    // The longest known key has about twenty letters.
     if name.len() > 40 {
         return None;
     }
@@ -398,15 +417,15 @@ fn nearest(name: &str, known: &[&[&'static str]]) -> Option<&'static str> {
     (distance(&nearest) <= (nearest.len() / 3).max(1)).then_some(nearest)
 }
 
-/// A key as a problem shows it, its first word: `password:x`, with the blank forgotten, is a key and holds a password.
+/// The first word of a key, for a problem text: `password:x` without a blank is one key and contains the password.
 fn key_name(name: &str) -> &str {
     name.split(|c: char| !c.is_alphanumeric() && !"_-.".contains(c)).next().unwrap_or_default()
 }
 
-/// Declares a map once: its keys with their types and meanings. Yields the struct, its reader and its schema.
+/// Declares a map once: its keys with their types and meanings. Generates the struct, its reader and its schema.
 ///
-/// A key is `required`, `optional`, `entries` (a list whose wrong items alone are left out) or `refused`. In a `strict`
-/// map one wrong value spoils all of it, in a `lenient` one that value alone is left out.
+/// A key is `required`, `optional`, `entries` (a list whose invalid items alone are left out) or `unsupported`. In a
+/// `strict` map one invalid value invalidates the map; in a `lenient` map it is left out alone.
 macro_rules! keys {
     ($(
         $(#[$doc:meta])*
@@ -416,33 +435,33 @@ macro_rules! keys {
     )*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone)]
-        #[allow(dead_code)] // Keys that are not served are declared all the same.
+        #[allow(dead_code)] // Unsupported keys are declared, too.
         pub(super) struct $name {
-            $(pub $field: $crate::config::file::read::slot!($mode $type $(<$($arg),*>)?),)*
+            $(pub $field: $crate::config::file::read::field_type!($mode $type $(<$($arg),*>)?),)*
         }
 
-        impl $crate::config::file::read::Read for $name {
-            fn read(
-                at: &$crate::config::file::read::At<'_>,
+        impl $crate::config::file::read::FromYaml for $name {
+            fn from_yaml(
+                at: &$crate::config::file::read::YamlRef<'_>,
                 report: &mut $crate::config::file::report::Report<'_>,
             ) -> Option<Self> {
                 const KNOWN: &[(&[&str], &str)] = &[$((&[$key $(, $alias)*], stringify!($mode))),*];
                 let strict = stringify!($how) == "strict";
-                let mut fields = $crate::config::file::read::Fields::new(at, strict, KNOWN, report)?;
-                $(let $field = $crate::config::file::read::take!(
+                let mut fields = $crate::config::file::read::MapReader::new(at, strict, KNOWN, report)?;
+                $(let $field = $crate::config::file::read::read_field!(
                     fields, report, &[$key $(, $alias)*], $mode $type $(<$($arg),*>)?
                 );)*
-                if !fields.usable() {
+                if !fields.is_usable() {
                     return None;
                 }
                 Some(Self {
-                    $($field: $crate::config::file::read::unwrap_slot!($mode $field),)*
+                    $($field: $crate::config::file::read::unwrap_field!($mode $field),)*
                 })
             }
             fn schema() -> serde_json::Value {
-                $crate::config::file::read::object(stringify!($name), vec![$((
+                $crate::config::file::read::object_schema(stringify!($name), vec![$((
                     &[$key $(, $alias)*],
-                    $crate::config::file::read::slot_schema!($mode $type $(<$($arg),*>)?),
+                    $crate::config::file::read::field_schema!($mode $type $(<$($arg),*>)?),
                     $meaning,
                     stringify!($mode),
                 ),)*])
@@ -452,32 +471,32 @@ macro_rules! keys {
 
         /// Every key, and whether its values are words that may be shown.
         const KEYS: &[(&[&str], bool)] = &[$($(
-            (&[$key $(, $alias)*], $crate::config::file::read::shows!($mode $type $(<$($arg),*>)?)),
+            (&[$key $(, $alias)*], $crate::config::file::read::is_public!($mode $type $(<$($arg),*>)?)),
         )*)*];
     };
 }
 pub(super) use keys;
 
-macro_rules! shows {
-    (refused $why:literal) => {
+macro_rules! is_public {
+    (unsupported $why:literal) => {
         false
     };
     ($mode:ident $($type:tt)*) => {
-        !<$($type)* as $crate::config::file::read::Read>::SECRET
-            && <$($type)* as $crate::config::file::read::Read>::WORDS
+        !<$($type)* as $crate::config::file::read::FromYaml>::SECRET
+            && <$($type)* as $crate::config::file::read::FromYaml>::IS_WORD
     };
 }
-pub(super) use shows;
+pub(super) use is_public;
 
-macro_rules! slot {
+macro_rules! field_type {
     (required $($type:tt)*) => { $crate::config::file::report::Located<$($type)*> };
     (optional $($type:tt)*) => { Option<$crate::config::file::report::Located<$($type)*>> };
     (entries $($type:tt)*) => { $($type)* };
-    (refused $why:literal) => { $crate::config::file::read::Refused };
+    (unsupported $why:literal) => { $crate::config::file::read::UnsupportedKey };
 }
-pub(super) use slot;
+pub(super) use field_type;
 
-macro_rules! take {
+macro_rules! read_field {
     ($fields:ident, $report:ident, $names:expr, required $($type:tt)*) => {
         $fields.required::<$crate::config::file::report::Located<$($type)*>>($names, $report)
     };
@@ -487,13 +506,13 @@ macro_rules! take {
     ($fields:ident, $report:ident, $names:expr, entries $($type:tt)*) => {
         $fields.optional::<$($type)*>($names, $report)
     };
-    ($fields:ident, $report:ident, $names:expr, refused $why:literal) => {
-        $fields.refused($names, $why, $report)
+    ($fields:ident, $report:ident, $names:expr, unsupported $why:literal) => {
+        $fields.unsupported($names, $why, $report)
     };
 }
-pub(super) use take;
+pub(super) use read_field;
 
-macro_rules! unwrap_slot {
+macro_rules! unwrap_field {
     (required $field:ident) => {
         $field?
     };
@@ -503,25 +522,25 @@ macro_rules! unwrap_slot {
     (entries $field:ident) => {
         $field.unwrap_or_default()
     };
-    (refused $field:ident) => {
+    (unsupported $field:ident) => {
         $field
     };
 }
-pub(super) use unwrap_slot;
+pub(super) use unwrap_field;
 
-macro_rules! slot_schema {
-    (refused $why:literal) => { serde_json::json!({"not": {}, "description": concat!("Not supported: ", $why, ".")}) };
-    ($mode:ident $($type:tt)*) => { <$($type)* as $crate::config::file::read::Read>::schema() };
+macro_rules! field_schema {
+    (unsupported $why:literal) => { serde_json::json!({"not": {}, "description": concat!("Not supported: ", $why, ".")}) };
+    ($mode:ident $($type:tt)*) => { <$($type)* as $crate::config::file::read::FromYaml>::schema() };
 }
-pub(super) use slot_schema;
+pub(super) use field_schema;
 
 /// The schema of a map: names, schema, meaning and mode of each key.
-pub(super) fn object(map: &str, keys: Vec<(&[&str], Json, &str, &str)>) -> Json {
+pub(super) fn object_schema(map: &str, keys: Vec<(&[&str], Json, &str, &str)>) -> Json {
     let required: Vec<&str> = keys.iter().filter(|key| key.3 == "required").map(|key| key.0[0]).collect();
     let (mut properties, mut rules) = (Map::new(), rules(map));
     for (names, mut schema, meaning, mode) in keys {
         for (i, name) in names.iter().enumerate() {
-            if mode != "refused" {
+            if mode != "unsupported" {
                 let meaning =
                     if i == 0 { meaning.into() } else { format!("Another name for `{}`.", names[0]) };
                 schema["description"] = meaning.into();

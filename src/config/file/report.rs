@@ -1,84 +1,84 @@
-//! What is wrong and where: the sentence, the source line and a caret.
+//! Problems with their position: the message, the source line and a caret.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
-use crate::config::Problem;
+use crate::config::ConfigProblem;
 use crate::printable::printable;
 
-use super::entries::{has_words, is_key};
-use super::tree::Place;
+use super::entries::{has_public_values, is_known_key};
+use super::tree::YamlPosition;
 
-/// How many characters of a bad value a problem shows.
-const SHOWN: usize = 60;
+/// How many characters of an invalid value a problem shows.
+const MAX_VALUE_CHARS: usize = 60;
 
 /// How many characters of a source line a problem shows.
-const EXCERPT: usize = 100;
+const EXCERPT_CHARS: usize = 100;
 
-/// The longest line that is shown, in bytes: to find a column takes a walk through it.
-const LONGEST_LINE: usize = 16 << 10;
+/// The longest source line that is shown, in bytes. Finding a column scans the line.
+const MAX_LINE_BYTES: usize = 16 << 10;
 
-/// How many problems are named. What is more is counted: a log of thousands helps no one, and takes its time.
-const NAMED: usize = 50;
+/// How many problems are reported. The rest is only counted: a log of thousands of problems is slow and does not help.
+const MAX_PROBLEMS: usize = 50;
 
 /// The text of one file.
 #[derive(Debug)]
-pub(super) struct Source<'a> {
+pub(super) struct SourceFile<'a> {
     name: &'a str,
     text: &'a str,
-    /// Its lines, only taken apart where there is a problem.
+    /// Its lines. They are split only if there is a problem.
     lines: OnceCell<Vec<&'a str>>,
-    /// What may be shown of it, by where it begins and ends: keys, and words of which their reader knows that they are no
-    /// secrets. Of all the rest no one knows what it is.
-    shown: Vec<(Place, Place)>,
-    /// It is no YAML, so that nothing of it was read.
-    broken: bool,
+    /// The spans that may be shown, by begin and end: keys, and words that are known not to be secret. Everything else
+    /// may be secret.
+    public_spans: Vec<(YamlPosition, YamlPosition)>,
+    /// The text is not valid YAML, and nothing of it was read.
+    is_unparsable: bool,
 }
 
-impl<'a> Source<'a> {
+impl<'a> SourceFile<'a> {
     pub fn new(name: &'a str, text: &'a str) -> Self {
-        Self { name, text, lines: OnceCell::new(), shown: vec![], broken: false }
+        Self { name, text, lines: OnceCell::new(), public_spans: vec![], is_unparsable: false }
     }
 
     fn lines(&self) -> &[&'a str] {
         self.lines.get_or_init(|| lines(self.text))
     }
 
-    /// What may be shown of these lines, in their order.
-    fn shown_on(&self, lines: &BTreeSet<usize>) -> Vec<(Place, Place)> {
-        if self.broken {
-            let of = |line: &usize| self.lines().get(line - 1).map(|text| known_words(*line, text));
+    /// The public spans on these lines, in order.
+    fn public_spans_on(&self, lines: &BTreeSet<usize>) -> Vec<(YamlPosition, YamlPosition)> {
+        if self.is_unparsable {
+            let of = |line: &usize| self.lines().get(line - 1).map(|text| known_spans(*line, text));
             return lines.iter().filter_map(of).flatten().collect();
         }
-        let on = |(begin, end): &&(Place, Place)| {
+        let on = |(begin, end): &&(YamlPosition, YamlPosition)| {
             lines.range(begin.line..).next().is_some_and(|line| *line <= end.line)
         };
-        let mut shown: Vec<_> = self.shown.iter().filter(on).copied().collect();
-        shown.sort_unstable();
-        shown.dedup();
-        shown
+        let mut spans: Vec<_> = self.public_spans.iter().filter(on).copied().collect();
+        spans.sort_unstable();
+        spans.dedup();
+        spans
     }
 
-    fn excerpt(&self, place: Place, shown: &[(Place, Place)]) -> Option<String> {
-        let Place { line, column } = place;
-        let text = self.lines().get(line - 1).filter(|text| text.len() <= LONGEST_LINE)?;
+    fn excerpt(&self, position: YamlPosition, public: &[(YamlPosition, YamlPosition)]) -> Option<String> {
+        let YamlPosition { line, column } = position;
+        let text = self.lines().get(line - 1).filter(|text| text.len() <= MAX_LINE_BYTES)?;
         let margin = " ".repeat(line.to_string().len());
-        let (at, hidden) = (column - 1, hidden_from(line, text, shown));
+        let (at, hidden) = (column - 1, public_prefix_len(line, text, public));
         if at > hidden {
-            return Some(format!("  {line} | (not shown, it may hold a password)"));
+            return Some(format!("  {line} | (not shown, it may contain a password)"));
         }
-        let begin = if at < EXCERPT { 0 } else { at - EXCERPT / 2 };
+        let begin = if at < EXCERPT_CHARS { 0 } else { at - EXCERPT_CHARS / 2 };
         let known = text.trim_end().chars().take(hidden);
         let rest = (hidden < text.trim_end().chars().count()).then_some('…');
-        let window: String = known.chain(rest).skip(begin).take(EXCERPT).map(visible).collect();
+        let window: String = known.chain(rest).skip(begin).take(EXCERPT_CHARS).map(printable_char).collect();
         let indent = " ".repeat(at - begin);
         Some(format!("  {line} | {}\n  {margin} | {indent}^", window.trim_end()))
     }
 }
 
-/// The lines as YAML counts them, which may end with a carriage return alone (YAML 1.2.2 §5.4).
+/// The lines as YAML counts them. A carriage return alone may end a line (YAML 1.2.2 §5.4).
 fn lines(text: &str) -> Vec<&str> {
     let mut lines: Vec<&str> = text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)).collect();
     if text.contains('\r') {
@@ -87,8 +87,8 @@ fn lines(text: &str) -> Vec<&str> {
     lines
 }
 
-/// One column for each character, and none that a terminal acts upon.
-fn visible(c: char) -> char {
+/// Maps each character to one column, without control sequences for a terminal.
+fn printable_char(c: char) -> char {
     match c {
         '\t' => ' ',
         c if matches!(printable(c.encode_utf8(&mut [0; 4])), Cow::Owned(_)) => '\u{fffd}',
@@ -96,15 +96,14 @@ fn visible(c: char) -> char {
     }
 }
 
-/// How many characters of a line come before the first that is neither punctuation of YAML nor may be shown; `shown` is in
-/// order.
-fn hidden_from(line: usize, text: &str, shown: &[(Place, Place)]) -> usize {
+/// The number of leading characters of a line that are YAML punctuation or inside a public span. `public` is sorted.
+fn public_prefix_len(line: usize, text: &str, public: &[(YamlPosition, YamlPosition)]) -> usize {
     let mut rest = text.chars().peekable();
-    let mut shown = shown.iter().peekable();
-    let mut at = Place { line, column: 1 };
+    let mut public = public.iter().peekable();
+    let mut at = YamlPosition { line, column: 1 };
     let mut known_to = at;
     while let Some(c) = rest.next() {
-        while let Some((_, end)) = shown.next_if(|(begin, _)| *begin <= at) {
+        while let Some((_, end)) = public.next_if(|(begin, _)| *begin <= at) {
             known_to = known_to.max(*end);
         }
         if at >= known_to && !is_punctuation(c, rest.peek()) {
@@ -115,25 +114,25 @@ fn hidden_from(line: usize, text: &str, shown: &[(Place, Place)]) -> usize {
     at.column - 1
 }
 
-/// Whether a character, with this one behind it, has a meaning of its own in YAML.
+/// Whether a character is YAML punctuation, given the character that follows.
 fn is_punctuation(c: char, next: Option<&char>) -> bool {
     match c {
-        // Without a blank it may begin a word.
+        // Without a blank it may be the start of a word.
         '-' | ':' | '?' => next.is_none_or(|next| " \t[{".contains(*next)),
         c => " \t[]{},".contains(c),
     }
 }
 
-/// The keys that we know of a line that is no YAML, and their values if they are single words.
-fn known_words(line: usize, text: &str) -> Vec<(Place, Place)> {
+/// The known keys of a line that is not valid YAML, and their values if these are single words.
+fn known_spans(line: usize, text: &str) -> Vec<(YamlPosition, YamlPosition)> {
     let mut words = vec![];
-    let chars: Vec<char> = text.chars().take(LONGEST_LINE).collect();
+    let chars: Vec<char> = text.chars().take(MAX_LINE_BYTES).collect();
     let end_of = |from: usize, more: &str| {
         let is_over = |c: &char| !c.is_ascii_alphanumeric() && !more.contains(*c);
         chars[from..].iter().position(is_over).map_or(chars.len(), |length| from + length)
     };
     let mut add = |from, to| {
-        words.push((Place { line, column: from + 1 }, Place { line, column: to + 1 }));
+        words.push((YamlPosition { line, column: from + 1 }, YamlPosition { line, column: to + 1 }));
         to
     };
     let mut at = 0;
@@ -147,11 +146,11 @@ fn known_words(line: usize, text: &str) -> Vec<(Place, Place)> {
             continue;
         }
         let key: String = chars[at..end].iter().collect();
-        if chars.get(end) != Some(&':') || !is_key(&key) {
+        if chars.get(end) != Some(&':') || !is_known_key(&key) {
             break;
         }
         at = add(at, end) + 1;
-        if has_words(&key) {
+        if has_public_values(&key) {
             let blanks = chars[at.min(chars.len())..].iter().take_while(|c| **c == ' ').count();
             let value = at + blanks;
             if blanks > 0 {
@@ -163,31 +162,31 @@ fn known_words(line: usize, text: &str) -> Vec<(Place, Place)> {
 }
 
 /// Whether the word means a password, perhaps misspelt.
-pub(crate) fn sounds_secret(word: &str) -> bool {
+pub(crate) fn is_password_keyword(word: &str) -> bool {
     if word.len() < 3 {
         return false;
     }
     let word = word.to_ascii_lowercase();
-    // Two letters more or less at most.
+    // At most two letters differ.
     let like_password = (6..=10).contains(&word.len()) && strsim::damerau_levenshtein(&word, "password") <= 2;
     word.contains("passw") || ["pass", "pwd", "secret"].contains(&word.as_str()) || like_password
 }
 
-/// Where a value stands, and what it says.
+/// The location of a value, and its text.
 #[derive(Debug, Clone)]
-pub(super) struct Spot {
+pub(super) struct Location {
     pub file: usize,
-    pub place: Place,
+    pub position: YamlPosition,
     pub path: String,
-    /// The value, if it is one word and no secret.
-    pub shown: Option<String>,
+    /// The value, if it is one word and not a secret.
+    pub value_text: Option<String>,
 }
 
-/// A value and where it stands.
+/// A value and its location.
 #[derive(Debug, Clone)]
 pub(super) struct Located<T> {
     pub value: T,
-    pub spot: Spot,
+    pub location: Location,
 }
 
 impl<T> std::ops::Deref for Located<T> {
@@ -200,132 +199,136 @@ impl<T> std::ops::Deref for Located<T> {
 /// The problems found so far.
 #[derive(Debug)]
 pub(super) struct Report<'a> {
-    sources: Vec<Source<'a>>,
-    /// Each with its file and place.
-    found: Vec<(usize, Place, String)>,
-    /// How many are not named.
-    more: usize,
+    sources: Vec<SourceFile<'a>>,
+    /// Each with its file and position.
+    problems: Vec<(usize, YamlPosition, String)>,
+    /// How many problems are not reported.
+    omitted: usize,
 }
 
 impl<'a> Report<'a> {
-    pub fn new(sources: Vec<Source<'a>>) -> Self {
-        Self { sources, found: vec![], more: 0 }
+    pub fn new(sources: Vec<SourceFile<'a>>) -> Self {
+        Self { sources, problems: vec![], omitted: 0 }
     }
 
-    /// Something is wrong with a value; `allowed` says what is right.
-    pub fn wrong(&mut self, spot: &Spot, reason: impl Display, allowed: &str) {
-        self.complain(spot, format_args!("{reason} (allowed: {allowed})"));
+    /// Reports an invalid value. `allowed` describes the valid ones.
+    pub fn invalid(&mut self, location: &Location, reason: impl Display, allowed: &str) {
+        self.add(location, format_args!("{reason} (allowed: {allowed})"));
     }
 
-    /// Something is wrong with a value, and the reason says it all.
-    pub fn complain(&mut self, spot: &Spot, reason: impl Display) {
+    /// Reports a problem whose reason is complete.
+    pub fn add(&mut self, location: &Location, reason: impl Display) {
         if self.is_full() {
-            return self.count();
+            return self.count_omitted();
         }
-        let value = match &spot.shown {
-            Some(shown) => format!("={}", quoted(shown)),
+        let value = match &location.value_text {
+            Some(text) => format!("={}", quoted(text)),
             None => String::new(),
         };
-        let path = if spot.path.is_empty() { "the file" } else { &spot.path };
-        self.add(spot.file, spot.place, format!("{path}{value}: {reason}"));
+        let path = if location.path.is_empty() { "the file" } else { &location.path };
+        self.push(location.file, location.position, format!("{path}{value}: {reason}"));
     }
 
-    /// The file itself can't be read as YAML.
-    pub fn broken(&mut self, file: usize, place: Place, reason: &str) {
+    /// Reports that the file is not valid YAML.
+    pub fn yaml_error(&mut self, file: usize, position: YamlPosition, reason: &str) {
         if self.is_full() {
-            return self.count();
+            return self.count_omitted();
         }
         if let Some(source) = self.sources.get_mut(file) {
-            source.broken = true;
+            source.is_unparsable = true;
         }
-        self.add(file, place, cut(&reason.chars().map(visible).collect::<String>(), 4 * SHOWN));
+        self.push(
+            file,
+            position,
+            truncate(&reason.chars().map(printable_char).collect::<String>(), 4 * MAX_VALUE_CHARS),
+        );
     }
 
-    /// What stands there is a key, or a word that is no secret.
-    pub fn may_be_shown(&mut self, file: usize, begin: Place, end: Place) {
+    /// Marks a span as public: a key, or a word that is not a secret.
+    pub fn mark_public(&mut self, file: usize, begin: YamlPosition, end: YamlPosition) {
         if let Some(source) = self.sources.get_mut(file) {
-            source.shown.push((begin, end));
+            source.public_spans.push((begin, end));
         }
     }
 
-    fn add(&mut self, file: usize, place: Place, sentence: String) {
-        self.found.push((file, place, sentence));
+    fn push(&mut self, file: usize, position: YamlPosition, sentence: String) {
+        self.problems.push((file, position, sentence));
     }
 
-    /// Whether what follows is only counted.
+    /// Whether further problems are only counted.
     pub fn is_full(&self) -> bool {
-        self.found.len() >= NAMED
+        self.problems.len() >= MAX_PROBLEMS
     }
 
-    /// Counts a problem that is not named.
-    pub fn count(&mut self) {
-        self.more += 1;
+    /// Counts a problem that is not reported.
+    pub fn count_omitted(&mut self) {
+        self.omitted += 1;
     }
 
-    /// A place as another problem names it.
-    pub fn name(&self, spot: &Spot) -> String {
-        let file = self.sources.get(spot.file).map_or("", |source| source.name);
-        format!("{} ({file}:{})", spot.path, spot.place.line)
+    /// A location as another problem refers to it.
+    pub fn describe(&self, location: &Location) -> String {
+        let file = self.sources.get(location.file).map_or("", |source| source.name);
+        format!("{} ({file}:{})", location.path, location.position.line)
     }
 
     /// Whether there is no problem.
     pub fn is_empty(&self) -> bool {
-        self.found.is_empty()
+        self.problems.is_empty()
     }
 
-    /// Those that were found first, in the order of the text, and how many more there are.
-    pub fn into_problems(mut self) -> Vec<Problem> {
-        self.found.sort_by_key(|(file, place, _)| (*file, *place));
+    /// The reported problems in the order of the text, and how many more there are.
+    pub fn into_problems(mut self) -> Vec<ConfigProblem> {
+        self.problems.sort_by_key(|(file, position, _)| (*file, *position));
         let mut problems = vec![];
         for (i, source) in self.sources.iter().enumerate() {
-            let found = || self.found.iter().filter(|(file, ..)| *file == i);
-            let lines: BTreeSet<usize> = found().map(|(_, place, _)| place.line).collect();
-            let shown = if lines.is_empty() { continue } else { source.shown_on(&lines) };
-            for (_, place, sentence) in found() {
-                let Place { line, column } = place;
-                let excerpt = source.excerpt(*place, &shown).map(|text| format!("\n{text}"));
+            let found = || self.problems.iter().filter(|(file, ..)| *file == i);
+            let lines: BTreeSet<usize> = found().map(|(_, position, _)| position.line).collect();
+            let public = if lines.is_empty() { continue } else { source.public_spans_on(&lines) };
+            for (_, position, sentence) in found() {
+                let YamlPosition { line, column } = position;
+                let excerpt = source.excerpt(*position, &public).map(|text| format!("\n{text}"));
                 let text = excerpt.unwrap_or_default();
-                problems.push(Problem(format!("{}:{line}:{column}: {sentence}{text}", source.name)));
+                problems.push(ConfigProblem(format!("{}:{line}:{column}: {sentence}{text}", source.name)));
             }
         }
-        if self.more > 0 {
-            problems.push(Problem(format!(
-                "CONFIG_FILE: there are {} more problems; correct the {NAMED} that are named, and the next are",
-                self.more
+        if self.omitted > 0 {
+            problems.push(ConfigProblem(format!(
+                "CONFIG_FILE: {} more problems are not shown: correct the first {MAX_PROBLEMS}",
+                self.omitted
             )));
         }
         problems
     }
 }
 
-/// Whether an entry stays.
+/// Whether an entry is valid.
 #[derive(Debug)]
-pub(super) struct Judge<'a, 'b> {
-    pub sound: bool,
-    /// What kind of entry it is.
-    pub what: &'static str,
+pub(super) struct EntryCheck<'a, 'b> {
+    pub valid: bool,
+    /// The kind of the entry, for the messages.
+    pub kind: &'static str,
     pub report: &'a mut Report<'b>,
 }
 
-impl Judge<'_, '_> {
-    /// Something is wrong with it.
-    pub fn leave_out(&mut self, spot: &Spot, reason: impl Display) {
-        self.report.complain(spot, format_args!("{reason}: this {} is left out", self.what));
-        self.sound = false;
+impl EntryCheck<'_, '_> {
+    /// Reports a problem, and rejects the entry.
+    pub fn reject(&mut self, location: &Location, reason: impl Display) {
+        self.report.add(location, format_args!("{reason}: this {} is left out", self.kind));
+        self.valid = false;
     }
 }
 
-/// As much of a value as a problem shows, and one character more where that is not all.
-pub(super) fn shown(text: &str) -> String {
-    text.chars().take(SHOWN + 1).collect()
+/// The start of a value: as much as a problem shows, plus one character if there is more.
+pub(super) fn limited(text: &str) -> String {
+    text.chars().take(MAX_VALUE_CHARS + 1).collect()
 }
 
 /// A value as a problem shows it.
 pub(super) fn quoted(text: &str) -> String {
-    format!("{:?}", cut(text, SHOWN))
+    format!("{:?}", truncate(text, MAX_VALUE_CHARS))
 }
 
-fn cut(text: &str, limit: usize) -> String {
+fn truncate(text: &str, limit: usize) -> String {
     let mut shown: String = text.chars().take(limit).collect();
     if shown.len() < text.len() {
         shown.push('…');

@@ -1,12 +1,12 @@
-//! What the keys of a map mean for each other, as JSON Schema: the reader's own rules are where it makes the model's values.
+//! Rules between the keys of a map, as JSON Schema. The reader's own rules are in the conversions to the model.
 
 use serde_json::{Value as Json, json};
 
 /// The rules of the map with this name.
 pub(super) fn rules(map: &str) -> Vec<Json> {
     match map {
-        // Of what is no map `required` says nothing, and an empty file is fine.
-        "Document" => vec![
+        // `required` does not apply to other types than maps. An empty file is valid.
+        "ConfigFile" => vec![
             json!({"not": {
                 "type": "object",
                 "required": ["underlay", "underlays"],
@@ -15,12 +15,12 @@ pub(super) fn rules(map: &str) -> Vec<Json> {
             json!({"properties": {"underlays": {"maxItems": 1}}}),
         ],
         "TunnelEndpoint" => vec![one_of_each_family("cidrs")],
-        "Interface" => vec![either(
+        "InterfaceEntry" => vec![either(
             "type",
             ("NetworkDevice", json!({"required": ["networkDevice"], "not": {"required": ["macvlan"]}})),
             ("Macvlan", json!({"required": ["macvlan"], "not": {"required": ["networkDevice"]}})),
         )],
-        "Neighbor" => {
+        "NeighborEntry" => {
             let once = |family: &str| {
                 let entry = json!({"properties": {"type": {"const": family}}, "required": ["type"]});
                 json!({"contains": entry, "minContains": 0, "maxContains": 1})
@@ -49,15 +49,15 @@ pub(super) fn rules(map: &str) -> Vec<Json> {
                 json!({"properties": {"addressFamilies": {"allOf": families}}}),
             ]
         }
-        "Session" => vec![
+        "HostSessionEntry" => vec![
             exactly_one(&["hostASN", "hostType"]),
             exactly_one(&["localCIDR", "localCIDRs"]),
             one_of_each_family("localCIDRs"),
             has_subnet("ipv4", V4),
             has_subnet("ipv6", V6),
         ],
-        "Nets" => vec![json!({"minProperties": 1})],
-        "L2" => vec![
+        "SubnetsEntry" => vec![json!({"minProperties": 1})],
+        "L2VniEntry" => vec![
             one_of_each_family("gatewayIPs"),
             json!({
                 "if": {
@@ -67,9 +67,9 @@ pub(super) fn rules(map: &str) -> Vec<Json> {
                 "then": {"required": ["routingDomain"]}
             }),
         ],
-        "Domain" => vec![json!({"required": ["l3vni"]})],
-        "Master" => vec![json!({"required": ["linuxBridge"]})],
-        "LinuxBridge" => vec![either(
+        "RoutingDomainEntry" => vec![json!({"required": ["l3vni"]})],
+        "HostMasterEntry" => vec![json!({"required": ["linuxBridge"]})],
+        "LinuxBridgeEntry" => vec![either(
             "lifecycle",
             ("Managed", json!({"not": {"required": ["name"]}})),
             ("External", json!({"required": ["name"]})),
@@ -78,7 +78,7 @@ pub(super) fn rules(map: &str) -> Vec<Json> {
     }
 }
 
-/// What tells an IPv4 prefix from an IPv6 one.
+/// Patterns that distinguish an IPv4 prefix from an IPv6 prefix.
 const V4: &str = "^[^:]*$";
 const V6: &str = ":";
 
@@ -87,7 +87,7 @@ fn exactly_one(keys: &[&str]) -> Json {
     json!({"oneOf": required})
 }
 
-/// What else holds, by the word that `key` has.
+/// Further rules, by the value of `key`.
 fn either(key: &str, one: (&str, Json), other: (&str, Json)) -> Json {
     let is = |(word, mut rest): (&str, Json)| {
         rest["properties"] = json!({key: {"const": word}});

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::from_vars;
-use crate::model::{Family, NeighborBfd, Peer, Remote, UnderlayInterface};
+use crate::model::{BgpFamily, NeighborBfd, NeighborId, RemoteAs, UnderlayInterface};
 
 fn config(vars: &[(&str, &str)]) -> Config {
     let base = [("NODE_IP", "10.0.0.1"), ("ASN_LOCAL", "65001"), ("FE_MACS", "02:00:00:00:00:01")];
@@ -12,16 +12,16 @@ fn config(vars: &[(&str, &str)]) -> Config {
     from_vars(all).unwrap()
 }
 
-/// One file and a node with this number.
-pub(super) fn at(index: u32, text: &str) -> (Overlay, Vec<String>) {
+/// One file on a node with this number.
+pub(super) fn parse_at(index: u32, text: &str) -> (Overlay, Vec<String>) {
     let files = [("vnis.yaml".to_owned(), text.to_owned())];
-    let (overlay, problems) = load(&files, &config(&[("NODE_INDEX", &index.to_string())]));
+    let (overlay, problems) = parse_files(&files, &config(&[("NODE_INDEX", &index.to_string())]));
     (overlay, problems.into_iter().map(|problem| problem.0).collect())
 }
 
-/// One file that is right.
-fn good(index: u32, text: &str) -> Overlay {
-    let (overlay, problems) = at(index, text);
+/// One valid file.
+fn parse_valid(index: u32, text: &str) -> Overlay {
+    let (overlay, problems) = parse_at(index, text);
     assert!(problems.is_empty(), "{}", problems.join("\n"));
     assert!(!overlay.incomplete);
     overlay
@@ -31,7 +31,7 @@ pub(super) fn example() -> String {
     std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/vnis.example.yaml")).unwrap()
 }
 
-/// What is shorter than the example.
+/// A minimal file with a VTEP.
 const VTEP: &str = "underlay:\n  tunnelEndpoint:\n    cidrs: [100.65.0.0/24]\n";
 
 fn nets(session: Option<&crate::model::HostSession>) -> Vec<(String, String)> {
@@ -43,17 +43,17 @@ fn pair(a: &str, b: &str) -> (String, String) {
 }
 
 #[test]
-fn nothing_adds_nothing() {
+fn an_empty_file_adds_nothing() {
     for text in ["", "\n", "# nothing\n", "---\n", "{}", "l3vnis:\nl2vnis: []\n"] {
-        assert_eq!(good(3, text), Overlay::default(), "{text:?}");
+        assert_eq!(parse_valid(3, text), Overlay::default(), "{text:?}");
     }
-    assert_eq!(load(&[], &config(&[])), (Overlay::default(), vec![]));
+    assert_eq!(parse_files(&[], &config(&[])), (Overlay::default(), vec![]));
 }
 
 #[test]
-fn the_example_is_right() {
-    let overlay = good(3, &example());
-    assert_eq!(overlay, good(3, &example()));
+fn the_example_is_valid() {
+    let overlay = parse_valid(3, &example());
+    assert_eq!(overlay, parse_valid(3, &example()));
 
     let underlay = &overlay.underlay;
     assert_eq!(underlay.vtep4.unwrap().to_string(), "100.65.0.3");
@@ -69,7 +69,7 @@ fn the_example_is_right() {
     assert_eq!(addresses[0].to_string(), "192.0.2.130/25");
 
     let [leaf, unnumbered, clients] = &underlay.neighbors[..] else { panic!() };
-    assert_eq!(leaf.peer, Peer::Address("192.0.2.129".parse().unwrap()));
+    assert_eq!(leaf.peer, NeighborId::Address("192.0.2.129".parse().unwrap()));
     assert_eq!(leaf.password.as_ref().unwrap().reveal(), "change-me");
     assert_eq!(
         (leaf.port, leaf.timers, leaf.connect_s, leaf.multihop),
@@ -83,10 +83,10 @@ fn the_example_is_right() {
         minimum_ttl: Some(250),
     };
     assert_eq!(leaf.bfd, Some(bfd));
-    assert_eq!((unnumbered.remote, unnumbered.bfd), (Remote::External, None));
-    assert_eq!(unnumbered.families, [(Family::Ipv6Unicast, false)]);
-    assert_eq!(clients.peer, Peer::Range("10.1.0.0/16".parse().unwrap()));
-    assert_eq!(clients.families, [(Family::Ipv4Unicast, false), (Family::Evpn, true)]);
+    assert_eq!((unnumbered.remote, unnumbered.bfd), (RemoteAs::External, None));
+    assert_eq!(unnumbered.families, [(BgpFamily::Ipv6Unicast, false)]);
+    assert_eq!(clients.peer, NeighborId::Range("10.1.0.0/16".parse().unwrap()));
+    assert_eq!(clients.families, [(BgpFamily::Ipv4Unicast, false), (BgpFamily::Evpn, true)]);
 
     let [red, blue] = &overlay.l3vnis[..] else { panic!() };
     assert_eq!((red.name.as_str(), red.vrf.to_string().as_str()), ("red", "red"));
@@ -97,7 +97,7 @@ fn the_example_is_right() {
     assert_eq!((blue.name.as_str(), blue.tunnel.port), ("blue", 4790));
     assert_eq!(blue.tunnel.local.to_string(), "fd00:65::3");
     assert_eq!(nets(blue.session.as_ref()), [pair("192.169.11.1/31", "192.169.11.0/31")]);
-    assert_eq!(blue.session.as_ref().unwrap().remote, Remote::Internal);
+    assert_eq!(blue.session.as_ref().unwrap().remote, RemoteAs::Internal);
 
     let [web, plain] = &overlay.l2vnis[..] else { panic!() };
     assert_eq!((web.name.as_str(), web.vrf.as_ref().unwrap().to_string().as_str()), ("web", "red"));
@@ -119,37 +119,37 @@ fn the_example_is_right() {
 }
 
 #[test]
-fn other_names_mean_the_same() {
+fn alternative_key_names_are_accepted() {
     let text = example();
     let text = text.replace("l3passthrough:", "bgppassthrough:").replace("rawFRRConfigs:", "rawfrrconfigs:");
-    assert_eq!(good(3, &text), good(3, &example()));
+    assert_eq!(parse_valid(3, &text), parse_valid(3, &example()));
     let text = "underlays:\n- tunnelEndpoint:\n    cidrs: [100.65.0.0/24]\n";
-    assert_eq!(good(1, text), good(1, VTEP));
-    assert_eq!(good(0, "nodeIndex:\n  index: 7\n").underlay, Underlay::default());
+    assert_eq!(parse_valid(1, text), parse_valid(1, VTEP));
+    assert_eq!(parse_valid(0, "nodeIndex:\n  index: 7\n").underlay, Underlay::default());
 }
 
 #[test]
-fn the_number_of_the_file_is_the_nodes() {
-    let vtep = |index, text: &str| good(index, text).underlay.vtep4.unwrap().to_string();
+fn the_node_index_of_the_file_is_used() {
+    let vtep = |index, text: &str| parse_valid(index, text).underlay.vtep4.unwrap().to_string();
     let text = format!("{VTEP}nodeIndex:\n  index: 7\n");
     assert_eq!((vtep(0, &text).as_str(), vtep(7, &text).as_str()), ("100.65.0.7", "100.65.0.7"));
     assert_eq!(vtep(9, VTEP), "100.65.0.9");
 }
 
 #[test]
-fn a_neighbor_with_our_asn_is_internal() {
+fn a_neighbor_with_the_local_asn_is_internal() {
     let text = "underlay:\n  neighbors:\n  - address: fd00::1\n    asn: 65001\n  - interface: eth1\n    asn: 65100\n  - address: 10.0.0.9\n    type: External\n    properties:\n    - type: ebgpMultiHop\n    bfd: {}\n";
-    let neighbors = good(0, text).underlay.neighbors;
-    assert_eq!(neighbors[0].remote, Remote::Internal);
-    assert!(matches!(neighbors[1].remote, Remote::Asn(asn) if asn.to_string() == "65100"));
+    let neighbors = parse_valid(0, text).underlay.neighbors;
+    assert_eq!(neighbors[0].remote, RemoteAs::Internal);
+    assert!(matches!(neighbors[1].remote, RemoteAs::Asn(asn) if asn.to_string() == "65100"));
     assert_eq!((neighbors[2].multihop, neighbors[2].bfd), (Some(255), Some(NeighborBfd::default())));
     assert_eq!((&neighbors[2].families, neighbors[2].timers), (&vec![], None));
 }
 
 #[test]
-fn what_is_not_given_has_its_default() {
+fn absent_keys_have_defaults() {
     let text = "underlay:\n  tunnelEndpoint:\n    cidrs: [\"fd00:65::/64\"]\n  routeReflector: {}\n  gracefulRestart:\n    stalePathTimeSeconds: 400\n  interfaces:\n  - type: Macvlan\n    macvlan: {parent: eth1}\nl3vnis:\n- vrf: Red_1\n  vni: 10\nl2vnis:\n- vni: 20\n  routingDomain: {type: L3VNI, l3vni: {name: Red_1}}\n";
-    let overlay = good(2, text);
+    let overlay = parse_valid(2, text);
     assert_eq!(overlay.underlay.cluster_id.unwrap().to_string(), "192.0.2.1");
     assert_eq!(overlay.underlay.graceful_restart, Some((None, Some(400))));
     assert_eq!(overlay.underlay.interfaces[0].name().as_str(), "net1");
@@ -164,17 +164,18 @@ fn what_is_not_given_has_its_default() {
 }
 
 #[test]
-fn aliases_stand_for_what_they_name() {
+fn yaml_aliases_are_resolved() {
     let text = format!(
         "{VTEP}l3vnis:\n- &a\n  vrf: red\n  vni: 10\n  vxlanPort: &port 4790\n- <<: *a\n  vrf: blue\n  vni: 11\n- vrf: green\n  vni: 12\n  vxlanPort: *port\n"
     );
-    let ports: Vec<_> = good(0, &text).l3vnis.iter().map(|vni| (vni.name.clone(), vni.tunnel.port)).collect();
+    let ports: Vec<_> =
+        parse_valid(0, &text).l3vnis.iter().map(|vni| (vni.name.clone(), vni.tunnel.port)).collect();
     assert_eq!(ports, [("red".into(), 4790), ("blue".into(), 4790), ("green".into(), 4790)]);
 }
 
-/// Every key that OpenPERouter has had, by what it is in: it is taken, or the answer says what there is instead.
+/// Every key that OpenPERouter has ever had, by its map: it is supported, or the problem names the replacement.
 #[test]
-fn no_key_of_openperouter_is_unknown() {
+fn every_openperouter_key_is_known() {
     let entries: [(&str, &str, &[&str]); 13] = [
         ("nodeIndex: {index: 0", "}", &["interfaceName", "cidr"]),
         (
@@ -248,76 +249,77 @@ fn no_key_of_openperouter_is_unknown() {
         for key in keys {
             let text =
                 if begin == "a: 1" { format!("{key}: 1\n") } else { format!("{begin}, {key}: 1{end}\n") };
-            let said = at(0, &text).1.join("\n");
-            let about = said
+            let problems = parse_at(0, &text).1.join("\n");
+            let about = problems
                 .lines()
                 .filter(|line| line.starts_with("vnis.yaml:"))
                 .find(|line| line.contains(&format!("{key}: ")) || line.contains(&format!("{key}\": ")));
-            assert!(about.is_some_and(|line| line.contains("not supported: ")), "{text}{said}");
-            assert!(!said.contains("unknown key"), "{text}{said}");
+            assert!(about.is_some_and(|line| line.contains("not supported: ")), "{text}{problems}");
+            assert!(!problems.contains("unknown key"), "{text}{problems}");
         }
     }
 }
 
 #[test]
-fn files_add_up() {
-    let load = |files: &[(&str, &str)]| {
+fn files_are_merged() {
+    let parse_files = |files: &[(&str, &str)]| {
         let files: Vec<_> =
             files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
-        let (overlay, problems) = load(&files, &config(&[]));
+        let (overlay, problems) = parse_files(&files, &config(&[]));
         (overlay, problems.into_iter().map(|problem| problem.0).collect::<Vec<_>>())
     };
     let red = "l3vnis:\n- vrf: red\n  vni: 10\n";
     let web = "l2vnis:\n- vni: 20\n  routingDomain: {type: L3VNI, l3vni: {name: red}}\n";
-    let (overlay, problems) = load(&[("a", web), ("b", VTEP), ("c", ""), ("d", red)]);
+    let (overlay, problems) = parse_files(&[("a", web), ("b", VTEP), ("c", ""), ("d", red)]);
     assert_eq!((overlay.l3vnis.len(), overlay.l2vnis.len(), problems.len()), (1, 1, 0), "{problems:?}");
 
-    // What is wrong in one file does not touch the others.
-    let (overlay, problems) = load(&[("a", VTEP), ("b", "l3vnis: ["), ("c", red), ("d", VTEP), ("e", red)]);
+    // A problem in one file does not affect the others.
+    let (overlay, problems) =
+        parse_files(&[("a", VTEP), ("b", "l3vnis: ["), ("c", red), ("d", VTEP), ("e", red)]);
     assert_eq!((overlay.l3vnis.len(), overlay.incomplete), (1, true));
     assert!(problems[0].starts_with("b:1:9: unclosed bracket"), "{problems:?}");
     assert!(
-        problems[1].starts_with("d:2:3: underlay: may be there once, and is at underlay (a:2)"),
+        problems[1].starts_with("d:2:3: underlay: is allowed only once and is already set at underlay (a:2)"),
         "{problems:?}"
     );
     assert!(
-        problems[2].starts_with("e:2:8: l3vnis[0].vrf=\"red\": the VRF of l3vnis[0] (c:2)"),
+        problems[2].starts_with("e:2:8: l3vnis[0].vrf=\"red\": already the VRF of l3vnis[0] (c:2)"),
         "{problems:?}"
     );
     assert!(
-        problems[3].starts_with("e:3:8: l3vnis[0].vni=\"10\": the VNI of l3vnis[0] (c:2)"),
+        problems[3].starts_with("e:3:8: l3vnis[0].vni=\"10\": already the VNI of l3vnis[0] (c:2)"),
         "{problems:?}"
     );
     assert_eq!(problems.len(), 4);
 }
 
 #[test]
-fn there_is_an_end_to_vnis() {
+fn the_number_of_vnis_is_limited() {
     let list =
         |from: u32, n: u32| -> String { (from..from + n).map(|vni| format!("- vni: {vni}\n")).collect() };
     let files = [
         ("a".to_owned(), format!("{VTEP}l2vnis:\n{}", list(1, 4000))),
         ("b".to_owned(), format!("l2vnis:\n{}", list(5000, 97))),
     ];
-    let (overlay, problems) = load(&files, &config(&[]));
+    let (overlay, problems) = parse_files(&files, &config(&[]));
     assert_eq!((overlay.l2vnis.len(), problems.len()), (4096, 1));
     assert!(problems[0].0.starts_with("b:98:3: l2vnis[96]: too many VNIs"), "{}", problems[0]);
 }
 
-/// What is said of these files, and that it did not take long. Debug builds are slow, and the machine may be busy: what
-/// grows with the square of the size takes minutes.
-fn said_soon(name: &str, files: &[String]) -> Vec<String> {
+/// The problems of these files, found within the time limit. Debug builds are slow and the machine may be busy:
+/// quadratic run time takes minutes.
+fn problems_in_time(name: &str, files: &[String]) -> Vec<String> {
     let files: Vec<_> =
         files.iter().enumerate().map(|(i, text)| (format!("{i}.yaml"), text.clone())).collect();
     let begin = std::time::Instant::now();
-    let (overlay, problems) = load(&files, &config(&[]));
-    assert!(begin.elapsed().as_secs() < 10, "{name} takes {:?}", begin.elapsed());
+    let (overlay, problems) = parse_files(&files, &config(&[]));
+    assert!(begin.elapsed().as_secs() < 10, "{name} took {:?}", begin.elapsed());
     assert_eq!(overlay.incomplete, !problems.is_empty());
     problems.into_iter().map(|problem| problem.0).collect()
 }
 
 #[test]
-fn what_is_too_large_is_refused_at_once_by_one_sentence() {
+fn a_too_large_file_gets_one_problem_quickly() {
     let keys = |n: usize| -> String { (0..n).map(|i| format!("  key{i}: 1\n")).collect() };
     let long = "x".repeat(100_000);
     let list = format!("[{}]", vec!["1"; 10_000].join(","));
@@ -346,37 +348,37 @@ fn what_is_too_large_is_refused_at_once_by_one_sentence() {
             "more than 256 keys",
         ),
     ] {
-        let problems = said_soon(name, &[text]);
+        let problems = problems_in_time(name, &[text]);
         assert!(problems.len() == 1 && problems[0].contains(reason), "{name}: {problems:?}");
         assert!(problems[0].starts_with("0.yaml:") && problems[0].len() < 400, "{name}: {problems:?}");
     }
-    // What is merged over and over is not what it weighs.
+    // Repeated merges count only once.
     let merged = format!("a: &a\n{}b: [{}]\n", keys(200), vec!["{<<: [*a, *a]}"; 300].join(","));
-    said_soon("merged", &[merged]);
+    problems_in_time("merged", &[merged]);
 }
 
 #[test]
-fn the_limits_are_those_of_all_files_together() {
+fn the_limits_apply_to_all_files_together() {
     let file =
         |name: char| format!("x-{name}: &a [{}]\ny-{name}: [*a, *a, *a]\n", vec!["1"; 20_000].join(","));
-    let problems = said_soon("files", &('a'..='z').map(file).collect::<Vec<_>>());
+    let problems = problems_in_time("files", &('a'..='z').map(file).collect::<Vec<_>>());
     let broken: Vec<_> =
         problems.iter().filter(|problem| problem.contains("more than 250000 nodes")).collect();
     assert!(broken.len() == 23 && broken[0].starts_with("3.yaml:1:"), "{broken:?}");
     assert!(broken.iter().all(|problem| problem.ends_with(": this file is left out")), "{broken:?}");
 
-    // One that goes beyond does not take from the others.
+    // A file above the limit uses nothing of the budget.
     let bomb = format!("x: &a [{}]\ny: [{}]\n", vec!["1"; 10_000].join(","), vec!["*a"; 100].join(","));
     let red = "l3vnis:\n- vrf: red\n  vni: 10\n".to_owned();
     let files =
         [("0.yaml".to_owned(), bomb), ("1.yaml".to_owned(), VTEP.to_owned()), ("2.yaml".to_owned(), red)];
-    let (overlay, problems) = load(&files, &config(&[]));
+    let (overlay, problems) = parse_files(&files, &config(&[]));
     assert_eq!((overlay.l3vnis.len(), overlay.incomplete, problems.len()), (1, true, 1), "{problems:?}");
     assert!(problems[0].0.starts_with("0.yaml:2:"), "{problems:?}");
 }
 
 #[test]
-fn a_file_that_can_not_be_read_leaves_the_others_and_what_is_there() {
+fn an_unreadable_file_keeps_the_others_and_the_kernel_state() {
     let dir = std::env::temp_dir().join(format!("frr-supervisor-overlay-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     std::fs::write(dir.join("a.yaml"), format!("{VTEP}l3vnis:\n- vrf: red\n  vni: 10\n")).unwrap();
@@ -386,46 +388,46 @@ fn a_file_that_can_not_be_read_leaves_the_others_and_what_is_there() {
     let overlay = whole.unwrap().overlay;
     assert_eq!((overlay.l3vnis.len(), overlay.incomplete, problems.len()), (1, true, 1), "{problems:?}");
     let path = config.file.as_ref().unwrap();
-    assert!(!is_readable(path) && inspect(path) == problems, "{problems:?}");
-    assert_eq!(remark(path), None);
+    assert!(!is_readable(path) && check_without_config(path) == problems, "{problems:?}");
+    assert_eq!(empty_directory_warning(path), None);
     std::fs::remove_file(dir.join("a.yaml")).unwrap();
-    assert_eq!(remark(path), None);
-    // To take the last file away is how to take away what it added.
+    assert_eq!(empty_directory_warning(path), None);
+    // Removing the last file is the way to remove what it added.
     std::fs::rename(dir.join("b.yaml"), dir.join("b.json")).unwrap();
-    assert!(remark(path).unwrap().contains("no *.yaml"));
+    assert!(empty_directory_warning(path).unwrap().contains("no *.yaml"));
     assert_eq!(config.with_file().1, []);
     std::fs::remove_dir_all(&dir).unwrap();
 }
 
 #[test]
-fn there_is_an_end_to_problems() {
+fn the_number_of_problems_is_limited() {
     let entries: String = (0..4096).map(|i| format!("- {{vni: x{i}, vrf: '!', foo: 1}}\n")).collect();
-    let problems = said_soon("entries", &[format!("l3vnis:\n{entries}")]);
+    let problems = problems_in_time("entries", &[format!("l3vnis:\n{entries}")]);
     assert_eq!(problems.len(), 51);
     assert!(problems[0].starts_with("0.yaml:2:"), "{}", problems[0]);
     assert!(
-        problems[50].starts_with(&format!("CONFIG_FILE: there are {} more problems", 3 * 4096 - 50)),
+        problems[50].starts_with(&format!("CONFIG_FILE: {} more problems", 3 * 4096 - 50)),
         "{}",
         problems[50]
     );
 
     let keys: String = (0..120).map(|i| format!("k{i}: 1,")).collect();
     let entries = format!("- {{{keys}}}\n").repeat(900);
-    assert_eq!(said_soon("unknown keys", &[format!("l3vnis:\n{entries}")]).len(), 51);
+    assert_eq!(problems_in_time("unknown keys", &[format!("l3vnis:\n{entries}")]).len(), 51);
     let keys: String = (0..250).map(|i| format!("k{i}{}: 1\n", "x".repeat(900))).collect();
-    assert_eq!(said_soon("long keys", &[keys]).len(), 51);
-    // All on one line, and all below a password.
+    assert_eq!(problems_in_time("long keys", &[keys]).len(), 51);
+    // All problems on one line, and all of them below a password.
     let entries = vec!["{vni: 0, vrf: '!'}"; 4096].join(",");
-    assert_eq!(said_soon("one line", &[format!("l3vnis: [{entries}]\n")]).len(), 51);
+    assert_eq!(problems_in_time("one line", &[format!("l3vnis: [{entries}]\n")]).len(), 51);
     let entries = vec!["{vni: 0, vrf: '!'}"; 800].join(",");
-    assert_eq!(said_soon("one line that is shown", &[format!("l3vnis: [{entries}]\n")]).len(), 51);
-    assert_eq!(said_soon("lines", &[format!("password: x\n{}", "\n".repeat(4_000_000))]).len(), 1);
+    assert_eq!(problems_in_time("one line that is shown", &[format!("l3vnis: [{entries}]\n")]).len(), 51);
+    assert_eq!(problems_in_time("lines", &[format!("password: x\n{}", "\n".repeat(4_000_000))]).len(), 1);
 }
 
 /// The frr.conf of a node with this overlay.
 fn rendered(overlay: Overlay) -> Result<String, String> {
     let mut config = config(&[]);
-    config.add(overlay).unwrap();
+    config.add_overlay(overlay).unwrap();
     let version = crate::frr::Version::NEWEST;
     let inputs = crate::frr::Inputs {
         config: &config,
@@ -438,9 +440,9 @@ fn rendered(overlay: Overlay) -> Result<String, String> {
 }
 
 #[test]
-fn a_tab_is_a_blank() {
+fn tabs_in_raw_lines_become_blanks() {
     let raw = "rawFRRConfigs:\n- rawConfig: \"router bgp 65001\\n\\tbgp\\tcluster-id 192.0.2.1\\n\"\n- rawConfig: |\n    !\t\n    ip\tprefix-list x permit any\n";
-    let text = rendered(good(0, raw)).unwrap();
+    let text = rendered(parse_valid(0, raw)).unwrap();
     assert!(
         text.contains("\nrouter bgp 65001\n bgp cluster-id 192.0.2.1\nrouter bgp 65001\nexit\n! end"),
         "{text}"
@@ -449,7 +451,7 @@ fn a_tab_is_a_blank() {
 }
 
 #[test]
-fn as_many_as_are_allowed_can_be_rendered() {
+fn the_largest_allowed_file_can_be_rendered() {
     let entry = |i: u32| {
         format!(
             "- {{vrf: v{i}, vni: {i}, exportRTs: ['1:{i}'], importRTs: ['1:{i}', '1:1'], hostSession: {{asn: 64514, hostASN: 64515, localCIDR: {{ipv4: 10.{}.{}.0/24, ipv6: 'fd00:{i:x}::/64'}}, bfd: {{}}}}}}\n",
@@ -459,10 +461,10 @@ fn as_many_as_are_allowed_can_be_rendered() {
     };
     let raw = format!("- rawConfig: |\n{}", "    !\n".repeat(9_999)).repeat(2);
     let text = format!("{VTEP}l3vnis:\n{}rawFRRConfigs:\n{raw}", (1..=4096).map(entry).collect::<String>());
-    let rendered = rendered(good(0, &text)).unwrap();
+    let rendered = rendered(parse_valid(0, &text)).unwrap();
     assert!(rendered.contains("vrf v4096\n"));
 
-    let (overlay, problems) = at(0, &text.replace("    !\n", "    !\n    !\n"));
+    let (overlay, problems) = parse_at(0, &text.replace("    !\n", "    !\n    !\n"));
     assert_eq!(overlay.raw.len(), 1);
     assert!(
         problems.len() == 1 && problems[0].contains("rawFRRConfigs[1]: too many raw lines"),
@@ -472,7 +474,7 @@ fn as_many_as_are_allowed_can_be_rendered() {
 
 #[test]
 fn a_problem_has_its_line_and_a_caret() {
-    let (_, problems) = at(0, &format!("{VTEP}l3vnis:\n- vrf: red\n  vni: 16777216 # large\n"));
+    let (_, problems) = parse_at(0, &format!("{VTEP}l3vnis:\n- vrf: red\n  vni: 16777216 # large\n"));
     let wanted = "vnis.yaml:6:8: l3vnis[0].vni=\"16777216\": out of range (allowed: an integer 1-16777215)\n  6 |   vni: 16777216 …\n    |        ^";
     assert_eq!(problems, [wanted]);
 }
@@ -499,13 +501,13 @@ fn passwords_are_never_shown() {
         "rawFRRConfigs:\n- rawConfig: \"neighbor 10.0.0.11 password hush\\u0007\"\n".into(),
         "rawFRRConfigs:\n- rawConfig: |\n    router bgp 1\n     neighbor 10.0.0.11 password hush\n  priority: -1\n".into(),
     ] {
-        let (_, problems) = at(0, &text);
+        let (_, problems) = parse_at(0, &text);
         assert!(!problems.is_empty(), "{text}");
         assert!(!problems.concat().contains("hush"), "{text}\n{}", problems.join("\n"));
     }
 }
 
-/// What a file in `tests/invalid` says about itself.
+/// The expectations in the comments of a file in `tests/invalid`.
 #[derive(Default)]
 struct Expected<'a> {
     problems: Vec<&'a str>,
@@ -529,16 +531,16 @@ impl<'a> Expected<'a> {
     }
 }
 
-/// What is in the overlay, of the kinds that `wanted` has, and of VNIs in any case.
+/// The valid entries of the overlay: those of the kinds in `wanted`, and all VNIs.
 fn kept(overlay: &Overlay, wanted: &[&str]) -> Vec<String> {
     let has = |kind: &str| wanted.iter().any(|what| what.starts_with(kind));
     let mut kept: Vec<String> = overlay.l3vnis.iter().map(|vni| format!("l3vni {}", vni.name)).collect();
     kept.extend(overlay.l2vnis.iter().map(|vni| format!("l2vni {}", vni.tunnel.vni)));
     if has("neighbor") {
         kept.extend(overlay.underlay.neighbors.iter().map(|neighbor| match &neighbor.peer {
-            Peer::Address(ip) => format!("neighbor {ip}"),
-            Peer::Interface(name) => format!("neighbor {name}"),
-            Peer::Range(net) => format!("neighbor {net}"),
+            NeighborId::Address(ip) => format!("neighbor {ip}"),
+            NeighborId::Interface(name) => format!("neighbor {name}"),
+            NeighborId::Range(net) => format!("neighbor {net}"),
         }));
     }
     if has("interface") {
@@ -548,7 +550,7 @@ fn kept(overlay: &Overlay, wanted: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn every_invalid_file_is_refused_for_its_reason() {
+fn every_invalid_file_is_rejected_with_its_reason() {
     let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/invalid");
     let mut paths: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
@@ -559,29 +561,30 @@ fn every_invalid_file_is_refused_for_its_reason() {
         let text = std::fs::read_to_string(&path).unwrap();
         let Expected { problems: wanted, keeps, vars } = Expected::of(&text);
         let begin = std::time::Instant::now();
-        let (overlay, problems) = load(&[(name.clone(), text.clone())], &config(&vars));
-        assert!(begin.elapsed().as_secs() < 10, "{name} takes {:?}", begin.elapsed());
+        let (overlay, problems) = parse_files(&[(name.clone(), text.clone())], &config(&vars));
+        assert!(begin.elapsed().as_secs() < 10, "{name} took {:?}", begin.elapsed());
         let problems: Vec<String> = problems.into_iter().map(|problem| problem.0).collect();
         let mut fail = |why: &str| failures.push(format!("{name}: {why}\n{}", problems.join("\n")));
         if problems.len() != wanted.len() || wanted.is_empty() {
-            fail("another number of problems");
+            fail("unexpected number of problems");
         }
         for expected in &wanted {
             if !problems.iter().any(|problem| problem.contains(expected)) {
-                fail(&format!("not there: {expected}"));
+                fail(&format!("missing: {expected}"));
             }
         }
         for problem in &problems {
-            let place = problem.strip_prefix(&format!("{name}:")).unwrap_or_default();
-            let mut numbers = place.splitn(3, ':').take(2).map(|n| n.parse::<usize>().is_ok_and(|n| n > 0));
+            let position = problem.strip_prefix(&format!("{name}:")).unwrap_or_default();
+            let mut numbers =
+                position.splitn(3, ':').take(2).map(|n| n.parse::<usize>().is_ok_and(|n| n > 0));
             if numbers.next() != Some(true) || numbers.next() != Some(true) {
-                fail("no place");
+                fail("no position");
             }
             if problem.contains("s3cr3t") {
                 fail("shows a password");
             }
             if problem.chars().any(|c| c.is_control() && c != '\n') || problem.len() > 1200 {
-                fail("unfit for a terminal");
+                fail("has control characters or is too long");
             }
         }
         if !overlay.incomplete {
@@ -597,7 +600,7 @@ fn every_invalid_file_is_refused_for_its_reason() {
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
 }
 
-/// Every text that could reach frr.conf or the kernel as it is.
+/// Every text of the overlay that reaches frr.conf or the kernel unchanged.
 fn texts(overlay: &Overlay) -> Vec<String> {
     let mut texts = vec![];
     for link in &overlay.underlay.interfaces {
@@ -608,7 +611,7 @@ fn texts(overlay: &Overlay) -> Vec<String> {
     }
     for neighbor in &overlay.underlay.neighbors {
         texts.extend(neighbor.password.as_ref().map(|password| password.reveal().to_owned()));
-        if let Peer::Interface(name) = &neighbor.peer {
+        if let NeighborId::Interface(name) = &neighbor.peer {
             texts.push(name.to_string());
         }
     }
@@ -688,9 +691,9 @@ fn changed(text: &str, at: usize, length: usize, change: &Change) -> String {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever becomes of a file that was right: no panic, and nothing is taken that must not be.
+    /// For any change of a valid file: no panic, and no invalid value is accepted.
     #[test]
-    fn any_change_of_a_file(
+    fn any_change_of_a_file_is_handled(
         list in proptest::collection::vec((0..4096_usize, 0..40_usize, changes()), 1..4),
         index in 0..300_u32,
     ) {
@@ -698,8 +701,8 @@ proptest! {
         for (at, length, change) in &list {
             text = changed(&text, *at, *length, change);
         }
-        let (overlay, problems) = at(index, &text);
-        prop_assert_eq!((&overlay, &problems), (&at(index, &text).0, &at(index, &text).1));
+        let (overlay, problems) = parse_at(index, &text);
+        prop_assert_eq!((&overlay, &problems), (&parse_at(index, &text).0, &parse_at(index, &text).1));
         prop_assert_eq!(overlay.incomplete, !problems.is_empty());
 
         let l3 = overlay.l3vnis.iter().map(|vni| vni.tunnel.vni);
@@ -720,24 +723,24 @@ proptest! {
             prop_assert!(problem.starts_with("vnis.yaml:"), "{}", problem);
             prop_assert!(!problem.contains(|c: char| c.is_control() && c != '\n'), "{:?}", problem);
         }
-        // Where nothing was moved, the password stands in its own line.
+        // If nothing was moved, the password is on its own line.
         if list.iter().all(|(.., change)| matches!(change, Change::Delete)) && text.contains("\n    password: change-me\n") {
             prop_assert!(!problems.concat().contains("change-me"), "{}", problems.join("\n"));
         }
     }
 }
 
-/// FRR would read nothing that stands after them.
+/// FRR ignores all lines after them.
 #[test]
-fn raw_lines_that_end_the_configuration_are_left_out_with_their_place() {
+fn raw_lines_that_end_the_configuration_are_rejected_with_their_line() {
     let entries =
         ["\"exit\\n\"", "\"router bgp 65001\\n quit\"", "\"router bgp 65001\\nexit\\nexit\\n\"", "\" en\""];
     for entry in entries {
         let raw =
             format!("rawFRRConfigs:\n- rawConfig: \"ip prefix-list x permit any\"\n- rawConfig: {entry}\n");
-        let (overlay, problems) = at(0, &raw);
+        let (overlay, problems) = parse_at(0, &raw);
         assert_eq!(overlay.raw.len(), 1, "{entry}");
         assert!(problems.len() == 1 && problems[0].starts_with("vnis.yaml:3:"), "{problems:?}");
-        assert!(problems[0].contains("rawFRRConfigs[1].rawConfig: in its line "), "{problems:?}");
+        assert!(problems[0].contains("rawFRRConfigs[1].rawConfig: raw line "), "{problems:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Text → a tree that knows where each of its nodes and keys was written. No meaning yet.
+//! Parses text into a tree that records the position of each node and key. The tree has no semantics yet.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -6,66 +6,66 @@ use std::rc::Rc;
 
 use granit_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
 
-use super::entries::is_key;
+use super::entries::is_known_key;
 
-/// What a line and a column are: both count from 1, a column in characters.
+/// A position in the text. Line and column count from 1; a column is a character.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
+pub(super) struct YamlPosition {
     pub line: usize,
     pub column: usize,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Node {
-    pub kind: Kind,
-    /// Where it is used: behind an alias another place than where it is written.
-    pub place: Place,
-    /// Where that ends.
-    pub end: Place,
+pub(super) struct YamlNode {
+    pub kind: YamlKind,
+    /// The position of the use. For an alias it differs from the position of the definition.
+    pub position: YamlPosition,
+    /// The end of the use.
+    pub end: YamlPosition,
 }
 
-/// What is inside is shared, so that an alias takes no memory for what it repeats.
+/// The contents are shared: an alias needs no memory for what it repeats.
 #[derive(Debug, Clone)]
-pub(super) enum Kind {
+pub(super) enum YamlKind {
     Null,
     /// A plain `true` or `false`.
     Bool(Rc<str>),
-    /// A plain number, as it is written.
+    /// A plain number in its original spelling.
     Number(Rc<str>),
     /// Text.
     Scalar(Rc<str>),
-    List(Rc<[Node]>),
-    Map(Rc<[(Key, Node)]>),
+    List(Rc<[YamlNode]>),
+    Map(Rc<[(YamlKey, YamlNode)]>),
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Key {
+pub(super) struct YamlKey {
     pub name: Rc<str>,
-    pub place: Place,
-    pub end: Place,
+    pub position: YamlPosition,
+    pub end: YamlPosition,
 }
 
-/// Why a text is no tree.
+/// Why a text cannot be parsed.
 #[derive(Debug)]
-pub(super) struct Broken {
-    pub place: Place,
+pub(super) struct YamlError {
+    pub position: YamlPosition,
     pub reason: String,
 }
 
-/// How deep a text may be nested, aliases included: the keys that we know are ten deep. Each level is several frames of
-/// the stack.
-const DEPTH: usize = 16;
+/// The maximum nesting depth, including aliases. The known keys are ten levels deep. Each level uses several stack
+/// frames.
+const MAX_DEPTH: usize = 16;
 
-/// How many nodes the files may have together, what aliases repeat included: some fifty for each of 4096 VNIs.
-const NODES: usize = 250_000;
+/// The most nodes of all files together, including those that aliases repeat: about fifty for each of 4096 VNIs.
+const MAX_NODES: usize = 250_000;
 
-/// How many bytes of text these may have, what aliases repeat included: as many as the files themselves may have.
-const BYTES: usize = 4 << 20;
+/// The most bytes of text in these nodes, including those that aliases repeat: the size limit of the files.
+const MAX_BYTES: usize = 4 << 20;
 
-/// How many keys a map may have: the largest that we know has some fifteen.
-const KEYS: usize = 256;
+/// The most keys of a map. The largest known map has about fifteen.
+const MAX_KEYS: usize = 256;
 
-/// What is left of the limits that hold for all files together.
+/// The remaining limits of all files together.
 #[derive(Debug, Clone)]
 pub(super) struct Budget {
     nodes: usize,
@@ -74,221 +74,231 @@ pub(super) struct Budget {
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { nodes: NODES, bytes: BYTES }
+        Self { nodes: MAX_NODES, bytes: MAX_BYTES }
     }
 }
 
 impl Budget {
-    /// Takes some away, if there is as much left.
-    fn take(&mut self, span: Span, weight: Weight) -> Result<(), Broken> {
-        let left = (self.nodes.checked_sub(weight.nodes), self.bytes.checked_sub(weight.bytes));
+    /// Subtracts `cost`, if as much is left.
+    fn consume(&mut self, span: Span, cost: Cost) -> Result<(), YamlError> {
+        let left = (self.nodes.checked_sub(cost.nodes), self.bytes.checked_sub(cost.bytes));
         let limit = match left {
             (Some(nodes), Some(bytes)) => {
                 (self.nodes, self.bytes) = (nodes, bytes);
                 return Ok(());
             }
-            (None, _) => format!("{NODES} nodes"),
-            (_, None) => format!("{} MiB of text", BYTES >> 20),
+            (None, _) => format!("{MAX_NODES} nodes"),
+            (_, None) => format!("{} MiB of text", MAX_BYTES >> 20),
         };
-        Err(broken(
+        Err(yaml_error(
             span,
             format!(
-                "the text has more than {limit}, what aliases repeat and the files before it included: this file is left out"
+                "the text has more than {limit} (including repeated aliases and the files before it): this file is left out"
             ),
         ))
     }
 }
 
-/// How many nodes and bytes of text.
+/// A count of nodes and bytes of text.
 #[derive(Debug, Clone, Copy, Default)]
-struct Weight {
+struct Cost {
     nodes: usize,
     bytes: usize,
 }
 
-/// Parses one document; an empty one is null.
-pub(super) fn parse(text: &str, budget: &mut Budget) -> Result<Node, Broken> {
-    let mut reader = Reader { parser: Parser::new_from_str(text), anchors: HashMap::new(), budget };
-    let start = Place { line: 1, column: 1 };
+/// Parses one document. An empty document is null.
+pub(super) fn parse(text: &str, budget: &mut Budget) -> Result<YamlNode, YamlError> {
+    let mut builder = TreeBuilder { parser: Parser::new_from_str(text), anchors: HashMap::new(), budget };
+    let start = YamlPosition { line: 1, column: 1 };
     let mut tree = None;
-    while let Some((event, span)) = reader.next()? {
+    while let Some((event, span)) = builder.next()? {
         match event {
             Event::DocumentStart(..) if tree.is_some() => {
-                return Err(broken(span, "only single YAML documents are read, and here begins another"));
+                return Err(yaml_error(
+                    span,
+                    "only one YAML document per file is read, and another begins here",
+                ));
             }
             Event::StreamStart | Event::StreamEnd | Event::DocumentStart(..) | Event::DocumentEnd => {}
-            event => tree = Some(reader.node(event, span, 0)?.node),
+            event => tree = Some(builder.node(event, span, 0)?.node),
         }
     }
-    Ok(tree.unwrap_or(Node { kind: Kind::Null, place: start, end: start }))
+    Ok(tree.unwrap_or(YamlNode { kind: YamlKind::Null, position: start, end: start }))
 }
 
 fn too_deep() -> String {
-    format!("nested more than {DEPTH} levels deep")
+    format!("nested more than {MAX_DEPTH} levels deep")
 }
 
-fn place(marker: &Marker) -> Place {
-    Place { line: marker.line().max(1), column: marker.col() + 1 }
+fn position(marker: &Marker) -> YamlPosition {
+    YamlPosition { line: marker.line().max(1), column: marker.col() + 1 }
 }
 
-fn broken(span: Span, reason: impl Into<String>) -> Broken {
-    Broken { place: place(&span.start), reason: reason.into() }
+fn yaml_error(span: Span, reason: impl Into<String>) -> YamlError {
+    YamlError { position: position(&span.start), reason: reason.into() }
 }
 
-struct Reader<'a, 'b> {
+struct TreeBuilder<'a, 'b> {
     parser: Parser<'a, StrInput<'a>>,
-    anchors: HashMap<usize, Measured>,
+    anchors: HashMap<usize, MeasuredNode>,
     budget: &'b mut Budget,
 }
 
-/// A node, how many levels of others it has inside, and what it weighs with them.
+/// A node, the number of levels inside it, and its cost including its contents.
 #[derive(Clone)]
-struct Measured {
-    node: Node,
+struct MeasuredNode {
+    node: YamlNode,
     levels: usize,
-    weight: Weight,
+    cost: Cost,
 }
 
-impl<'a> Reader<'a, '_> {
-    fn next(&mut self) -> Result<Option<(Event<'a>, Span)>, Broken> {
+impl<'a> TreeBuilder<'a, '_> {
+    fn next(&mut self) -> Result<Option<(Event<'a>, Span)>, YamlError> {
         let of = |e: ScanError| {
-            // The parser's own limit is beyond ours.
+            // The parser's own limit is higher than `MAX_DEPTH`.
             let is_deep = e.info().contains("recursion limit");
-            Broken { place: place(e.marker()), reason: if is_deep { too_deep() } else { e.info() } }
+            YamlError { position: position(e.marker()), reason: if is_deep { too_deep() } else { e.info() } }
         };
         self.parser.next_event().transpose().map_err(of)
     }
 
-    /// The next event, inside something that is not over.
-    fn inside(&mut self, outer: Span) -> Result<(Event<'a>, Span), Broken> {
-        self.next()?.ok_or_else(|| broken(outer, "the text ends in the middle of this"))
+    /// The next event inside an unfinished node.
+    fn next_inside(&mut self, outer: Span) -> Result<(Event<'a>, Span), YamlError> {
+        self.next()?.ok_or_else(|| yaml_error(outer, "the text ends inside this node"))
     }
 
     /// The node that begins with `event`, at that depth.
-    fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Measured, Broken> {
-        let (at, end) = (place(&span.start), place(&span.end));
-        let mut weight = match &event {
-            Event::Alias(_) => Weight::default(),
-            Event::Scalar(text, ..) => Weight { nodes: 1, bytes: text.len() },
-            _ => Weight { nodes: 1, bytes: 0 },
+    fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<MeasuredNode, YamlError> {
+        let (at, end) = (position(&span.start), position(&span.end));
+        let mut cost = match &event {
+            Event::Alias(_) => Cost::default(),
+            Event::Scalar(text, ..) => Cost { nodes: 1, bytes: text.len() },
+            _ => Cost { nodes: 1, bytes: 0 },
         };
-        self.count(span, weight, depth)?;
+        self.check_limits(span, cost, depth)?;
         let mut levels = 0;
         let (kind, anchor) = match event {
             Event::Alias(id) => {
                 let Some(mut found) = self.anchors.get(&id).cloned() else {
-                    return Err(broken(span, "a recursive alias: it stands inside what it stands for"));
+                    return Err(yaml_error(
+                        span,
+                        "a recursive alias: it is inside the node that it refers to",
+                    ));
                 };
-                self.count(span, found.weight, depth + found.levels)?;
-                (found.node.place, found.node.end) = (at, end);
+                self.check_limits(span, found.cost, depth + found.levels)?;
+                (found.node.position, found.node.end) = (at, end);
                 return Ok(found);
             }
             Event::Scalar(text, style, anchor, tag) => (scalar(&text, style, tag, span)?, anchor),
             Event::SequenceStart(_, anchor, tag) => {
-                known(tag, &["seq"], span)?;
+                check_tag(tag, &["seq"], span)?;
                 let mut list = vec![];
                 loop {
-                    let (event, at) = self.inside(span)?;
+                    let (event, at) = self.next_inside(span)?;
                     if event == Event::SequenceEnd {
                         break;
                     }
                     let item = self.node(event, at, depth + 1)?;
                     levels = levels.max(item.levels + 1);
-                    weight.add(item.weight);
+                    cost.add(item.cost);
                     list.push(item.node);
                 }
-                (Kind::List(list.into()), anchor)
+                (YamlKind::List(list.into()), anchor)
             }
             Event::MappingStart(_, anchor, tag) => {
-                known(tag, &["map"], span)?;
-                let (map, inside) = self.map(span, depth, &mut weight)?;
+                check_tag(tag, &["map"], span)?;
+                let (map, inside) = self.map(span, depth, &mut cost)?;
                 levels = inside;
-                (Kind::Map(map.into()), anchor)
+                (YamlKind::Map(map.into()), anchor)
             }
-            _ => return Err(broken(span, "not a YAML node")),
+            _ => return Err(yaml_error(span, "not a YAML node")),
         };
-        let node = Measured { node: Node { kind, place: at, end }, levels, weight };
+        let node = MeasuredNode { node: YamlNode { kind, position: at, end }, levels, cost };
         if anchor != 0 {
             self.anchors.insert(anchor, node.clone());
         }
         Ok(node)
     }
 
-    /// The entries of a map, and how many levels there are in it.
+    /// The entries of a map, and the number of levels inside it.
     fn map(
         &mut self,
         span: Span,
         depth: usize,
-        weight: &mut Weight,
-    ) -> Result<(Vec<(Key, Node)>, usize), Broken> {
-        let (mut map, mut merged, mut levels) = (Vec::<(Key, Node)>::new(), vec![], 0);
+        cost: &mut Cost,
+    ) -> Result<(Vec<(YamlKey, YamlNode)>, usize), YamlError> {
+        let (mut map, mut merged, mut levels) = (Vec::<(YamlKey, YamlNode)>::new(), vec![], 0);
         let mut names = HashSet::new();
-        let few = |names: &HashSet<_>, at: Span| match names.len() > KEYS {
-            true => Err(broken(at, format!("a map with more than {KEYS} keys"))),
+        let check_key_count = |names: &HashSet<_>, at: Span| match names.len() > MAX_KEYS {
+            true => Err(yaml_error(at, format!("a map with more than {MAX_KEYS} keys"))),
             false => Ok(()),
         };
         loop {
-            let (event, at) = self.inside(span)?;
+            let (event, at) = self.next_inside(span)?;
             if event == Event::MappingEnd {
                 break;
             }
             let merges = matches!(&event, Event::Scalar(text, ScalarStyle::Plain, ..) if text == "<<");
             let read = self.node(event, at, depth + 1)?;
-            weight.add(read.weight);
+            cost.add(read.cost);
             let key = key(read.node);
-            let (event, value_at) = self.inside(span)?;
+            let (event, value_at) = self.next_inside(span)?;
             let value = self.node(event, value_at, depth + 1)?;
             levels = levels.max(read.levels + 1).max(value.levels + 1);
-            weight.add(value.weight);
+            cost.add(value.cost);
             if merges {
-                entries(value.node, value_at, &mut merged)?;
+                merge_entries(value.node, value_at, &mut merged)?;
             } else if names.insert(Rc::clone(&key.name)) {
                 map.push((key, value.node));
             } else {
-                // A key that no one knows may be a password in the wrong place.
-                let name =
-                    if is_key(&key.name) { &*key.name } else { "(not shown, it is none that is known)" };
-                return Err(broken(at, format!("duplicate mapping key: {name}")));
+                // An unknown key may be a misplaced password.
+                let name = if is_known_key(&key.name) { &*key.name } else { "(not shown, an unknown key)" };
+                return Err(yaml_error(at, format!("duplicate mapping key: {name}")));
             }
-            few(&names, at)?;
+            check_key_count(&names, at)?;
         }
-        // What is written here goes before what is merged in, and of that the first.
+        // Explicit keys take precedence over merged ones, and earlier merged keys over later ones.
         for (key, node) in merged {
             if names.insert(Rc::clone(&key.name)) {
                 map.push((key, node));
             }
         }
-        few(&names, span)?;
+        check_key_count(&names, span)?;
         Ok((map, levels))
     }
 
-    fn count(&mut self, span: Span, weight: Weight, depth: usize) -> Result<(), Broken> {
-        if depth > DEPTH {
-            return Err(broken(span, too_deep()));
+    fn check_limits(&mut self, span: Span, cost: Cost, depth: usize) -> Result<(), YamlError> {
+        if depth > MAX_DEPTH {
+            return Err(yaml_error(span, too_deep()));
         }
-        self.budget.take(span, weight)
+        self.budget.consume(span, cost)
     }
 }
 
-impl Weight {
+impl Cost {
     fn add(&mut self, other: Self) {
         self.nodes += other.nodes;
         self.bytes += other.bytes;
     }
 }
 
-/// Adds what `<<` merges: a map, or a list of them.
-fn entries(node: Node, at: Span, merged: &mut Vec<(Key, Node)>) -> Result<(), Broken> {
+/// Adds the entries that `<<` merges: those of a map, or of a list of maps.
+fn merge_entries(node: YamlNode, at: Span, merged: &mut Vec<(YamlKey, YamlNode)>) -> Result<(), YamlError> {
     match node.kind {
-        Kind::Map(map) => merged.extend_from_slice(&map),
-        Kind::List(list) => list.iter().try_for_each(|item| entries(item.clone(), at, merged))?,
-        _ => return Err(broken(at, "only a map can be merged in by <<")),
+        YamlKind::Map(map) => merged.extend_from_slice(&map),
+        YamlKind::List(list) => list.iter().try_for_each(|item| merge_entries(item.clone(), at, merged))?,
+        _ => return Err(yaml_error(at, "only a map can be merged with <<")),
     }
     Ok(())
 }
 
-/// What a scalar is by YAML's core schema (YAML 1.2.2 §10.3), which is what an editor takes it for.
-fn scalar(text: &str, style: ScalarStyle, tag: Option<Cow<'_, Tag>>, span: Span) -> Result<Kind, Broken> {
+/// The type of a scalar by YAML's core schema (YAML 1.2.2 §10.3), which editors use, too.
+fn scalar(
+    text: &str,
+    style: ScalarStyle,
+    tag: Option<Cow<'_, Tag>>,
+    span: Span,
+) -> Result<YamlKind, YamlError> {
     let plain = style == ScalarStyle::Plain;
     let has = |word| tag.as_ref().is_some_and(|tag| tag.is_yaml_core_schema_tag(word));
     let (is_null, is_bool, is_number) = (
@@ -297,17 +307,17 @@ fn scalar(text: &str, style: ScalarStyle, tag: Option<Cow<'_, Tag>>, span: Span)
         is_number(text),
     );
     let untagged = plain && tag.is_none();
-    let is = |word, it| (untagged && it) || has(word);
+    let is = |word, matches| (untagged && matches) || has(word);
     let (kind, fits) = if is("null", is_null) {
-        (Kind::Null, is_null)
+        (YamlKind::Null, is_null)
     } else if is("bool", is_bool) {
-        (Kind::Bool(text.into()), is_bool)
+        (YamlKind::Bool(text.into()), is_bool)
     } else if is("int", is_number) || has("float") {
-        (Kind::Number(text.into()), is_number)
+        (YamlKind::Number(text.into()), is_number)
     } else {
-        (Kind::Scalar(text.into()), untagged || tag.is_none() || has("str"))
+        (YamlKind::Scalar(text.into()), untagged || tag.is_none() || has("str"))
     };
-    if fits { Ok(kind) } else { Err(broken(span, "unsupported tag")) }
+    if fits { Ok(kind) } else { Err(yaml_error(span, "unsupported tag")) }
 }
 
 /// Whether a plain scalar is a number.
@@ -337,7 +347,7 @@ pub(super) fn is_number(text: &str) -> bool {
     mantissa && exponent
 }
 
-/// A number as plain decimal digits, if it is an integer: JSON Schema does not care how it is written.
+/// An integer as plain decimal digits. JSON Schema ignores its spelling.
 pub(super) fn plain_integer(text: &str) -> Option<String> {
     let radix = |digits: &str, radix| u128::from_str_radix(digits, radix).ok().map(|n| n.to_string());
     if let Some(octal) = text.strip_prefix("0o") {
@@ -352,48 +362,48 @@ pub(super) fn plain_integer(text: &str) -> Option<String> {
     };
     if !digits.bytes().all(|b| b.is_ascii_digit()) {
         let number: f64 = text.parse().ok()?;
-        // Beyond that a number of this type has no digit for one.
+        // Above this value a number of this type is not exact to one.
         return (number.fract() == 0.0 && number.abs() < 1e15).then(|| format!("{}", number + 0.0));
     }
     let digits = digits.trim_start_matches('0');
     Some(if digits.is_empty() { "0".into() } else { format!("{minus}{digits}") })
 }
 
-fn known(tag: Option<Cow<'_, Tag>>, words: &[&str], span: Span) -> Result<(), Broken> {
+fn check_tag(tag: Option<Cow<'_, Tag>>, words: &[&str], span: Span) -> Result<(), YamlError> {
     match tag {
         Some(tag) if !words.iter().any(|word| tag.is_yaml_core_schema_tag(word)) => {
-            Err(broken(span, "unsupported tag"))
+            Err(yaml_error(span, "unsupported tag"))
         }
         _ => Ok(()),
     }
 }
 
-fn key(node: Node) -> Key {
+fn key(node: YamlNode) -> YamlKey {
     let name = match node.kind {
-        Kind::Bool(name) | Kind::Number(name) | Kind::Scalar(name) => name,
-        Kind::Null => "null".into(),
-        Kind::List(_) | Kind::Map(_) => "(no text)".into(),
+        YamlKind::Bool(name) | YamlKind::Number(name) | YamlKind::Scalar(name) => name,
+        YamlKind::Null => "null".into(),
+        YamlKind::List(_) | YamlKind::Map(_) => "(no text)".into(),
     };
-    Key { name, place: node.place, end: node.end }
+    YamlKey { name, position: node.position, end: node.end }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Node, Broken> {
+    fn parse(text: &str) -> Result<YamlNode, YamlError> {
         super::parse(text, &mut Budget::default())
     }
 
-    fn scalars(node: &Node, out: &mut Vec<(String, usize, usize)>) {
-        let mut push = |s: &str| out.push((s.into(), node.place.line, node.place.column));
+    fn scalars(node: &YamlNode, out: &mut Vec<(String, usize, usize)>) {
+        let mut push = |s: &str| out.push((s.into(), node.position.line, node.position.column));
         match &node.kind {
-            Kind::Null => push("~"),
-            Kind::Bool(s) => push(&format!("b{s}")),
-            Kind::Number(s) => push(&format!("n{s}")),
-            Kind::Scalar(s) => push(s),
-            Kind::List(list) => list.iter().for_each(|n| scalars(n, out)),
-            Kind::Map(map) => map.iter().for_each(|(_, n)| scalars(n, out)),
+            YamlKind::Null => push("~"),
+            YamlKind::Bool(s) => push(&format!("b{s}")),
+            YamlKind::Number(s) => push(&format!("n{s}")),
+            YamlKind::Scalar(s) => push(s),
+            YamlKind::List(list) => list.iter().for_each(|n| scalars(n, out)),
+            YamlKind::Map(map) => map.iter().for_each(|(_, n)| scalars(n, out)),
         }
     }
 
@@ -426,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn an_integer_is_one_however_it_is_written() {
+    fn every_spelling_of_an_integer_is_accepted() {
         for text in ["100", "+100", "0100", "0x64", "0o144", "1e2", "100.0", "100.", "1E+2", "1000e-1"] {
             assert!(is_number(text), "{text}");
             assert_eq!(plain_integer(text).as_deref(), Some("100"), "{text}");
@@ -452,26 +462,26 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_aliases_have_places() {
+    fn keys_and_aliases_have_positions() {
         let tree = parse("a: &x\n  b: 1\nc: *x\n? [k]\n: {null: 2}\n").unwrap();
-        let Kind::Map(map) = &tree.kind else { panic!() };
-        let keys: Vec<_> = map.iter().map(|(key, _)| (&*key.name, key.place.line)).collect();
+        let YamlKind::Map(map) = &tree.kind else { panic!() };
+        let keys: Vec<_> = map.iter().map(|(key, _)| (&*key.name, key.position.line)).collect();
         assert_eq!(keys, [("a", 1), ("c", 3), ("(no text)", 4)]);
         let alias = &map[1].1;
-        assert_eq!((alias.place.line, alias.place.column, alias.end.column), (3, 4, 6));
+        assert_eq!((alias.position.line, alias.position.column, alias.end.column), (3, 4, 6));
     }
 
     #[test]
-    fn nesting_ends_before_the_stack() {
+    fn nesting_is_limited() {
         let nested = |depth: usize, inner: &str| format!("{}{inner}{}", "[".repeat(depth), "]".repeat(depth));
-        assert!(parse(&nested(DEPTH, "1")).is_ok());
-        assert!(parse(&nested(DEPTH + 1, "1")).is_err());
+        assert!(parse(&nested(MAX_DEPTH, "1")).is_ok());
+        assert!(parse(&nested(MAX_DEPTH + 1, "1")).is_err());
         let chain = |links: usize| {
             let links = (1..=links).map(|i| format!("x{i}: &x{i} [*x{}]\n", i - 1));
             format!("x0: &x0 [1]\n{}", links.collect::<String>())
         };
         assert!(parse(&chain(5)).is_ok());
-        for links in [DEPTH, 60, 500] {
+        for links in [MAX_DEPTH, 60, 500] {
             assert!(parse(&chain(links)).is_err());
         }
     }

@@ -1,26 +1,26 @@
-//! The file's underlay → the model's, on this node.
+//! Converts the file's underlay into the model's, for this node.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use crate::config::Config;
-use crate::model::{IfName, Peer, RouterId, Underlay, UnderlayInterface, Value as _};
+use crate::model::{IfName, NeighborId, RouterId, Underlay, UnderlayInterface, Value as _};
 
 use super::address;
-use super::entries::{self, GracefulRestart, Interface, InterfaceType, TunnelEndpoint};
-use super::names::is_ours;
+use super::entries::{self, GracefulRestart, InterfaceEntry, InterfaceType, TunnelEndpoint};
+use super::names::is_managed_device;
 use super::neighbor::neighbor;
-use super::own::{of_node, of_underlay, owner};
-use super::report::{Located, Report, Spot};
+use super::node_addresses::{find_owner, of_environment, of_underlay};
+use super::report::{Located, Location, Report};
 use super::values::CLUSTER_ID;
 
-/// The name of a macvlan that is not given one: upstream's for what CNI makes.
+/// The default name of a macvlan: upstream's name for an interface created by CNI.
 const MACVLAN: &str = "net1";
 
-/// Reads the underlay; what is wrong with a part of it does not touch the others. `index`: the node's, if it is known.
-pub(super) fn underlay(
-    file: &entries::Underlay,
+/// Converts the underlay. An invalid part does not affect the others. `index`: the node's number, if known.
+pub(super) fn resolve_underlay(
+    file: &entries::UnderlayEntry,
     index: Option<u32>,
     config: &Config,
     report: &mut Report<'_>,
@@ -29,12 +29,12 @@ pub(super) fn underlay(
     if let Some(asn) = &file.asn
         && asn.value != config.asn
     {
-        report.complain(&asn.spot, format_args!("not ASN_LOCAL={}, which holds", config.asn));
+        report.add(&asn.location, format_args!("differs from ASN_LOCAL={}, which is used", config.asn));
     }
     if let (Some(net), Some(index)) = (&file.router_id, index) {
         match address::router_id(net.0, index) {
             Ok(ip) => underlay.router_id = RouterId::parse(&ip.to_string()).ok(),
-            Err(reason) => report.complain(&net.spot, format_args!("{reason}: the router-id stays NODE_IP")),
+            Err(reason) => report.add(&net.location, format_args!("{reason}: the router-id remains NODE_IP")),
         }
     }
     if let (Some(tunnel), Some(index)) = (&file.tunnel, index)
@@ -43,13 +43,13 @@ pub(super) fn underlay(
         vtep(tunnel, index, config, &mut underlay, report);
     }
     if let Some(reflector) = &file.reflector {
-        let (id, spot) = match &reflector.cluster_id {
-            Some(id) => (id.get(), &id.spot),
-            None => (CLUSTER_ID, &reflector.spot),
+        let (id, location) = match &reflector.cluster_id {
+            Some(id) => (id.get(), &id.location),
+            None => (CLUSTER_ID, &reflector.location),
         };
         match &file.router_id {
-            Some(net) if net.0.contains(&IpAddr::V4(id)) => report.complain(
-                spot,
+            Some(net) if net.0.contains(&IpAddr::V4(id)) => report.add(
+                location,
                 format_args!("cluster-id {id} is in routerIDCIDR {}: routes are not reflected", net.0),
             ),
             _ => underlay.cluster_id = Some(id),
@@ -69,26 +69,26 @@ fn vtep(
     underlay: &mut Underlay,
     report: &mut Report<'_>,
 ) {
-    let mut own = of_node(config);
-    // A node may be reached by the address of its VTEP.
+    let mut own = of_environment(config);
+    // The VTEP's address may be the node's address.
     own.retain(|(net, _)| net.addr() != IpAddr::V4(config.node_ip.get()));
     let cidrs = &tunnel.cidrs.0;
     if let [first, second] = &cidrs[..]
         && first.addr().is_ipv4() == second.addr().is_ipv4()
     {
-        report.complain(&second.spot, "the second subnet of its family: the VTEP is left out");
+        report.add(&second.location, "the second subnet of its family: the VTEP is left out");
         return;
     }
     for cidr in cidrs {
-        let free = |ip: IpAddr| match owner(&own, ip.into()) {
-            Some(whose) => Err(format!("leads to {ip}, which is {whose}")),
+        let free = |ip: IpAddr| match find_owner(&own, ip.into()) {
+            Some(whose) => Err(format!("yields {ip}, which is {whose}")),
             None => Ok(ip),
         };
         match address::vtep(cidr.value, index).and_then(free) {
             Ok(IpAddr::V4(ip)) => underlay.vtep4 = Some(ip),
             Ok(IpAddr::V6(ip)) => underlay.vtep6 = Some(ip),
             Err(reason) => {
-                report.complain(&cidr.spot, format_args!("{reason}: this address of the VTEP is left out"));
+                report.add(&cidr.location, format_args!("{reason}: this address of the VTEP is left out"));
             }
         }
     }
@@ -104,9 +104,10 @@ fn graceful_restart(
     let (restart_s, stale_s) =
         (restart.unwrap_or(config.timers.restart_s), stale.unwrap_or(config.timers.stalepath_s));
     if stale_s < restart_s {
-        let spot = given.stale.as_ref().or(given.restart.as_ref()).map_or(&given.spot, |n| &n.spot);
-        report.complain(
-            spot,
+        let location =
+            given.stale.as_ref().or(given.restart.as_ref()).map_or(&given.location, |n| &n.location);
+        report.add(
+            location,
             format_args!("a stale-path time of {stale_s} is less than a restart time of {restart_s}"),
         );
         return None;
@@ -115,43 +116,43 @@ fn graceful_restart(
 }
 
 fn interfaces(
-    list: &[Located<Interface>],
+    list: &[Located<InterfaceEntry>],
     config: &Config,
     underlay: &mut Underlay,
     report: &mut Report<'_>,
 ) {
     let vrf = config.metallb.vrf.as_ifname();
-    // Where a macvlan stands on, and its place: the NIC must stay.
-    let mut parents: Vec<(IfName, Spot)> = vec![];
+    // The parents of the macvlans with their location. A parent NIC must stay in the host namespace.
+    let mut parents: Vec<(IfName, Location)> = vec![];
     for entry in list {
-        let Some((interface, spot, parent)) = interface(entry, report) else { continue };
+        let Some((interface, location, parent)) = interface(entry, report) else { continue };
         let name = interface.name();
-        let reason = if is_ours(name.as_str()) {
-            "a name of our own devices"
+        let reason = if is_managed_device(name.as_str()) {
+            "reserved for a managed device"
         } else if name == vrf {
             "the name of VRF_METALLB"
         } else if underlay.interfaces.iter().any(|other| other.name() == name) {
-            "there twice"
+            "listed twice"
         } else {
             if let Some(parent) = parent {
-                parents.push((parent, entry.spot.clone()));
+                parents.push((parent, entry.location.clone()));
             }
             underlay.interfaces.push(interface);
             continue;
         };
-        report.complain(&spot, format_args!("{name} is {reason}: this interface is left out"));
+        report.add(&location, format_args!("{name} is {reason}: this interface is left out"));
     }
-    for (parent, spot) in parents {
+    for (parent, location) in parents {
         let reason = match underlay.interfaces.iter().find(|other| *other.name() == parent) {
-            _ if is_ours(parent.as_str()) => "a device of our own",
+            _ if is_managed_device(parent.as_str()) => "a managed device",
             _ if parent == *vrf => "the device of VRF_METALLB",
-            Some(UnderlayInterface::Device(_)) => "moved into the namespace by another entry",
-            Some(UnderlayInterface::Macvlan { .. }) => "a macvlan of this file, which is in the namespace",
+            Some(UnderlayInterface::Device(_)) => "moved into FRR's namespace by another entry",
+            Some(UnderlayInterface::Macvlan { .. }) => "a macvlan of this file, which is in FRR's namespace",
             None => continue,
         };
-        report.complain(
-            &spot,
-            format_args!("its parent {parent} is {reason}, not a NIC that stays with the host: this interface is left out"),
+        report.add(
+            &location,
+            format_args!("its parent {parent} is {reason}, not a NIC that stays in the host namespace: this interface is left out"),
         );
         underlay
             .interfaces
@@ -159,83 +160,85 @@ fn interfaces(
     }
 }
 
-/// One interface, where its name stands, and the NIC below it.
+/// One interface, the location of its name, and its parent NIC.
 fn interface(
-    entry: &Located<Interface>,
+    entry: &Located<InterfaceEntry>,
     report: &mut Report<'_>,
-) -> Option<(UnderlayInterface, Spot, Option<IfName>)> {
+) -> Option<(UnderlayInterface, Location, Option<IfName>)> {
     let (wanted, other) = match entry.kind.value {
         InterfaceType::NetworkDevice => (("networkDevice", entry.device.is_some()), entry.macvlan.is_some()),
         InterfaceType::Macvlan => (("macvlan", entry.macvlan.is_some()), entry.device.is_some()),
     };
     if !wanted.1 || other {
         let kind = entry.kind.value;
-        report.complain(
-            &entry.spot,
+        report.add(
+            &entry.location,
             format_args!("type {kind} needs {} and nothing else: this interface is left out", wanted.0),
         );
         return None;
     }
     if let Some(device) = &entry.device {
         let name = &device.name;
-        return Some((UnderlayInterface::Device(name.0.clone()), name.spot.clone(), None));
+        return Some((UnderlayInterface::Device(name.0.clone()), name.location.clone(), None));
     }
     let macvlan = entry.macvlan.as_ref()?;
-    let (name, spot) = match &macvlan.name {
-        Some(name) => (name.0.clone(), name.spot.clone()),
-        None => (IfName::parse(MACVLAN).ok()?, macvlan.spot.clone()),
+    let (name, location) = match &macvlan.name {
+        Some(name) => (name.0.clone(), name.location.clone()),
+        None => (IfName::parse(MACVLAN).ok()?, macvlan.location.clone()),
     };
     let parent = macvlan.parent.0.clone();
     let addresses = macvlan.addresses.iter().flat_map(|list| &list.0);
     let mut unique: Vec<IpNet> = vec![];
     for address in addresses {
         if unique.iter().any(|other| other.addr() == address.0.addr()) {
-            report.complain(&address.spot, "is there twice: this interface is left out");
+            report.add(&address.location, "is listed twice: this interface is left out");
             return None;
         }
         unique.push(address.0);
     }
     let interface = UnderlayInterface::Macvlan { name, parent: parent.clone(), addresses: unique };
-    Some((interface, spot, Some(parent)))
+    Some((interface, location, Some(parent)))
 }
 
 fn neighbors(
-    list: &[Located<entries::Neighbor>],
+    list: &[Located<entries::NeighborEntry>],
     config: &Config,
     underlay: &mut Underlay,
     report: &mut Report<'_>,
 ) {
-    let own = [of_node(config), of_underlay(underlay)].concat();
+    let own = [of_environment(config), of_underlay(underlay)].concat();
     for entry in list {
         let Some(neighbor) = neighbor(entry, config, report) else { continue };
-        let spot = match &neighbor.peer {
-            Peer::Address(_) => entry.address.as_ref().map(|address| &address.spot),
-            Peer::Interface(_) => entry.interface.as_ref().map(|interface| &interface.spot),
-            Peer::Range(_) => entry.range.as_ref().map(|range| &range.spot),
+        let location = match &neighbor.peer {
+            NeighborId::Address(_) => entry.address.as_ref().map(|address| &address.location),
+            NeighborId::Interface(_) => entry.interface.as_ref().map(|interface| &interface.location),
+            NeighborId::Range(_) => entry.range.as_ref().map(|range| &range.location),
         };
-        let spot = spot.unwrap_or(&entry.spot);
+        let location = location.unwrap_or(&entry.location);
         let whose = match &neighbor.peer {
-            Peer::Address(ip) => owner(&own, IpNet::from(*ip)),
-            Peer::Range(net) => owner(&own, *net),
-            Peer::Interface(name) => {
+            NeighborId::Address(ip) => find_owner(&own, IpNet::from(*ip)),
+            NeighborId::Range(net) => find_owner(&own, *net),
+            NeighborId::Interface(name) => {
                 (name == config.metallb.vrf.as_ifname()).then_some("the device of VRF_METALLB")
             }
         };
         if let Some(whose) = whose {
-            report
-                .complain(spot, format_args!("is {whose}, where no neighbor is: this neighbor is left out"));
+            report.add(
+                location,
+                format_args!("is {whose} and cannot be a neighbor: this neighbor is left out"),
+            );
             continue;
         }
-        let clashes = |other: &Peer| match (other, &neighbor.peer) {
-            (Peer::Range(a), Peer::Range(b)) => address::overlap(*a, *b),
+        let clashes = |other: &NeighborId| match (other, &neighbor.peer) {
+            (NeighborId::Range(a), NeighborId::Range(b)) => address::overlaps(*a, *b),
             (a, b) => a == b,
         };
         if underlay.neighbors.iter().any(|other| clashes(&other.peer)) {
             let reason = match &neighbor.peer {
-                Peer::Address(_) | Peer::Interface(_) => "is there twice",
-                Peer::Range(_) => "overlaps with another range",
+                NeighborId::Address(_) | NeighborId::Interface(_) => "is listed twice",
+                NeighborId::Range(_) => "overlaps with another range",
             };
-            report.complain(spot, format_args!("{reason}: this neighbor is left out"));
+            report.add(location, format_args!("{reason}: this neighbor is left out"));
             continue;
         }
         underlay.neighbors.push(neighbor);

@@ -1,4 +1,4 @@
-//! Values that only the file has.
+//! Value types of the configuration file.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr as _;
@@ -8,24 +8,24 @@ use serde_json::{Value as Json, json};
 
 use crate::model::{
     Asn, IfName, Invalid, Password, PeerAddr, Ranged, RouteTarget, RouterId, Value, Vni, VrfName,
-    address_with_length, raw_objection,
+    address_with_length, raw_lines_error,
 };
 
-use super::names::{ADDRESS, GROUPS, no_peer, our_names};
-use super::patterns::ours;
-use super::read::{At, Read, number, words_of};
+use super::names::{IPV4_LIKE, PEER_GROUPS, managed_device_names, peer_interface_error};
+use super::patterns::managed_device_pattern;
+use super::read::{FromYaml, YamlRef, impl_from_yaml, number};
 use super::report::Report;
-use super::tree::Kind;
+use super::tree::YamlKind;
 
-/// The largest raw text, in characters: frr.conf as a whole is a few hundred lines.
+/// The longest raw text, in characters. A complete frr.conf has a few hundred lines.
 const RAW_LENGTH: usize = 64 << 10;
 
-/// Where the schema has the patterns that are long, by these names.
+/// A reference to a definition of the schema. Long patterns are defined there.
 fn defined(name: &str) -> Json {
     json!({"$ref": format!("#/$defs/{name}")})
 }
 
-/// Either of them.
+/// A value that matches one of two definitions.
 fn either(names: [&str; 2]) -> Json {
     json!({"type": "string", "anyOf": names.map(defined)})
 }
@@ -34,49 +34,49 @@ fn text(pattern: &str, max: usize) -> Json {
     json!({"type": "string", "pattern": pattern, "minLength": 1, "maxLength": max})
 }
 
-/// The same, but for the names of our own devices and these.
+/// A device name other than those of the managed devices and `reserved`.
 fn device(pattern: &str, reserved: &[&str]) -> Json {
     let mut schema = text(pattern, 15);
-    schema["not"] = json!({"anyOf": [{"pattern": ours()}, {"enum": reserved}]});
+    schema["not"] = json!({"anyOf": [{"pattern": managed_device_pattern()}, {"enum": reserved}]});
     schema
 }
 
-words_of! {
+impl_from_yaml! {
     number Asn: json!({
         "type": "integer", "minimum": 1, "maximum": 4_294_967_294_u32, "not": {"enum": [23456, 65535]}
     });
     number Vni: json!({"type": "integer", "minimum": 1, "maximum": (1 << 24) - 1});
     number HoldTime: json!({"type": "integer", "minimum": 0, "maximum": 65535, "not": {"enum": [1, 2]}});
     scalar IfName: text("^[A-Za-z0-9_][A-Za-z0-9._-]*$", 15);
-    scalar OtherDevice: device("^[A-Za-z0-9_][A-Za-z0-9._-]*$", &[]);
-    scalar PeerDevice: {
-        let mut schema = device("^[A-Za-z0-9_][A-Za-z0-9._-]*$", &GROUPS);
+    scalar UnmanagedDevice: device("^[A-Za-z0-9_][A-Za-z0-9._-]*$", &[]);
+    scalar PeerInterface: {
+        let mut schema = device("^[A-Za-z0-9_][A-Za-z0-9._-]*$", &PEER_GROUPS);
         if let Some(not) = schema["not"]["anyOf"].as_array_mut() {
-            not.push(json!({"pattern": ADDRESS}));
+            not.push(json!({"pattern": IPV4_LIKE}));
         }
         schema
     };
     scalar RouterId: defined("ipv4Host");
-    // Neither `"` and `|` nor, at the beginning, `!` and `#`.
+    // Without `"` and `|`, and without `!` and `#` at the start.
     scalar Password: text("^[$-{}~][!#-{}~]*$", 80);
     scalar RouteTarget: defined("routeTarget");
     scalar IpNet: either(["ipv4Prefix", "ipv6Prefix"]);
     scalar ListenRange: either(["ipv4PeerPrefix", "ipv6PeerPrefix"]);
     scalar NetOf<false>: defined("ipv4Prefix");
     scalar NetOf<true>: defined("ipv6Prefix");
-    scalar HostNet: either(["ipv4HostPrefix", "ipv6HostPrefix"]);
-    scalar Unicast: either(["ipv4Host", "ipv6Host"]);
-    scalar UnicastOf<false>: defined("ipv4Host");
-    scalar UnicastOf<true>: defined("ipv6Host");
-    scalar Name: text("^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", 253);
-    scalar Reference: text("^[A-Za-z0-9][A-Za-z0-9._-]*$", 253);
-    scalar Vrf: device("^[A-Za-z][A-Za-z0-9_-]*$", &VrfName::RESERVED);
-    scalar Bridge: device("^[A-Za-z][A-Za-z0-9_-]*$", &[]);
+    scalar InterfaceAddress: either(["ipv4HostPrefix", "ipv6HostPrefix"]);
+    scalar UnicastAddress: either(["ipv4Host", "ipv6Host"]);
+    scalar UnicastAddressOf<false>: defined("ipv4Host");
+    scalar UnicastAddressOf<true>: defined("ipv6Host");
+    scalar EntryName: text("^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", 253);
+    scalar ReferenceName: text("^[A-Za-z0-9][A-Za-z0-9._-]*$", 253);
+    scalar VniVrfName: device("^[A-Za-z][A-Za-z0-9_-]*$", &VrfName::RESERVED);
+    scalar BridgeName: device("^[A-Za-z][A-Za-z0-9_-]*$", &[]);
 }
 
-impl<const MIN: u32, const MAX: u32> Read for Ranged<MIN, MAX> {
-    const WORDS: bool = true;
-    fn read(at: &At<'_>, report: &mut Report<'_>) -> Option<Self> {
+impl<const MIN: u32, const MAX: u32> FromYaml for Ranged<MIN, MAX> {
+    const IS_WORD: bool = true;
+    fn from_yaml(at: &YamlRef<'_>, report: &mut Report<'_>) -> Option<Self> {
         number(at, report)
     }
     fn schema() -> Json {
@@ -84,7 +84,7 @@ impl<const MIN: u32, const MAX: u32> Read for Ranged<MIN, MAX> {
     }
 }
 
-/// A prefix of this family.
+/// A prefix of one address family.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NetOf<const V6: bool>(pub IpNet);
 
@@ -101,23 +101,23 @@ impl<const V6: bool> Value for NetOf<V6> {
     }
 }
 
-/// A subnet in which peers may have addresses.
+/// A subnet that may contain peers.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ListenRange(pub IpNet);
 
-/// Subnets of which [`unicast`] takes no address.
-const NO_PEERS: [&str; 7] =
+/// Subnets that [`require_unicast`] rejects completely.
+const NON_PEER_NETS: [&str; 7] =
     ["0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", "::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8"];
 
 impl Value for ListenRange {
     fn allowed() -> String {
-        "a prefix with addresses that a peer can have, such as 198.51.100.0/24".into()
+        "a prefix that contains peer addresses, such as 198.51.100.0/24".into()
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         let net = IpNet::parse(text)?;
         let has_no_peers = |other: &&&str| other.parse().is_ok_and(|other: IpNet| other.contains(&net));
-        match NO_PEERS.iter().find(has_no_peers) {
-            Some(other) => Err(Invalid(format!("lies in {other}, from which no peer dials"))),
+        match NON_PEER_NETS.iter().find(has_no_peers) {
+            Some(other) => Err(Invalid(format!("is in {other}, which contains no peer addresses"))),
             None => Ok(Self(net)),
         }
     }
@@ -139,24 +139,24 @@ impl Value for HoldTime {
     }
 }
 
-/// The address of a host, and the length of its subnet's prefix.
+/// A host address with the prefix length of its subnet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct HostNet(pub IpNet);
+pub(super) struct InterfaceAddress(pub IpNet);
 
-impl Value for HostNet {
+impl Value for InterfaceAddress {
     fn allowed() -> String {
-        "a host's address with its prefix length, such as 198.51.100.1/24".into()
+        "a host address with its prefix length, such as 198.51.100.1/24".into()
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         let net = address_with_length(text)?;
-        unicast(net.addr())?;
-        host_of(net)?;
+        require_unicast(net.addr())?;
+        require_host_address(net)?;
         Ok(Self(net))
     }
 }
 
-/// Refuses the address of the subnet itself and the broadcast address (RFC 4291 §2.6.1, RFC 3021, RFC 6164).
-pub(super) fn host_of(net: IpNet) -> Result<(), Invalid> {
+/// Rejects the network address and the broadcast address (RFC 4291 §2.6.1, RFC 3021, RFC 6164).
+pub(super) fn require_host_address(net: IpNet) -> Result<(), Invalid> {
     let host_bits = net.max_prefix_len() - net.prefix_len();
     if host_bits > 1 && net.addr() == net.network() {
         return Err(Invalid("the address of the subnet, not of a host".into()));
@@ -167,8 +167,8 @@ pub(super) fn host_of(net: IpNet) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// Refuses what is no host's address, or none beyond its link.
-pub(super) fn unicast(ip: IpAddr) -> Result<(), Invalid> {
+/// Rejects addresses that are not a host's, or not valid beyond a link.
+pub(super) fn require_unicast(ip: IpAddr) -> Result<(), Invalid> {
     let text = ip.to_string();
     match ip {
         IpAddr::V4(_) => PeerAddr::<false>::parse(&text).map(drop),
@@ -176,77 +176,83 @@ pub(super) fn unicast(ip: IpAddr) -> Result<(), Invalid> {
     }
 }
 
-/// The address of a host of either family.
+/// A host address of either family.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Unicast(pub IpAddr);
+pub(super) struct UnicastAddress(pub IpAddr);
 
-impl Value for Unicast {
+impl Value for UnicastAddress {
     fn allowed() -> String {
         "a unicast IPv4 address, or a global or unique-local IPv6 address".into()
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         let ip = IpAddr::from_str(text).map_err(|_| Invalid("not an IP address".into()))?;
-        unicast(ip)?;
+        require_unicast(ip)?;
         Ok(Self(ip))
     }
 }
 
-/// The same of this family.
+/// A host address of one family.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct UnicastOf<const V6: bool>(pub IpAddr);
+pub(super) struct UnicastAddressOf<const V6: bool>(pub IpAddr);
 
-impl<const V6: bool> Value for UnicastOf<V6> {
+impl<const V6: bool> Value for UnicastAddressOf<V6> {
     fn allowed() -> String {
         PeerAddr::<V6>::allowed()
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
-        match Unicast::parse(text)?.0 {
+        match UnicastAddress::parse(text)?.0 {
             ip if ip.is_ipv6() == V6 => Ok(Self(ip)),
             _ => Err(Invalid("an address of the other family".into())),
         }
     }
 }
 
-/// The name of a device that is not one of ours.
+/// The name of a device that is not a managed device.
 #[derive(Debug, Clone)]
-pub(super) struct OtherDevice(pub IfName);
+pub(super) struct UnmanagedDevice(pub IfName);
 
-impl Value for OtherDevice {
+impl Value for UnmanagedDevice {
     fn allowed() -> String {
-        format!("{}; no device of ours: {}", IfName::allowed(), our_names())
+        format!("{}; not a managed device: {}", IfName::allowed(), managed_device_names())
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         IfName::parse(text).map(Self)
     }
 }
 
-/// The name of a device that a peer is on.
+/// The name of the interface of a peer.
 #[derive(Debug, Clone)]
-pub(super) struct PeerDevice(pub IfName);
+pub(super) struct PeerInterface(pub IfName);
 
-impl Value for PeerDevice {
+impl Value for PeerInterface {
     fn allowed() -> String {
-        let groups = GROUPS.join(", ");
-        format!("{}; not {groups}, an address, or a device of ours: {}", IfName::allowed(), our_names())
+        let groups = PEER_GROUPS.join(", ");
+        format!(
+            "{}; not {groups}, an address, or a managed device: {}",
+            IfName::allowed(),
+            managed_device_names()
+        )
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         let name = IfName::parse(text)?;
-        no_peer(text).map_or(Ok(Self(name)), |reason| Err(Invalid(reason.into())))
+        peer_interface_error(text).map_or(Ok(Self(name)), |reason| Err(Invalid(reason.into())))
     }
 }
 
-/// What a VNI is called in the file, as Kubernetes names its objects.
+/// The name of a VNI in the file, by the naming rules of Kubernetes objects.
 #[derive(Debug, Clone)]
-pub(super) struct Name(pub String);
+pub(super) struct EntryName(pub String);
 
-impl Value for Name {
+impl Value for EntryName {
     fn allowed() -> String {
         "1-253 of a-z 0-9 . -, not . or - at the ends".into()
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b);
         if text.len() > 253 || !text.bytes().all(plain) {
-            return Err(Invalid("longer than 253 characters, or has others than a-z 0-9 . -".into()));
+            return Err(Invalid(
+                "longer than 253 characters, or has characters other than a-z 0-9 . -".into(),
+            ));
         }
         if text.starts_with(['-', '.']) || text.ends_with(['-', '.']) {
             return Err(Invalid("begins or ends with . or -".into()));
@@ -255,11 +261,11 @@ impl Value for Name {
     }
 }
 
-/// The name of another object: given, or that of its VRF.
+/// A reference to another object, by its name or by the name of its VRF.
 #[derive(Debug, Clone)]
-pub(super) struct Reference(pub String);
+pub(super) struct ReferenceName(pub String);
 
-impl Value for Reference {
+impl Value for ReferenceName {
     fn allowed() -> String {
         "the name of an l3vni".into()
     }
@@ -272,28 +278,31 @@ impl Value for Reference {
     }
 }
 
-/// A device of the operator's naming: a letter first, and no dot, which sysctl paths have a meaning for.
+/// Checks a device name chosen by the operator: it starts with a letter, and has no dot, because dots separate sysctl
+/// paths.
 fn device_name(text: &str) -> Result<(), Invalid> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_".contains(&b);
     if text.is_empty() || text.len() > 15 {
         return Err(Invalid("must have 1 to 15 characters".into()));
     }
     if !text.starts_with(|c: char| c.is_ascii_alphabetic()) || !text.bytes().all(plain) {
-        return Err(Invalid("does not begin with a letter, or has others than A-Z a-z 0-9 _ -".into()));
+        return Err(Invalid(
+            "does not begin with a letter, or has characters other than A-Z a-z 0-9 _ -".into(),
+        ));
     }
     Ok(())
 }
 
 /// The name of a VNI's VRF.
 #[derive(Debug, Clone)]
-pub(super) struct Vrf(pub VrfName);
+pub(super) struct VniVrfName(pub VrfName);
 
-impl Value for Vrf {
+impl Value for VniVrfName {
     fn allowed() -> String {
         let reserved = VrfName::RESERVED.join(", ");
         format!(
-            "a letter, then up to 14 of A-Z a-z 0-9 _ -; not {reserved}, nor a device of ours: {}",
-            our_names()
+            "a letter, then up to 14 of A-Z a-z 0-9 _ -; not {reserved}, nor a managed device: {}",
+            managed_device_names()
         )
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
@@ -302,13 +311,16 @@ impl Value for Vrf {
     }
 }
 
-/// The name of a bridge of the host.
+/// The name of a bridge in the host namespace.
 #[derive(Debug, Clone)]
-pub(super) struct Bridge(pub IfName);
+pub(super) struct BridgeName(pub IfName);
 
-impl Value for Bridge {
+impl Value for BridgeName {
     fn allowed() -> String {
-        format!("a letter, then up to 14 of A-Z a-z 0-9 _ -; no device of ours: {}", our_names())
+        format!(
+            "a letter, then up to 14 of A-Z a-z 0-9 _ -; not a managed device: {}",
+            managed_device_names()
+        )
     }
     fn parse(text: &str) -> Result<Self, Invalid> {
         device_name(text)?;
@@ -316,31 +328,35 @@ impl Value for Bridge {
     }
 }
 
-/// Lines for frr.conf as they are, but for tabs: what is indented by one begins with a blank for FRR and for us. They may
-/// hold passwords.
+/// Raw lines for frr.conf. Tabs become blanks, so that FRR and this program see the same indentation. The lines may
+/// contain passwords.
 #[derive(Debug, Clone)]
-pub(super) struct RawText(pub String);
+pub(super) struct RawConfigText(pub String);
 
-impl Read for RawText {
+impl FromYaml for RawConfigText {
     const SECRET: bool = true;
-    fn read(at: &At<'_>, report: &mut Report<'_>) -> Option<Self> {
+    fn from_yaml(at: &YamlRef<'_>, report: &mut Report<'_>) -> Option<Self> {
         let control = |c: char| c.is_control() && c != '\n' && c != '\t';
         let blank = |c: char| " \n\t".contains(c);
         let reason = match &at.node.kind {
-            Kind::Scalar(text) if text.chars().all(blank) => "is empty",
-            Kind::Scalar(text) if text.chars().count() > RAW_LENGTH => "is too long",
-            Kind::Scalar(text) if text.contains(control) => "has a control character",
-            Kind::Scalar(text) => match raw_objection(text) {
+            YamlKind::Scalar(text) if text.chars().all(blank) => "is empty",
+            YamlKind::Scalar(text) if text.chars().count() > RAW_LENGTH => "is too long",
+            YamlKind::Scalar(text) if text.contains(control) => "has a control character",
+            YamlKind::Scalar(text) => match raw_lines_error(text) {
                 None => return Some(Self(text.replace('\t', " "))),
                 Some(reason) => {
-                    report.complain(&at.silent(), reason);
+                    report.add(&at.location_without_value(), reason);
                     return None;
                 }
             },
-            Kind::Null => "is empty",
+            YamlKind::Null => "is empty",
             _ => "not text",
         };
-        report.wrong(&at.silent(), reason, "up to 65536 characters without control characters");
+        report.invalid(
+            &at.location_without_value(),
+            reason,
+            "up to 65536 characters without control characters",
+        );
         None
     }
     fn schema() -> Json {
@@ -353,18 +369,18 @@ impl Read for RawText {
     }
 }
 
-/// In the place of a selector of nodes: one that selects all of them.
+/// A node selector that selects every node.
 #[derive(Debug, Clone)]
-pub(super) struct EveryNode;
+pub(super) struct AllNodesSelector;
 
-impl Read for EveryNode {
-    fn read(at: &At<'_>, report: &mut Report<'_>) -> Option<Self> {
+impl FromYaml for AllNodesSelector {
+    fn from_yaml(at: &YamlRef<'_>, report: &mut Report<'_>) -> Option<Self> {
         match &at.node.kind {
-            Kind::Null => return Some(Self),
-            Kind::Map(map) if map.is_empty() => return Some(Self),
-            _ => report.complain(
-                &at.silent(),
-                "not supported: there is no Kubernetes API here that knows the node's labels, give each node a file of its own",
+            YamlKind::Null => return Some(Self),
+            YamlKind::Map(map) if map.is_empty() => return Some(Self),
+            _ => report.add(
+                &at.location_without_value(),
+                "not supported: node labels are not available here, use a separate file for each node",
             ),
         }
         None
@@ -375,12 +391,12 @@ impl Read for EveryNode {
 }
 
 /// The number of a node.
-pub(super) type Index = Ranged<0, 16_777_215>;
+pub(super) type NodeIndex = Ranged<0, 16_777_215>;
 
 /// A UDP or TCP port.
 pub(super) type Port = Ranged<1, 65535>;
 
-/// The cluster-id of a route reflector that is not given one: upstream's, of TEST-NET-1 (RFC 5737).
+/// The default cluster-id of a route reflector: upstream's default, from TEST-NET-1 (RFC 5737).
 pub(super) const CLUSTER_ID: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// VXLAN's UDP port (RFC 7348 §5).

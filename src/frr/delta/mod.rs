@@ -1,192 +1,205 @@
-//! Two texts of frr.conf → the commands that lead daemons that run with the first to what they would be with the second.
-//! Pure.
+//! Two texts of frr.conf → the commands that change the running daemons from the first to the second. Pure.
 //!
-//! What is new comes before what goes away, but within a router, where one may have to make room for the other. What is about the same is overwritten, so that no session ends and no filter is open for a moment.
+//! Additions come before removals. Within a BGP instance removals come first, since an addition may need their place. A
+//! line with the key of an existing line overwrites it, so that no session ends and no filter is missing for a moment.
 
+mod grammar;
 mod tree;
-mod words;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::Version;
 use super::redact::redact;
-use super::split::{Owner, owners};
+use super::split::{LineOwner, line_owners};
 
-pub use tree::{Context, opens_default, ways};
+pub use tree::{Context, is_default_bgp_instance, lines_with_path};
 
-/// Commands for one daemon, from its configuration node on.
+/// Commands for one daemon, the first in its configuration node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// The daemon.
+    /// The name of the daemon.
     pub daemon: &'static str,
     /// The commands, in order.
-    pub commands: Vec<Command>,
+    pub commands: Vec<VtyCommand>,
 }
 
-/// A command.
+/// A configuration command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Command {
-    /// Its words.
+pub struct VtyCommand {
+    /// The text of the command.
     pub text: String,
-    /// It is of a route map that bgpd has as well, and may be known to that only: no harm is done if it is refused.
+    /// The daemon may refuse the command without harm: it is part of a route map that bgpd has, too, and only bgpd may
+    /// know it.
     pub optional: bool,
 }
 
-/// What leads from one configuration to another.
+/// How to change one configuration to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Delta {
-    /// These commands, in order; none if both are the same. And those for later, each by itself, when the kernel has changed,
-    /// too: a VRF that it has can't go, and mgmtd does not get over that in the same conversation.
+    /// Steps to run now, in order, empty if the configurations are equal; and steps to run one by one after the
+    /// kernel's devices have changed. The latter remove VRFs: FRR refuses to remove a VRF that the kernel has, and
+    /// mgmtd does not recover from this in the session of the other commands.
     Commands(Vec<Step>, Vec<Step>),
-    /// The second is no configuration, for this reason.
-    Wrong(String),
-    /// No commands, for this reason: these daemons have to start anew, or all of them if there are none.
+    /// The new configuration is invalid, for this reason.
+    Invalid(String),
+    /// Commands are not possible, for this reason. The named daemons must restart; all daemons, if none is named.
     Restart(&'static [&'static str], String),
 }
 
-/// Why there are no commands for a daemon.
+/// The reason why commands are not possible for a daemon.
 #[derive(Debug)]
-struct Unsafe(String);
+struct NeedsRestart(String);
 
-/// Works out what leads from `old` to `new`.
+/// Computes the delta from `old` to `new`.
 pub fn delta(old: &str, new: &str, version: Version) -> Delta {
     if old == new {
         return Delta::Commands(vec![], vec![]);
     }
-    if let Some((one, other)) = two_of_a_name(new) {
-        return Delta::Wrong(format!("{:?} and {:?} can't both be", redact(one), redact(other)));
+    if let Some((one, other)) = conflicting_instances(new) {
+        let (one, other) = (redact(one), redact(other));
+        return Delta::Invalid(format!(
+            "{one:?} and {other:?} open the same BGP instance: remove one of them"
+        ));
     }
-    let (old, new) = differing(old, new);
+    let (old, new) = without_equal_contexts(old, new);
     let trees = Context::parse(&old).and_then(|old| Ok((old, Context::parse(&new)?)));
     let (old, new) = match trees {
-        Ok((old, new)) => (settled(old), settled(new)),
-        Err(line) => return Delta::Restart(&[], format!("{:?} is in no context", redact(&line))),
+        Ok((old, new)) => (effective(old), effective(new)),
+        Err(line) => {
+            let line = redact(&line);
+            return Delta::Restart(&[], format!("the indented line {line:?} is in no context"));
+        }
     };
-    let (old, new) = match (Parts::of(old, version), Parts::of(new, version)) {
+    let (old, new) = match (DaemonParts::split(old, version), DaemonParts::split(new, version)) {
         (Ok(old), Ok(new)) => (old, new),
         (Err(line), _) | (_, Err(line)) => {
-            return Delta::Restart(&[], format!("{:?} is not known to be any daemon's", redact(&line)));
+            return Delta::Restart(&[], format!("no daemon is known to read the line {:?}", redact(&line)));
         }
     };
-    if let Some(line) = difference(&old.common, &new.common) {
-        return Delta::Restart(&[], format!("{:?} is for every daemon", redact(line)));
+    if let Some(line) = first_difference(&old.common, &new.common) {
+        return Delta::Restart(&[], format!("every daemon reads the line {:?}", redact(line)));
     }
-    // VNIs are taken from VRFs before bgpd's instances of these end, which it would refuse. Profiles are there before
-    // bgpd names them, and while it does.
-    let (mut steps, mut late, mut of_bgpd) = (vec![], vec![], None);
-    for (daemon, part) in [
-        ("mgmtd", Part::All),
-        ("zebra", Part::All),
-        ("staticd", Part::All),
-        ("bfdd", Part::New),
-        ("bgpd", Part::All),
-        ("bfdd", Part::Gone),
+    // bgpd refuses to remove the instance of a VRF with a VNI, so the VNIs are removed first. bgpd refers to BFD
+    // profiles, so they are added before and removed after its commands.
+    let (mut steps, mut deferred, mut bgpd_restart_reason) = (vec![], vec![], None);
+    for (daemon, pass) in [
+        ("mgmtd", Pass::All),
+        ("zebra", Pass::All),
+        ("staticd", Pass::All),
+        ("bfdd", Pass::Add),
+        ("bgpd", Pass::All),
+        ("bfdd", Pass::Remove),
     ] {
-        let (old, new) = (old.of.get(daemon).unwrap_or(&NOTHING), new.of.get(daemon).unwrap_or(&NOTHING));
-        let vrfs = forgotten(old, new).filter(|_| part == Part::All);
-        late.extend(vrfs.map(|text| Step { daemon, commands: vec![Command { text, optional: true }] }));
-        match commands(daemon, old, new, part, version) {
+        let (old, new) = (old.of.get(daemon).unwrap_or(&EMPTY), new.of.get(daemon).unwrap_or(&EMPTY));
+        let vrfs = remove_vrf_commands(old, new).filter(|_| pass == Pass::All);
+        deferred
+            .extend(vrfs.map(|text| Step { daemon, commands: vec![VtyCommand { text, optional: true }] }));
+        match commands(daemon, old, new, pass, version) {
             Ok(commands) if commands.is_empty() => {}
             Ok(commands) => steps.push(Step { daemon, commands }),
-            Err(Unsafe(reason)) if daemon == "bgpd" => of_bgpd = Some(reason),
-            Err(Unsafe(reason)) => return Delta::Restart(&[], reason),
+            Err(NeedsRestart(reason)) if daemon == "bgpd" => bgpd_restart_reason = Some(reason),
+            Err(NeedsRestart(reason)) => return Delta::Restart(&[], reason),
         }
     }
-    if let Some(reason) = of_bgpd {
-        // The others would get nothing of what is for them.
-        let alone = steps.is_empty() && late.is_empty();
-        return Delta::Restart(if alone { &["bgpd"] } else { &[] }, reason);
+    if let Some(reason) = bgpd_restart_reason {
+        // With a restart of bgpd alone, the other daemons would not get their changes.
+        let is_bgpd_only = steps.is_empty() && deferred.is_empty();
+        return Delta::Restart(if is_bgpd_only { &["bgpd"] } else { &[] }, reason);
     }
-    Delta::Commands(steps, late)
+    Delta::Commands(steps, deferred)
 }
 
-/// How what `daemon` runs with differs from what it ran with: lines, each with `+` or `-` and without passwords, and the
-/// commands that lead back, if any do.
+/// The difference between the running and the expected configuration of `daemon`: lines with `+` (unexpected) or `-`
+/// (missing), without passwords, and the commands that repair it. The latter are `None` if one of the texts cannot be
+/// parsed, or if only a restart can repair the difference.
 pub fn drift(
     daemon: &str,
     running: &str,
-    ours: &str,
+    expected: &str,
     version: Version,
-) -> (Vec<String>, Option<Vec<Command>>) {
-    let (running, ours) = differing(running, ours);
-    let read = |text: &str| {
-        let mut tree = settled(Context::parse(text).ok()?);
-        // Those are told to bfdd while it runs.
+) -> (Vec<String>, Option<Vec<VtyCommand>>) {
+    let (running, expected) = without_equal_contexts(running, expected);
+    let parse = |text: &str| {
+        let mut tree = effective(Context::parse(text).ok()?);
+        // bfdd's peers are configured at run time, not in frr.conf.
         let bfd = tree.inner.iter_mut().filter(|context| context.head == "bfd");
         bfd.for_each(|bfd| bfd.inner.retain(|context| !context.head.starts_with("peer ")));
         Some(tree)
     };
-    let said = |sign: &str, way: &Vec<&str>| {
-        let shown: Vec<_> = way.iter().map(|line| redact(line)).collect();
+    let show = |sign: &str, path: &Vec<&str>| {
+        let shown: Vec<_> = path.iter().map(|line| redact(line)).collect();
         format!("{sign} {}", shown.join(": "))
     };
-    let differences = |here: &BTreeSet<Vec<&str>>, wanted: &BTreeSet<Vec<&str>>| {
-        let more = here.difference(wanted).map(|line| said("+", line));
-        more.chain(wanted.difference(here).map(|line| said("-", line))).collect()
+    let differences = |present: &BTreeSet<Vec<&str>>, wanted: &BTreeSet<Vec<&str>>| {
+        let unexpected = present.difference(wanted).map(|line| show("+", line));
+        unexpected.chain(wanted.difference(present).map(|line| show("-", line))).collect()
     };
-    let (Some(here), Some(wanted)) = (read(&running), read(&ours)) else {
-        // There is a context that is not known: its lines are all that can be said. Those of bfdd are told to it while it runs.
+    let (Some(present), Some(wanted)) = (parse(&running), parse(&expected)) else {
+        // A context is unknown: only the lines can be compared. For bfdd they include the peers that are configured at
+        // run time, so nothing is reported.
         if daemon == "bfdd" {
             return (vec![], None);
         }
-        let (here, wanted) = (plain(&running), plain(&ours));
-        return (differences(&here, &wanted), None);
+        let (present, wanted) = (lines_without_path(&running), lines_without_path(&expected));
+        return (differences(&present, &wanted), None);
     };
-    (differences(&here.meant(), &wanted.meant()), commands(daemon, &here, &wanted, Part::All, version).ok())
+    let commands = commands(daemon, &present, &wanted, Pass::All, version).ok();
+    (differences(&present.flat_with_empty(), &wanted.flat_with_empty()), commands)
 }
 
-/// The lines of a text, whatever they are in.
-fn plain(text: &str) -> BTreeSet<Vec<&str>> {
+/// The lines of a text, without the contexts that they are in.
+fn lines_without_path(text: &str) -> BTreeSet<Vec<&str>> {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('!'));
     lines.map(|line| vec![line]).collect()
 }
 
-/// What remains of a configuration when a daemon has read all of it: of lines about the same the last.
-fn settled(mut context: Context) -> Context {
-    let mut places: HashMap<String, usize> = HashMap::new();
+/// The configuration that is in effect after a daemon has read all lines: of the lines with one key only the last.
+fn effective(mut context: Context) -> Context {
+    let mut indices: HashMap<String, usize> = HashMap::new();
     let mut lines: Vec<String> = Vec::with_capacity(context.lines.len());
     for line in context.lines {
-        match places.entry(words::about(&context.head, &line)) {
-            Entry::Occupied(place) => lines[*place.get()] = line,
-            Entry::Vacant(place) => {
-                place.insert(lines.len());
+        match indices.entry(grammar::key(&context.head, &line)) {
+            Entry::Occupied(entry) => lines[*entry.get()] = line,
+            Entry::Vacant(entry) => {
+                entry.insert(lines.len());
                 lines.push(line);
             }
         }
     }
     context.lines = lines;
-    context.inner = context.inner.into_iter().map(settled).collect();
+    context.inner = context.inner.into_iter().map(effective).collect();
     context
 }
 
-/// Which commands are wanted.
+/// The commands to generate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum Pass {
     All,
-    /// Those that add or change.
-    New,
-    /// Those that take away.
-    Gone,
+    /// Additions and changes.
+    Add,
+    /// Removals.
+    Remove,
 }
 
-/// A configuration by the daemons that have it.
+/// A configuration, split by daemon.
 #[derive(Debug, Default)]
-struct Parts {
+struct DaemonParts {
+    /// The part of each daemon.
     of: HashMap<&'static str, Context>,
     /// Lines that every daemon reads.
     common: Vec<String>,
 }
 
-impl Parts {
-    /// Deals the lines and contexts at the margin out. The error is one that is not known.
-    fn of(tree: Context, version: Version) -> Result<Self, String> {
+impl DaemonParts {
+    /// Splits the top-level lines and contexts by daemon. The error is a line that no daemon is known to read.
+    fn split(tree: Context, version: Version) -> Result<Self, String> {
         let mut parts = Self::default();
         for line in tree.lines {
-            match owners(&line, &[], version) {
-                Owner::None => return Err(line),
-                Owner::All => parts.common.push(line),
-                Owner::Some(daemons) => {
+            match line_owners(&line, &[], version) {
+                LineOwner::Unknown => return Err(line),
+                LineOwner::All => parts.common.push(line),
+                LineOwner::Daemons(daemons) => {
                     for daemon in daemons {
                         parts.of.entry(daemon).or_default().lines.push(line.clone());
                     }
@@ -194,7 +207,7 @@ impl Parts {
             }
         }
         for context in tree.inner {
-            let Owner::Some(daemons) = owners(&context.head, &context.lines, version) else {
+            let LineOwner::Daemons(daemons) = line_owners(&context.head, &context.lines, version) else {
                 return Err(context.head);
             };
             for daemon in daemons {
@@ -205,87 +218,88 @@ impl Parts {
     }
 }
 
-fn difference<'a>(old: &'a [String], new: &'a [String]) -> Option<&'a String> {
+/// The first line that only one of the two has.
+fn first_difference<'a>(old: &'a [String], new: &'a [String]) -> Option<&'a String> {
     old.iter().find(|line| !new.contains(line)).or_else(|| new.iter().find(|line| !old.contains(line)))
 }
 
-/// The commands that lead one daemon from `old` to `new`.
+/// The commands that change one daemon from `old` to `new`.
 fn commands(
     daemon: &str,
     old: &Context,
     new: &Context,
-    part: Part,
+    pass: Pass,
     version: Version,
-) -> Result<Vec<Command>, Unsafe> {
-    let mut script = Script { shares_maps: daemon != "bgpd", ..Script::default() };
-    // FRR 8.4 passes over an entry of a list that is there under another number.
-    let makes_room = version < Version(10, 0);
-    let (coming, going) = (part != Part::Gone, part != Part::New);
-    let before: HashMap<String, &Context> = old.inner.iter().map(|c| (name(&c.head), c)).collect();
-    let after: HashMap<String, &Context> = new.inner.iter().map(|c| (name(&c.head), c)).collect();
+) -> Result<Vec<VtyCommand>, NeedsRestart> {
+    let mut script = Script { shares_route_maps: daemon != "bgpd", ..Script::default() };
+    // FRR 8.4 ignores a new list entry if the list has an equal entry with another number.
+    let removes_entries_first = version < Version(10, 0);
+    let (adds, removes) = (pass != Pass::Remove, pass != Pass::Add);
+    let before: HashMap<String, &Context> = old.inner.iter().map(|c| (context_key(&c.head), c)).collect();
+    let after: HashMap<String, &Context> = new.inner.iter().map(|c| (context_key(&c.head), c)).collect();
     let none = |_: &str| false;
     let (routers, others): (Vec<_>, Vec<_>) =
         new.inner.iter().partition(|context| context.head.starts_with("router bgp "));
-    if going && makes_room {
-        // Also those whose content another number gets, while theirs gets another content.
-        for line in moved(&old.lines, &new.lines) {
-            script.say(&[], &words::undo(&new.head, line));
+    if removes && removes_entries_first {
+        // This includes entries whose content gets another number while their number gets another content.
+        for line in renumbered_entries(&old.lines, &new.lines) {
+            script.emit(&[], &grammar::negate(&new.head, line));
         }
-        script.lines(&[], old, new, &none, Part::Gone);
+        script.change_lines(&[], old, new, &none, Pass::Remove);
     }
-    if coming {
-        script.lines(&[], old, new, &none, Part::New);
+    if adds {
+        script.change_lines(&[], old, new, &none, Pass::Add);
         for context in others {
-            let old = before.get(&name(&context.head)).copied().unwrap_or(&NOTHING);
-            script.change(&[], old, context, &none, part);
+            let old = before.get(&context_key(&context.head)).copied().unwrap_or(&EMPTY);
+            script.change_context(&[], old, context, &none, pass);
         }
     }
-    for router in routers.into_iter().filter(|_| coming) {
-        match before.get(&name(&router.head)) {
+    for router in routers.into_iter().filter(|_| adds) {
+        match before.get(&context_key(&router.head)) {
             Some(old) if old.head != router.head => {
                 let (old, new) = (redact(&old.head), redact(&router.head));
-                return Err(Unsafe(format!("{old:?} becomes {new:?}")));
+                return Err(NeedsRestart(format!("bgpd cannot change {old:?} to {new:?} while it runs")));
             }
-            old => script.router(old.copied().unwrap_or(&NOTHING), router),
+            old => script.change_router(old.copied().unwrap_or(&EMPTY), router),
         }
     }
-    if !going {
+    if !removes {
         return Ok(script.finish());
     }
-    // The default instance can't go before those of VRFs.
-    let gone = old.inner.iter().filter(|context| !after.contains_key(&name(&context.head)));
+    // bgpd refuses to remove the default instance before those of VRFs.
+    let removed = old.inner.iter().filter(|context| !after.contains_key(&context_key(&context.head)));
     let (routers, others): (Vec<_>, Vec<_>) =
-        gone.partition(|context| context.head.starts_with("router bgp "));
+        removed.partition(|context| context.head.starts_with("router bgp "));
     let (vrfs, default): (Vec<_>, Vec<_>) =
         routers.into_iter().partition(|context| context.head.contains(" vrf "));
     for router in vrfs.into_iter().chain(default) {
-        script.say(&[], &format!("no {}", router.head));
+        script.emit(&[], &format!("no {}", router.head));
     }
     for context in others.into_iter().rev() {
-        // A VRF that the kernel has, an interface and BFD itself can't go.
+        // FRR cannot remove a VRF that the kernel has, an interface, or `bfd`: only their content is removed.
         let stays = ["vrf ", "interface ", "bfd"].iter().any(|first| context.head.starts_with(first));
         if stays {
-            script.change(&[], context, &context.emptied(), &none, Part::Gone);
+            script.change_context(&[], context, &context.emptied(), &none, Pass::Remove);
         } else {
-            script.say(&[], &format!("no {}", context.head));
+            script.emit(&[], &format!("no {}", context.head));
         }
     }
-    if part == Part::Gone {
-        // What is taken from contexts that stay.
+    if pass == Pass::Remove {
+        // Removals from contexts that stay.
         for context in &new.inner {
-            if let Some(old) = before.get(&name(&context.head)) {
-                script.change(&[], old, context, &none, part);
+            if let Some(old) = before.get(&context_key(&context.head)) {
+                script.change_context(&[], old, context, &none, pass);
             }
         }
     }
-    if !makes_room {
-        script.lines(&[], old, new, &none, Part::Gone);
+    if !removes_entries_first {
+        script.change_lines(&[], old, new, &none, Pass::Remove);
     }
     Ok(script.finish())
 }
 
-/// Entries of prefix lists that are there under another number afterwards, while another entry has theirs.
-fn moved<'a>(old: &'a [String], new: &'a [String]) -> impl Iterator<Item = &'a String> {
+/// Entries of prefix lists that `new` has with another number, while another entry of `new` has their number.
+fn renumbered_entries<'a>(old: &'a [String], new: &'a [String]) -> impl Iterator<Item = &'a String> {
     fn entry(line: &str) -> Option<(&str, &str, &str)> {
         let (list, rest) = line.split_once(" seq ")?;
         let (number, content) = rest.split_once(' ')?;
@@ -296,58 +310,59 @@ fn moved<'a>(old: &'a [String], new: &'a [String]) -> impl Iterator<Item = &'a S
     let taken: HashSet<_> = new().map(|(list, number, _)| (list, number)).collect();
     old.iter().filter(move |line| {
         entry(line).is_some_and(|(list, number, content)| {
-            let other = numbers.get(&(list, content)).is_some_and(|other| *other != number);
-            other && taken.contains(&(list, number))
+            let is_renumbered = numbers.get(&(list, content)).is_some_and(|other| *other != number);
+            is_renumbered && taken.contains(&(list, number))
         })
     })
 }
 
-/// Two BGP instances of one VRF, with different AS numbers.
-fn two_of_a_name(text: &str) -> Option<(&str, &str)> {
+/// Two different heads, with different AS numbers, that open the BGP instance of one VRF.
+fn conflicting_instances(text: &str) -> Option<(&str, &str)> {
     let mut heads: HashMap<String, &str> = HashMap::new();
     let mut routers = text.lines().filter(|line| line.starts_with("router bgp "));
     routers.find_map(|head| {
-        let other = heads.insert(name(head), head)?;
+        let other = heads.insert(context_key(head), head)?;
         (other != head).then_some((other, head))
     })
 }
 
-/// The texts without the contexts at the margin that both have once and alike: most of it, after most changes.
-fn differing(old: &str, new: &str) -> (String, String) {
+/// The texts without the top-level contexts that occur once in each and are equal: most of the text, after most
+/// changes.
+fn without_equal_contexts(old: &str, new: &str) -> (String, String) {
     let (old, new) = (tree::blocks(old), tree::blocks(new));
-    let by_name = |blocks: &[&str]| {
-        let mut named: HashMap<String, Option<usize>> = HashMap::with_capacity(blocks.len());
+    let by_key = |blocks: &[&str]| {
+        let mut indices: HashMap<String, Option<usize>> = HashMap::with_capacity(blocks.len());
         for (i, block) in blocks.iter().enumerate().filter(|(_, block)| tree::is_context(block)) {
             let head = block.lines().next().unwrap_or_default();
-            named.entry(name(head)).and_modify(|place| *place = None).or_insert(Some(i));
+            indices.entry(context_key(head)).and_modify(|index| *index = None).or_insert(Some(i));
         }
-        named
+        indices
     };
-    let (named_old, named_new) = (by_name(&old), by_name(&new));
-    let (mut same_old, mut same_new) = (HashSet::new(), HashSet::new());
-    for (name, place) in named_old {
-        if let (Some(i), Some(Some(j))) = (place, named_new.get(&name))
+    let (indices_old, indices_new) = (by_key(&old), by_key(&new));
+    let (mut equal_old, mut equal_new) = (HashSet::new(), HashSet::new());
+    for (key, index) in indices_old {
+        if let (Some(i), Some(Some(j))) = (index, indices_new.get(&key))
             && old[i] == new[*j]
         {
-            same_old.insert(i);
-            same_new.insert(*j);
+            equal_old.insert(i);
+            equal_new.insert(*j);
         }
     }
-    let rest = |blocks: &[&str], same: &HashSet<usize>| {
-        blocks.iter().enumerate().filter(|(i, _)| !same.contains(i)).map(|(_, block)| *block).collect()
+    let rest = |blocks: &[&str], equal: &HashSet<usize>| {
+        blocks.iter().enumerate().filter(|(i, _)| !equal.contains(i)).map(|(_, block)| *block).collect()
     };
-    (rest(&old, &same_old), rest(&new, &same_new))
+    (rest(&old, &equal_old), rest(&new, &equal_new))
 }
 
-/// VRFs that are not configured any more, as the commands that make FRR forget them.
-fn forgotten<'a>(old: &'a Context, new: &'a Context) -> impl Iterator<Item = String> + 'a {
+/// The commands that remove the VRFs of `old` that are not in `new`.
+fn remove_vrf_commands<'a>(old: &'a Context, new: &'a Context) -> impl Iterator<Item = String> + 'a {
     let vrfs = old.inner.iter().filter(|context| context.head.starts_with("vrf "));
-    let gone = vrfs.filter(|vrf| !new.inner.iter().any(|context| context.head == vrf.head));
-    gone.map(|vrf| format!("no {}", vrf.head))
+    let removed = vrfs.filter(|vrf| !new.inner.iter().any(|context| context.head == vrf.head));
+    removed.map(|vrf| format!("no {}", vrf.head))
 }
 
-/// What a context at the margin or in another is, whatever else its head says.
-fn name(head: &str) -> String {
+/// The part of a context's head that identifies the context.
+fn context_key(head: &str) -> String {
     let words: Vec<&str> = head.split(' ').collect();
     match words[..] {
         ["router", "bgp", _, "vrf", vrf, ..] => format!("router bgp vrf {vrf}"),
@@ -357,70 +372,72 @@ fn name(head: &str) -> String {
     }
 }
 
-/// What makes a neighbor what it is; one of another kind is another neighbor.
+/// How a neighbor is defined. bgpd cannot change this: the neighbor is removed and added.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Peer {
+enum NeighborKind {
     Address,
     Group,
     Interface,
-    /// In a group, directly or as an interface.
+    /// The neighbor, an address or an interface, is a member of this group.
     Member(String),
 }
 
-fn peers(router: &Context) -> HashMap<&str, Peer> {
-    let mut peers = HashMap::new();
+fn neighbor_kinds(router: &Context) -> HashMap<&str, NeighborKind> {
+    let mut kinds = HashMap::new();
     for line in &router.lines {
         let words: Vec<&str> = line.split(' ').collect();
-        let (peer, kind) = match words[..] {
-            ["neighbor", peer, "peer-group"] => (peer, Peer::Group),
-            ["neighbor", peer, "peer-group", group]
-            | ["neighbor", peer, "interface", "peer-group", group]
-            | ["neighbor", peer, "interface", "v6only", "peer-group", group] => {
-                (peer, Peer::Member(group.into()))
+        let (neighbor, kind) = match words[..] {
+            ["neighbor", neighbor, "peer-group"] => (neighbor, NeighborKind::Group),
+            ["neighbor", neighbor, "peer-group", group]
+            | ["neighbor", neighbor, "interface", "peer-group", group]
+            | ["neighbor", neighbor, "interface", "v6only", "peer-group", group] => {
+                (neighbor, NeighborKind::Member(group.into()))
             }
-            ["neighbor", peer, "interface", ..] => (peer, Peer::Interface),
-            ["neighbor", peer, "remote-as", _] => {
-                peers.entry(peer).or_insert(Peer::Address);
+            ["neighbor", neighbor, "interface", ..] => (neighbor, NeighborKind::Interface),
+            ["neighbor", neighbor, "remote-as", _] => {
+                kinds.entry(neighbor).or_insert(NeighborKind::Address);
                 continue;
             }
             _ => continue,
         };
-        peers.insert(peer, kind);
+        kinds.insert(neighbor, kind);
     }
-    peers
+    kinds
 }
 
-/// The neighbor that a line is about.
-fn peer_of(line: &str) -> Option<&str> {
+/// The neighbor that a line configures.
+fn neighbor_of(line: &str) -> Option<&str> {
     line.strip_prefix("no ").unwrap_or(line).strip_prefix("neighbor ")?.split(' ').next()
 }
 
-/// Whether a line is of a neighbor that has gone, or is about to.
-type Lost<'a> = &'a dyn Fn(&str) -> bool;
+/// Whether a line configures a neighbor that is removed, or removed and added.
+type IsRemoved<'a> = &'a dyn Fn(&str) -> bool;
 
-static NOTHING: Context = Context { head: String::new(), lines: vec![], inner: vec![] };
+static EMPTY: Context = Context { head: String::new(), lines: vec![], inner: vec![] };
 
 fn by_head(context: &Context) -> HashMap<&str, &Context> {
     context.inner.iter().map(|inner| (inner.head.as_str(), inner)).collect()
 }
 
-/// Commands, with the contexts entered and left that they need.
+/// A list of commands that enter and leave contexts as needed.
 #[derive(Debug, Default)]
 struct Script {
-    commands: Vec<Command>,
+    commands: Vec<VtyCommand>,
+    /// The heads of the open contexts, the outermost first.
     open: Vec<String>,
-    /// The daemon is another than the one that its route maps are for.
-    shares_maps: bool,
+    /// The daemon is not bgpd: it gets bgpd's route maps, too.
+    shares_route_maps: bool,
 }
 
 impl Script {
-    fn say(&mut self, way: &[&str], line: &str) {
-        let common = self.open.iter().zip(way).take_while(|(open, wanted)| open == wanted).count();
+    /// Appends `line` in the context at `path`; only enters the context if `line` is empty.
+    fn emit(&mut self, path: &[&str], line: &str) {
+        let common = self.open.iter().zip(path).take_while(|(open, wanted)| open == wanted).count();
         while self.open.len() > common {
             self.open.pop();
             self.push("exit");
         }
-        for head in &way[common..] {
+        for head in &path[common..] {
             self.push(head);
             self.open.push((*head).to_owned());
         }
@@ -431,101 +448,128 @@ impl Script {
 
     fn push(&mut self, text: &str) {
         let in_map = self.open.first().is_some_and(|head| head.starts_with("route-map "));
-        self.commands.push(Command { text: text.to_owned(), optional: self.shares_maps && in_map });
+        self.commands.push(VtyCommand { text: text.to_owned(), optional: self.shares_route_maps && in_map });
     }
 
-    fn finish(mut self) -> Vec<Command> {
-        self.say(&[], "");
+    /// Leaves the open contexts, and returns the commands.
+    fn finish(mut self) -> Vec<VtyCommand> {
+        self.emit(&[], "");
         self.commands
     }
 
-    /// Changes a context, and those in it. Of lines that are `lost`, something else has seen to their going, and they come
-    /// again even if they have not changed.
-    fn change(&mut self, way: &[&str], old: &Context, new: &Context, lost: Lost<'_>, part: Part) {
-        let way = [way, &[new.head.as_str()]].concat();
-        if old.head != new.head && part != Part::Gone {
-            self.say(&way, "");
+    /// Changes a context and the contexts inside. For a line with `is_removed`, the removal of its neighbor has removed
+    /// it: it is not removed, but added again even if it has not changed.
+    fn change_context(
+        &mut self,
+        path: &[&str],
+        old: &Context,
+        new: &Context,
+        is_removed: IsRemoved<'_>,
+        pass: Pass,
+    ) {
+        let path = [path, &[new.head.as_str()]].concat();
+        if old.head != new.head && pass != Pass::Remove {
+            self.emit(&path, "");
         }
-        self.lines(&way, old, new, lost, part);
+        self.change_lines(&path, old, new, is_removed, pass);
         let (before, after) = (by_head(old), by_head(new));
         for inner in &new.inner {
             match before.get(inner.head.as_str()) {
-                None if part == Part::Gone => {}
-                old => self.change(&way, old.copied().unwrap_or(&NOTHING), inner, lost, part),
+                None if pass == Pass::Remove => {}
+                old => self.change_context(&path, old.copied().unwrap_or(&EMPTY), inner, is_removed, pass),
             }
         }
-        for inner in old.inner.iter().filter(|c| part != Part::New && !after.contains_key(c.head.as_str())) {
-            self.say(&way, &format!("no {}", inner.head));
+        for inner in old.inner.iter().filter(|c| pass != Pass::Add && !after.contains_key(c.head.as_str())) {
+            self.emit(&path, &format!("no {}", inner.head));
         }
     }
 
-    /// Lines that go, the last one first, and then lines that come; what serves the same end as one that comes goes after it.
-    fn lines(&mut self, way: &[&str], old: &Context, new: &Context, lost: Lost<'_>, part: Part) {
+    /// Removes lines, the last one first, and then adds lines. A line with the make-before-break group of an added line
+    /// is removed after the additions.
+    fn change_lines(
+        &mut self,
+        path: &[&str],
+        old: &Context,
+        new: &Context,
+        is_removed: IsRemoved<'_>,
+        pass: Pass,
+    ) {
         let head = &new.head;
         let before: HashSet<&str> = old.lines.iter().map(String::as_str).collect();
-        let about: HashSet<String> = new.lines.iter().map(|line| words::about(head, line)).collect();
-        let coming = new.lines.iter().filter(|line| !before.contains(line.as_str()) || lost(line));
-        let sorts: HashSet<String> = coming.clone().filter_map(|line| words::sort(head, line)).collect();
+        let keys: HashSet<String> = new.lines.iter().map(|line| grammar::key(head, line)).collect();
+        let added = new.lines.iter().filter(|line| !before.contains(line.as_str()) || is_removed(line));
+        let groups: HashSet<String> =
+            added.clone().filter_map(|line| grammar::make_before_break_group(head, line)).collect();
         let (mut first, mut last) = (vec![], vec![]);
         let mut replaced: HashMap<String, &str> = HashMap::new();
-        for line in old.lines.iter().rev().filter(|line| !lost(line)) {
-            let key = words::about(head, line);
-            if about.contains(&key) {
+        for line in old.lines.iter().rev().filter(|line| !is_removed(line)) {
+            let key = grammar::key(head, line);
+            if keys.contains(&key) {
                 replaced.insert(key, line);
-            } else if words::sort(head, line).is_some_and(|sort| sorts.contains(&sort)) {
-                last.push(words::undo(head, line));
+            } else if grammar::make_before_break_group(head, line)
+                .is_some_and(|group| groups.contains(&group))
+            {
+                last.push(grammar::negate(head, line));
             } else {
-                first.push(words::undo(head, line));
+                first.push(grammar::negate(head, line));
             }
         }
-        if part != Part::New {
-            first.iter().for_each(|line| self.say(way, line));
+        if pass != Pass::Add {
+            first.iter().for_each(|line| self.emit(path, line));
         }
-        if part != Part::Gone {
-            for line in coming {
-                let other = replaced.get(&words::about(head, line));
-                if let Some(undo) = other.and_then(|other| words::in_the_way(head, other, line)) {
-                    self.say(way, &undo);
+        if pass != Pass::Remove {
+            for line in added {
+                let other = replaced.get(&grammar::key(head, line));
+                if let Some(negation) = other.and_then(|other| grammar::negate_before(head, other, line)) {
+                    self.emit(path, &negation);
                 }
-                self.say(way, line);
+                self.emit(path, line);
             }
-            last.iter().for_each(|line| self.say(way, line));
+            last.iter().for_each(|line| self.emit(path, line));
         }
     }
 
-    /// Changes a BGP instance, or makes it.
-    fn router(&mut self, old: &Context, new: &Context) {
-        let (peers_old, peers_new) = (peers(old), peers(new));
-        let lost = |peer: &str| peers_old.get(peer).is_some_and(|kind| peers_new.get(peer) != Some(kind));
-        let is_lost = |line: &str| peer_of(line).is_some_and(lost);
-        let way = [new.head.as_str()];
+    /// Changes or adds a BGP instance.
+    fn change_router(&mut self, old: &Context, new: &Context) {
+        let (kinds_old, kinds_new) = (neighbor_kinds(old), neighbor_kinds(new));
+        let removed = |neighbor: &str| {
+            kinds_old.get(neighbor).is_some_and(|kind| kinds_new.get(neighbor) != Some(kind))
+        };
+        let is_removed = |line: &str| neighbor_of(line).is_some_and(removed);
+        let path = [new.head.as_str()];
         if old.head.is_empty() {
-            self.say(&way, "");
+            self.emit(&path, "");
         }
         let (before, after) = (by_head(old), by_head(new));
-        // What goes: a family's lines one by one, it itself can't.
+        // Removals: the lines of an address family one by one, since bgpd cannot remove the family itself.
         for inner in old.inner.iter().rev() {
             let new = after.get(inner.head.as_str()).map_or_else(|| inner.emptied(), |new| (*new).clone());
-            self.change(&way, inner, &new, &is_lost, Part::Gone);
+            self.change_context(&path, inner, &new, &is_removed, Pass::Remove);
         }
-        self.lines(&way, old, new, &is_lost, Part::Gone);
-        // Members before their groups, each with all that is said of it; or with its group, if that goes, too.
-        let mut going: Vec<(&str, &Peer)> =
-            peers_old.iter().filter(|(peer, _)| lost(peer)).map(|(peer, kind)| (*peer, kind)).collect();
-        going.sort_by_key(|(peer, kind)| (**kind == Peer::Group, *peer));
-        for (peer, kind) in &going {
-            let group = if **kind == Peer::Group { " peer-group" } else { "" };
-            let with_its_group =
-                matches!(kind, Peer::Member(group) if going.contains(&(group.as_str(), &Peer::Group)));
+        self.change_lines(&path, old, new, &is_removed, Pass::Remove);
+        // Removed neighbors, members before their groups. bgpd removes all lines of a neighbor with it, and all members
+        // with a group.
+        let mut removals: Vec<(&str, &NeighborKind)> = kinds_old
+            .iter()
+            .filter(|(neighbor, _)| removed(neighbor))
+            .map(|(neighbor, kind)| (*neighbor, kind))
+            .collect();
+        removals.sort_by_key(|(neighbor, kind)| (**kind == NeighborKind::Group, *neighbor));
+        for (neighbor, kind) in &removals {
+            let group = if **kind == NeighborKind::Group { " peer-group" } else { "" };
+            let with_its_group = matches!(
+                kind,
+                NeighborKind::Member(group) if removals.contains(&(group.as_str(), &NeighborKind::Group))
+            );
             if !with_its_group {
-                self.say(&way, &format!("no neighbor {peer}{group}"));
+                self.emit(&path, &format!("no neighbor {neighbor}{group}"));
             }
         }
-        // What comes.
-        self.lines(&way, old, new, &is_lost, Part::New);
+        // Additions.
+        self.change_lines(&path, old, new, &is_removed, Pass::Add);
         for inner in &new.inner {
-            let old = before.get(inner.head.as_str()).copied().unwrap_or(&NOTHING);
-            self.change(&way, old, inner, &is_lost, Part::New);
+            let old = before.get(inner.head.as_str()).copied().unwrap_or(&EMPTY);
+            self.change_context(&path, old, inner, &is_removed, Pass::Add);
         }
     }
 }

@@ -1,19 +1,20 @@
-//! The text of a configuration → its contexts: each a head, lines, and contexts in it. Pure.
+//! The text of a configuration → a tree of contexts. Pure.
 
 use std::collections::{BTreeSet, HashMap};
 
-/// A context, or the whole text, whose head is empty.
+/// A context (`router bgp …`, `address-family …`), or the whole configuration, whose head is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Context {
-    /// The line that opens it.
+    /// The line that opens the context.
     pub head: String,
-    /// Its lines, in order.
+    /// The lines directly in the context, in order.
     pub lines: Vec<String>,
-    /// The contexts in it, each once, in order.
+    /// The contexts directly in it, each once, in order.
     pub inner: Vec<Self>,
 }
 
-/// First words of lines that open a context, for each that they open it in ("": the margin).
+/// The first words of lines that open a context, each with the first words of the head of the outer context ("": top
+/// level).
 const OPENERS: [(&str, &str); 10] = [
     ("", "router bgp "),
     ("", "route-map "),
@@ -27,10 +28,11 @@ const OPENERS: [(&str, &str); 10] = [
     ("router bgp ", "segment-routing "),
 ];
 
-/// First words of contexts that mean something with nothing in them: an entry of a route map permits everything then.
-const MEANT: [&str; 4] = ["router bgp ", "route-map ", "vni ", "profile "];
+/// The first words of contexts that have an effect even without content: an empty entry of a route map permits every
+/// route.
+const EFFECTIVE_WHEN_EMPTY: [&str; 4] = ["router bgp ", "route-map ", "vni ", "profile "];
 
-/// What stands at the margin, each with what is below it.
+/// The top-level lines, each as a block with the indented lines, comments and `exit`s that follow it.
 pub fn blocks(text: &str) -> Vec<&str> {
     let mut blocks = vec![];
     let mut begin = 0;
@@ -49,138 +51,145 @@ pub fn blocks(text: &str) -> Vec<&str> {
     blocks
 }
 
-/// Whether a block is a context rather than a line; of one that is not known what is in it shows that.
+/// Whether a block is a context, not a single line. An unknown context is recognized by its indented lines.
 pub fn is_context(block: &str) -> bool {
     let mut lines = block.lines();
     let first = lines.next().unwrap_or_default();
-    opens_in("", first) || lines.any(|line| line.starts_with([' ', '\t']))
+    is_opener_in("", first) || lines.any(|line| line.starts_with([' ', '\t']))
 }
 
-fn opens(first: &str, line: &str) -> bool {
+fn is_opener(first: &str, line: &str) -> bool {
     line.starts_with(first) && (first.ends_with(' ') || line == first)
 }
 
-/// Whether `line` opens bgpd's default instance.
-pub fn opens_default(line: &str) -> bool {
+/// Whether `line` opens the default BGP instance.
+pub fn is_default_bgp_instance(line: &str) -> bool {
     matches!(line.split_whitespace().collect::<Vec<_>>()[..], ["router", "bgp", _, ref more @ ..]
         if !more.iter().any(|word| ["vrf", "view"].contains(word)) || more.contains(&"default"))
 }
 
-/// Whether `line` opens a context in the one that `head` has opened.
-fn opens_in(head: &str, line: &str) -> bool {
+/// Whether `line` opens a context inside the context that `head` opens.
+fn is_opener_in(head: &str, line: &str) -> bool {
     OPENERS.iter().any(|(within, first)| {
         let here = if within.is_empty() { head.is_empty() } else { head.starts_with(within) };
-        here && opens(first, line)
+        here && is_opener(first, line)
     })
 }
 
-/// The lines of `text`, trimmed, each with the heads of the contexts that it is in. `indented`: what is at the margin is in none,
-/// as FRR prints it; else only `exit` closes one, as we tell it.
-pub fn ways(text: &str, indented: bool) -> impl Iterator<Item = (Vec<&str>, &str)> {
-    let mut way: Vec<&str> = vec![];
-    text.lines().map(move |line| {
-        let word = line.trim();
-        if word == "exit" || word.starts_with("exit-") {
-            way.pop();
-        } else if indented && !word.is_empty() && !line.starts_with([' ', '\t', '!']) {
-            way.clear();
+/// The lines of `text`, trimmed, each with its path: the heads of the contexts that contain it, the outermost first.
+/// `indented`: the text is indented as FRR prints it, and a line without indentation is at top level. Otherwise the
+/// text is a list of commands, and only `exit` closes a context.
+pub fn lines_with_path(text: &str, indented: bool) -> impl Iterator<Item = (Vec<&str>, &str)> {
+    let mut path: Vec<&str> = vec![];
+    text.lines().map(move |raw| {
+        let line = raw.trim();
+        if line == "exit" || line.starts_with("exit-") {
+            path.pop();
+        } else if indented && !line.is_empty() && !raw.starts_with([' ', '\t', '!']) {
+            path.clear();
         }
-        while way.len() > 1 && !opens_in(way[way.len() - 1], word) && opens_in(way[way.len() - 2], word) {
-            way.pop();
+        while path.len() > 1
+            && !is_opener_in(path[path.len() - 1], line)
+            && is_opener_in(path[path.len() - 2], line)
+        {
+            path.pop();
         }
-        let here = way.clone();
-        if opens_in(way.last().copied().unwrap_or_default(), word) {
-            way.push(word);
+        let path_of_line = path.clone();
+        if is_opener_in(path.last().copied().unwrap_or_default(), line) {
+            path.push(line);
         }
-        (here, word)
+        (path_of_line, line)
     })
 }
 
 impl Context {
-    /// Reads `text`, in which what is in a context is indented, as FRR prints it.
+    /// Parses `text`, in which the lines of a context are indented as FRR prints them.
     ///
     /// # Errors
-    /// A line that no context is open for.
+    /// An indented line with no open context.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut root = Self::default();
-        // The way to the open context: its place in each one's `inner`.
-        let mut way: Vec<usize> = vec![];
-        let mut places: HashMap<(Vec<usize>, String), usize> = HashMap::new();
-        for line in text.lines() {
-            let word = line.trim();
-            if word.is_empty() || word.starts_with('!') {
+        // The path to the open context: an index into `inner` at each level.
+        let mut path: Vec<usize> = vec![];
+        let mut indices: HashMap<(Vec<usize>, String), usize> = HashMap::new();
+        for raw in text.lines() {
+            let line = raw.trim();
+            if line.is_empty() || line.starts_with('!') {
                 continue;
             }
-            if word == "end" {
-                way.clear();
+            if line == "end" {
+                path.clear();
                 continue;
             }
-            if word == "exit" || word.starts_with("exit-") {
-                way.pop();
+            if line == "exit" || line.starts_with("exit-") {
+                path.pop();
                 continue;
             }
-            if !line.starts_with([' ', '\t']) {
-                way.clear();
-            } else if way.is_empty() {
-                return Err(word.to_owned());
+            if !raw.starts_with([' ', '\t']) {
+                path.clear();
+            } else if path.is_empty() {
+                return Err(line.to_owned());
             }
-            // A context ends where one begins that can't be in it.
-            while !way.is_empty() && !root.at(&way).opens(word) && root.at(&way[..way.len() - 1]).opens(word)
+            // A line that opens a sibling of the open context closes the open context.
+            while !path.is_empty()
+                && !root.at(&path).allows_context(line)
+                && root.at(&path[..path.len() - 1]).allows_context(line)
             {
-                way.pop();
+                path.pop();
             }
-            let open = root.at_mut(&way);
-            if open.opens(word) {
-                let place = *places.entry((way.clone(), word.to_owned())).or_insert_with(|| {
-                    open.inner.push(Self { head: word.to_owned(), ..Self::default() });
+            let open = root.at_mut(&path);
+            if open.allows_context(line) {
+                let index = *indices.entry((path.clone(), line.to_owned())).or_insert_with(|| {
+                    open.inner.push(Self { head: line.to_owned(), ..Self::default() });
                     open.inner.len() - 1
                 });
-                way.push(place);
+                path.push(index);
             } else {
-                open.lines.push(word.to_owned());
+                open.lines.push(line.to_owned());
             }
         }
         Ok(root)
     }
 
-    fn opens(&self, line: &str) -> bool {
-        opens_in(&self.head, line)
+    /// Whether `line` opens a context inside this one.
+    fn allows_context(&self, line: &str) -> bool {
+        is_opener_in(&self.head, line)
     }
 
-    fn at(&self, way: &[usize]) -> &Self {
-        way.iter().fold(self, |context, place| &context.inner[*place])
+    fn at(&self, path: &[usize]) -> &Self {
+        path.iter().fold(self, |context, index| &context.inner[*index])
     }
 
-    fn at_mut(&mut self, way: &[usize]) -> &mut Self {
-        way.iter().fold(self, |context, place| &mut context.inner[*place])
+    fn at_mut(&mut self, path: &[usize]) -> &mut Self {
+        path.iter().fold(self, |context, index| &mut context.inner[*index])
     }
 
-    /// Every line, after the heads of the contexts that it is in.
+    /// Every line, each as its path and the line itself.
     pub fn flat(&self) -> BTreeSet<Vec<&str>> {
         let mut lines = BTreeSet::new();
         self.flatten(&[], &[], &mut lines);
         lines
     }
 
-    /// The same, and the heads of contexts in which nothing is, where that means something.
-    pub fn meant(&self) -> BTreeSet<Vec<&str>> {
+    /// Like [`Context::flat`], with the heads of empty contexts that have an effect.
+    pub fn flat_with_empty(&self) -> BTreeSet<Vec<&str>> {
         let mut lines = BTreeSet::new();
-        self.flatten(&[], &MEANT, &mut lines);
+        self.flatten(&[], &EFFECTIVE_WHEN_EMPTY, &mut lines);
         lines
     }
 
-    fn flatten<'a>(&'a self, way: &[&'a str], empty: &[&str], lines: &mut BTreeSet<Vec<&'a str>>) {
-        let mut way = way.to_vec();
-        way.extend(Some(self.head.as_str()).filter(|head| !head.is_empty()));
+    fn flatten<'a>(&'a self, path: &[&'a str], empty: &[&str], lines: &mut BTreeSet<Vec<&'a str>>) {
+        let mut path = path.to_vec();
+        path.extend(Some(self.head.as_str()).filter(|head| !head.is_empty()));
         let is_empty = self.lines.is_empty() && self.inner.is_empty();
         if is_empty && empty.iter().any(|first| self.head.starts_with(first)) {
-            lines.insert(way.clone());
+            lines.insert(path.clone());
         }
-        lines.extend(self.lines.iter().map(|line| [&way[..], &[line]].concat()));
-        self.inner.iter().for_each(|inner| inner.flatten(&way, empty, lines));
+        lines.extend(self.lines.iter().map(|line| [&path[..], &[line]].concat()));
+        self.inner.iter().for_each(|inner| inner.flatten(&path, empty, lines));
     }
 
-    /// The same with nothing in it.
+    /// This context without its content.
     pub fn emptied(&self) -> Self {
         Self { head: self.head.clone(), ..Self::default() }
     }
@@ -191,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn contexts_are_found_and_put_together() {
+    fn contexts_are_parsed_and_merged() {
         let text = "log stdout\n!\nrouter bgp 1\n bgp router-id 1.1.1.1\n !\n address-family ipv4 unicast\n  network 10.0.0.0/8\n \
                     exit-address-family\n address-family l2vpn evpn\n  advertise-all-vni\n  vni 7\n   rd 1:1\n  exit-vni\n \
                     exit-address-family\nexit\nvrf red\n vni 5\nexit-vrf\nrouter bgp 1\n address-family ipv4 unicast\n  network \
@@ -213,17 +222,19 @@ mod tests {
     }
 
     #[test]
-    fn each_line_has_its_way() {
+    fn each_line_has_its_path() {
         let text = "router bgp 1\n timers bgp 3 9\n address-family ipv4 unicast\n  network 10.0.0.0/8\n address-family l2vpn evpn\n  \
                     vni 7\n   rd 1:1\n! x\n  vni 8\n   rd 1:2\ninterface x\n shutdown\nlog stdout\n";
-        let way = |line: &str, indented| ways(text, indented).find(|(_, word)| *word == line).unwrap().0;
-        assert_eq!(way("timers bgp 3 9", true), ["router bgp 1"]);
-        assert_eq!(way("network 10.0.0.0/8", true), ["router bgp 1", "address-family ipv4 unicast"]);
-        assert_eq!(way("rd 1:2", true), ["router bgp 1", "address-family l2vpn evpn", "vni 8"]);
-        assert_eq!(way("shutdown", true), ["interface x"]);
-        assert_eq!(way("log stdout", true), [""; 0]);
-        let told = "router bgp 1\naddress-family ipv4 unicast\nnetwork 10.0.0.0/8\nexit\ntimers bgp 3 9\nexit\nlog stdout\n";
-        let ways: Vec<usize> = ways(told, false).map(|(way, _)| way.len()).collect();
-        assert_eq!(ways, [0, 1, 2, 1, 1, 0, 0]);
+        let path = |line: &str, indented| {
+            lines_with_path(text, indented).find(|(_, other)| *other == line).unwrap().0
+        };
+        assert_eq!(path("timers bgp 3 9", true), ["router bgp 1"]);
+        assert_eq!(path("network 10.0.0.0/8", true), ["router bgp 1", "address-family ipv4 unicast"]);
+        assert_eq!(path("rd 1:2", true), ["router bgp 1", "address-family l2vpn evpn", "vni 8"]);
+        assert_eq!(path("shutdown", true), ["interface x"]);
+        assert_eq!(path("log stdout", true), [""; 0]);
+        let commands = "router bgp 1\naddress-family ipv4 unicast\nnetwork 10.0.0.0/8\nexit\ntimers bgp 3 9\nexit\nlog stdout\n";
+        let depths: Vec<usize> = lines_with_path(commands, false).map(|(path, _)| path.len()).collect();
+        assert_eq!(depths, [0, 1, 2, 1, 1, 0, 0]);
     }
 }

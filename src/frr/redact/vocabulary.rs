@@ -1,7 +1,7 @@
-//! The words of configuration lines that may be shown.
+//! The keywords of configuration lines that may be shown.
 
-/// Keywords of FRR's language, as far as a router with VRFs, BGP, EVPN and BFD uses it, by the order of their bytes. None of these
-/// introduces a secret.
+/// FRR's keywords for a router with VRFs, BGP, EVPN and BFD, sorted by byte value. None of them is followed by a
+/// secret.
 #[rustfmt::skip]
 pub(super) const KEYWORDS: &[&str] = &[
     "Null0", "accept-own", "access-class", "access-list", "activate", "additive", "addpath-rx-paths-limit",
@@ -65,7 +65,7 @@ pub(super) const KEYWORDS: &[&str] = &[
     "vni-range", "vpn", "vrf", "vty", "wait-for-install", "warning-only", "warnings", "weight", "zebra",
 ];
 
-/// Keywords that a name of the operator's choice follows.
+/// Keywords that are followed by a name that the operator chooses.
 #[rustfmt::skip]
 pub(super) const BEFORE_NAMES: &[&str] = &[
     "access-list", "advertise-map", "as-path", "call", "community-list", "distribute-list", "exist-map",

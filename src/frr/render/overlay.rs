@@ -1,4 +1,4 @@
-//! What a template can name of the overlay.
+//! The variables of a template for the overlay.
 
 use std::collections::BTreeMap;
 
@@ -6,41 +6,41 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::model::{Asn, Family, HostSession, L3Vni, Neighbor, NeighborBfd, Password, Peer};
+use crate::model::{Asn, BgpFamily, FabricNeighbor, HostSession, L3Vni, NeighborBfd, NeighborId, Password};
 
-/// Names beside those of the environment.
+/// The variables in addition to those of the environment.
 #[derive(Serialize)]
-pub(super) struct Names<'a> {
+pub(super) struct OverlayVars<'a> {
     router_id: String,
     cluster_id: Option<String>,
     /// The node is a VTEP.
     vtep: bool,
     /// Some neighbor exchanges EVPN routes.
     evpn: bool,
-    /// Somebody may dial whom we know only by subnet.
+    /// Some neighbor is known only by its subnet, and connects to bgpd.
     listens: bool,
-    vrfs: Vec<Vrf<'a>>,
-    /// Fabric peers beside those on the ports, and the host's end of the pass-through.
-    neighbors: Vec<Session<'a>>,
-    /// The tag of routes that the host announces by the pass-through, if there is one.
+    vrfs: Vec<VrfVars<'a>>,
+    /// Fabric peers in addition to those on the ports, and the host's end of the pass-through.
+    neighbors: Vec<SessionVars<'a>>,
+    /// The tag of routes that the host announces over the pass-through, if there is a pass-through.
     passthrough: Option<u32>,
     /// The host's ends of the pass-through, by "ipv4" and "ipv6".
     passthrough_ends: BTreeMap<&'static str, Vec<String>>,
     /// BFD profiles.
-    profiles: Vec<Profile>,
-    /// Each entry's lines, with what keeps them apart from others.
+    profiles: Vec<ProfileVars>,
+    /// The lines of each entry of raw lines, framed (`RawLines::framed`).
     raw: Vec<Vec<String>>,
 }
 
 /// A VRF with a VNI.
 #[derive(Serialize)]
-struct Vrf<'a> {
+struct VrfVars<'a> {
     name: &'a str,
     vni: u32,
     asn: String,
     /// The host's ends.
-    hosts: Vec<Session<'a>>,
-    /// What is announced, by "ipv4" and "ipv6".
+    hosts: Vec<SessionVars<'a>>,
+    /// The announced networks, by "ipv4" and "ipv6".
     networks: BTreeMap<&'static str, Vec<String>>,
     import: Vec<String>,
     export: Vec<String>,
@@ -48,12 +48,12 @@ struct Vrf<'a> {
 
 /// A BGP session.
 #[derive(Serialize)]
-struct Session<'a> {
+struct SessionVars<'a> {
     /// The peer's address, its interface, or a group's name.
     name: String,
     remote: String,
     external: bool,
-    /// It is with the host rather than the fabric.
+    /// The peer is the host, not the fabric.
     host: bool,
     interface: bool,
     range: Option<String>,
@@ -65,14 +65,14 @@ struct Session<'a> {
     multihop: Option<u8>,
     bfd_profile: Option<String>,
     families: Vec<&'static str>,
-    /// Next hops of IPv4 routes are IPv6 addresses (RFC 8950), since the session has no IPv4 of its own.
+    /// The next hops of IPv4 routes are IPv6 addresses (RFC 8950), since the session has no IPv4 address.
     extended_nexthop: bool,
-    /// Families for which it is a client of the route reflector.
+    /// Families in which the peer is a client of this route reflector.
     clients: Vec<&'static str>,
 }
 
 #[derive(Serialize)]
-struct Profile {
+struct ProfileVars {
     name: String,
     receive_ms: u32,
     transmit_ms: u32,
@@ -81,27 +81,29 @@ struct Profile {
     minimum_ttl: Option<u8>,
 }
 
-/// FRR's defaults (`bfdd/bfd.h`: `BFD_DEFREQUIREDMINRX` and the like), in milliseconds.
+/// FRR's default interval (`bfdd/bfd.h`: `BFD_DEFREQUIREDMINRX` and `BFD_DEFDESIREDMINTX`), in milliseconds.
 const INTERVAL_MS: u32 = 300;
+
+/// FRR's default detection multiplier (`bfdd/bfd.h`: `BFD_DEFDETECTMULT`).
 const MULTIPLIER: u32 = 3;
 
-/// Any number that no one else sets, in our own bgpd alone.
+/// The tag of routes from the pass-through. Only this bgpd uses it, so any number that nothing else sets will do.
 const PASSTHROUGH_TAG: u32 = 4242;
 
-pub(super) fn names(config: &Config) -> Names<'_> {
+pub(super) fn vars(config: &Config) -> OverlayVars<'_> {
     let overlay = &config.overlay;
     let mut profiles = Vec::new();
-    let vrfs = overlay.l3vnis.iter().map(|vni| vrf(config, vni, &mut profiles)).collect();
-    let fabric = overlay.underlay.neighbors.iter().map(|n| fabric(config, n, &mut profiles));
-    let mut neighbors: Vec<Session<'_>> = fabric.collect();
+    let vrfs = overlay.l3vnis.iter().map(|vni| vrf_vars(config, vni, &mut profiles)).collect();
+    let fabric = overlay.underlay.neighbors.iter().map(|n| fabric_session(config, n, &mut profiles));
+    let mut neighbors: Vec<SessionVars<'_>> = fabric.collect();
     if let Some(session) = &overlay.passthrough {
-        neighbors.extend(hosts(config, session, config.asn, &mut profiles));
+        neighbors.extend(host_sessions(config, session, config.asn, &mut profiles));
     }
-    Names {
+    OverlayVars {
         router_id: overlay.underlay.router_id.unwrap_or(config.node_ip).to_string(),
         cluster_id: overlay.underlay.cluster_id.map(|id| id.to_string()),
         vtep: overlay.underlay.is_vtep(),
-        evpn: neighbors.iter().any(|n| n.families.contains(&word(Family::Evpn))),
+        evpn: neighbors.iter().any(|n| n.families.contains(&family_name(BgpFamily::Evpn))),
         listens: neighbors.iter().any(|n| n.range.is_some()),
         vrfs,
         neighbors,
@@ -118,18 +120,19 @@ pub(super) fn names(config: &Config) -> Names<'_> {
     }
 }
 
-fn word(family: Family) -> &'static str {
+fn family_name(family: BgpFamily) -> &'static str {
     match family {
-        Family::Ipv4Unicast => "ipv4",
-        Family::Ipv6Unicast => "ipv6",
-        Family::Evpn => "evpn",
+        BgpFamily::Ipv4Unicast => "ipv4",
+        BgpFamily::Ipv6Unicast => "ipv6",
+        BgpFamily::Evpn => "evpn",
     }
 }
 
-fn profile(name: &str, bfd: Option<NeighborBfd>, profiles: &mut Vec<Profile>) -> Option<String> {
+/// Adds a BFD profile for the peer `name` if it uses BFD, and returns the name of the profile.
+fn add_bfd_profile(name: &str, bfd: Option<NeighborBfd>, profiles: &mut Vec<ProfileVars>) -> Option<String> {
     let bfd = bfd?;
     let name = format!("neighbor-{name}");
-    profiles.push(Profile {
+    profiles.push(ProfileVars {
         name: name.clone(),
         receive_ms: bfd.receive_ms.unwrap_or(INTERVAL_MS),
         transmit_ms: bfd.transmit_ms.unwrap_or(INTERVAL_MS),
@@ -140,12 +143,16 @@ fn profile(name: &str, bfd: Option<NeighborBfd>, profiles: &mut Vec<Profile>) ->
     Some(name)
 }
 
-fn fabric<'a>(config: &Config, neighbor: &'a Neighbor, profiles: &mut Vec<Profile>) -> Session<'a> {
+fn fabric_session<'a>(
+    config: &Config,
+    neighbor: &'a FabricNeighbor,
+    profiles: &mut Vec<ProfileVars>,
+) -> SessionVars<'a> {
     let (name, range) = match &neighbor.peer {
-        Peer::Address(ip) => (ip.to_string(), None),
-        Peer::Interface(name) => (name.to_string(), None),
-        // A group may be called what it listens to.
-        Peer::Range(net) => (net.to_string(), Some(net.to_string())),
+        NeighborId::Address(ip) => (ip.to_string(), None),
+        NeighborId::Interface(name) => (name.to_string(), None),
+        // The subnet is also the name of the peer group.
+        NeighborId::Range(net) => (net.to_string(), Some(net.to_string())),
     };
     let families = if neighbor.families.is_empty() {
         default_families(config, &neighbor.peer)
@@ -153,13 +160,13 @@ fn fabric<'a>(config: &Config, neighbor: &'a Neighbor, profiles: &mut Vec<Profil
         neighbor.families.clone()
     };
     let (keepalive_s, hold_s) = neighbor.timers.unwrap_or((config.timers.keepalive_s, config.timers.hold_s));
-    Session {
-        bfd_profile: profile(&name.replace('/', "-"), neighbor.bfd, profiles),
+    SessionVars {
+        bfd_profile: add_bfd_profile(&name.replace('/', "-"), neighbor.bfd, profiles),
         name,
         remote: neighbor.remote.to_string(),
         external: neighbor.remote.is_external(config.asn),
         host: false,
-        interface: matches!(neighbor.peer, Peer::Interface(_)),
+        interface: matches!(neighbor.peer, NeighborId::Interface(_)),
         range,
         port: neighbor.port,
         password: neighbor.password.as_ref().map(Password::reveal),
@@ -167,52 +174,57 @@ fn fabric<'a>(config: &Config, neighbor: &'a Neighbor, profiles: &mut Vec<Profil
         hold_s,
         connect_s: neighbor.connect_s.unwrap_or(config.timers.connect_s),
         multihop: neighbor.multihop,
-        extended_nexthop: v6_peer(&neighbor.peer)
-            && families.iter().any(|(family, _)| *family == Family::Ipv4Unicast),
-        families: families.iter().map(|(family, _)| word(*family)).collect(),
-        clients: families.iter().filter(|(_, client)| *client).map(|(family, _)| word(*family)).collect(),
+        extended_nexthop: is_v6_peer(&neighbor.peer)
+            && families.iter().any(|(family, _)| *family == BgpFamily::Ipv4Unicast),
+        families: families.iter().map(|(family, _)| family_name(*family)).collect(),
+        clients: families
+            .iter()
+            .filter(|(_, client)| *client)
+            .map(|(family, _)| family_name(*family))
+            .collect(),
     }
 }
 
-/// Whether the peer is known by an IPv6 address. On an interface FRR itself sees to what that needs.
-fn v6_peer(peer: &Peer) -> bool {
+/// Whether the peer has an IPv6 address. `false` for an interface: there FRR enables extended next hops itself.
+fn is_v6_peer(peer: &NeighborId) -> bool {
     match peer {
-        Peer::Address(ip) => ip.is_ipv6(),
-        Peer::Interface(_) => false,
-        Peer::Range(net) => net.addr().is_ipv6(),
+        NeighborId::Address(ip) => ip.is_ipv6(),
+        NeighborId::Interface(_) => false,
+        NeighborId::Range(net) => net.addr().is_ipv6(),
     }
 }
 
-/// What a node has use for: the peer's own family, those of the VTEP and the pass-through, and EVPN if it has VNIs.
-fn default_families(config: &Config, peer: &Peer) -> Vec<(Family, bool)> {
+/// The address families of a neighbor that names none: that of the peer's address, those of the VTEP and the
+/// pass-through, and EVPN if the node has VNIs.
+fn default_families(config: &Config, peer: &NeighborId) -> Vec<(BgpFamily, bool)> {
     let overlay = &config.overlay;
-    let v6_peer = v6_peer(peer);
+    let v6_peer = is_v6_peer(peer);
     let vnis = !overlay.l3vnis.is_empty() || !overlay.l2vnis.is_empty();
     let through =
         |v6| overlay.passthrough.iter().flat_map(|s| &s.ends).any(|(net, _)| net.addr().is_ipv6() == v6);
     let underlay = &overlay.underlay;
     let wanted = [
-        (Family::Ipv4Unicast, !v6_peer || vnis || underlay.vtep4.is_some() || through(false)),
-        (Family::Ipv6Unicast, v6_peer || underlay.vtep6.is_some() || through(true)),
-        (Family::Evpn, vnis),
+        (BgpFamily::Ipv4Unicast, !v6_peer || vnis || underlay.vtep4.is_some() || through(false)),
+        (BgpFamily::Ipv6Unicast, v6_peer || underlay.vtep6.is_some() || through(true)),
+        (BgpFamily::Evpn, vnis),
     ];
     wanted.into_iter().filter(|(_, wanted)| *wanted).map(|(family, _)| (family, false)).collect()
 }
 
-/// The sessions with the host, one over each family, each for both.
-fn hosts<'a>(
+/// The sessions with the host: one over each address family. Each carries both families.
+fn host_sessions<'a>(
     config: &Config,
     session: &HostSession,
-    ours: Asn,
-    profiles: &mut Vec<Profile>,
-) -> Vec<Session<'a>> {
+    local_asn: Asn,
+    profiles: &mut Vec<ProfileVars>,
+) -> Vec<SessionVars<'a>> {
     let one = |(_, host): &(IpNet, IpNet)| {
         let name = host.addr().to_string();
-        Session {
-            bfd_profile: profile(&name, session.bfd, profiles),
+        SessionVars {
+            bfd_profile: add_bfd_profile(&name, session.bfd, profiles),
             name,
             remote: session.remote.to_string(),
-            external: session.remote.is_external(ours),
+            external: session.remote.is_external(local_asn),
             host: true,
             interface: false,
             range: None,
@@ -230,8 +242,8 @@ fn hosts<'a>(
     session.ends.iter().map(one).collect()
 }
 
-/// Keepalive and hold time with the host, in seconds, as with MetalLB's speaker: a pod that is replaced shall not cost the
-/// routes that graceful restart keeps.
+/// Keepalive and hold time of sessions with the host, in seconds, equal to those with MetalLB's speaker: the
+/// replacement of a pod must not remove the routes that graceful restart keeps.
 const HOST_TIMERS: (u32, u32) = (30, 90);
 
 fn by_family(nets: impl Iterator<Item = IpNet>) -> BTreeMap<&'static str, Vec<String>> {
@@ -243,7 +255,7 @@ fn by_family(nets: impl Iterator<Item = IpNet>) -> BTreeMap<&'static str, Vec<St
     all
 }
 
-fn vrf<'a>(config: &Config, vni: &'a L3Vni, profiles: &mut Vec<Profile>) -> Vrf<'a> {
+fn vrf_vars<'a>(config: &Config, vni: &'a L3Vni, profiles: &mut Vec<ProfileVars>) -> VrfVars<'a> {
     let session = vni.session.as_ref();
     let asn = session.map_or(config.asn, |session| session.asn);
     let hosts_ends =
@@ -251,10 +263,10 @@ fn vrf<'a>(config: &Config, vni: &'a L3Vni, profiles: &mut Vec<Profile>) -> Vrf<
     let l2vnis = config.overlay.l2vnis.iter().filter(|l2| l2.vrf.as_ref() == Some(&vni.vrf));
     let gateways = l2vnis.flat_map(|l2| &l2.gateways).map(IpNet::trunc);
     let networks = by_family(hosts_ends.chain(gateways));
-    Vrf {
+    VrfVars {
         name: vni.vrf.as_ifname().as_str(),
         vni: vni.tunnel.vni.get(),
-        hosts: session.map(|s| self::hosts(config, s, asn, profiles)).unwrap_or_default(),
+        hosts: session.map(|s| host_sessions(config, s, asn, profiles)).unwrap_or_default(),
         asn: asn.to_string(),
         networks,
         import: vni.import.iter().map(ToString::to_string).collect(),

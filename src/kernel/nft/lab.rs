@@ -1,4 +1,4 @@
-//! Tests on the kernel: they need root, `unshare`, `ip` and `ping`, and run in namespaces of their own.
+//! Tests with the kernel in separate namespaces. They need root, `unshare`, `ip` and `ping`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr as Addr, TcpListener, TcpStream, UdpSocket};
@@ -9,13 +9,17 @@ use std::time::{Duration, Instant};
 use super::tests::{MARK, want};
 use super::*;
 
-/// Runs `body` in a new network and mount namespace, by starting this test anew under `unshare`.
+/// More messages of `enum nf_tables_msg_types`.
+const DELCHAIN: u16 = 5;
+const DELRULE: u16 = 8;
+
+/// Runs `body` in a new network and mount namespace: starts this test again under `unshare`.
 fn isolated(test: &str, body: fn()) {
     match std::env::var("NFT_ROLE").ok() {
         Some(role) if role == "host" => body(),
-        Some(role) => play(&role),
+        Some(role) => run_role(&role),
         None => {
-            let mut inside = again(test, "host");
+            let mut inside = rerun(test, "host");
             let out =
                 inside.stdout(Stdio::piped()).stderr(Stdio::piped()).output().expect("unshare (util-linux)");
             let (o, e) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
@@ -25,8 +29,8 @@ fn isolated(test: &str, body: fn()) {
     }
 }
 
-/// This test, once more: as "host" in fresh namespaces, or as "<netns> <job>" in a named one.
-fn again(test: &str, role: &str) -> Command {
+/// The command that starts this test again: as "host" in new namespaces, or as "<netns> <job>" in a named one.
+fn rerun(test: &str, role: &str) -> Command {
     let (program, first) =
         if role == "host" { ("unshare", vec!["-n", "-m"]) } else { ("ip", vec!["netns", "exec"]) };
     let mut command = Command::new(program);
@@ -38,11 +42,11 @@ fn again(test: &str, role: &str) -> Command {
     command
 }
 
-/// "<netns> serve <address>" echoes lines by TCP and UDP; "<netns> ask tcp|udp <address> <n> <ms> <port>" prints
-/// how many of n new connections were answered.
-fn play(role: &str) {
-    let words: Vec<&str> = role.split(' ').collect();
-    if let [_, "serve", at] = words[..] {
+/// Runs a job. "<netns> serve <address>" echoes lines by TCP and UDP. "<netns> ask tcp|udp <address> <n> <ms> <port>"
+/// prints how many of n new connections got a reply.
+fn run_role(role: &str) {
+    let args: Vec<&str> = role.split(' ').collect();
+    if let [_, "serve", at] = args[..] {
         let (tcp, udp) = (TcpListener::bind(at).unwrap(), UdpSocket::bind(at).unwrap());
         std::thread::spawn(move || {
             let mut buf = [0; 64];
@@ -60,14 +64,13 @@ fn play(role: &str) {
             });
         }
     }
-    let (at, n, ms) =
-        (words[3].parse::<Addr>().unwrap(), words[4].parse().unwrap(), words[5].parse().unwrap());
+    let (at, n, ms) = (args[3].parse::<Addr>().unwrap(), args[4].parse().unwrap(), args[5].parse().unwrap());
     let wait = Duration::from_millis(ms);
-    let mut ports = words[6].parse::<u16>().unwrap()..;
+    let mut ports = args[6].parse::<u16>().unwrap()..;
     let mut ask = || -> io::Result<usize> {
         let mut buf = [0; 64];
-        if words[2] == "udp" {
-            // Ports never used before: conntrack remembers for a while which connections were not marked.
+        if args[2] == "udp" {
+            // New ports only: conntrack keeps entries of unmarked connections for some time.
             let port = ports.next().unwrap();
             let sock = if at.is_ipv4() {
                 UdpSocket::bind(("0.0.0.0", port))
@@ -87,29 +90,29 @@ fn play(role: &str) {
     println!("answered {}", (0..n).filter(|_: &usize| matches!(ask(), Ok(6))).count());
 }
 
-struct Server(Child);
+struct EchoServer(Child);
 
-impl Drop for Server {
+impl Drop for EchoServer {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-fn serve(test: &str, netns: &str, at: &str) -> Server {
-    let mut child = again(test, &format!("{netns} serve {at}")).stdout(Stdio::piped()).spawn().unwrap();
+fn serve(test: &str, netns: &str, at: &str) -> EchoServer {
+    let mut child = rerun(test, &format!("{netns} serve {at}")).stdout(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let server = Server(child);
+    let server = EchoServer(child);
     assert!(lines.map_while(Result::ok).any(|l| l.contains("ready")), "no server at {at}");
     server
 }
 
-/// What an answer may take, in milliseconds: an emulated machine on busy cores now and then stands still for a second.
-const PATIENCE: usize = 5000;
+/// Timeout of a reply in milliseconds: an emulated machine on busy cores sometimes stops for a second.
+const REPLY_TIMEOUT_MS: usize = 5000;
 
 static NEXT_PORT: AtomicU16 = AtomicU16::new(10_000);
 
-/// How many of `n` connections (or echo requests) from `netns` were answered.
+/// How many of `n` connections (or echo requests) from `netns` got a reply.
 fn ask(test: &str, netns: &str, how: &str, host: &str, n: usize, ms: usize) -> usize {
     let out = if how == "ping" {
         let (count, wait) = (n.to_string(), format!("{}.{}", ms / 1000, ms % 1000 / 100));
@@ -118,7 +121,7 @@ fn ask(test: &str, netns: &str, how: &str, host: &str, n: usize, ms: usize) -> u
     } else {
         let at = if host.contains(':') { format!("[{host}]:4242") } else { format!("{host}:4242") };
         let port = NEXT_PORT.fetch_add(u16::try_from(n).unwrap(), Relaxed);
-        again(test, &format!("{netns} ask {how} {at} {n} {ms} {port}")).output().unwrap()
+        rerun(test, &format!("{netns} ask {how} {at} {n} {ms} {port}")).output().unwrap()
     };
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     let (before, after) =
@@ -139,8 +142,8 @@ fn kernel_install_observe_drift_remove() {
         let sock = open().unwrap();
         let wanted = want("metallb-frr", MARK);
         let drift = || observe(&sock).unwrap().map(|t| t.drift(&wanted));
-        let name = || Attrs::default().text(1, TABLE);
-        let one = |kind, flags, body| commit(&sock, &[Request::new("test", kind, flags, body)]).unwrap();
+        let name = || Attrs::default().text(NFTA_TABLE_NAME, TABLE);
+        let one = |kind, flags, body| commit(&sock, &[NftRequest::new("test", kind, flags, body)]).unwrap();
         assert!(drift().is_none());
         remove(&sock).unwrap();
         for _ in 0..2 {
@@ -151,44 +154,44 @@ fn kernel_install_observe_drift_remove() {
         assert!(
             seen.drift(&want("metallb-frr", 0x2000)).is_some() && seen.drift(&want("eth0", MARK)).is_some()
         );
-        assert_eq!(seen.packets(), Packets::default());
+        assert_eq!(seen.packets(), PacketCounts::default());
 
         let broken = |what: &str| {
-            let said = drift().expect("a table").expect(what);
-            println!("{what}: {said}");
+            let difference = drift().expect("a table").expect(what);
+            println!("{what}: {difference}");
             install(&sock, &wanted).unwrap();
             assert_eq!(drift(), Some(None), "{what}");
         };
-        one(8, 0, name().text(2, "output")); // NFT_MSG_DELRULE without a handle: all of the chain
+        one(DELRULE, 0, name().text(NFTA_RULE_CHAIN, "output")); // without a handle: all rules of the chain
         broken("rules deleted");
         one(
             NEWRULE,
             CREATE_APPEND,
-            Rule { chain: "output".into(), exprs: vec![load("meta", 0)] }.encode(TABLE),
+            NftRule { chain: "output".into(), exprs: vec![load("meta", 0)] }.encode(TABLE),
         );
         broken("rule added");
-        one(NEWCHAIN, CREATE, name().text(3, "stranger"));
+        one(NEWCHAIN, CREATE, name().text(NFTA_CHAIN_NAME, "stranger"));
         broken("chain added");
-        one(8, 0, name().text(2, "output"));
-        one(5, 0, name().text(3, "output")); // NFT_MSG_DELCHAIN
+        one(DELRULE, 0, name().text(NFTA_RULE_CHAIN, "output"));
+        one(DELCHAIN, 0, name().text(NFTA_CHAIN_NAME, "output"));
         broken("chain deleted");
-        one(NEWCHAIN, 0, name().text(3, "prerouting").int(5, 0));
+        one(NEWCHAIN, 0, name().text(NFTA_CHAIN_NAME, "prerouting").int(NFTA_CHAIN_POLICY, 0));
         broken("policy drop");
-        one(NEWTABLE, 0, name().int(2, 1));
+        one(NEWTABLE, 0, name().int(NFTA_TABLE_FLAGS, 1));
         broken("table dormant");
-        one(8, 0, name().text(2, "output"));
-        let mut rule = program(&wanted).1.remove(2);
-        rule.exprs[4] = cmp(1, &MARK.to_ne_bytes());
+        one(DELRULE, 0, name().text(NFTA_RULE_CHAIN, "output"));
+        let mut rule = ruleset(&wanted).1.remove(2);
+        rule.exprs[4] = cmp(NFT_CMP_NEQ, &MARK.to_ne_bytes());
         one(NEWRULE, CREATE_APPEND, rule.encode(TABLE));
-        broken("comparison turned round");
+        broken("comparison inverted");
 
-        // All or nothing: the last rule is refused, the table stays as it was.
+        // A transaction is atomic: the kernel refuses the last rule, and the table stays unchanged.
         let mut bad = install_requests(&want("other", 1));
-        bad.push(Request::new(
+        bad.push(NftRequest::new(
             "NEWRULE",
             NEWRULE,
             CREATE_APPEND,
-            Rule { chain: "nowhere".into(), exprs: vec![] }.encode(TABLE),
+            NftRule { chain: "nowhere".into(), exprs: vec![] }.encode(TABLE),
         ));
         let error = commit(&sock, &bad).unwrap_err();
         println!("{error}");
@@ -199,11 +202,11 @@ fn kernel_install_observe_drift_remove() {
         message(&mut flush, BATCH_BEGIN, 1, 0, [0, 0, 0, 10], &[]);
         message(&mut flush, SUBSYS_NFTABLES << 8 | DELTABLE, REQUEST_ACK, 1, [0; 4], &[]);
         message(&mut flush, BATCH_END, 1, 0, [0, 0, 0, 10], &[]);
-        talk(&sock, &["flush"], &flush).unwrap();
+        exchange(&sock, &["flush"], &flush).unwrap();
         assert!(drift().is_none());
 
         one(NEWTABLE, CREATE, name());
-        assert!(!observe(&sock).unwrap().unwrap().is_ours());
+        assert!(!observe(&sock).unwrap().unwrap().is_owned());
         assert!(install(&sock, &wanted).is_err() && remove(&sock).is_err());
         one(DELTABLE, 0, name());
         install(&sock, &wanted).unwrap();
@@ -212,8 +215,8 @@ fn kernel_install_observe_drift_remove() {
     });
 }
 
-/// client — router — host, which has its default route by mgmt; a pod behind the host. 198.51.100.1 and 2001:db8:5::1
-/// live on the host, ….2 and ….3 are translated. mgmt has no way to the client.
+/// client — router — host, and a pod behind the host. The default route of the host leads to mgmt. 198.51.100.1 and
+/// 2001:db8:5::1 are addresses of the host, ….2 and ….3 are translated. mgmt has no route to the client.
 const LAB: &str = r#"
 mount -t tmpfs tmpfs /run; mkdir /run/netns
 for n in client router mgmt pod; do ip netns add $n; ip -n $n link set lo up; done
@@ -243,9 +246,9 @@ for f in -4 -6; do ip $f rule add pref 100 fwmark 0x1000/0x1000 lookup 880; done
 ip route add default via 10.99.0.0 table 880; ip route add default via fd00:99:: table 880
 "#;
 
-/// Another table: DNAT of ….2 to the pod, of ….3 to mgmt with the host's own address as source (what kube-proxy does for
-/// a pod on another node), and a count of what leaves for the client by mgmt0 (rules 0, 1) and by the
-/// veth (2, 3), and for mgmt's own clients by mgmt0 (4, 5).
+/// Another table: DNAT of ….2 to the pod, and of ….3 to mgmt with the host's own address as source (as kube-proxy does
+/// for a pod on another node). It counts packets to the client through mgmt0 (rules 0, 1) and through the veth (2, 3),
+/// and packets to mgmt's own clients through mgmt0 (4, 5).
 fn oracle(sock: &Socket) {
     let family = |v6: bool| [load("meta", 15), cmp(0, &[if v6 { 10 } else { 2 }])]; // NFT_META_NFPROTO
     let address = |offset: u32, what: &[u8]| {
@@ -258,7 +261,7 @@ fn oracle(sock: &Socket) {
     let masquerade = |v6: bool, from: &[u8], to: &[u8]| {
         let mut exprs = [family(v6), address(if v6 { 8 } else { 12 }, from), daddr(v6, to)].concat();
         exprs.push(Expr::new("masq", &[]));
-        Rule { chain: "masq".into(), exprs }
+        NftRule { chain: "masq".into(), exprs }
     };
     let v6 = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets().to_vec();
     let dnat = |six: bool, from: &[u8], to: &[u8]| {
@@ -267,14 +270,14 @@ fn oracle(sock: &Socket) {
         exprs.push(Expr::new("immediate", &[(1, REG), (2, &value)]));
         let nfproto = if six { 10u32 } else { 2 };
         exprs.push(Expr::new("nat", &[(1, &1u32.to_be_bytes()), (2, &nfproto.to_be_bytes()), (3, REG)])); // NFT_NAT_DNAT
-        Rule { chain: "nat".into(), exprs }
+        NftRule { chain: "nat".into(), exprs }
     };
     let count = |dev: &str, six: bool, to: &[u8]| {
         let mut name = dev.as_bytes().to_vec();
         name.resize(16, 0);
         let mut exprs = [family(six), daddr(six, to)].concat();
         exprs.extend([load("meta", 7), cmp(0, &name), Expr::new("counter", &[])]); // NFT_META_OIFNAME
-        Rule { chain: "count".into(), exprs }
+        NftRule { chain: "count".into(), exprs }
     };
     let (c4, c6, m4, m6) =
         (vec![192, 0, 2, 2], v6("2001:db8:1::2"), vec![203, 0, 113, 9], v6("2001:db8:9::9"));
@@ -293,19 +296,20 @@ fn oracle(sock: &Socket) {
         count("mgmt0", true, &m6),
     ];
     let name = Attrs::default().text(1, "oracle");
-    let mut all = vec![Request::new("NEWTABLE", NEWTABLE, CREATE, name)];
+    let mut all = vec![NftRequest::new("NEWTABLE", NEWTABLE, CREATE, name)];
     let post = |name, kind, priority| Chain::new(name, kind, 4, priority); // NF_INET_POST_ROUTING
     let chains = [Chain::new("nat", "nat", 0, -100), post("count", "filter", 300), post("masq", "nat", 100)];
-    all.extend(chains.map(|c| Request::new("NEWCHAIN", NEWCHAIN, CREATE, c.encode("oracle"))));
-    all.extend(rules.map(|r| Request::new("NEWRULE", NEWRULE, CREATE_APPEND, r.encode("oracle"))));
+    all.extend(chains.map(|c| NftRequest::new("NEWCHAIN", NEWCHAIN, CREATE, c.encode("oracle"))));
+    all.extend(rules.map(|r| NftRequest::new("NEWRULE", NEWRULE, CREATE_APPEND, r.encode("oracle"))));
     commit(sock, &all).unwrap();
 }
 
-/// Packets since the start: to the client by mgmt0, to the client by the veth, to mgmt's clients by mgmt0.
+/// Packets since the start: to the client through mgmt0, to the client through the veth, to mgmt's clients through
+/// mgmt0.
 fn counted(sock: &Socket) -> [u64; 3] {
-    let dump = Request::new("GETRULE", GETRULE, DUMP, Attrs::default().text(1, "oracle").text(2, "count"));
+    let dump = NftRequest::new("GETRULE", GETRULE, DUMP, Attrs::default().text(1, "oracle").text(2, "count"));
     let rules: Vec<_> =
-        super::ask(sock, &dump).unwrap().iter().flatten().map(|m| Rule::parse(m).packets()).collect();
+        super::query(sock, &dump).unwrap().iter().flatten().map(|m| NftRule::parse(m).packets()).collect();
     [rules[0] + rules[1], rules[2] + rules[3], rules[4] + rules[5]]
 }
 
@@ -317,12 +321,12 @@ fn kernel_replies_return_by_the_veth() {
         sh(LAB);
         let sock = open().unwrap();
         oracle(&sock);
-        // One server per address: a UDP socket that isn't bound to one answers from that of its route.
+        // One server per address: a UDP socket without a bound address replies from the address of the route.
         let remote = [("pod", "[::]:4242"), ("mgmt", "203.0.113.9:4242"), ("mgmt", "[2001:db8:9::9]:4242")];
         let _servers = remote.map(|(netns, at)| serve(T, netns, at));
         let local = ["198.51.100.1:4242", "[2001:db8:5::1]:4242"];
-        std::thread::spawn(move || play(&format!("host serve {}", local[0])));
-        std::thread::spawn(move || play(&format!("host serve {}", local[1])));
+        std::thread::spawn(move || run_role(&format!("host serve {}", local[0])));
+        std::thread::spawn(move || run_role(&format!("host serve {}", local[1])));
         let started = Instant::now();
         while local.iter().any(|a| TcpStream::connect(a).is_err()) {
             assert!(started.elapsed() < Duration::from_secs(5), "no local server");
@@ -345,13 +349,14 @@ fn kernel_replies_return_by_the_veth() {
         };
         let pod_out = || {
             let to = ["203.0.113.9", "2001:db8:9::9"];
-            let all = to.map(|to| ways.map(|how| ask(T, "pod", how, to, 50, PATIENCE)));
+            let all = to.map(|to| ways.map(|how| ask(T, "pod", how, to, 50, REPLY_TIMEOUT_MS)));
             println!("  from the pod to mgmt, of 50: {all:?}");
             assert_eq!(all, [[50; 3]; 2]);
         };
-        // What was begun without the table stays without a mark, and its port may be chosen again (every 10 s the kernel
-        // begins elsewhere in their range): it must be forgotten before it counts.
-        let forget_after = |seconds: [u32; 2]| {
+        // Connections that began without the table have no mark, and later connections may use the same ports (every 10
+        // s the kernel starts at another port of the range). So their conntrack entries must expire before the
+        // measurement.
+        let set_conntrack_timeouts = |seconds: [u32; 2]| {
             for (state, seconds) in ["syn_sent", "syn_recv"].into_iter().zip(seconds) {
                 std::fs::write(
                     format!("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_{state}"),
@@ -361,10 +366,10 @@ fn kernel_replies_return_by_the_veth() {
             }
         };
         println!("without the table");
-        forget_after([1, 1]);
+        set_conntrack_timeouts([1, 1]);
         assert_eq!(measure("client", &all, 3, 100), 0);
         std::thread::sleep(Duration::from_secs(3));
-        forget_after([120, 60]);
+        set_conntrack_timeouts([120, 60]);
         let lost = counted(&sock);
         println!("  to the client by mgmt0, by the veth; to mgmt's clients: {lost:?}");
         assert!(lost[0] > 0 && lost[1] == 0);
@@ -372,7 +377,7 @@ fn kernel_replies_return_by_the_veth() {
         println!("with the table");
         install(&sock, &want("metallb-frr", MARK)).unwrap();
         let before = counted(&sock);
-        assert_eq!(measure("client", &all, 100, PATIENCE), 1800);
+        assert_eq!(measure("client", &all, 100, REPLY_TIMEOUT_MS), 1800);
         let after = counted(&sock);
         let [mgmt, veth, _]: [u64; 3] = std::array::from_fn(|i| after[i] - before[i]);
         let seen = observe(&sock).unwrap().unwrap();
@@ -384,14 +389,14 @@ fn kernel_replies_return_by_the_veth() {
         let marked = seen.packets();
         assert_eq!(marked.forwarded + marked.local, veth);
 
-        assert_eq!(measure("mgmt", services, 50, PATIENCE), 600);
+        assert_eq!(measure("mgmt", services, 50, REPLY_TIMEOUT_MS), 600);
         pod_out();
         let last = observe(&sock).unwrap().unwrap().packets();
         println!("  after mgmt's clients and the pod's own connections: {last:?}");
         assert_eq!(last, marked, "a connection of mgmt's or the pod's was marked");
         assert_eq!(counted(&sock)[0], after[0]);
 
-        // ICMP errors. The host's own "too big" about a request must reach the client, by the veth.
+        // ICMP errors. The host's own "too big" about a request must reach the client through the veth.
         sh("ip link set cni0 mtu 1300; ip -n pod link set eth0 mtu 1300");
         let too_big = |table: &str| {
             sh("for f in -4 -6; do ip -n client $f route flush cache; done");

@@ -1,15 +1,16 @@
-//! What each VNI costs us in time of our own, without the kernel: `make bench` prints it.
+//! Processing time per VNI without the kernel. `make bench` prints it.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use super::tests::{carry_out, config, desired, fresh};
+use super::tests::{config, desired, fresh, simulate_all};
 use super::*;
 use crate::config::{Config, file};
 use crate::frr::{Inputs, Version, render};
 use crate::model::{Namespaces, Value as _};
 
-/// Half of them routing domains with a session, the others broadcast domains in them with a gateway.
+/// A configuration file: half of the VNIs are routing domains with a session, the others broadcast domains in them with
+/// a gateway.
 fn text(vnis: u32) -> String {
     let (mut l3, mut l2) = (String::from("l3vnis:\n"), String::from("l2vnis:\n"));
     for n in 0..vnis / 2 {
@@ -20,8 +21,8 @@ fn text(vnis: u32) -> String {
     format!("underlay: {{tunnelEndpoint: {{cidrs: [100.65.0.0/24]}}}}\n{l3}{l2}")
 }
 
-/// The least of five, and what the last one made.
-fn least<T>(mut work: impl FnMut() -> T) -> (Duration, T) {
+/// The shortest time of five runs, and the result of the last run.
+fn shortest<T>(mut work: impl FnMut() -> T) -> (Duration, T) {
     let mut once = || {
         let begin = Instant::now();
         let made = work();
@@ -35,21 +36,21 @@ fn least<T>(mut work: impl FnMut() -> T) -> (Duration, T) {
 
 #[test]
 #[ignore = "figures, not a test: make bench"]
-fn each_vni_costs_as_much_as_the_last_one() {
+fn each_vni_costs_the_same_time() {
     println!(
-        "µs per VNI, by how many there are: reading the file, planning all, planning nothing, rendering"
+        "µs per VNI, by number of VNIs: reading the file, planning everything, planning without changes, rendering"
     );
     for vnis in [125, 250, 500, 1000, 2000] {
         let files = [("growth.yaml".to_owned(), text(vnis))];
-        let (reading, (overlay, problems)) = least(|| file::load(&files, &config(&[])));
+        let (reading, (overlay, problems)) = shortest(|| file::parse_files(&files, &config(&[])));
         assert!(problems.is_empty(), "{}", problems[0]);
         let config = Config { overlay, ..config(&[]) };
         let now = fresh(true);
         let build = |now: &Namespaces| plan(&desired(&config, now).unwrap(), now.clone()).ops;
-        let (planning, ops) = least(|| build(&now));
-        let built = carry_out(&ops, now);
-        let (nothing, left) = least(|| build(&built));
-        assert!(left.is_empty(), "{}", left[0]);
+        let (planning, ops) = shortest(|| build(&now));
+        let built = simulate_all(&ops, now);
+        let (unchanged, remaining) = shortest(|| build(&built));
+        assert!(remaining.is_empty(), "{}", remaining[0]);
         let ports = [IfName::parse("eth1").unwrap()];
         let inputs = Inputs {
             config: &config,
@@ -58,8 +59,8 @@ fn each_vni_costs_as_much_as_the_last_one() {
             port_addresses: &[],
             version: Version::NEWEST,
         };
-        let (rendering, _) = least(|| render(&inputs, None).unwrap());
-        let each = [reading, planning, nothing, rendering].map(|time| time.as_micros() / u128::from(vnis));
+        let (rendering, _) = shortest(|| render(&inputs, None).unwrap());
+        let each = [reading, planning, unchanged, rendering].map(|time| time.as_micros() / u128::from(vnis));
         println!("{vnis:5} {:5} {:5} {:5} {:5}", each[0], each[1], each[2], each[3]);
     }
 }

@@ -7,9 +7,9 @@ use super::*;
 use crate::config::{Config, from_vars};
 use crate::model::{
     Address, Asn, BridgePort, HostBridge, HostSession, KernelRoute, KernelRouteKind, KernelRule, KernelTable,
-    L2Vni, L3Vni, MacAddr, NsState, OWNER, OWNER_GROUP, Overlay, Remote, Value as _, Vni, VrfName,
+    L2Vni, L3Vni, MacAddr, NsState, OWNER, OWNER_GROUP, Overlay, RemoteAs, Value as _, Vni, VrfName,
 };
-use crate::resolve::{By, find, objection, resolve};
+use crate::resolve::{NicSelector, find_nics, rejection_reason, resolve};
 
 const MACS: [&str; 2] = ["02:00:00:00:00:01", "02:00:00:00:00:02"];
 
@@ -23,11 +23,11 @@ pub(super) fn config(extra: &[(&str, &str)]) -> Config {
     from_vars(base.iter().chain(extra).map(|(k, v)| ((*k).into(), (*v).into()))).unwrap()
 }
 
-/// With a routing domain, a broadcast domain in it, one by itself, and a pass-through.
+/// A configuration with a routing domain, a broadcast domain in it, a separate broadcast domain, and a pass-through.
 fn with_vnis(vteps: [&str; 2], vnis: &[u32]) -> Config {
     let session = |net: &str| HostSession {
         asn: Asn::parse("64514").unwrap(),
-        remote: Remote::External,
+        remote: RemoteAs::External,
         ends: vec![(format!("{net}.1/24").parse().unwrap(), format!("{net}.2/24").parse().unwrap())],
         bfd: None,
     };
@@ -75,7 +75,7 @@ fn device(index: u32, name: &str, mac: Option<&str>) -> Link {
     }
 }
 
-/// A node that has its two NICs and nothing of ours.
+/// A node with its two NICs and without managed objects.
 pub(super) fn fresh(isolated: bool) -> Namespaces {
     let host = NsState {
         links: [device(1, "lo", None), device(2, "eth1", Some(MACS[0])), device(3, "eth2", Some(MACS[1]))]
@@ -88,29 +88,30 @@ pub(super) fn fresh(isolated: bool) -> Namespaces {
 }
 
 pub(super) fn desired(config: &Config, now: &Namespaces) -> Option<Desired> {
-    let search = find(&By::all(config), now, &[]);
-    let is_fit = search.is_complete() && search.found.iter().all(|nic| objection(config, now, nic).is_none());
+    let search = find_nics(&NicSelector::from_config(config), now, &[]);
+    let is_fit =
+        search.is_complete() && search.found.iter().all(|nic| rejection_reason(config, now, nic).is_none());
     is_fit.then(|| resolve(config, now, &search.found).desired)
 }
 
-pub(super) fn carry_out(ops: &[Op], mut now: Namespaces) -> Namespaces {
-    ops.iter().for_each(|op| op.foresee(&mut now));
+pub(super) fn simulate_all(ops: &[Op], mut now: Namespaces) -> Namespaces {
+    ops.iter().for_each(|op| op.simulate(&mut now));
     now
 }
 
-fn words(plan: &Plan) -> Vec<String> {
+fn op_lines(plan: &Plan) -> Vec<String> {
     plan.ops.iter().map(ToString::to_string).collect()
 }
 
 #[test]
 fn a_fresh_node_is_built_in_an_order_that_works() {
     let mut now = fresh(true);
-    let home: IpNet = "192.0.2.1/31".parse().unwrap();
-    now.host.link_mut("eth1").unwrap().addresses.push(Address { net: home, permanent: true });
+    let net: IpNet = "192.0.2.1/31".parse().unwrap();
+    now.host.link_mut("eth1").unwrap().addresses.push(Address { net, permanent: true });
     let desired = desired(&config(&[]), &now).unwrap();
     let plan = plan(&desired, &now);
     assert_eq!(plan.conflicts, []);
-    let devices: Vec<_> = words(&plan).into_iter().filter(|w| !w.contains("sysctl")).collect();
+    let devices: Vec<_> = op_lines(&plan).into_iter().filter(|w| !w.contains("sysctl")).collect();
     assert_eq!(
         devices,
         [
@@ -148,14 +149,14 @@ fn a_fresh_node_is_built_in_an_order_that_works() {
 }
 
 #[test]
-fn the_hosts_own_namespace_keeps_its_nics_as_they_are() {
+fn with_netns_host_the_nics_stay_unchanged() {
     let now = fresh(false);
     let desired = desired(&config(&[("NETNS", "host")]), &now).unwrap();
     let plan = plan(&desired, &now);
-    let of_nics = |word: &&String| word.contains("eth1") || word.contains("eth2");
-    let of_nics: Vec<_> = words(&plan).iter().filter(of_nics).cloned().collect();
+    let of_nics = |line: &&String| line.contains("eth1") || line.contains("eth2");
+    let of_nics: Vec<_> = op_lines(&plan).iter().filter(of_nics).cloned().collect();
     let wanted = ["rp_filter = 0", "disable_ipv6 = 0", "accept_ra_defrtr = 0"];
-    assert!(of_nics.iter().all(|word| wanted.iter().any(|end| word.ends_with(end))), "{of_nics:#?}");
+    assert!(of_nics.iter().all(|line| wanted.iter().any(|end| line.ends_with(end))), "{of_nics:#?}");
     assert_eq!(of_nics.len(), 2 * wanted.len(), "{of_nics:#?}");
     assert!(plan.ops.iter().all(|op| !matches!(op, Op::AddRoute { .. } | Op::SetMarks(_))));
 }
@@ -171,7 +172,7 @@ fn no_advertisement_of_a_workload_reaches_the_host() {
     for end in ["metallb-frr", "host-e-100", "host-e-200", "host-e-300", "pt-host"] {
         assert_eq!(set(&format!("{end}/accept_ra")), Some("0"), "{end}");
     }
-    // A bridge that is not ours is left as it is.
+    // An unmanaged bridge stays unchanged.
     assert_eq!(
         ["br-hs-200", "br-hs-300"].map(|bridge| set(&format!("{bridge}/disable_ipv6"))),
         [Some("1"), None]
@@ -182,7 +183,7 @@ fn no_advertisement_of_a_workload_reaches_the_host() {
 }
 
 #[test]
-fn a_default_route_of_a_leafs_advertisement_is_no_reason_and_goes() {
+fn a_default_route_of_a_router_advertisement_is_removed_and_does_not_block_a_nic() {
     let route = |dev: &str, protocol| Route {
         dst: "::/0".parse().unwrap(),
         table: 254,
@@ -200,20 +201,20 @@ fn a_default_route_of_a_leafs_advertisement_is_no_reason_and_goes() {
         let deleted = |op: &Op| matches!(op, Op::DelRoute { .. }).then(|| op.to_string());
         Some(plan(&desired, &now).ops.iter().filter_map(deleted).collect::<Vec<_>>())
     };
-    let gone = "host: remove route ::/0 via fe80::1 dev eth1 table 254 metric 1024";
-    assert_eq!(of(false, ADVERTISED_PROTOCOL), Some(vec![gone.to_owned()]));
-    assert_eq!(of(true, ADVERTISED_PROTOCOL), Some(vec![]), "it stays behind with the NIC that is moved");
+    let removal = "host: remove route ::/0 via fe80::1 dev eth1 table 254 metric 1024";
+    assert_eq!(of(false, RA_PROTOCOL), Some(vec![removal.to_owned()]));
+    assert_eq!(of(true, RA_PROTOCOL), Some(vec![]), "the route disappears when the NIC is moved");
     for protocol in [3, 4, 16] {
         assert_eq!(of(false, protocol), Some(vec![]));
-        assert_eq!(of(true, protocol), None, "a NIC that carries the node");
+        assert_eq!(of(true, protocol), None, "a NIC with the node's default route");
     }
 }
 
 #[test]
-fn what_the_kernel_has_made_and_somebody_removed_comes_back() {
+fn removed_kernel_routes_and_rules_are_added_again() {
     let now = fresh(true);
     let desired = desired(&config(&[]), &now).unwrap();
-    let mut built = carry_out(&plan(&desired, &now).ops, now);
+    let mut built = simulate_all(&plan(&desired, &now).ops, now);
     let router = built.router.as_mut().unwrap();
     let port = router.link_mut("eth1").unwrap();
     (port.up, port.running) = (true, true);
@@ -225,26 +226,27 @@ fn what_the_kernel_has_made_and_somebody_removed_comes_back() {
         src: None,
     };
     let subnet = KernelRouteKind::Connected;
-    router.lost_routes = vec![route(subnet, "fe80::/64", "eth1"), route(subnet, "192.0.2.0/24", "other")];
-    router.lost_rules = vec![KernelRule { v6: true, to: KernelTable::Main }];
-    built.host.lost_routes =
+    router.missing_kernel_routes =
+        vec![route(subnet, "fe80::/64", "eth1"), route(subnet, "192.0.2.0/24", "other")];
+    router.missing_kernel_rules = vec![KernelRule { v6: true, to: KernelTable::Main }];
+    built.host.missing_kernel_routes =
         vec![route(KernelRouteKind::Local, "192.0.2.9/32", "eth0"), route(subnet, "192.0.2.0/24", "eth0")];
     let plan = plan(&desired, &built);
     let wanted = [
         "router: add address fe80::ff:fe00:1/64 to eth1",
-        "host: add the kernel's route local 192.0.2.9/32 dev eth0 table 254",
-        "router: add the kernel's rule 32766: IPv6 lookup main",
-        "router: add the kernel's route fe80::/64 dev eth1 table 254",
+        "host: add kernel route local 192.0.2.9/32 dev eth0 table 254",
+        "router: add kernel rule 32766: IPv6 lookup main",
+        "router: add kernel route fe80::/64 dev eth1 table 254",
     ];
-    assert_eq!(words(&plan), wanted);
-    let after = carry_out(&plan.ops, built);
-    assert_eq!(words(&super::plan(&desired, after)), Vec::<String>::new());
+    assert_eq!(op_lines(&plan), wanted);
+    let after = simulate_all(&plan.ops, built);
+    assert_eq!(op_lines(&super::plan(&desired, after)), Vec::<String>::new());
 }
 
 #[test]
 fn a_foreign_interface_is_not_replaced() {
     let mut now = fresh(true);
-    now.host.links.push(device(7, "metallb-frr", None));
+    now.host.links.insert(device(7, "metallb-frr", None));
     let desired = desired(&config(&[]), &now).unwrap();
     let plan = plan(&desired, &now);
     assert_eq!(plan.conflicts.len(), 1, "{:?}", plan.conflicts);
@@ -252,31 +254,31 @@ fn a_foreign_interface_is_not_replaced() {
     assert!(
         plan.ops.iter().filter_map(touched).all(|(_, name)| name != "metallb-frr"),
         "{:#?}",
-        words(&plan)
+        op_lines(&plan)
     );
 }
 
 #[test]
-fn a_nic_that_is_no_longer_named_goes_home_with_its_addresses() {
+fn a_nic_that_is_no_longer_configured_is_moved_back_with_its_addresses() {
     let now = fresh(true);
     let both = config(&[]);
-    let built = carry_out(&plan(&desired(&both, &now).unwrap(), &now).ops, now);
+    let built = simulate_all(&plan(&desired(&both, &now).unwrap(), &now).ops, now);
     let one = config(&[("FE_MACS", MACS[0])]);
     let plan = plan(&desired(&one, &built).unwrap(), &built);
     assert_eq!(
-        words(&plan),
-        ["router: move eth2 to host", "host: set eth2 up", "host: take our mark off eth2"]
+        op_lines(&plan),
+        ["router: move eth2 to host", "host: set eth2 up", "host: remove the ownership mark of eth2"]
     );
 }
 
 #[test]
-fn a_changed_table_rebuilds_the_vrf_and_takes_the_veth_back_in() {
+fn a_changed_table_rebuilds_the_vrf_and_makes_the_veth_a_port_again() {
     let now = fresh(true);
-    let built = carry_out(&plan(&desired(&config(&[]), &now).unwrap(), &now).ops, now);
+    let built = simulate_all(&plan(&desired(&config(&[]), &now).unwrap(), &now).ops, now);
     let changed = config(&[("METALLB_VRF_ROUTE_TABLE_ID", "99")]);
     let plan = plan(&desired(&changed, &built).unwrap(), &built);
     assert_eq!(
-        words(&plan),
+        op_lines(&plan),
         [
             "router: delete metallb",
             "router: create VRF metallb, table 99",
@@ -292,7 +294,7 @@ fn learning_is_off(port: Option<(bool, bool)>) -> bool {
 }
 
 prop_compose! {
-    /// A link of any sort under a name that we also use, or one that we don't, marked or not.
+    /// A link of any kind, with or without a mark, under a managed name or another one.
     fn any_link()(
         name in prop::sample::select(vec![
             "metallb", "frr-metallb", "metallb-frr", "eth1", "br0", "old", "red", "lound", "br-pe-100", "br-pe-200",
@@ -308,7 +310,7 @@ prop_compose! {
             Just(LinkKind::Bridge), Just(LinkKind::Other("bond".into())),
         ],
         index in 10u32..20,
-        ours: bool,
+        grouped: bool,
         aliased: bool,
         nic: bool,
         up: bool,
@@ -328,7 +330,7 @@ prop_compose! {
             master: master.map(Into::into),
             port: port.map(|(neigh_suppress, learning)| BridgePort { neigh_suppress, learning }),
             addr_gen_none: learning_is_off(port),
-            group: if ours { OWNER_GROUP } else { 0 },
+            group: if grouped { OWNER_GROUP } else { 0 },
             addresses: net.into_iter().collect(),
             ..device(0, name, None)
         }
@@ -342,24 +344,24 @@ prop_compose! {
         taken in prop::sample::subsequence(vec![0usize, 1], 0..=2),
     ) -> Namespaces {
         let mut now = fresh(isolated);
-        // NICs may have been moved already, with or without a mark.
+        // Some NICs are already moved, with or without a mark.
         if isolated {
             for i in taken.into_iter().rev() {
                 let mut nic = now.host.links.remove(["eth1", "eth2"][i]).unwrap();
                 nic.group = OWNER_GROUP * u32::try_from(i).unwrap();
                 nic.alias = (i == 1).then(|| format!("{OWNER} nic 192.0.2.9/31"));
-                now.get_mut(Side::Router).links.push(nic);
+                now.get_mut(Side::Router).links.insert(nic);
             }
         }
         let mut index = 100;
         for (side, links) in [(Side::Host, host), (Side::Router, router)] {
             for mut link in links {
                 let state = now.get_mut(side);
-                // A kernel has one link a name and an index.
+                // Names and indexes are unique in a namespace.
                 if state.link(&link.name).is_none() {
                     index += 1;
                     link.index = index;
-                    state.links.push(link);
+                    state.links.insert(link);
                 }
             }
         }
@@ -371,23 +373,24 @@ fn any_vnis() -> impl Strategy<Value = Vec<u32>> {
     prop::sample::subsequence(vec![100, 200, 300], 0..=3)
 }
 
-/// The links that an operation changes, where they are before.
+/// The link that an operation changes, on the side where it is before the change.
 fn touched(op: &Op) -> Option<(Side, &str)> {
     op.link().filter(|_| {
         !matches!(op, Op::Create { .. } | Op::SetSysctl(_) | Op::AddRoute { .. } | Op::DelRoute { .. })
     })
 }
 
-fn holds(config: &Config, now: Namespaces) -> Result<(), TestCaseError> {
+/// Checks that a plan is complete and that it changes only managed links.
+fn check_plan(config: &Config, now: Namespaces) -> Result<(), TestCaseError> {
     let Some(desired) = desired(config, &now) else { return Ok(()) };
     let full = plan(&desired, &now);
-    // With a conflict of the base nothing is carried out.
-    prop_assume!(full.conflicts.iter().all(|(part, _)| *part != Part::Base));
-    let end = carry_out(&full.ops, now.clone());
+    // With a conflict of the base, nothing is applied.
+    prop_assume!(full.conflicts.iter().all(|(part, _)| *part != Component::Base));
+    let end = simulate_all(&full.ops, now.clone());
     prop_assert_eq!(
-        words(&plan(&desired, &end)),
+        op_lines(&plan(&desired, &end)),
         Vec::<String>::new(),
-        "a plan carried out leaves nothing to do"
+        "after a plan is applied, the next plan is empty"
     );
 
     let wanted_nic = |name: &str| {
@@ -399,16 +402,16 @@ fn holds(config: &Config, now: Namespaces) -> Result<(), TestCaseError> {
     let mut at = now.clone();
     for op in &full.ops {
         if let Some((side, name)) = touched(op) {
-            let ours = at.get(side).link(name).is_some_and(|l| l.role().is_some());
+            let is_managed = at.get(side).link(name).is_some_and(|l| l.ownership().is_some());
             let harmless = matches!(
                 op,
                 Op::Move { .. }
-                    | Op::Set { what: Setting::Mark { .. } | Setting::Up, .. }
+                    | Op::Set { what: LinkSetting::Mark { .. } | LinkSetting::Up, .. }
                     | Op::AddAddress { .. }
             );
-            prop_assert!(ours || (wanted_nic(name) && harmless), "{} touches what is not ours", op);
+            prop_assert!(is_managed || (wanted_nic(name) && harmless), "{} changes an unmanaged link", op);
         }
-        op.foresee(&mut at);
+        op.simulate(&mut at);
     }
     Ok(())
 }
@@ -417,54 +420,54 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, max_global_rejects: 8192, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_plan_is_complete_and_touches_only_ours(now in any_state(true)) {
-        holds(&config(&[]), now)?;
+    fn a_plan_is_complete_and_changes_only_managed_links(now in any_state(true)) {
+        check_plan(&config(&[]), now)?;
     }
 
     #[test]
-    fn the_same_in_the_hosts_namespace(now in any_state(false)) {
-        holds(&config(&[("NETNS", "host")]), now)?;
+    fn a_plan_in_the_host_namespace_is_complete_and_changes_only_managed_links(now in any_state(false)) {
+        check_plan(&config(&[("NETNS", "host")]), now)?;
     }
 
     #[test]
-    fn the_same_with_vnis(now in any_state(true), vnis in any_vnis(), v6: bool) {
-        holds(&with_vnis(if v6 { [VTEPS[1], VTEPS[0]] } else { VTEPS }, &vnis), now)?;
+    fn a_plan_with_vnis_is_complete_and_changes_only_managed_links(now in any_state(true), vnis in any_vnis(), v6: bool) {
+        check_plan(&with_vnis(if v6 { [VTEPS[1], VTEPS[0]] } else { VTEPS }, &vnis), now)?;
     }
 
-    /// From one set of VNIs to another, what is in both is left alone.
+    /// A change of the set of VNIs does not change links of VNIs in both sets.
     #[test]
-    fn what_stays_is_not_touched(from in any_vnis(), to in any_vnis()) {
+    fn unchanged_vnis_are_not_touched(from in any_vnis(), to in any_vnis()) {
         let now = fresh(true);
-        let built = carry_out(&plan(&desired(&with_vnis(VTEPS, &from), &now).unwrap(), &now).ops, now);
+        let built = simulate_all(&plan(&desired(&with_vnis(VTEPS, &from), &now).unwrap(), &now).ops, now);
         let wanted = with_vnis(VTEPS, &to);
         let change = plan(&desired(&wanted, &built).unwrap(), &built);
         let stays = |vni: u32| from.contains(&vni) && to.contains(&vni);
         for op in &change.ops {
             for vni in [200, 300].into_iter().filter(|vni| stays(*vni)) {
-                let (of_vni, words) = (format!("-{vni}"), op.to_string());
-                // A broadcast domain joins and leaves its routing domain.
-                let joins = vni == 200 && words.contains("master");
-                prop_assert!(!op.link().is_some_and(|(_, name)| name.ends_with(&of_vni)) || joins, "{words}");
+                let (of_vni, line) = (format!("-{vni}"), op.to_string());
+                // The bridge of a broadcast domain may enter or leave the VRF of its routing domain.
+                let joins = vni == 200 && line.contains("master");
+                prop_assert!(!op.link().is_some_and(|(_, name)| name.ends_with(&of_vni)) || joins, "{line}");
             }
         }
-        let end = carry_out(&change.ops, built);
-        prop_assert_eq!(words(&plan(&desired(&wanted, &end).unwrap(), &end)), Vec::<String>::new());
+        let end = simulate_all(&change.ops, built);
+        prop_assert_eq!(op_lines(&plan(&desired(&wanted, &end).unwrap(), &end)), Vec::<String>::new());
     }
 
-    /// Killed after any operation and started again, we get to the same end.
+    /// A program that is killed after any operation and started again reaches the same final state.
     #[test]
-    fn a_plan_can_be_cut_anywhere(now in any_state(true), cut in 0.0f64..1.0, vnis in any_vnis()) {
+    fn a_plan_can_be_interrupted_anywhere(now in any_state(true), cut in 0.0f64..1.0, vnis in any_vnis()) {
         let config = with_vnis(VTEPS, &vnis);
         let Some(whole) = desired(&config, &now) else { return Ok(()) };
         let full = plan(&whole, &now);
-        prop_assume!(full.conflicts.iter().all(|(part, _)| *part != Part::Base));
+        prop_assume!(full.conflicts.iter().all(|(part, _)| *part != Component::Base));
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
         let kept = (full.ops.len() as f64 * cut) as usize;
-        let middle = carry_out(&full.ops[..kept], now.clone());
+        let middle = simulate_all(&full.ops[..kept], now.clone());
         let again = desired(&config, &middle);
         let wanted = |d: &Desired| d.links.iter().map(|l| (l.name.clone(), l.addresses.clone())).collect::<Vec<_>>();
         prop_assert_eq!(again.as_ref().map(wanted), Some(wanted(&whole)));
-        let end = carry_out(&plan(&whole, &middle).ops, middle);
+        let end = simulate_all(&plan(&whole, &middle).ops, middle);
         let normal = |mut ns: Namespaces| {
             for side in [Side::Host, Side::Router] {
                 let state = ns.get_mut(side);
@@ -475,6 +478,6 @@ proptest! {
             }
             ns
         };
-        prop_assert_eq!(normal(end), normal(carry_out(&full.ops, now)));
+        prop_assert_eq!(normal(end), normal(simulate_all(&full.ops, now)));
     }
 }

@@ -1,20 +1,22 @@
-//! Sessions that are down: why, and on which side that is. Pure.
+//! Sessions that are down: the reason, and the end that has to be corrected. Pure.
 
 use std::net::IpAddr;
-
-use super::{Fault, PASSING, SETTLE, Sort};
-use crate::status::fabric::{Fabric, UNKNOWN};
-use crate::status::links::LinkLocal;
-use crate::status::{BgpSession, Daemon, Interface, Life, Local, Notification, Role, Time};
 use std::time::Duration;
 
-/// A neighbor with another password dials at least this often: FRR's longest connect time is 120 s.
-const DIALS: Duration = Duration::from_secs(150);
+use super::{BGPD_STARTUP, Fault, GroupWording, TRANSIENT};
+use crate::status::diagnostics::LinkLocal;
+use crate::status::frr_state::{FrrState, UNKNOWN};
+use crate::status::{
+    BgpNotification, BgpSession, DaemonState, DaemonStatus, InterfaceStatus, NodeFacts, SessionRole, Time,
+};
 
-/// bgpd tells since when a session is down in seconds.
+/// A neighbor with another password tries to connect at least this often: FRR's longest connect timer is 120 s.
+const CONNECT_RETRY: Duration = Duration::from_secs(150);
+
+/// bgpd reports the time when a session went down in whole seconds.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// BGP's error codes (RFC 4271 §4.5): of an OPEN that is refused, and of a session that is ended on purpose (RFC 4486, RFC 9384).
+/// BGP error codes (RFC 4271 §4.5) of a refused OPEN, and of a session that was ended on purpose (RFC 4486, RFC 9384).
 const OPEN_ERROR: u8 = 2;
 const BAD_PEER_AS: (u8, u8) = (OPEN_ERROR, 2);
 const BAD_IDENTIFIER: (u8, u8) = (OPEN_ERROR, 3);
@@ -24,169 +26,190 @@ const SHUTDOWN: (u8, u8) = (CEASE, 2);
 const DECONFIGURED: (u8, u8) = (CEASE, 3);
 const REJECTED: (u8, u8) = (CEASE, 5);
 
-/// Ends of sessions that last until someone does something about them.
-const LASTING: [(u8, u8); 4] = [MAXIMUM_PREFIXES, SHUTDOWN, DECONFIGURED, REJECTED];
+/// Reasons that persist until an operator corrects something.
+const PERSISTENT: [(u8, u8); 4] = [MAXIMUM_PREFIXES, SHUTDOWN, DECONFIGURED, REJECTED];
 
-/// Why a session is down whose VRF the kernel does not have (`peer_down_str`, `bgpd/bgp_fsm.c`).
+/// bgpd's reset reason of a session in a VRF that the kernel does not have (`peer_down_str`, `bgpd/bgp_fsm.c`).
 const NO_VRF: &str = "Waiting for VRF to be initialized";
 
-/// What a problem with a session is called by: bgpd's name of the neighbor, which may be the same in several VRFs.
+/// The subject of a session's problem: bgpd's name of the neighbor. It can be the same in several VRFs.
 pub(super) fn subject(session: &BgpSession) -> String {
     match session.role {
-        Role::Fabric | Role::Metallb => session.peer.clone(),
+        SessionRole::Fabric | SessionRole::Metallb => session.peer.clone(),
         _ => format!("{} (VRF {})", session.peer, session.vrf),
     }
 }
 
-pub(super) fn runs<'l>(local: &'l Local, name: &str) -> Option<&'l Daemon> {
-    local.daemons.iter().find(|daemon| daemon.name == name && daemon.state == Life::Running)
+pub(super) fn running_daemon<'f>(facts: &'f NodeFacts, name: &str) -> Option<&'f DaemonStatus> {
+    facts.daemons.iter().find(|daemon| daemon.name == name && daemon.state == DaemonState::Running)
 }
 
-fn has_link(interface: &Interface) -> bool {
+fn has_link(interface: &InterfaceStatus) -> bool {
     !interface.present || interface.carrier
 }
 
-/// What is not known now: a problem that there was may be there still.
-pub(super) fn is_open(code: &str, about: &str, local: &Local, fabric: &Fabric, now: Time) -> bool {
-    let bgpd = runs(local, "bgpd");
-    let settles = bgpd.is_none_or(|bgpd| bgpd.since.ago(now) < SETTLE);
+/// Whether a raised problem can persist although no fault shows it: the state is not known at the moment.
+pub(super) fn can_persist(code: &str, about: &str, facts: &NodeFacts, state: &FrrState, now: Time) -> bool {
+    let bgpd = running_daemon(facts, "bgpd");
+    let is_starting = bgpd.is_none_or(|bgpd| bgpd.since.ago(now) < BGPD_STARTUP);
     match code {
         "wrong-as" | "wrong-password" | "session-down" | "metallb-down" => {
-            let session = fabric.bgp.iter().find(|session| subject(session) == about);
-            session.is_some_and(|session| !session.is_up() && (settles || session.state == UNKNOWN))
+            let session = state.bgp.iter().find(|session| subject(session) == about);
+            session.is_some_and(|session| !session.is_up() && (is_starting || session.state == UNKNOWN))
         }
-        "next-hop-inaccessible" => settles,
+        "next-hop-inaccessible" => is_starting,
         "bfd-down" => {
-            runs(local, "bfdd").is_none() || fabric.bfd.iter().any(|s| s.state == UNKNOWN) || settles
+            running_daemon(facts, "bfdd").is_none()
+                || state.bfd.iter().any(|s| s.state == UNKNOWN)
+                || is_starting
         }
         _ => false,
     }
 }
 
-/// Ports without a link: the kernel knows, whatever bgpd does.
-pub(super) fn links(local: &Local, fabric: &Fabric, faults: &mut Vec<Fault>) {
-    for interface in local.interfaces.iter().filter(|interface| !has_link(interface)) {
+/// Ports without a link. The kernel reports them, whatever the state of bgpd.
+pub(super) fn links(facts: &NodeFacts, state: &FrrState, faults: &mut Vec<Fault>) {
+    for interface in facts.interfaces.iter().filter(|interface| !has_link(interface)) {
         let name = &interface.name;
-        let session = fabric.bgp.iter().find(|session| session.peer == *name);
+        let session = state.bgp.iter().find(|session| session.peer == *name);
         faults.push(Fault {
             code: "link-down",
             subject: name.clone(),
-            what: format!("{name} has no link: nothing is heard at its other end"),
+            what: format!("{name} has no link (no carrier)"),
             traffic: session.map_or_else(
-                || traffic(Role::Fabric, "", fabric),
-                |session| traffic(session.role, &session.vrf, fabric),
+                || traffic(SessionRole::Fabric, "", state),
+                |session| traffic(session.role, &session.vrf, state),
             ),
-            remedy: "look at the cable, the transceiver and the switch port".into(),
-            grace: PASSING,
-            sort: Some(Sort {
+            remedy: "check the cable, the transceiver and the switch port".into(),
+            fields: vec![("interface", name.clone())],
+            grace: TRANSIENT,
+            group: Some(GroupWording {
                 noun: "fabric interfaces",
                 state: "have no link",
-                of: "",
+                prefix: "",
                 member: name.clone(),
             }),
         });
     }
 }
 
-pub(super) fn sessions(local: &Local, fabric: &Fabric, now: Time, faults: &mut Vec<Fault>) {
-    let Some(bgpd) = runs(local, "bgpd") else { return };
-    let settling = if bgpd.since.ago(now) < SETTLE { SETTLE } else { PASSING };
-    for session in fabric.bgp.iter().filter(|s| !s.is_up() && s.state != UNKNOWN) {
-        let own = |interface: &&Interface| interface.present && interface.name == session.peer;
-        let is_told = local.interfaces.iter().filter(own).any(|interface| !has_link(interface));
-        let waits = session.last_reset.contains(NO_VRF);
-        // We are at it.
-        if is_told || (waits && local.counts.changing) {
+pub(super) fn sessions(facts: &NodeFacts, state: &FrrState, now: Time, faults: &mut Vec<Fault>) {
+    let Some(bgpd) = running_daemon(facts, "bgpd") else { return };
+    let grace = if bgpd.since.ago(now) < BGPD_STARTUP { BGPD_STARTUP } else { TRANSIENT };
+    for session in state.bgp.iter().filter(|s| !s.is_up() && s.state != UNKNOWN) {
+        let is_own = |interface: &&InterfaceStatus| interface.present && interface.name == session.peer;
+        let is_link_down = facts.interfaces.iter().filter(is_own).any(|interface| !has_link(interface));
+        let lacks_vrf = session.last_reset.contains(NO_VRF);
+        // The problem link-down covers the first case. In the second one, the VRF is just being added.
+        if is_link_down || (lacks_vrf && facts.counts.changing) {
             continue;
         }
-        let base = Fault { subject: subject(session), grace: settling, ..Fault::default() };
-        // What was before it went down was something else.
-        let since_then = |at: Time| at.ago(session.since) <= SECOND;
-        let now_so = |at: Time| at.ago(now) < DIALS && since_then(at);
-        let signed = local.findings.md5.map(|at| at.is_some_and(now_so));
-        let said = local.notifications.get(&session.peer).filter(|said| match said.code.0 {
-            OPEN_ERROR => now_so(said.at),
-            _ => LASTING.contains(&said.code) && since_then(said.at),
-        });
-        let told = last_reset(session);
-        let said = said.or(told.as_ref());
-        let fault = match session.role {
-            Role::Metallb => metallb(session, local, said, signed, base),
-            _ if waits => without_vrf(session, base),
-            _ => down(session, local, fabric, said, signed, base),
+        let base = Fault {
+            subject: subject(session),
+            fields: vec![("peer", session.peer.clone()), ("vrf", session.vrf.clone())],
+            grace,
+            ..Fault::default()
         };
-        faults.push(Fault { sort: sort(session, fault.code), ..fault });
+        // An event before the session went down has another cause.
+        let is_after_down = |at: Time| at.ago(session.since) <= SECOND;
+        let is_recent = |at: Time| at.ago(now) < CONNECT_RETRY && is_after_down(at);
+        let md5 = facts.findings.md5.map(|at| at.is_some_and(is_recent));
+        let notification = facts.notifications.get(&session.peer).filter(|n| match n.code.0 {
+            OPEN_ERROR => is_recent(n.at),
+            _ => PERSISTENT.contains(&n.code) && is_after_down(n.at),
+        });
+        let from_last_reset = last_reset(session);
+        let notification = notification.or(from_last_reset.as_ref());
+        let fault = match session.role {
+            SessionRole::Metallb => metallb(session, facts, notification, md5, base),
+            _ if lacks_vrf => without_vrf(session, base),
+            _ => down(session, facts, state, notification, md5, base),
+        };
+        faults.push(Fault { group: group(session, fault.code), ..fault });
     }
-    if local.bfd && runs(local, "bfdd").is_some() {
-        bfd(fabric, faults);
+    if facts.bfd && running_daemon(facts, "bfdd").is_some() {
+        bfd(state, faults);
     }
 }
 
-/// What is told of many together.
-fn sort(session: &BgpSession, code: &str) -> Option<Sort> {
+/// The wording for a group of sessions.
+fn group(session: &BgpSession, code: &str) -> Option<GroupWording> {
     let state = match code {
-        "wrong-as" => "are refused for an AS number",
-        "wrong-password" => "are down for a password",
+        "wrong-as" => "are refused because of an AS number",
+        "wrong-password" => "are down because of a password",
         _ => "are down",
     };
-    let (noun, of, member) = match session.role {
-        Role::Host => ("host sessions", "VRFs ", &session.vrf),
-        Role::Fabric => ("sessions with the fabric", "", &session.peer),
-        Role::Other => ("sessions with other neighbors", "", &session.peer),
-        Role::Metallb => return None,
+    let (noun, prefix, member) = match session.role {
+        SessionRole::Host => ("host sessions", "VRFs ", &session.vrf),
+        SessionRole::Fabric => ("sessions with the fabric", "", &session.peer),
+        SessionRole::Other => ("sessions with other neighbors", "", &session.peer),
+        SessionRole::Metallb => return None,
     };
-    Some(Sort { noun, state, of, member: member.clone() })
+    Some(GroupWording { noun, state, prefix, member: member.clone() })
 }
 
-fn bfd(fabric: &Fabric, faults: &mut Vec<Fault>) {
-    let up = |peer: &str, interface: &str| {
-        fabric.bgp.iter().any(|s| s.is_up() && (s.address == peer || s.peer == interface || s.peer == peer))
+fn bfd(state: &FrrState, faults: &mut Vec<Fault>) {
+    let is_bgp_up = |peer: &str, interface: &str| {
+        state.bgp.iter().any(|s| s.is_up() && (s.address == peer || s.peer == interface || s.peer == peer))
     };
-    // Where BGP is down it has been said already.
-    let down = fabric.bfd.iter().filter(|s| s.state == "down" && up(&s.peer, &s.interface));
+    // Where BGP is down, that is the problem.
+    let down = state.bfd.iter().filter(|s| s.state == "down" && is_bgp_up(&s.peer, &s.interface));
     faults.extend(down.map(|s| {
         let subject = if s.interface.is_empty() { &s.peer } else { &s.interface };
         Fault {
             code: "bfd-down",
             subject: subject.clone(),
-            what: format!("BFD with {} on {} is down, BGP is up", s.peer, s.interface),
-            traffic: "none is lost now; a dead link is found by the hold time alone".into(),
-            remedy: "switch BFD on at the leaf with the same timers (BFD_…), or off here (ENABLE_BFD=false)"
+            what: format!("BFD with {} on {} is down, although BGP is up", s.peer, s.interface),
+            traffic: "no traffic is lost now; a failed link is detected only when the BGP hold time expires".into(),
+            remedy: "enable BFD at the leaf with the same timers (BFD_…), or disable it on this node (ENABLE_BFD=false)"
                 .into(),
-            grace: SETTLE,
-            sort: Some(Sort { noun: "BFD sessions", state: "are down", of: "", member: subject.clone() }),
+            fields: vec![
+                ("peer", s.peer.clone()),
+                ("vrf", s.vrf.clone()),
+                ("interface", s.interface.clone()),
+            ],
+            grace: BGPD_STARTUP,
+            group: Some(GroupWording {
+                noun: "BFD sessions",
+                state: "are down",
+                prefix: "",
+                member: subject.clone(),
+            }),
         }
     }));
 }
 
-/// What a session that is down means.
-fn traffic(role: Role, vrf: &str, fabric: &Fabric) -> String {
-    let mut others = fabric.bgp.iter().filter(|s| s.role == role && s.is_up());
+/// The effect of a session that is down on traffic.
+fn traffic(role: SessionRole, vrf: &str, state: &FrrState) -> String {
+    let mut others = state.bgp.iter().filter(|s| s.role == role && s.is_up());
     match role {
-        Role::Fabric if others.next().is_some() => "traffic has only the other links to the fabric".into(),
-        Role::Fabric => "nothing outside the node reaches its services, and they nothing outside".into(),
-        Role::Host if vrf == "default" => {
-            "what the host announces by the pass-through is not reached from the fabric".into()
+        SessionRole::Fabric if others.next().is_some() => "only the other fabric links carry traffic".into(),
+        SessionRole::Fabric => {
+            "the fabric does not reach the services of this node, and they do not reach the fabric".into()
         }
-        Role::Host => format!("what the host announces in VRF {vrf} is not reached from there"),
-        _ => "what this neighbor announces is not reached".into(),
+        SessionRole::Host if vrf == "default" => {
+            "the fabric does not reach what the host announces through the pass-through".into()
+        }
+        SessionRole::Host => format!("VRF {vrf} does not reach what the host announces"),
+        _ => "what this neighbor announces is unreachable".into(),
     }
 }
 
-/// The VRF is not in the kernel.
+/// The kernel does not have the VRF.
 fn without_vrf(session: &BgpSession, base: Fault) -> Fault {
     Fault {
         code: "session-down",
         what: format!("BGP with {} is down: the kernel has no VRF {}", session.peer, session.vrf),
-        traffic: format!("nothing reaches VRF {}, and nothing leaves it", session.vrf),
-        remedy: "the VRF is made on this node: see what is said of its devices (device-broken)".into(),
-        grace: SETTLE,
+        traffic: format!("no traffic enters or leaves VRF {}", session.vrf),
+        remedy: "the VRF has to be created on this node: check the problem device-broken of its devices"
+            .into(),
+        grace: BGPD_STARTUP,
         ..base
     }
 }
 
-/// What bgpd itself says of why the session ended, should its log have been missed.
-fn last_reset(session: &BgpSession) -> Option<Notification> {
+/// The notification in bgpd's reset reason. It replaces one in a log line that was missed.
+fn last_reset(session: &BgpSession) -> Option<BgpNotification> {
     let code = [
         ("Cease/Maximum Number of Prefixes Reached", MAXIMUM_PREFIXES),
         ("Cease/Administrative Shutdown", SHUTDOWN),
@@ -194,82 +217,88 @@ fn last_reset(session: &BgpSession) -> Option<Notification> {
         ("Cease/Peer De-configured", DECONFIGURED),
         ("Cease/Peer Unconfigured", DECONFIGURED),
     ];
-    let (words, code) = code.into_iter().find(|(words, _)| session.last_reset.contains(words))?;
+    let (reason, code) = code.into_iter().find(|(reason, _)| session.last_reset.contains(reason))?;
     let received = session.last_reset.contains("received");
-    Some(Notification { at: session.since, received, code, words: words.into() })
+    Some(BgpNotification { at: session.since, received, code, reason: reason.into() })
 }
 
 fn down(
     session: &BgpSession,
-    local: &Local,
-    fabric: &Fabric,
-    said: Option<&Notification>,
-    signed: [bool; 3],
+    facts: &NodeFacts,
+    state: &FrrState,
+    notification: Option<&BgpNotification>,
+    md5: [bool; 3],
     base: Fault,
 ) -> Fault {
     let peer = &session.peer;
-    let fault = Fault { code: "session-down", traffic: traffic(session.role, &session.vrf, fabric), ..base };
-    let passing = |what: String, remedy: String| Fault { what, remedy, grace: PASSING, ..fault.clone() };
-    // What is wrong on this node comes first.
-    if let Some((what, remedy)) = here(session, local, fabric) {
-        return passing(what, remedy);
+    let fault = Fault { code: "session-down", traffic: traffic(session.role, &session.vrf, state), ..base };
+    let with_cause = |what: String, remedy: String| Fault { what, remedy, grace: TRANSIENT, ..fault.clone() };
+    // A cause on this node comes first.
+    if let Some((what, remedy)) = local_cause(session, facts, state) {
+        return with_cause(what, remedy);
     }
-    match said {
-        Some(said) if said.code == BAD_PEER_AS => {
-            let (what, remedy) = wrong_as(session, local, said);
+    match notification {
+        Some(notification) if notification.code == BAD_PEER_AS => {
+            let (what, remedy) = wrong_as(session, facts, notification);
             return Fault { code: "wrong-as", what, remedy, grace: Duration::ZERO, ..fault };
         }
-        _ if signed.contains(&true) => return password(session, signed, "FABRIC_PASSWORD", fault),
-        Some(said) => {
-            let (what, remedy) = refused(session, said);
-            let lasts = [MAXIMUM_PREFIXES, SHUTDOWN].contains(&said.code);
-            return Fault { grace: if lasts { Duration::ZERO } else { PASSING }, ..passing(what, remedy) };
+        _ if md5.contains(&true) => return password(session, md5, "FABRIC_PASSWORD", fault),
+        Some(notification) => {
+            let (what, remedy) = refused(session, notification);
+            let is_certain = [MAXIMUM_PREFIXES, SHUTDOWN].contains(&notification.code);
+            let grace = if is_certain { Duration::ZERO } else { TRANSIENT };
+            return Fault { grace, ..with_cause(what, remedy) };
         }
         None => {}
     }
     let address = session.address.parse::<IpAddr>().ok();
-    let deaf =
-        fabric.links.as_ref().zip(address).is_some_and(|(links, address)| links.deaf.contains(&address));
-    if deaf {
-        return passing(
-            format!("BGP with {peer} is down: its packets arrive here, and it does not take in ours"),
-            "the neighbor asks for a TTL of 255 (GTSM; FRR: neighbor … ttl-security hops 1), or a filter there drops TCP port 179: take \
-             it away for this node"
+    let ignores_packets = state
+        .diagnostics
+        .as_ref()
+        .zip(address)
+        .is_some_and(|(diagnostics, address)| diagnostics.ignoring_peers.contains(&address));
+    if ignores_packets {
+        return with_cause(
+            format!("BGP with {peer} is down: the neighbor sends packets, and ignores the packets of this node"),
+            "the neighbor requires a TTL of 255 (GTSM; FRR: neighbor … ttl-security hops 1), or a filter there drops TCP port \
+             179: remove that for this node"
                 .into(),
         );
     }
     let last = &session.last_reset;
     let last = if last.is_empty() { String::new() } else { format!(", last reset: {last}") };
     let remedy = match session.role {
-        Role::Host => "look whether the host's BGP speaker for this VRF runs (kubectl get pods), and whether its neighbor is \
-                       this node's end of the veth pair"
+        SessionRole::Host => "check that the host's BGP speaker for this VRF runs (kubectl get pods), and that its neighbor is \
+                              this node's end of the veth pair"
             .into(),
         _ if address.is_some() && session.address == *peer => format!(
-            "look whether {peer} is reached from this node, and whether it runs and has this node as a neighbor with AS {}",
+            "check that this node reaches {peer}, and that BGP runs there and has this node as a neighbor with AS {}",
             session.local_as
         ),
-        _ => "look whether the neighbor runs and has a session for this node: an unnumbered one on that port, with router \
-              advertisements on, and an IPv6 link-local address there (a copy of this port's MAC address leaves it without one)"
+        _ => "check that BGP runs at the neighbor, with an unnumbered session and router advertisements on that port; its port \
+              needs an IPv6 link-local address (with a copy of this port's MAC address, it has none)"
             .into(),
     };
     Fault { what: format!("BGP with {peer} is down ({}{last})", session.state), remedy, ..fault }
 }
 
-/// What is wrong with the port, if it is one, on this node.
-fn here(session: &BgpSession, local: &Local, fabric: &Fabric) -> Option<(String, String)> {
+/// A cause on this node, if the neighbor is on one of its ports.
+fn local_cause(session: &BgpSession, facts: &NodeFacts, state: &FrrState) -> Option<(String, String)> {
     let peer = &session.peer;
-    let is_port = local.interfaces.iter().any(|interface| interface.present && interface.name == *peer);
-    let links = fabric.links.as_ref().filter(|_| is_port)?;
+    let is_port = facts.interfaces.iter().any(|interface| interface.present && interface.name == *peer);
+    let diagnostics = state.diagnostics.as_ref().filter(|_| is_port)?;
     let address = session.address.parse::<IpAddr>();
-    // What we hear of there is called as we are.
-    let twin = address.is_ok_and(|address| links.own.contains(&(peer.clone(), address)));
-    match links.link_local.get(peer).map(|own| if twin { &LinkLocal::Duplicate } else { own }) {
+    // The neighbor sends from this port's own address.
+    let is_duplicate =
+        address.is_ok_and(|address| diagnostics.own_addresses.contains(&(peer.clone(), address)));
+    let link_local = diagnostics.link_local.get(peer);
+    match link_local.map(|link_local| if is_duplicate { &LinkLocal::Duplicate } else { link_local }) {
         None => Some((
             format!("BGP with {peer} is down: {peer} has no IPv6 link-local address on this node"),
             format!(
-                "the address is missing here, not at the neighbor: see that IPv6 is on (net.ipv6.conf.{peer}.disable_ipv6=0), then set \
+                "the cause is on this node, not at the neighbor: enable IPv6 (net.ipv6.conf.{peer}.disable_ipv6=0), then set \
                  the link down and up in namespace {}",
-                local.namespace.name
+                facts.namespace.name
             ),
         )),
         Some(LinkLocal::Duplicate) => Some((
@@ -277,95 +306,95 @@ fn here(session: &BgpSession, local: &Local, fabric: &Fabric) -> Option<(String,
                 "BGP with {peer} is down: another station on the link has {peer}'s IPv6 link-local address (duplicate address)"
             ),
             format!(
-                "two ends of the link have the same MAC address or the same fe80:: address: give one of them another, then set {peer} \
-                 down and up"
+                "both ends of the link have the same MAC address or the same fe80:: address: change one of them, then set \
+                 {peer} down and up"
             ),
         )),
-        Some(LinkLocal::There) if session.address.contains('.') => Some((
+        Some(LinkLocal::Assigned) if session.address.contains('.') => Some((
             format!(
-                "BGP with {peer} is down: it goes to {}, since {peer} has an IPv4 address of a /31 or /30",
+                "BGP with {peer} is down: FRR connects to {}, because {peer} has an IPv4 address in a /31 or /30",
                 session.address
             ),
             format!(
-                "take the IPv4 address from {peer} on this node, or name {} under underlay.neighbors",
+                "remove the IPv4 address from {peer} on this node, or add {} to underlay.neighbors",
                 session.address
             ),
         )),
-        Some(LinkLocal::There) => None,
+        Some(LinkLocal::Assigned) => None,
     }
 }
 
-fn wrong_as(session: &BgpSession, local: &Local, said: &Notification) -> (String, String) {
-    let (peer, ours) = (&session.peer, session.local_as);
-    let is_port = local.interfaces.iter().any(|interface| interface.name == *peer);
-    if said.received {
+fn wrong_as(session: &BgpSession, facts: &NodeFacts, notification: &BgpNotification) -> (String, String) {
+    let (peer, own_as) = (&session.peer, session.local_as);
+    let is_port = facts.interfaces.iter().any(|interface| interface.name == *peer);
+    if notification.received {
         return (
-            format!("the neighbor on {peer} refuses our AS number {ours}: it expects another one"),
+            format!("the neighbor on {peer} refuses AS number {own_as} of this node: it expects another one"),
             format!(
-                "set the remote-as of this node at the neighbor to {ours}, or ASN_LOCAL to what it expects"
+                "set the remote-as of this node at the neighbor to {own_as}, or set ASN_LOCAL to the number that the neighbor \
+                 expects"
             ),
         );
     }
-    if is_port || session.remote_as == 0 || session.remote_as == ours {
+    if is_port || session.remote_as == 0 || session.remote_as == own_as {
         return (
-            format!(
-                "the neighbor on {peer} has our own AS number {ours}: it has to be another one than ASN_LOCAL"
-            ),
+            format!("the neighbor on {peer} has the same AS number {own_as} as this node (ASN_LOCAL)"),
             "set ASN_LOCAL of this node to a number that its leaves do not have".into(),
         );
     }
     (
-        format!("the neighbor {peer} has another AS number than {}, which the configuration here says", session.remote_as),
-        "set its asn in the file here (underlay.neighbors, hostSession.hostASN) to what it has, or correct the neighbor".into(),
+        format!("the neighbor {peer} does not have AS number {}, which is configured on this node", session.remote_as),
+        "set its AS number in the file on this node (asn in underlay.neighbors, or hostSession.hostASN), or correct the neighbor"
+            .into(),
     )
 }
 
-/// A session that one of both sides has refused or ended, with what it said.
-fn refused(session: &BgpSession, said: &Notification) -> (String, String) {
+/// A session that one end refused or ended with a notification.
+fn refused(session: &BgpSession, notification: &BgpNotification) -> (String, String) {
     let peer = &session.peer;
-    let (what, remedy) = match (said.code, said.received) {
+    let (what, remedy) = match (notification.code, notification.received) {
         (MAXIMUM_PREFIXES, true) => (
             format!(
-                "the neighbor on {peer} has ended the session: this node announces more prefixes than it takes (maximum-prefix)"
+                "the neighbor on {peer} ended the session: this node announces more prefixes than it allows (maximum-prefix)"
             ),
-            "raise maximum-prefix for this node at the neighbor and clear the session there, or announce less \
+            "raise maximum-prefix for this node at the neighbor and clear the session there, or announce fewer prefixes \
              (METALLB_ALLOWED_PREFIXES)",
         ),
         (MAXIMUM_PREFIXES, false) => (
             format!(
-                "the session with {peer} is ended: it announces more prefixes than are allowed here (maximum-prefix)"
+                "FRR ended the session with {peer}: the neighbor announces more prefixes than this node allows (maximum-prefix)"
             ),
-            "find out why the neighbor announces so many, or raise the limit in the configuration here",
+            "find out why the neighbor announces so many prefixes, or raise the limit in the configuration of this node",
         ),
         (SHUTDOWN, true) => (
             format!("the neighbor on {peer} has shut the session down"),
-            "it is administratively shut down there: take that away at the neighbor (FRR: no neighbor … shutdown)",
+            "remove the administrative shutdown at the neighbor (FRR: no neighbor … shutdown)",
         ),
         (SHUTDOWN, false) => (
             format!("the session with {peer} is shut down on this node"),
-            "someone has typed it into vtysh here, or a template or raw lines have it: take \"neighbor … shutdown\" away",
+            "remove \"neighbor … shutdown\" on this node: someone entered it in vtysh, or a template or raw lines contain it",
         ),
         (DECONFIGURED, true) => (
             format!(
-                "the neighbor on {peer} has ended the session: it is not in its configuration any more, or its BGP has ended"
+                "the neighbor on {peer} ended the session: the session was removed from its configuration, or its BGP stopped"
             ),
-            "see that BGP runs at the neighbor, with a session for this node",
+            "check that BGP runs at the neighbor and has a session for this node",
         ),
         (REJECTED, true) => (
             format!("the neighbor on {peer} rejects the connection"),
-            "at the neighbor the session is shut down, or has another address or interface: correct it there",
+            "correct the session at the neighbor: it is shut down there, or has another address or interface",
         ),
         (BAD_IDENTIFIER, _) => (
             format!("BGP with {peer} does not come up: both ends have the same BGP identifier"),
-            "give this node another one (NODE_IP, routerIDCIDR of the file), or the neighbor another router-id",
+            "change the identifier of this node (NODE_IP, routerIDCIDR of the file), or the router-id of the neighbor",
         ),
         (_, received) => (
             format!(
-                "BGP with {peer} does not come up: {} {}",
-                if received { "the neighbor says" } else { "we say" },
-                said.words
+                "BGP with {peer} does not come up: {} sent {}",
+                if received { "the neighbor" } else { "this node" },
+                notification.reason
             ),
-            "compare both ends' configuration: AS numbers, address families, router-ids",
+            "compare the configuration of both ends: AS numbers, address families, router-ids",
         ),
     };
     (what, remedy.into())
@@ -376,19 +405,15 @@ fn password(session: &BgpSession, [missing, unexpected, _]: [bool; 3], variable:
     Fault {
         code: "wrong-password",
         what: if unexpected {
-            format!(
-                "BGP with {peer} is down: packets come with a TCP-MD5 signature, and {variable} is not set"
-            )
+            format!("BGP with {peer} is down: packets have a TCP-MD5 signature, but {variable} is not set")
         } else if missing {
-            format!(
-                "BGP with {peer} is down: packets come without a TCP-MD5 signature, and {variable} is set"
-            )
+            format!("BGP with {peer} is down: packets have no TCP-MD5 signature, but {variable} is set")
         } else {
             format!(
-                "BGP with {peer} is down: packets come with a TCP-MD5 signature of another password than {variable}"
+                "BGP with {peer} is down: packets have a TCP-MD5 signature of another password than {variable}"
             )
         },
-        remedy: format!("give both ends the same password; here it is {variable}"),
+        remedy: format!("configure the same password at both ends; on this node, set {variable}"),
         grace: Duration::ZERO,
         ..base
     }
@@ -396,53 +421,60 @@ fn password(session: &BgpSession, [missing, unexpected, _]: [bool; 3], variable:
 
 fn metallb(
     session: &BgpSession,
-    local: &Local,
-    said: Option<&Notification>,
-    signed: [bool; 3],
+    facts: &NodeFacts,
+    notification: Option<&BgpNotification>,
+    md5: [bool; 3],
     base: Fault,
 ) -> Fault {
-    let held = local.held.len() + local.held_unlisted;
-    let traffic = if held > 0 {
+    let retained = facts.retained.len() + facts.retained_unlisted;
+    let traffic = if retained > 0 {
         format!(
-            "{held} services stay announced for {} s at most (METALLB_HOLD_TIME), then they are not reached",
-            local.hold_s
+            "retained services ({retained}) stay announced for up to {} s (METALLB_HOLD_TIME); then the fabric does not reach \
+             them through this node",
+            facts.retention_s
         )
     } else {
-        "MetalLB's services are not announced, and not reached from the fabric".into()
+        "MetalLB's services are not announced, and the fabric does not reach them through this node".into()
     };
     let fault = Fault { code: "metallb-down", traffic, ..base };
-    match said {
-        Some(said) if said.code == MAXIMUM_PREFIXES => Fault {
+    match notification {
+        Some(notification) if notification.code == MAXIMUM_PREFIXES => Fault {
             what: format!(
-                "MetalLB's speaker ({}) announces more services than are allowed (maximum-prefix): its session is ended",
+                "MetalLB's speaker ({}) announces more services than this node allows (maximum-prefix): its session was ended",
                 session.peer
             ),
-            remedy: "find out what it announces, or raise the limit in the configuration here".into(),
-            grace: PASSING,
+            remedy:
+                "find out what the speaker announces, or raise the limit in the configuration of this node"
+                    .into(),
+            grace: TRANSIENT,
             ..fault
         },
-        Some(said) if said.code.0 == OPEN_ERROR => Fault {
+        Some(notification) if notification.code.0 == OPEN_ERROR => Fault {
             what: format!(
-                "MetalLB's speaker ({}) is refused: {}",
+                "the session with MetalLB's speaker ({}) is refused: {}",
                 session.peer,
-                if said.code == BAD_PEER_AS { "the AS numbers do not fit" } else { &said.words }
+                if notification.code == BAD_PEER_AS {
+                    "the AS numbers do not match"
+                } else {
+                    &notification.reason
+                }
             ),
             remedy: format!(
-                "the BGPPeer needs myASN {} (ASN_METALLB_SPEAKER) and peerASN {} (ASN_VRF_METALLB)",
+                "set myASN to {} (ASN_METALLB_SPEAKER) and peerASN to {} (ASN_VRF_METALLB) in the BGPPeer",
                 session.remote_as, session.local_as
             ),
-            grace: PASSING,
+            grace: TRANSIENT,
             ..fault
         },
-        _ if signed.contains(&true) => {
-            Fault { code: "metallb-down", ..password(session, signed, "METALLB_PASSWORD", fault) }
+        _ if md5.contains(&true) => {
+            Fault { code: "metallb-down", ..password(session, md5, "METALLB_PASSWORD", fault) }
         }
         _ => Fault {
             what: format!("MetalLB's speaker ({}) does not connect", session.peer),
             remedy: format!(
-                "look whether the speaker runs on this node (kubectl -n metallb-system get pods -o wide) and has a BGPPeer with \
+                "check that the speaker runs on this node (kubectl -n metallb-system get pods -o wide) and has a BGPPeer with \
                  peerAddress {}",
-                local.metallb.1.join(" or ")
+                facts.metallb.1.join(" or ")
             ),
             ..fault
         },

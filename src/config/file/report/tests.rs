@@ -1,16 +1,16 @@
 use proptest::prelude::*;
 
-use super::super::tests::{at, example};
+use super::super::tests::{example, parse_at};
 
-fn said(text: &str) -> String {
-    let (_, problems) = at(0, text);
+fn problems_of(text: &str) -> String {
+    let (_, problems) = parse_at(0, text);
     assert!(!problems.is_empty(), "{text}");
     problems.join("\n")
 }
 
-/// Whatever stands behind a key that no one knows may be a password; so may what is no YAML at all.
+/// The value of an unknown key, and any text that is not valid YAML, may contain a password.
 #[test]
-fn only_what_is_known_to_be_no_secret_is_shown() {
+fn only_public_text_is_shown() {
     let mut texts: Vec<String> = vec![];
     for key in [
         "psk",
@@ -31,7 +31,7 @@ fn only_what_is_known_to_be_no_secret_is_shown() {
             format!("underlay:\n  neighbors:\n  - address: 1.1.1.1\n    asn: 5\n    {key}: hunter2\n"),
             format!("underlay:\n  neighbors:\n  - address: 1.1.1.1\n    asn: 5\n    {key}: {{a: [hunter2], hunter2: 1}}\n"),
             format!("underlay:\n  neighbors:\n  - address: 1.1.1.1\n    asn: 5\n    {key}: |\n      hunter2\n    port: 0\n"),
-            // No YAML.
+            // Not valid YAML.
             format!("underlay:\n  neighbors:\n  - address: 1.1.1.1\n    {key}: hunter2: x\n"),
             format!("underlay:\n  neighbors: [{{address: 1.1.1.1, {key}: hunter2\n"),
             format!("underlay:\n  neighbors:\n  - address: 1.1.1.1\n    {key}: hunter2\n    {key}: hunter2\n"),
@@ -81,13 +81,13 @@ fn only_what_is_known_to_be_no_secret_is_shown() {
         .map(Into::into),
     );
     for text in texts {
-        let said = said(&text);
-        assert!(!said.contains("hunter2"), "{text}\n{said}");
+        let problems = problems_of(&text);
+        assert!(!problems.contains("hunter2"), "{text}\n{problems}");
     }
 }
 
 #[test]
-fn an_excerpt_helps_with_an_ordinary_mistake() {
+fn an_excerpt_shows_an_ordinary_mistake() {
     for (text, excerpt) in [
         ("underlay:\r  x: 1\r\n  asn: 0\r\n", "  3 |   asn: 0\n    |        ^"),
         (
@@ -112,30 +112,30 @@ fn an_excerpt_helps_with_an_ordinary_mistake() {
             "  2 |   interfaces: [{type: Macvlan, macvlan: {parent: eth1}\n",
         ),
     ] {
-        let said = said(text);
-        assert!(said.contains(excerpt), "{text}\n{said}");
+        let problems = problems_of(text);
+        assert!(problems.contains(excerpt), "{text}\n{problems}");
     }
 }
 
 #[test]
-fn an_excerpt_has_no_power_over_a_terminal() {
-    let said = said("l3vnis:\n- vrf: \"red\u{202e}\u{200f}x\"\n  vni: 1\n  # \u{2028}\n");
-    assert!(said.contains("  2 | - vrf: \"red\u{fffd}\u{fffd}x\""), "{said}");
-    assert!(!said.contains(['\u{202e}', '\u{2028}', '\u{200f}']), "{said:?}");
+fn control_characters_in_an_excerpt_are_replaced() {
+    let problems = problems_of("l3vnis:\n- vrf: \"red\u{202e}\u{200f}x\"\n  vni: 1\n  # \u{2028}\n");
+    assert!(problems.contains("  2 | - vrf: \"red\u{fffd}\u{fffd}x\""), "{problems}");
+    assert!(!problems.contains(['\u{202e}', '\u{2028}', '\u{200f}']), "{problems:?}");
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// A value that moves behind a key that no one knows, wherever that is.
+    /// The value of an unknown key, at any position.
     #[test]
-    fn no_value_of_an_unknown_key(line in 0..200_usize, key in "[a-z]{2,8}[0-9]", more in ".{0,12}") {
+    fn the_value_of_an_unknown_key_is_not_shown(line in 0..200_usize, key in "[a-z]{2,8}[0-9]", more in ".{0,12}") {
         let text = example();
         let mut lines: Vec<String> = text.lines().map(Into::into).collect();
         let line = line % lines.len();
         let indent: String = lines[line].chars().take_while(|c| " -".contains(*c)).map(|_| ' ').collect();
         lines.insert(line + 1, format!("{indent}{key}: hunter2 {more}"));
-        let (_, problems) = at(3, &lines.join("\n"));
+        let (_, problems) = parse_at(3, &lines.join("\n"));
         prop_assert!(!problems.concat().contains("hunter2"), "{}", problems.join("\n"));
     }
 }

@@ -4,27 +4,27 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use serde_json::{Value as Json, json};
 
-use super::super::tests::{at, example};
+use super::super::tests::{example, parse_at};
 use super::super::validator::Validator;
 
-/// What the schema can't say, and the reader says: it takes arithmetic, the environment or another entry.
+/// Problems that only the reader reports. The schema cannot: they need arithmetic, the environment or another entry.
 const BEYOND: &[&str] = &[
     "has host bits set",
     "not of a host",
     "overlaps with",
-    "is there twice",
-    "leads to",
+    "is listed twice",
+    "yields",
     "has no address for",
     "does not contain hostIP",
-    "to the router",
-    "the same as asn",
-    "not ASN_LOCAL",
-    "not NODE_INDEX",
-    "only for a peer of",
+    "as the router's address",
+    "equal to asn",
+    "differs from ASN_LOCAL",
+    "differs from NODE_INDEX",
+    "allowed only for an",
     "more than holdTimeSeconds",
     "stale-path time",
     "routes are not reflected",
-    "the router-id stays",
+    "the router-id remains",
     "needs underlay.tunnelEndpoint",
     "needs nodeIndex",
     "has no address of this family",
@@ -33,17 +33,17 @@ const BEYOND: &[&str] = &[
     "the name of VRF_METALLB",
     "the name of an interface of the underlay",
     "the name of the interface of a neighbor",
-    "where no neighbor is",
-    "of our own devices",
+    "cannot be a neighbor",
+    "for a managed device",
     " already",
     "names an l3vni that is left out",
     "names no l3vni",
     "its parent",
 ];
 
-/// `SCHEMA_WRITE=1 cargo test schema` writes it anew.
+/// `SCHEMA_WRITE=1 cargo test schema` rewrites the file.
 #[test]
-fn the_schema_is_shipped() {
+fn the_schema_file_is_up_to_date() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/config.schema.json");
     let wanted = super::schema();
     if std::env::var_os("SCHEMA_WRITE").is_some() {
@@ -57,24 +57,24 @@ fn validator() -> Validator {
     Validator::new(serde_json::from_str(&super::schema()).unwrap())
 }
 
-/// What the schema refuses the reader refuses, and what the reader refuses the schema does, unless it can't know.
+/// Checks that schema and reader agree, except for the problems in `BEYOND`.
 fn agree(validator: &Validator, text: &str, value: &Json) -> Result<(), String> {
-    let (takes, said) = (validator.takes(value), at(3, text).1);
+    let (accepted, problems) = (validator.accepts(value), parse_at(3, text).1);
     let is_beyond = |problem: &String| BEYOND.iter().any(|words| problem.contains(words));
-    if if takes { said.iter().all(is_beyond) } else { !said.is_empty() } {
+    if if accepted { problems.iter().all(is_beyond) } else { !problems.is_empty() } {
         return Ok(());
     }
-    Err(format!("the schema takes it: {takes}\n{text}\n{}", said.join("\n")))
+    Err(format!("the schema accepted it: {accepted}\n{text}\n{}", problems.join("\n")))
 }
 
-/// A text as an editor sees it, by YAML 1.2: nothing of what JSON can't say (`.nan`).
+/// The text as an editor parses it (YAML 1.2). `None` if JSON cannot represent it (`.nan`).
 fn seen(text: &str) -> Option<Json> {
     let options = serde_saphyr::options! { strict_booleans: true };
     serde_saphyr::from_str_with_options(text, options).ok()
 }
 
 #[test]
-fn a_scalar_is_what_yaml_says() {
+fn scalars_follow_the_yaml_core_schema() {
     let validator = validator();
     let mut failures = vec![];
     let texts = [
@@ -180,7 +180,7 @@ fn a_scalar_is_what_yaml_says() {
 }
 
 #[test]
-fn what_the_tests_call_invalid_is_so_by_the_schema() {
+fn the_schema_rejects_the_invalid_files() {
     let (validator, mut failures) = (validator(), vec![]);
     for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/invalid")).unwrap() {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
@@ -193,7 +193,7 @@ fn what_the_tests_call_invalid_is_so_by_the_schema() {
     assert!(failures.is_empty(), "{} differ:\n{}", failures.len(), failures.join("\n"));
 }
 
-/// Values for any place: what the types of the file border on.
+/// Values for any position, near the limits of the file's types.
 fn values() -> impl Strategy<Value = Json> {
     let words = [
         "",
@@ -321,7 +321,7 @@ fn values() -> impl Strategy<Value = Json> {
     prop_oneof![8 => select(all), 1 => address().prop_map(Json::from), 1 => "[!-~]{1,6}".prop_map(Json::from)]
 }
 
-/// Texts that are addresses and prefixes, or nearly.
+/// Texts that are, or resemble, addresses and prefixes.
 fn address() -> impl Strategy<Value = String> {
     let group = select(vec!["0", "1", "00", "0001", "ffff", "fe80", "fd00", "a", "12345", "g", ""]);
     let v6 = proptest::collection::vec(group, 1..10).prop_map(|groups| groups.join(":"));
@@ -357,7 +357,7 @@ fn mutations() -> impl Strategy<Value = Mutation> {
     ]
 }
 
-/// Every key that the schema knows.
+/// Collects every key of the schema.
 fn collect(schema: &Json, keys: &mut Vec<String>) {
     match schema {
         Json::Object(map) => {
@@ -371,13 +371,13 @@ fn collect(schema: &Json, keys: &mut Vec<String>) {
     }
 }
 
-/// Every place below this one.
-fn places(value: &Json, path: &str, out: &mut Vec<String>) {
+/// Collects the path of every value below this one.
+fn paths(value: &Json, path: &str, out: &mut Vec<String>) {
     out.push(path.into());
     match value {
-        Json::Object(map) => map.iter().for_each(|(key, value)| places(value, &format!("{path}/{key}"), out)),
+        Json::Object(map) => map.iter().for_each(|(key, value)| paths(value, &format!("{path}/{key}"), out)),
         Json::Array(list) => {
-            list.iter().enumerate().for_each(|(i, value)| places(value, &format!("{path}/{i}"), out))
+            list.iter().enumerate().for_each(|(i, value)| paths(value, &format!("{path}/{i}"), out))
         }
         _ => {}
     }
@@ -385,17 +385,17 @@ fn places(value: &Json, path: &str, out: &mut Vec<String>) {
 
 fn mutate(value: &mut Json, at: &Index, mutation: Mutation) {
     let mut all = vec![];
-    places(value, "", &mut all);
-    let place = at.get(&all);
-    let (parent, name) = place.rsplit_once('/').unwrap_or(("", ""));
+    paths(value, "", &mut all);
+    let path = at.get(&all);
+    let (parent, name) = path.rsplit_once('/').unwrap_or(("", ""));
     match mutation {
-        Mutation::Replace(new) => *value.pointer_mut(place).unwrap() = new,
+        Mutation::Replace(new) => *value.pointer_mut(path).unwrap() = new,
         Mutation::Add(key, new) => {
-            if let Json::Object(map) = value.pointer_mut(place).unwrap() {
+            if let Json::Object(map) = value.pointer_mut(path).unwrap() {
                 map.insert(key, new);
             }
         }
-        Mutation::Delete | Mutation::Double if place.is_empty() => {}
+        Mutation::Delete | Mutation::Double if path.is_empty() => {}
         Mutation::Delete => match value.pointer_mut(parent).unwrap() {
             Json::Object(map) => drop(map.remove(name)),
             Json::Array(list) => drop(list.remove(name.parse::<usize>().unwrap())),
@@ -413,7 +413,7 @@ fn mutate(value: &mut Json, at: &Index, mutation: Mutation) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever becomes of a file that was right: the schema takes it if, and only if, the reader does.
+    /// For any change of a valid file, the schema accepts it if and only if the reader does.
     #[test]
     fn the_schema_and_the_reader_agree(changes in proptest::collection::vec((any::<Index>(), mutations()), 1..4)) {
         thread_local!(static VALIDATOR: Validator = validator());
@@ -426,7 +426,7 @@ proptest! {
         VALIDATOR.with(|validator| agree(validator, &text, &value)).map_err(TestCaseError::fail)?;
     }
 
-    /// Where most of the addresses are those of networks.
+    /// With addresses that are mostly network addresses.
     #[test]
     fn they_agree_on_listen_ranges(
         ip in select(vec!["0.0.0.0", "10.0.0.0", "127.0.0.0", "128.0.0.0", "192.0.0.0", "224.0.0.0", "240.0.0.0", "::", "0::0", "::1", "::0.0.0.1", "::ffff:0:0", "::ffff:0.0.0.0", "0:0:0:0:0:FFFF::", "::fffe:0:0", "8000::", "f000::", "fe00::", "fe80::", "FE80:0::", "fec0::", "ff00::", "ff02::1", "2001:db8::"]),
@@ -443,10 +443,10 @@ proptest! {
         thread_local!(static VALIDATOR: Validator = validator());
         let value = json!({"underlay": {"routerIDCIDR": text, "neighbors": [{"address": text, "type": "External"}, {"listenRange": text, "type": "Internal"}],
             "interfaces": [{"type": "Macvlan", "macvlan": {"parent": "eth1", "addresses": [text]}}]}});
-        for place in ["/underlay/routerIDCIDR", "/underlay/neighbors", "/underlay/interfaces"] {
+        for path in ["/underlay/routerIDCIDR", "/underlay/neighbors", "/underlay/interfaces"] {
             let mut one = value.clone();
-            let (parent, key) = place.rsplit_once('/').unwrap();
-            let kept = one.pointer(place).unwrap().clone();
+            let (parent, key) = path.rsplit_once('/').unwrap();
+            let kept = one.pointer(path).unwrap().clone();
             *one.pointer_mut(parent).unwrap() = json!({key: kept});
             let text = serde_json::to_string(&one).unwrap();
             VALIDATOR.with(|validator| agree(validator, &text, &one)).map_err(TestCaseError::fail)?;

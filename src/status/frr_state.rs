@@ -1,4 +1,4 @@
-//! What the daemons say of their sessions, VNIs and routes: questions, and answers read into what is shown. Pure.
+//! The observed state of FRR: sessions, VNIs and services. It holds the show commands and parses their output. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,14 +7,15 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use super::links::Links;
-use super::{BfdSession, BgpSession, Local, Prefixes, Service, Time, Vni};
+use super::diagnostics::Diagnostics;
+use super::{BfdSession, BgpSession, NodeFacts, Prefixes, ServiceStatus, SessionRole, VniStatus};
 use crate::frr::vty::PING;
+use crate::time::Time;
 
-/// What is asked of a daemon together.
+/// A group of show commands for one daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Topic {
-    /// bgpd: sessions, and what MetalLB's speaker announces.
+    /// bgpd: sessions, and the services of MetalLB's speaker.
     Bgp,
     /// bfdd: sessions and their counters.
     Bfd,
@@ -23,7 +24,7 @@ pub enum Topic {
 }
 
 impl Topic {
-    /// Which daemon knows of it.
+    /// The daemon that is queried.
     pub fn daemon(self) -> &'static str {
         match self {
             Self::Bgp => "bgpd",
@@ -32,20 +33,20 @@ impl Topic {
         }
     }
 
-    /// What to ask it, after what is known already.
-    pub fn questions(self, local: &Local, fabric: &Fabric) -> Vec<String> {
+    /// The show commands. They depend on the state observed before.
+    pub fn commands(self, facts: &NodeFacts, state: &FrrState) -> Vec<String> {
         match self {
             Self::Bgp => {
-                let (vrf, speaker) = (&local.metallb.0, &local.speaker);
+                let (vrf, speaker) = (&facts.metallb.0, &facts.speaker);
                 let services = ["ipv4", "ipv6"].map(|af| format!("show bgp vrf {vrf} {af} unicast json"));
-                // Where there are too many, nothing is asked in their place.
+                // Above the limit, a trivial command takes the place of each query: the replies keep their order.
                 let none = || [PING; 2].map(str::to_owned);
-                let services = if local.services > MOST_LISTED { none() } else { services };
+                let services = if facts.services > MAX_LISTED_SERVICES { none() } else { services };
                 let refused = ["ipv4", "ipv6"].map(|af| {
                     format!("show bgp vrf {vrf} {af} unicast neighbors {speaker} filtered-routes json")
                 });
                 let mut all = [vec!["show bgp vrf all neighbors json".into()], services.into()].concat();
-                all.extend(refused.into_iter().filter(|_| fabric.refuses()));
+                all.extend(refused.into_iter().filter(|_| state.has_refused_prefixes()));
                 all
             }
             Self::Bfd => ["show bfd peers json", "show bfd peers counters json"].map(Into::into).into(),
@@ -54,72 +55,72 @@ impl Topic {
     }
 }
 
-/// Where there are more services, bgpd is not asked for all of them: that takes it some 50 µs for each, during which it does
-/// nothing else, and both of us half a kilobyte.
-pub const MOST_LISTED: usize = 1000;
+/// With more services than this, bgpd is not queried for all of them. A query costs bgpd about 50 µs a service, in
+/// which it does nothing else, and half a kilobyte of memory a service in bgpd and in this program.
+pub const MAX_LISTED_SERVICES: usize = 1000;
 
-/// What the daemons have said last.
+/// The observed state of FRR: the last replies of the daemons.
 #[derive(Debug, Clone, Default)]
-pub struct Fabric {
+pub struct FrrState {
     /// BGP sessions.
     pub bgp: Vec<BgpSession>,
-    /// What they have sent and received, in the same order.
-    pub messages: Vec<Messages>,
+    /// Message counters of the BGP sessions, in the same order.
+    pub messages: Vec<BgpMessageCounters>,
     /// BFD sessions.
     pub bfd: Vec<BfdSession>,
-    /// Their counters, by peer, VRF and interface.
-    pub packets: Vec<Packets>,
+    /// Packet counters of the BFD sessions, by peer, VRF and interface.
+    pub packets: Vec<BfdPacketCounters>,
     /// VNIs.
-    pub vnis: Vec<Vni>,
-    /// Services, unless there are too many to be asked for.
-    pub services: Vec<Service>,
-    /// How many more there are.
+    pub vnis: Vec<VniStatus>,
+    /// Services, up to [`MAX_LISTED_SERVICES`].
+    pub services: Vec<ServiceStatus>,
+    /// Number of services that `services` leaves out.
     pub unlisted: usize,
-    /// Prefixes of MetalLB's speaker that are refused.
+    /// Prefixes of MetalLB's speaker that the import filter refuses.
     pub refused: Vec<String>,
-    /// What the kernel knows of sessions that are down.
-    pub links: Option<Links>,
+    /// Diagnostics from the kernel, while a session with the fabric is down.
+    pub diagnostics: Option<Diagnostics>,
 }
 
-impl Fabric {
-    /// Takes in what a daemon said; what is no answer leaves things as they are.
-    pub fn take_in(&mut self, topic: Topic, answers: &[impl AsRef<str>], local: &Local, now: Time) {
-        let answer = |i: usize| answers.get(i).map_or("", |answer| answer.as_ref());
+impl FrrState {
+    /// Stores the output of the commands of a topic. Output that can't be parsed changes nothing.
+    pub fn apply(&mut self, topic: Topic, replies: &[impl AsRef<str>], facts: &NodeFacts, now: Time) {
+        let reply = |i: usize| replies.get(i).map_or("", |reply| reply.as_ref());
         match topic {
             Topic::Bgp => {
-                if let Some((sessions, messages)) = sessions(answer(0), local, now) {
-                    (self.bgp, self.messages) = (settled(sessions, &self.bgp), messages);
+                if let Some((sessions, messages)) = parse_sessions(reply(0), facts, now) {
+                    (self.bgp, self.messages) = (keep_since(sessions, &self.bgp), messages);
                 }
-                self.services = [answer(1), answer(2)].into_iter().flat_map(services).collect();
-                // It may have been asked before there were so many.
-                self.services.truncate(MOST_LISTED);
-                let many = local.services > MOST_LISTED;
-                self.unlisted = if many { local.services.saturating_sub(self.services.len()) } else { 0 };
-                self.refused = [answer(3), answer(4)].into_iter().flat_map(refused).collect();
+                self.services = [reply(1), reply(2)].into_iter().flat_map(parse_services).collect();
+                // The number of services can have passed the limit after the query was sent.
+                self.services.truncate(MAX_LISTED_SERVICES);
+                let many = facts.services > MAX_LISTED_SERVICES;
+                self.unlisted = if many { facts.services.saturating_sub(self.services.len()) } else { 0 };
+                self.refused = [reply(3), reply(4)].into_iter().flat_map(parse_refused_prefixes).collect();
             }
             Topic::Bfd => {
-                if let Ok(peers) = serde_json::from_str::<Vec<BfdPeer>>(answer(0)) {
-                    let mut bfd: Vec<_> = peers.into_iter().map(|peer| peer.shown(now)).collect();
+                if let Ok(peers) = serde_json::from_str::<Vec<BfdPeerJson>>(reply(0)) {
+                    let mut bfd: Vec<_> = peers.into_iter().map(|peer| peer.into_session(now)).collect();
                     bfd.sort_by(|a, b| (&a.vrf, &a.interface, &a.peer).cmp(&(&b.vrf, &b.interface, &b.peer)));
                     for session in &mut bfd {
                         let before = self.bfd.iter().find(|s| {
                             (&s.peer, &s.vrf, &s.interface)
                                 == (&session.peer, &session.vrf, &session.interface)
                         });
-                        session.since = steady(
+                        session.since = without_jitter(
                             session.since,
                             before.filter(|s| s.state == session.state).map(|s| s.since),
                         );
                     }
                     self.bfd = bfd;
                 }
-                if let Ok(packets) = serde_json::from_str(answer(1)) {
+                if let Ok(packets) = serde_json::from_str(reply(1)) {
                     self.packets = packets;
                 }
             }
             Topic::Evpn => {
-                if let Ok(vnis) = serde_json::from_str::<BTreeMap<String, RawVni>>(answer(0)) {
-                    let mut vnis: Vec<Vni> = vnis.into_values().map(RawVni::shown).collect();
+                if let Ok(vnis) = serde_json::from_str::<BTreeMap<String, VniJson>>(reply(0)) {
+                    let mut vnis: Vec<VniStatus> = vnis.into_values().map(VniJson::into_status).collect();
                     vnis.sort_by_key(|vni| vni.vni);
                     self.vnis = vnis;
                 }
@@ -127,14 +128,14 @@ impl Fabric {
         }
     }
 
-    /// Whether MetalLB's speaker has announced something that was refused since its session was made.
-    fn refuses(&self) -> bool {
+    /// Whether bgpd has refused prefixes of MetalLB's speaker since the session was established.
+    fn has_refused_prefixes(&self) -> bool {
         let mut sessions = self.bgp.iter().zip(&self.messages);
-        sessions.any(|(session, messages)| session.role == super::Role::Metallb && messages.filtered > 0)
+        sessions.any(|(session, messages)| session.role == SessionRole::Metallb && messages.filtered > 0)
     }
 
-    /// The daemon is not there to know.
-    pub fn forget(&mut self, topic: Topic, now: Time) {
+    /// Sets the sessions of a topic to [`UNKNOWN`]: the daemon does not reply.
+    pub fn set_unknown(&mut self, topic: Topic, now: Time) {
         let unknown = |state: &mut String, since: &mut Time| {
             if state != UNKNOWN {
                 (*state, *since) = (UNKNOWN.into(), now);
@@ -148,37 +149,41 @@ impl Fabric {
     }
 }
 
-/// The state of a session whose daemon does not answer.
+/// The state of a session whose daemon does not reply.
 pub const UNKNOWN: &str = "Unknown";
 
-/// Both are told to the second, and so may differ by one or two.
+/// FRR reports times in whole seconds: the time of one event can differ by one or two seconds between two replies.
 const JITTER: Duration = Duration::from_secs(3);
 
-/// The earlier of two that mean the same.
-fn steady(now: Time, before: Option<Time>) -> Time {
-    let same = |before: &Time| before.ago(now) < JITTER && now.ago(*before) < JITTER;
-    before.filter(same).unwrap_or(now)
+/// The time reported before, if it differs by less than [`JITTER`], or else the new one.
+fn without_jitter(now: Time, before: Option<Time>) -> Time {
+    let is_same = |before: &Time| before.ago(now) < JITTER && now.ago(*before) < JITTER;
+    before.filter(is_same).unwrap_or(now)
 }
 
-/// A session that is not up goes round in Idle, Connect and Active: since when is told of all of these together.
-fn settled(mut sessions: Vec<BgpSession>, before: &[BgpSession]) -> Vec<BgpSession> {
+/// Keeps `since` of sessions that stayed up or stayed down. A session that is down alternates between Idle, Connect and
+/// Active: its `since` is the time when it went down.
+fn keep_since(mut sessions: Vec<BgpSession>, before: &[BgpSession]) -> Vec<BgpSession> {
     for session in &mut sessions {
         let Some(before) = before.iter().find(|s| (&s.vrf, &s.peer) == (&session.vrf, &session.peer)) else {
             continue;
         };
         if before.is_up() == session.is_up() && before.state != UNKNOWN {
-            session.since =
-                if session.is_up() { steady(session.since, Some(before.since)) } else { before.since };
+            session.since = if session.is_up() {
+                without_jitter(session.since, Some(before.since))
+            } else {
+                before.since
+            };
         }
     }
     sessions
 }
 
-/// What a neighbor has sent and received.
+/// Message counters of a BGP session.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 #[allow(missing_docs)] // FRR's own names.
-pub struct Messages {
+pub struct BgpMessageCounters {
     pub opens_sent: u64,
     pub opens_recv: u64,
     pub notifications_sent: u64,
@@ -195,11 +200,11 @@ pub struct Messages {
     pub filtered: u64,
 }
 
-/// A BFD session's counters.
+/// Packet counters of a BFD session.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 #[allow(missing_docs)] // FRR's own names.
-pub struct Packets {
+pub struct BfdPacketCounters {
     pub peer: String,
     pub vrf: String,
     pub interface: String,
@@ -212,31 +217,36 @@ pub struct Packets {
     pub zebra_notifications: u64,
 }
 
-/// `show bgp vrf all neighbors json`: by VRF, and in each by neighbor, among other things.
-fn sessions(text: &str, local: &Local, now: Time) -> Option<(Vec<BgpSession>, Vec<Messages>)> {
-    let vrfs: BTreeMap<String, Neighbors> = serde_json::from_str(text).ok()?;
+/// Parses `show bgp vrf all neighbors json`: objects by VRF, in each the neighbors and other members.
+fn parse_sessions(
+    text: &str,
+    facts: &NodeFacts,
+    now: Time,
+) -> Option<(Vec<BgpSession>, Vec<BgpMessageCounters>)> {
+    let vrfs: BTreeMap<String, NeighborsJson> = serde_json::from_str(text).ok()?;
     let all = vrfs.into_iter().flat_map(|(vrf, neighbors)| {
         neighbors.0.into_iter().map(move |(peer, neighbor)| (vrf.clone(), peer, neighbor))
     });
-    let mut all: Vec<_> = all.map(|(vrf, peer, neighbor)| neighbor.shown(vrf, peer, local, now)).collect();
+    let mut all: Vec<_> =
+        all.map(|(vrf, peer, neighbor)| neighbor.into_session(vrf, peer, facts, now)).collect();
     all.sort_by(|(a, _), (b, _)| (a.role, &a.vrf, &a.peer).cmp(&(b.role, &b.vrf, &b.peer)));
     Some(all.into_iter().unzip())
 }
 
-/// The neighbors of a VRF: what is an object beside its own number and name.
+/// The neighbors of a VRF: all members except the VRF's number and name.
 #[derive(Debug, Default)]
-struct Neighbors(Vec<(String, Neighbor)>);
+struct NeighborsJson(Vec<(String, NeighborJson)>);
 
-impl<'de> Deserialize<'de> for Neighbors {
+impl<'de> Deserialize<'de> for NeighborsJson {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct All;
         impl<'de> Visitor<'de> for All {
-            type Value = Neighbors;
+            type Value = NeighborsJson;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("the neighbors of a VRF")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Neighbors, A::Error> {
-                let mut all = Neighbors::default();
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<NeighborsJson, A::Error> {
+                let mut all = NeighborsJson::default();
                 while let Some(key) = map.next_key::<String>()? {
                     if matches!(key.as_str(), "vrfId" | "vrfName") {
                         map.next_value::<IgnoredAny>()?;
@@ -253,8 +263,8 @@ impl<'de> Deserialize<'de> for Neighbors {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Neighbor {
-    // FRR 8.4 gives an address that is not a name here alone.
+struct NeighborJson {
+    // FRR 8.4 reports the address of an unnumbered neighbor only in this member.
     bgp_neighbor_addr: String,
     neighbor_addr: String,
     remote_as: u32,
@@ -266,34 +276,40 @@ struct Neighbor {
     last_notification_reason: String,
     connections_established: u64,
     connections_dropped: u64,
-    neighbor_capabilities: Capabilities,
-    address_family_info: BTreeMap<String, Family>,
-    message_stats: Messages,
-    prefix_stats: PrefixStats,
+    neighbor_capabilities: CapabilitiesJson,
+    address_family_info: BTreeMap<String, FamilyJson>,
+    message_stats: BgpMessageCounters,
+    prefix_stats: PrefixStatsJson,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct PrefixStats {
+struct PrefixStatsJson {
     inbound_filtered: u64,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Capabilities {
-    // An object or a word, by version.
+struct CapabilitiesJson {
+    // An object or a string, depending on FRR's version.
     graceful_restart: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Family {
+struct FamilyJson {
     accepted_prefix_counter: u64,
     sent_prefix_counter: u64,
 }
 
-impl Neighbor {
-    fn shown(self, vrf: String, peer: String, local: &Local, now: Time) -> (BgpSession, Messages) {
+impl NeighborJson {
+    fn into_session(
+        self,
+        vrf: String,
+        peer: String,
+        facts: &NodeFacts,
+        now: Time,
+    ) -> (BgpSession, BgpMessageCounters) {
         let up = self.bgp_state == "Established";
         let ago = if up { Some(self.bgp_timer_up_msec) } else { self.last_reset_timer_msecs };
         let since = ago.map_or(now, |ms| now.before(Duration::from_millis(ms)));
@@ -303,7 +319,7 @@ impl Neighbor {
         }
         let address =
             [self.bgp_neighbor_addr, self.neighbor_addr].into_iter().find(|a| !a.is_empty() && a != "none");
-        let role = local.peers.role(&vrf, &peer);
+        let role = facts.peers.role(&vrf, &peer);
         let families = self.address_family_info.into_iter().map(|(name, family)| {
             (name, Prefixes { received: family.accepted_prefix_counter, sent: family.sent_prefix_counter })
         });
@@ -317,7 +333,7 @@ impl Neighbor {
             families: families.collect(),
             last_reset,
             graceful_restart: match self.neighbor_capabilities.graceful_restart {
-                Some(serde_json::Value::String(word)) => word,
+                Some(serde_json::Value::String(state)) => state,
                 _ => String::new(),
             },
             established: self.connections_established,
@@ -325,13 +341,13 @@ impl Neighbor {
             vrf,
             peer,
         };
-        (session, Messages { filtered: self.prefix_stats.inbound_filtered, ..self.message_stats })
+        (session, BgpMessageCounters { filtered: self.prefix_stats.inbound_filtered, ..self.message_stats })
     }
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct BfdPeer {
+struct BfdPeerJson {
     peer: String,
     vrf: String,
     interface: String,
@@ -340,8 +356,8 @@ struct BfdPeer {
     downtime: Option<u64>,
 }
 
-impl BfdPeer {
-    fn shown(self, now: Time) -> BfdSession {
+impl BfdPeerJson {
+    fn into_session(self, now: Time) -> BfdSession {
         let ago = self.uptime.or(self.downtime).unwrap_or(0);
         BfdSession {
             since: now.before(Duration::from_secs(ago)),
@@ -353,10 +369,10 @@ impl BfdPeer {
     }
 }
 
-/// `show evpn vni json`, whose members differ by version and kind.
+/// A VNI in `show evpn vni json`. The members depend on FRR's version and the VNI's type.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct RawVni {
+struct VniJson {
     vni: u32,
     #[serde(rename = "type")]
     kind: String,
@@ -365,74 +381,74 @@ struct RawVni {
     state: String,
     num_macs: u64,
     num_arp_nd: u64,
-    num_remote_vteps: Count,
+    num_remote_vteps: CountJson,
 }
 
 /// A number, or `n/a`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(untagged)]
-enum Count {
+enum CountJson {
     Number(u64),
     #[default]
-    None,
-    Word(IgnoredAny),
+    Missing,
+    NotApplicable(IgnoredAny),
 }
 
-impl RawVni {
-    fn shown(self) -> Vni {
-        Vni {
+impl VniJson {
+    fn into_status(self) -> VniStatus {
+        VniStatus {
             vni: self.vni,
             kind: self.kind,
             device: self.vxlan_if,
             vrf: self.tenant_vrf,
             up: !self.state.eq_ignore_ascii_case("down"),
-            remote_vteps: if let Count::Number(n) = self.num_remote_vteps { n } else { 0 },
+            remote_vteps: if let CountJson::Number(n) = self.num_remote_vteps { n } else { 0 },
             macs: self.num_macs,
             neighbours: self.num_arp_nd,
         }
     }
 }
 
-/// `show bgp vrf … unicast json`: routes that a neighbor has told of.
-fn services(text: &str) -> Vec<Service> {
+/// Parses `show bgp vrf … unicast json`: the routes that a neighbor announces.
+fn parse_services(text: &str) -> Vec<ServiceStatus> {
     #[derive(Debug, Deserialize)]
-    struct Table {
+    struct RoutesJson {
         #[serde(default)]
-        routes: BTreeMap<String, Vec<Path>>,
+        routes: BTreeMap<String, Vec<PathJson>>,
     }
     #[derive(Debug, Default, Deserialize)]
     #[serde(default, rename_all = "camelCase")]
-    struct Path {
+    struct PathJson {
         valid: bool,
         bestpath: bool,
         path_from: String,
-        nexthops: Vec<NextHop>,
+        nexthops: Vec<NextHopJson>,
     }
     #[derive(Debug, Deserialize)]
-    struct NextHop {
+    struct NextHopJson {
         #[serde(default)]
         ip: String,
     }
-    let table: Option<Table> = serde_json::from_str(text).ok();
-    let routes = table.map(|table| table.routes).unwrap_or_default();
-    let service = |(prefix, paths): (String, Vec<Path>)| {
+    let parsed: Option<RoutesJson> = serde_json::from_str(text).ok();
+    let routes = parsed.map(|parsed| parsed.routes).unwrap_or_default();
+    let service = |(prefix, paths): (String, Vec<PathJson>)| {
         let path = paths.into_iter().filter(|p| p.path_from == "external" || p.path_from == "internal");
         let path = path.max_by_key(|p| (p.bestpath, p.valid))?;
         let next_hop = path.nexthops.into_iter().next().map(|n| n.ip).unwrap_or_default();
-        Some(Service { prefix, next_hop, valid: path.valid })
+        Some(ServiceStatus { prefix, next_hop, valid: path.valid })
     };
     routes.into_iter().filter_map(service).collect()
 }
 
-/// `show bgp … filtered-routes json`: prefixes.
-fn refused(text: &str) -> Vec<String> {
+/// Parses `show bgp … filtered-routes json`: the prefixes.
+fn parse_refused_prefixes(text: &str) -> Vec<String> {
     #[derive(Debug, Default, Deserialize)]
     #[serde(default, rename_all = "camelCase")]
-    struct Table {
+    struct FilteredRoutesJson {
         received_routes: BTreeMap<String, IgnoredAny>,
     }
-    let table: Table = serde_json::from_str(text).unwrap_or_default();
-    table.received_routes.into_keys().collect()
+    let parsed: FilteredRoutesJson = serde_json::from_str(text).unwrap_or_default();
+    parsed.received_routes.into_keys().collect()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Signals as something to poll.
+//! Signals as a file descriptor for `poll`.
 
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 
-/// Catches the signals that we act on; readable when one has come.
+/// The signals that the supervisor handles; readable when one has arrived.
 #[derive(Debug)]
 pub struct Signals {
     pipe: UnixStream,
@@ -18,7 +18,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Installs the handlers: as PID 1 a signal without one is lost.
+    /// Installs the handlers. For PID 1, the kernel discards a signal without a handler.
     ///
     /// # Errors
     /// The process has no file descriptors left.
@@ -39,19 +39,19 @@ impl Signals {
         Ok(Self { pipe, stop, withdraw, reload })
     }
 
-    /// Empties the pipe. Whether the end has ever been asked for: a stop is never taken back.
+    /// Empties the pipe. Whether a stop was ever requested: a stop cannot be cancelled.
     pub fn stop_requested(&mut self) -> bool {
         let mut buffer = [0; 256];
         while matches!(self.pipe.read(&mut buffer), Ok(n) if n > 0) {}
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Whether `SIGHUP` has come since the last call.
+    /// Whether `SIGHUP` has arrived since the last call.
     pub fn take_reload(&mut self) -> bool {
         self.reload.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether `SIGUSR1` has said that the stop is one for good.
+    /// Whether `SIGUSR1` has requested that the next stop withdraws the node's routes.
     pub fn withdraw_requested(&self) -> bool {
         self.withdraw.load(Ordering::Relaxed)
     }

@@ -1,25 +1,27 @@
-//! What MetalLB's speaker may announce, as entries of a prefix list.
+//! The prefixes that MetalLB's speaker may announce, as entries of a prefix list.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use crate::config::Config;
-use crate::model::{MARTIANS, Peer, UnderlayInterface, node_source};
+use crate::model::{MARTIANS, NeighborId, UnderlayInterface, icmpv6_source};
 
-/// Lengths that a host or a pool of addresses has, of IPv4 and IPv6.
+/// The shortest and longest prefix of a host or a pool of addresses, of IPv4 and IPv6.
 const LENGTHS: [(u8, u8); 2] = [(16, 32), (48, 128)];
 
-/// Entries for what is allowed and everything inside it; with nothing named, for whatever has the size of a host or a pool.
+/// Entries for the allowed prefixes and their more-specifics; if there are none, for every prefix with the length of a
+/// host or a pool.
 pub(super) fn allowed(allowed: &[IpNet], v6: bool) -> Vec<String> {
     let (shortest, longest) = LENGTHS[usize::from(v6)];
     if allowed.is_empty() {
         return vec![format!("{} ge {shortest} le {longest}", if v6 { "::/0" } else { "0.0.0.0/0" })];
     }
-    allowed.iter().filter(|net| net.addr().is_ipv6() == v6).map(|net| with_all_inside(*net)).collect()
+    allowed.iter().filter(|net| net.addr().is_ipv6() == v6).map(|net| with_more_specifics(*net)).collect()
 }
 
-/// Entries for what is refused whatever is allowed: martians, the node's own addresses, and the fabric's as far as they are known.
+/// Entries for prefixes that are always denied: martians, the node's own addresses, and the known addresses of the
+/// fabric.
 pub(super) fn denied(config: &Config, port_addresses: &[IpNet], v6: bool) -> Vec<String> {
     let mut entries: Vec<String> = MARTIANS[usize::from(v6)]
         .iter()
@@ -28,27 +30,27 @@ pub(super) fn denied(config: &Config, port_addresses: &[IpNet], v6: bool) -> Vec
     let underlay = &config.overlay.underlay;
     let host = |ip: IpAddr| IpNet::from(ip);
     let mut whole: Vec<IpNet> =
-        vec![host(config.node_ip.get().into()), host(node_source(config.node_ip).into())];
+        vec![host(config.node_ip.get().into()), host(icmpv6_source(config.node_ip).into())];
     whole.extend(underlay.router_id.map(|id| host(id.get().into())));
     whole.extend(underlay.vteps().map(IpNet::from));
     let pairs = std::iter::once(config.metallb.v6).chain(config.metallb.v4);
     whole.extend(pairs.map(|pair| pair.frr_net().trunc()));
     whole.extend(
-        config.overlay.passthrough.iter().flat_map(|session| &session.ends).map(|(ours, _)| ours.trunc()),
+        config.overlay.passthrough.iter().flat_map(|session| &session.ends).map(|(local, _)| local.trunc()),
     );
     whole.extend(underlay.neighbors.iter().filter_map(|neighbor| match &neighbor.peer {
-        Peer::Address(ip) => Some(host(*ip)),
-        Peer::Range(net) => Some(*net),
-        Peer::Interface(_) => None,
+        NeighborId::Address(ip) => Some(host(*ip)),
+        NeighborId::Range(net) => Some(*net),
+        NeighborId::Interface(_) => None,
     }));
     let macvlans = underlay.interfaces.iter().flat_map(|interface| match interface {
         UnderlayInterface::Macvlan { addresses, .. } => &addresses[..],
         UnderlayInterface::Device(_) => &[],
     });
     let mut exact = vec![];
-    let everyones = |net: &IpNet| matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
-    for net in port_addresses.iter().chain(macvlans).filter(|net| !everyones(net)) {
-        // What else is in a subnet of more than two ends may be a pool, if the operator says so.
+    let is_link_local = |net: &IpNet| matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
+    for net in port_addresses.iter().chain(macvlans).filter(|net| !is_link_local(net)) {
+        // Other addresses in a subnet with more than two ends may be a pool, if the operator allows them.
         if config.metallb.allowed.is_empty() || net.prefix_len() + 2 >= net.max_prefix_len() {
             whole.push(net.trunc());
         } else {
@@ -56,14 +58,14 @@ pub(super) fn denied(config: &Config, port_addresses: &[IpNet], v6: bool) -> Vec
             exact.push(net.trunc());
         }
     }
-    entries.extend(whole.into_iter().filter(|net| net.addr().is_ipv6() == v6).map(with_all_inside));
+    entries.extend(whole.into_iter().filter(|net| net.addr().is_ipv6() == v6).map(with_more_specifics));
     entries.extend(exact.into_iter().filter(|net| net.addr().is_ipv6() == v6).map(|net| net.to_string()));
     let mut seen = std::collections::HashSet::new();
     entries.retain(|entry| seen.insert(entry.clone()));
     entries
 }
 
-fn with_all_inside(net: IpNet) -> String {
+fn with_more_specifics(net: IpNet) -> String {
     match net.prefix_len() {
         length if length == net.max_prefix_len() => net.to_string(),
         _ => format!("{net} le {}", net.max_prefix_len()),
@@ -78,11 +80,11 @@ mod tests {
     const BASE: [(&str, &str); 3] =
         [("NODE_IP", "10.0.0.1"), ("ASN_LOCAL", "65001"), ("FE_MACS", "02:00:00:00:00:01")];
 
-    /// What a prefix list with these entries says, the first that fits.
+    /// Whether a prefix list with these entries permits `prefix`. The first matching entry counts.
     fn permits(config: &Config, ports: &[IpNet], prefix: &str) -> bool {
         let prefix: IpNet = prefix.parse().unwrap();
         let v6 = prefix.addr().is_ipv6();
-        let fits = |entry: &String| {
+        let matches = |entry: &String| {
             let words: Vec<&str> = entry.split(' ').collect();
             let net: IpNet = words[0].parse().unwrap();
             let bound = |name| {
@@ -93,15 +95,17 @@ mod tests {
             let longest = le.unwrap_or(if ge.is_some() { net.max_prefix_len() } else { net.prefix_len() });
             net.contains(&prefix) && (shortest..=longest).contains(&prefix.prefix_len())
         };
-        !denied(config, ports, v6).iter().any(fits) && allowed(&config.metallb.allowed, v6).iter().any(fits)
+        !denied(config, ports, v6).iter().any(matches)
+            && allowed(&config.metallb.allowed, v6).iter().any(matches)
     }
 
     fn config(extra: &[(&str, &str)], file: &str) -> Config {
         let vars = BASE.iter().chain(extra).map(|(k, v)| ((*k).into(), (*v).into()));
         let mut config = from_vars(vars).unwrap();
-        let (overlay, problems) = crate::config::file::load(&[("a.yaml".into(), file.into())], &config);
+        let (overlay, problems) =
+            crate::config::file::parse_files(&[("a.yaml".into(), file.into())], &config);
         assert_eq!(problems, []);
-        config.add(overlay).unwrap();
+        config.add_overlay(overlay).unwrap();
         config
     }
 
@@ -113,7 +117,7 @@ l3passthrough: {hostSession: {asn: 65001, hostASN: 65002, localCIDR: {ipv4: 192.
 ";
 
     #[test]
-    fn hosts_and_pools_and_nothing_else() {
+    fn only_hosts_and_pools_are_permitted() {
         let plain = config(&[], "");
         for good in [
             "198.51.100.1/32",
@@ -157,7 +161,7 @@ l3passthrough: {hostSession: {asn: 65001, hostASN: 65002, localCIDR: {ipv4: 192.
         for prefix in bad {
             assert!(!permits(&plain, &[], prefix), "{prefix}");
         }
-        // What is never, is not even if it lies in what is allowed.
+        // A denied prefix inside an allowed prefix stays denied.
         let all = config(&[("METALLB_ALLOWED_PREFIXES", "0.0.0.0/0,::/0")], "");
         for prefix in
             ["127.0.0.1/32", "169.254.88.1/32", "10.0.0.1/32", "fe80::1/128", "fda1:b2c3:d4e5:1::1/128"]
@@ -171,7 +175,7 @@ l3passthrough: {hostSession: {asn: 65001, hostASN: 65002, localCIDR: {ipv4: 192.
     }
 
     #[test]
-    fn nothing_of_the_fabric() {
+    fn no_prefix_of_the_fabric_is_permitted() {
         let plain = config(&[], FILE);
         let ports: Vec<IpNet> =
             ["10.255.1.0/31", "10.255.2.5/24", "fe80::1/64"].map(|net| net.parse().unwrap()).into();

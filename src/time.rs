@@ -1,4 +1,4 @@
-//! Points in time, as people and jq read them.
+//! Points in time, in a format for people and for jq.
 
 use std::fmt;
 use std::sync::LazyLock;
@@ -9,34 +9,35 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde::ser::Serializer;
 
-/// Milliseconds since 1970 by a clock that goes steadily: what the wall clock said when this program was started, and the time since
-/// then. Spans between two of them are true whatever becomes of the wall clock. It is written by the wall clock as that goes now, as
-/// RFC 3339 in UTC.
+/// A point in time: milliseconds since 1970 on a monotonic clock that starts with the wall clock's time at the start of
+/// this program. Durations between two of them do not depend on steps of the wall clock. It is printed as the current
+/// wall clock counts, in RFC 3339 and UTC.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(u64);
 
-/// The same moment by both clocks.
+/// The start of this program, on both clocks.
 static START: LazyLock<(u64, Instant)> = LazyLock::new(|| (wall_clock(), Instant::now()));
 
-/// How far the wall clock is ahead of the steady one, in milliseconds.
+/// How far the wall clock is ahead of the monotonic one, in milliseconds.
 static AHEAD: AtomicI64 = AtomicI64::new(0);
 
-/// So far apart they may go before it is taken in, so that the same moment is mostly written in the same way.
-const APART_MS: u64 = 500;
+/// Drift of the clocks below which [`AHEAD`] stays unchanged, in milliseconds, so that a point in time is mostly
+/// printed in the same way.
+const MAX_DRIFT_MS: u64 = 500;
 
-/// Milliseconds since 1970.
+/// The wall clock, in milliseconds since 1970.
 fn wall_clock() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// How far the wall clock is ahead now, if it was `known` before.
-fn ahead(known: i64, steady: u64, wall: u64) -> i64 {
-    let now = wall.cast_signed().saturating_sub(steady.cast_signed());
-    if now.abs_diff(known) < APART_MS { known } else { now }
+/// How far the wall clock is ahead, in milliseconds; `known` is the value before.
+fn ahead(known: i64, monotonic: u64, wall: u64) -> i64 {
+    let now = wall.cast_signed().saturating_sub(monotonic.cast_signed());
+    if now.abs_diff(known) < MAX_DRIFT_MS { known } else { now }
 }
 
-/// [`AHEAD`], as it is now.
+/// Updates [`AHEAD`] and returns it.
 fn correction() -> i64 {
     let now = ahead(AHEAD.load(Ordering::Relaxed), Time::now().0, wall_clock());
     AHEAD.store(now, Ordering::Relaxed);
@@ -44,71 +45,71 @@ fn correction() -> i64 {
 }
 
 impl Time {
-    /// Now.
+    /// The current time.
     pub fn now() -> Self {
-        let (wall, steady) = *START;
-        Self(wall.saturating_add(Self::from_millis(steady.elapsed().as_millis()).0))
+        let (wall, start) = *START;
+        Self(wall.saturating_add(Self::from_millis(start.elapsed().as_millis()).0))
     }
 
-    /// What the wall clock says now, to the millisecond.
+    /// The wall clock, to the millisecond.
     pub fn of_wall_clock() -> impl fmt::Display {
-        Written(wall_clock())
+        WallClockMs(wall_clock())
     }
 
     fn from_millis(ms: u128) -> Self {
         Self(u64::try_from(ms).unwrap_or(u64::MAX))
     }
 
-    /// Seconds since 1970.
+    /// A point in time from seconds since 1970.
     pub fn from_secs(s: u64) -> Self {
         Self(s.saturating_mul(1000))
     }
 
-    /// Seconds since 1970, for Prometheus.
+    /// Seconds since 1970 on the wall clock, for Prometheus.
     #[allow(clippy::cast_precision_loss)] // Exact for the next 285,000 years.
     pub fn as_secs(self) -> f64 {
-        self.written().0 as f64 / 1000.0
+        self.as_wall_clock().0 as f64 / 1000.0
     }
 
-    /// That moment of the steady clock.
+    /// The point in time of an [`Instant`].
     pub fn of(instant: Instant) -> Self {
         Self(Self::now().0.saturating_sub(Self::from_millis(instant.elapsed().as_millis()).0))
     }
 
-    /// To the second, as people read it.
+    /// In seconds, for people: `2026-11-21 20:13:56`.
     pub fn short(self) -> String {
         let text = self.to_string();
         text.get(..19).map_or(text.clone(), |text| text.replace('T', " "))
     }
 
-    /// How long ago it is; nothing if it is to come.
+    /// How long before `now` it is; zero if it is later.
     pub fn ago(self, now: Self) -> Duration {
         Duration::from_millis(now.0.saturating_sub(self.0))
     }
 
-    /// So much earlier, to the second, so that the same moment told of twice is the same.
+    /// The point in time `ago` earlier, truncated to the second, so that two reports of one event give the same.
     pub fn before(self, ago: Duration) -> Self {
         Self(self.0.saturating_sub(Self::from_millis(ago.as_millis()).0) / 1000 * 1000)
     }
 }
 
-/// Milliseconds since 1970 by the wall clock.
-struct Written(u64);
+/// Milliseconds since 1970 on the wall clock.
+struct WallClockMs(u64);
 
 impl Time {
-    fn written(self) -> Written {
-        // 1970 stands for never.
-        Written(if self.0 == 0 { 0 } else { self.0.saturating_add_signed(correction()) })
+    fn as_wall_clock(self) -> WallClockMs {
+        // 0 stands for never.
+        WallClockMs(if self.0 == 0 { 0 } else { self.0.saturating_add_signed(correction()) })
     }
 }
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.written().fmt(f)
+        self.as_wall_clock().fmt(f)
     }
 }
 
-impl fmt::Display for Written {
+impl fmt::Display for WallClockMs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match i64::try_from(self.0).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()) {
             Some(timestamp) => write!(f, "{timestamp:.3}"),
@@ -123,7 +124,7 @@ impl Serialize for Time {
     }
 }
 
-/// Reads what [`Time`] writes: `2026-11-21T20:13:56.123Z`. jiff's parser takes everything that RFC 9557 has, and much room.
+/// Parses what [`Time`] prints: `2026-11-21T20:13:56.123Z`. jiff's parser accepts all of RFC 9557 and is large.
 pub fn parse(text: &str) -> Option<Time> {
     let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
     let numbers =
@@ -133,7 +134,8 @@ pub fn parse(text: &str) -> Option<Time> {
     else {
         return None;
     };
-    // Days from March on, so that the leap day is the last (Howard Hinnant, "chrono-compatible low-level date algorithms").
+    // The year starts in March here, so that the leap day is its last day (Howard Hinnant, "chrono-compatible low-level
+    // date algorithms").
     let (year, month) = if *month > 2 { (*year, month - 3) } else { (year.checked_sub(1)?, month + 9) };
     let days =
         365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day.checked_sub(1)?;
@@ -141,7 +143,7 @@ pub fn parse(text: &str) -> Option<Time> {
     Some(Time((seconds * 1000 + ms).saturating_sub_signed(correction())))
 }
 
-/// A span as people say it: `3 s`, `5 min`, `2 h 5 min`, `3 d 4 h`.
+/// Formats a duration for people: `3 s`, `5 min`, `2 h 5 min`, `3 d 4 h`.
 pub fn span(d: Duration) -> String {
     let s = d.as_secs();
     match s {
@@ -152,7 +154,7 @@ pub fn span(d: Duration) -> String {
     }
 }
 
-/// The samples of the page are read in tests alone.
+/// Only tests deserialize a status: the samples of the page.
 #[cfg(test)]
 impl<'de> serde::Deserialize<'de> for Time {
     fn deserialize<D: serde::de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -166,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_is_read_as_it_is_written() {
+    fn a_printed_time_is_parsed_back() {
         let time = Time(1_795_292_036_123);
         assert_eq!(
             (time.to_string().as_str(), time.short().as_str()),
@@ -193,26 +195,26 @@ mod tests {
     }
 
     #[test]
-    fn a_step_of_the_wall_clock_changes_what_is_written_and_no_span() {
+    fn a_step_of_the_wall_clock_changes_printed_times_and_no_duration() {
         const DAY: u64 = 86_400_000;
-        let (steady, wall) = (100 * DAY, 100 * DAY);
-        assert_eq!(ahead(0, steady, wall + 499), 0, "it drifts");
-        assert_eq!(ahead(0, steady, wall - 499), 0);
-        assert_eq!(ahead(0, steady, wall + DAY), DAY.cast_signed());
-        assert_eq!(ahead(0, steady, wall - DAY), -DAY.cast_signed());
-        assert_eq!(ahead(DAY.cast_signed(), steady, wall), 0, "and back");
-        assert_eq!(ahead(0, steady, 0), -(100 * DAY).cast_signed());
+        let (monotonic, wall) = (100 * DAY, 100 * DAY);
+        assert_eq!(ahead(0, monotonic, wall + 499), 0, "a drift");
+        assert_eq!(ahead(0, monotonic, wall - 499), 0);
+        assert_eq!(ahead(0, monotonic, wall + DAY), DAY.cast_signed());
+        assert_eq!(ahead(0, monotonic, wall - DAY), -DAY.cast_signed());
+        assert_eq!(ahead(DAY.cast_signed(), monotonic, wall), 0, "a step back");
+        assert_eq!(ahead(0, monotonic, 0), -(100 * DAY).cast_signed());
         let (before, now) = (Time::now(), Instant::now());
         std::thread::sleep(Duration::from_millis(2));
         assert!(Time::of(now) >= before && before.ago(Time::now()) >= Duration::from_millis(2));
     }
 
     #[test]
-    fn spans() {
-        for (s, words) in
+    fn durations_are_formatted() {
+        for (s, text) in
             [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7500, "2 h 5 min"), (273_600, "3 d 4 h")]
         {
-            assert_eq!(span(Duration::from_secs(s)), words);
+            assert_eq!(span(Duration::from_secs(s)), text);
         }
     }
 }

@@ -1,5 +1,6 @@
-//! What the kernel makes by itself with an address, a link or a namespace, and does not make again when somebody removes it:
-//! local and connected routes, the multicast route of an IPv6 link, the rules of a namespace.
+//! Objects that the kernel creates by itself with an address, a link or a namespace, and does not create again after
+//! someone removes them: local and connected routes, the multicast route of an IPv6 link, the default rules of a
+//! namespace. This module finds missing ones.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,42 +12,42 @@ use libc::{
 };
 
 use super::attributes::attributes;
-use super::link::Said;
+use super::link::ParsedLink;
+use crate::model::MAIN_TABLE;
 use crate::model::{Address, KernelRoute, KernelRouteKind, KernelRule, KernelTable, LinkKind};
-use crate::resolve::MAIN_TABLE;
 
-/// The kernel's local table (`RT_TABLE_LOCAL`, `linux/rtnetlink.h`), and its default table.
+/// The kernel's local table (`RT_TABLE_LOCAL`, `linux/rtnetlink.h`) and its default table (`RT_TABLE_DEFAULT`).
 pub(super) const LOCAL_TABLE: u32 = 255;
-const DEFAULT_TABLE: u32 = 253;
+pub(super) const DEFAULT_TABLE: u32 = 253;
 
 /// Address families (`linux/socket.h`).
 const AF_INET6: u8 = 10;
 
-/// Who gave an address, and that it is the link-local one that the kernel makes by itself (`linux/if_addr.h`).
+/// The origin of an address, and the value for the kernel's own link-local address (`linux/if_addr.h`).
 const IFA_PROTO: u16 = 11;
 const IFAPROT_KERNEL_LL: u8 = 3;
 
-/// No route to the subnet is made with the address (`linux/if_addr.h`).
+/// The kernel creates no route to the subnet of the address (`linux/if_addr.h`).
 const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 
-/// An action of rules: to look in a table (`linux/fib_rules.h`).
+/// Rule action: look up a table (`linux/fib_rules.h`).
 const FR_ACT_TO_TBL: u8 = 1;
 
-/// An address as the kernel describes it (`RTM_NEWADDR`).
+/// An address in a namespace (`RTM_NEWADDR`).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct SeenAddress {
+pub(super) struct ObservedAddress {
     pub index: u32,
     ip: IpAddr,
     length: u8,
     flags: u32,
-    /// That of the other end, on a point-to-point link.
+    /// Whether the address has a peer address (point-to-point).
     peer: bool,
-    /// Who gave it (`IFA_PROTO`).
+    /// The origin of the address (`IFA_PROTO`).
     protocol: Option<u8>,
 }
 
-impl SeenAddress {
-    /// Reads a message, without its netlink header.
+impl ObservedAddress {
+    /// Parses a message without its netlink header.
     pub fn read(message: &[u8]) -> Option<Self> {
         let (&[_, length, flags, _, i0, i1, i2, i3], rest) = message.split_first_chunk()?;
         let index = u32::from_ne_bytes([i0, i1, i2, i3]);
@@ -60,22 +61,22 @@ impl SeenAddress {
                 _ => {}
             }
         }
-        // On a point-to-point link IFA_ADDRESS is the peer's and IFA_LOCAL ours.
+        // On a point-to-point link IFA_ADDRESS is the address of the peer and IFA_LOCAL that of this host.
         let peer = local.is_some() && address.is_some() && local != address;
         Some(Self { index, ip: local.or(address)?, length, flags, peer, protocol })
     }
 
-    /// Whether it is one that each IPv6 link has.
+    /// Whether it is an IPv6 link-local address.
     pub fn is_link_local(&self) -> bool {
         matches!(self.ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
     }
 
-    /// Whether it is the one that the kernel made by itself.
+    /// Whether it is the link-local address that the kernel assigned by itself.
     pub fn is_kernels_link_local(&self) -> bool {
         self.is_link_local() && self.protocol == Some(IFAPROT_KERNEL_LL)
     }
 
-    /// The address as we keep it.
+    /// The address in the model; `None` if its prefix length is invalid.
     pub fn address(&self) -> Option<Address> {
         let net = IpNet::new(self.ip, self.length).ok()?;
         Some(Address { net, permanent: self.flags & IFA_F_PERMANENT != 0 })
@@ -86,11 +87,12 @@ impl SeenAddress {
     }
 }
 
-/// What tells the kernel's own routes apart: sort, destination, table and link.
-pub(super) type Key = (KernelRouteKind, IpNet, u32, u32);
+/// Identity of a kernel route: kind, destination, table and link index.
+pub(super) type KernelRouteKey = (KernelRouteKind, IpNet, u32, u32);
 
-/// Reads a route of the kernel's (`RTM_NEWROUTE`), without its netlink header.
-pub(super) fn route(message: &[u8]) -> Option<Key> {
+/// Parses a kernel route (`RTM_NEWROUTE`) without its netlink header. `None` for other route types and malformed
+/// messages.
+pub(super) fn route(message: &[u8]) -> Option<KernelRouteKey> {
     let (&[family, length, _, _, table, _, _, kind, _, _, _, _], rest) = message.split_first_chunk()?;
     let kind = match kind {
         RTN_UNICAST => KernelRouteKind::Connected,
@@ -112,46 +114,50 @@ pub(super) fn route(message: &[u8]) -> Option<Key> {
     Some((kind, IpNet::new(dst, length).ok()?, table, link?))
 }
 
-/// The kernel's routes that these addresses should have and that are not `there`.
-pub(super) fn routes(links: &[Said], addresses: &[SeenAddress], there: &HashSet<Key>) -> Vec<KernelRoute> {
-    let mut lost = Vec::new();
+/// The kernel routes that belong to these addresses and are missing in `present`.
+pub(super) fn routes(
+    links: &[ParsedLink],
+    addresses: &[ObservedAddress],
+    present: &HashSet<KernelRouteKey>,
+) -> Vec<KernelRoute> {
+    let mut missing = Vec::new();
     for address in addresses {
-        let Ok(at) = links.binary_search_by_key(&address.index, |said| said.link.index) else { continue };
+        let Ok(at) = links.binary_search_by_key(&address.index, |parsed| parsed.link.index) else { continue };
         let link = &links[at].link;
         let v6 = address.ip.is_ipv6();
-        // IPv6 makes them when an address is known to be unique on a link that runs.
+        // For IPv6 the kernel creates the routes after duplicate address detection on a running link.
         if v6 && (!link.running || address.has(IFA_F_TENTATIVE)) {
             continue;
         }
-        let index = |index| links.binary_search_by_key(&index, |said| said.link.index).ok();
+        let index = |index| links.binary_search_by_key(&index, |parsed| parsed.link.index).ok();
         let master = links[at].master.and_then(index).map(|at| &links[at].link.kind);
-        // The VRF's own addresses are in its table, too (`l3mdev_fib_table`, `net/l3mdev/l3mdev.c`).
+        // The addresses of the VRF device itself are in its table, too (`l3mdev_fib_table`, `net/l3mdev/l3mdev.c`).
         let vrf = match (&link.kind, master) {
             (LinkKind::Vrf(table), _) | (_, Some(LinkKind::Vrf(table))) => Some(*table),
             _ => None,
         };
         let (local, main) = (vrf.unwrap_or(LOCAL_TABLE), vrf.unwrap_or(MAIN_TABLE));
         let src = (!v6).then_some(address.ip);
-        let mut wanted = |kind, dst: IpNet, table| {
-            if !there.contains(&(kind, dst, table, link.index)) {
+        let mut expect = |kind, dst: IpNet, table| {
+            if !present.contains(&(kind, dst, table, link.index)) {
                 let route = KernelRoute { kind, dst, table, dev: link.name.clone(), src };
-                if !lost.contains(&route) {
-                    lost.push(route);
+                if !missing.contains(&route) {
+                    missing.push(route);
                 }
             }
         };
-        wanted(KernelRouteKind::Local, address.ip.into(), local);
+        expect(KernelRouteKind::Local, address.ip.into(), local);
         let Ok(net) = IpNet::new(address.ip, address.length) else { continue };
         let loopback = link.name == "lo";
         let subnet = link.up && !loopback && (v6 || address.length < 32) && !address.peer;
         if subnet && !address.has(IFA_F_NOPREFIXROUTE) && (v6 || !address.has(IFA_F_SECONDARY)) {
-            wanted(KernelRouteKind::Connected, net.trunc(), main);
+            expect(KernelRouteKind::Connected, net.trunc(), main);
         }
         if address.is_link_local() && !loopback {
-            wanted(KernelRouteKind::Multicast, multicast(), local);
+            expect(KernelRouteKind::Multicast, multicast(), local);
         }
     }
-    lost
+    missing
 }
 
 /// All multicast addresses (RFC 4291 §2.7).
@@ -160,21 +166,22 @@ fn multicast() -> IpNet {
     IpNet::new(net.into(), 8).unwrap_or_else(|_| IpNet::from(IpAddr::from(net)))
 }
 
-/// Reads a rule (`RTM_NEWRULE`) that applies to everything and leads to a table of the kernel's, wherever it is.
+/// Parses a rule (`RTM_NEWRULE`) of any priority that matches all packets and looks up one of the kernel's tables.
+/// `None` for other rules.
 pub(super) fn rule(message: &[u8]) -> Option<KernelRule> {
     let (&[family, dst, src, tos, table, _, _, action, f0, f1, f2, f3], rest) =
         message.split_first_chunk()?;
-    let (mut to, mut bound) = (u32::from(table), dst != 0 || src != 0 || tos != 0);
+    let (mut to, mut has_selector) = (u32::from(table), dst != 0 || src != 0 || tos != 0);
     let mut vrf = false;
     for (kind, value) in attributes(rest) {
         match kind {
             FRA_TABLE => to = number(value)?,
             FRA_L3MDEV => vrf = value == [1],
-            _ => bound |= SELECTORS.contains(&kind),
+            _ => has_selector |= SELECTORS.contains(&kind),
         }
     }
     let inverted = u32::from_ne_bytes([f0, f1, f2, f3]) & FIB_RULE_INVERT != 0;
-    if bound || inverted || action != FR_ACT_TO_TBL {
+    if has_selector || inverted || action != FR_ACT_TO_TBL {
         return None;
     }
     let to = match to {
@@ -192,20 +199,56 @@ const FRA_TABLE: u16 = 15;
 const FRA_L3MDEV: u16 = 19;
 const FIB_RULE_INVERT: u32 = 2;
 
-/// What a rule selects packets by: destination, source, interfaces, mark, tunnel, user, protocol, ports, DSCP, flow label.
-const SELECTORS: [u16; 12] = [1, 2, 3, 10, 12, 17, 20, 22, 23, 24, 25, 26];
+/// Selectors of a rule (`linux/fib_rules.h`).
+const FRA_DST: u16 = 1;
+const FRA_SRC: u16 = 2;
+const FRA_IIFNAME: u16 = 3;
+const FRA_FWMARK: u16 = 10;
+const FRA_TUN_ID: u16 = 12;
+const FRA_OIFNAME: u16 = 17;
+const FRA_UID_RANGE: u16 = 20;
+const FRA_IP_PROTO: u16 = 22;
+const FRA_SPORT_RANGE: u16 = 23;
+const FRA_DPORT_RANGE: u16 = 24;
+const FRA_DSCP: u16 = 25;
+const FRA_FLOWLABEL: u16 = 26;
+const SELECTORS: [u16; 12] = [
+    FRA_DST,
+    FRA_SRC,
+    FRA_IIFNAME,
+    FRA_FWMARK,
+    FRA_TUN_ID,
+    FRA_OIFNAME,
+    FRA_UID_RANGE,
+    FRA_IP_PROTO,
+    FRA_SPORT_RANGE,
+    FRA_DPORT_RANGE,
+    FRA_DSCP,
+    FRA_FLOWLABEL,
+];
 
-/// The kernel's rules that a namespace should have and that are not `there`.
-pub(super) fn rules(there: &[KernelRule], has_vrf: bool) -> Vec<KernelRule> {
-    let mut lost = Vec::new();
+/// Priority of the kernel's rule for a table (`fib_default_rules_init`, `net/ipv4/fib_rules.c`; `vrf_fib_rule`,
+/// `drivers/net/vrf.c`).
+pub(super) fn kernel_rule_priority(to: KernelTable) -> u32 {
+    match to {
+        KernelTable::Local => 0,
+        KernelTable::Vrf => 1000,
+        KernelTable::Main => 32766,
+        KernelTable::Default => 32767,
+    }
+}
+
+/// The default rules of a namespace that are missing in `present`.
+pub(super) fn rules(present: &[KernelRule], has_vrf: bool) -> Vec<KernelRule> {
+    let mut missing = Vec::new();
     for v6 in [false, true] {
-        let lacks = |to| !there.contains(&KernelRule { v6, to });
+        let lacks = |to| !present.contains(&KernelRule { v6, to });
         let mut wanted = vec![KernelTable::Local, KernelTable::Main];
         wanted.extend(has_vrf.then_some(KernelTable::Vrf));
         wanted.extend((!v6).then_some(KernelTable::Default));
-        lost.extend(wanted.into_iter().filter(|to| lacks(*to)).map(|to| KernelRule { v6, to }));
+        missing.extend(wanted.into_iter().filter(|to| lacks(*to)).map(|to| KernelRule { v6, to }));
     }
-    lost
+    missing
 }
 
 fn number(value: &[u8]) -> Option<u32> {
@@ -223,43 +266,61 @@ fn ip(value: &[u8]) -> Option<IpAddr> {
 mod tests {
     use super::*;
     use crate::kernel::attributes::put;
-    use crate::kernel::link::Conf;
+    use crate::kernel::link::DevConf;
     use crate::model::Link;
 
-    fn said(index: u32, name: &str, kind: LinkKind, master: Option<u32>) -> Said {
+    fn parsed(index: u32, name: &str, kind: LinkKind, master: Option<u32>) -> ParsedLink {
         let link = Link { up: true, running: true, ..Link::new(index, name, kind) };
-        Said { link, master, parent: None, table: None, losses: 0, conf: Conf::default() }
+        ParsedLink {
+            link,
+            master,
+            parent: None,
+            vrf_table: None,
+            carrier_losses: 0,
+            conf: DevConf::default(),
+        }
     }
 
-    fn address(index: u32, net: &str, flags: u32) -> SeenAddress {
+    fn address(index: u32, net: &str, flags: u32) -> ObservedAddress {
         let net: IpNet = net.parse().unwrap();
-        SeenAddress { index, ip: net.addr(), length: net.prefix_len(), flags, peer: false, protocol: None }
+        ObservedAddress {
+            index,
+            ip: net.addr(),
+            length: net.prefix_len(),
+            flags,
+            peer: false,
+            protocol: None,
+        }
     }
 
     #[test]
-    fn only_the_kernels_own_link_local_address_is_no_ones() {
+    fn only_the_kernels_own_link_local_address_is_recognized() {
         let read = |ip: &str, protocol: u8| {
             let mut bytes = vec![AF_INET6, 64, 0, 0, 2, 0, 0, 0];
             let ip: Ipv6Addr = ip.parse().unwrap();
             put(&mut bytes, IFA_ADDRESS, &ip.octets());
             put(&mut bytes, IFA_PROTO, &[protocol]);
-            SeenAddress::read(&bytes).unwrap().is_kernels_link_local()
+            ObservedAddress::read(&bytes).unwrap().is_kernels_link_local()
         };
         assert!(read("fe80::1", IFAPROT_KERNEL_LL));
         assert!(!read("fe80::1", 0) && !read("2001:db8::1", 2));
     }
 
-    fn words(links: &[Said], addresses: &[SeenAddress], there: &HashSet<Key>) -> Vec<String> {
-        routes(links, addresses, there).iter().map(ToString::to_string).collect()
+    fn missing(
+        links: &[ParsedLink],
+        addresses: &[ObservedAddress],
+        present: &HashSet<KernelRouteKey>,
+    ) -> Vec<String> {
+        routes(links, addresses, present).iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn each_address_has_its_routes_in_the_table_of_its_vrf() {
         let links = [
-            said(1, "lo", LinkKind::Device, None),
-            said(2, "eth1", LinkKind::Device, None),
-            said(3, "red", LinkKind::Vrf(88), None),
-            said(4, "veth", LinkKind::Veth(9), Some(3)),
+            parsed(1, "lo", LinkKind::Device, None),
+            parsed(2, "eth1", LinkKind::Device, None),
+            parsed(3, "red", LinkKind::Vrf(88), None),
+            parsed(4, "veth", LinkKind::Veth(9), Some(3)),
         ];
         let addresses = [
             address(1, "127.0.0.1/8", 0),
@@ -269,9 +330,9 @@ mod tests {
             address(3, "192.0.2.9/32", 0),
             address(9, "192.0.2.9/24", 0),
         ];
-        let lost = words(&links, &addresses, &HashSet::new());
+        let all = missing(&links, &addresses, &HashSet::new());
         assert_eq!(
-            lost,
+            all,
             [
                 "local 127.0.0.1/32 dev lo table 255",
                 "local fe80::1/128 dev eth1 table 255",
@@ -283,45 +344,45 @@ mod tests {
                 "local 192.0.2.9/32 dev red table 88",
             ]
         );
-        let there = routes(&links, &addresses, &HashSet::new()).into_iter().map(|route| {
-            let index = links.iter().find(|said| said.link.name == route.dev).unwrap().link.index;
+        let present = routes(&links, &addresses, &HashSet::new()).into_iter().map(|route| {
+            let index = links.iter().find(|parsed| parsed.link.name == route.dev).unwrap().link.index;
             (route.kind, route.dst, route.table, index)
         });
-        assert_eq!(words(&links, &addresses, &there.collect()), Vec::<String>::new());
+        assert_eq!(missing(&links, &addresses, &present.collect()), Vec::<String>::new());
     }
 
     #[test]
-    fn what_the_kernel_has_not_made_is_not_lost() {
-        let links = [said(2, "eth1", LinkKind::Device, None)];
+    fn routes_that_the_kernel_does_not_create_are_not_missing() {
+        let links = [parsed(2, "eth1", LinkKind::Device, None)];
         let none = HashSet::new();
-        let lost = |address| words(&links, &[address], &none).len();
-        assert_eq!(lost(address(2, "fe80::1/64", IFA_F_TENTATIVE)), 0);
-        assert_eq!(lost(address(2, "2001:db8::1/64", IFA_F_NOPREFIXROUTE)), 1);
-        assert_eq!(lost(address(2, "192.0.2.2/24", IFA_F_SECONDARY)), 1);
-        let mut down = said(2, "eth1", LinkKind::Device, None);
+        let count = |address| missing(&links, &[address], &none).len();
+        assert_eq!(count(address(2, "fe80::1/64", IFA_F_TENTATIVE)), 0);
+        assert_eq!(count(address(2, "2001:db8::1/64", IFA_F_NOPREFIXROUTE)), 1);
+        assert_eq!(count(address(2, "192.0.2.2/24", IFA_F_SECONDARY)), 1);
+        let mut down = parsed(2, "eth1", LinkKind::Device, None);
         down.link.running = false;
-        assert_eq!(words(&[down], &[address(2, "2001:db8::1/64", 0)], &none).len(), 0);
+        assert_eq!(missing(&[down], &[address(2, "2001:db8::1/64", 0)], &none).len(), 0);
     }
 
     #[test]
-    fn rules_that_are_elsewhere_are_not_lost() {
+    fn rules_with_another_priority_are_not_missing() {
         let all = |tables: &[KernelTable]| {
             let of = |v6| tables.iter().map(move |to| KernelRule { v6, to: *to });
             of(false).chain(of(true)).collect::<Vec<_>>()
         };
         use KernelTable::{Default, Local, Main, Vrf};
         assert_eq!(rules(&all(&[Local, Main, Default]), false), []);
-        // Somebody flushes them one by one, and we may have put back the first before the last has gone.
+        // A program may remove the rules one by one: the first may be added again before the last is removed.
         assert_eq!(rules(&all(&[Local, Main]), false), [KernelRule { v6: false, to: Default }]);
-        let words = |there: &[KernelTable]| {
-            rules(&all(there), true).iter().map(ToString::to_string).collect::<Vec<_>>()
+        let missing = |present: &[KernelTable]| {
+            rules(&all(present), true).iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(
-            words(&[Local, Main, Default]),
+            missing(&[Local, Main, Default]),
             ["1000: IPv4 lookup [l3mdev-table]", "1000: IPv6 lookup [l3mdev-table]"]
         );
         assert_eq!(
-            words(&[Local, Vrf]),
+            missing(&[Local, Vrf]),
             ["32766: IPv4 lookup main", "32767: IPv4 lookup default", "32766: IPv6 lookup main"]
         );
     }

@@ -1,0 +1,181 @@
+//! The active frr.conf and the last-known-good one. Both are kept in memory, so that a lost or changed file affects no
+//! daemon. The files are for the operator and for the next instance.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::daemons::{RUN_DIR, Version};
+use super::files::check;
+use super::split::{split, with_log_settings};
+use crate::files::{self, Access, LARGEST, Owner};
+
+/// The active configuration.
+const ACTIVE: &str = "frr.conf";
+/// The last-known-good configuration: the last one with which all daemons ran long enough.
+const LAST_GOOD: &str = "frr.conf.good";
+/// The configuration that the last rollback replaced.
+const BAD: &str = "frr.conf.bad";
+
+fn path(name: &str) -> PathBuf {
+    Path::new(RUN_DIR).join(name)
+}
+
+/// The active configuration and the last-known-good one.
+#[derive(Debug, Default)]
+pub struct ConfigStore {
+    active: String,
+    last_good: Option<String>,
+    /// The active configuration is a stored one: the one rendered for this node was rejected or rolled back.
+    is_substitute: bool,
+    /// The configuration rendered for this node was rolled back.
+    is_rolled_back: bool,
+}
+
+impl ConfigStore {
+    /// Loads the last-known-good configuration of an earlier instance. No configuration is active.
+    pub fn load() -> Self {
+        Self { last_good: stored(LAST_GOOD), ..Self::default() }
+    }
+
+    /// The active configuration; empty if there is none.
+    pub fn active(&self) -> &str {
+        &self.active
+    }
+
+    /// Checks `text` with FRR's parser and activates it.
+    ///
+    /// # Errors
+    /// The output of vtysh; the previous configuration stays active.
+    pub fn check_and_activate(&mut self, text: &str) -> io::Result<()> {
+        check(text)?;
+        self.activate(text.to_owned());
+        Ok(())
+    }
+
+    /// Activates a text that was checked.
+    pub fn activate(&mut self, text: String) {
+        files::save(&path(ACTIVE), &text, Access::Root);
+        self.active = text;
+        self.clear_substitute();
+    }
+
+    /// Whether the active configuration is a stored one, because the one rendered for this node was rejected or rolled
+    /// back.
+    pub fn is_substitute(&self) -> bool {
+        self.is_substitute
+    }
+
+    /// Records that the active configuration is the one rendered for this node.
+    pub fn clear_substitute(&mut self) {
+        (self.is_substitute, self.is_rolled_back) = (false, false);
+    }
+
+    /// Whether the configuration rendered for this node was rolled back.
+    pub fn is_rolled_back(&self) -> bool {
+        self.is_rolled_back
+    }
+
+    /// Makes sure that a configuration is active when FRR rejects the rendered one: without an active one it activates
+    /// the stored active or last-known-good configuration, the first that FRR accepts. Returns whether one is active.
+    pub fn use_stored(&mut self) -> bool {
+        if !self.active.is_empty() {
+            self.is_substitute = true;
+            return true;
+        }
+        let stored = stored(ACTIVE).into_iter().chain(self.last_good.clone());
+        let Some(text) = stored.into_iter().find(|text| is_valid(text)) else { return false };
+        self.activate(text);
+        self.is_substitute = true;
+        true
+    }
+
+    /// The active configuration, and the part of it in the file of each daemon that reads one. Before FRR 10 only zebra
+    /// reads a file: bgpd forgets a password for a peer in a VRF until zebra has announced that VRF.
+    pub fn parts(&self, version: Version) -> (String, Vec<(&'static str, String)>) {
+        let mut parts = split(&with_log_settings(&self.active));
+        if parts.is_empty() {
+            log::warn!(
+                "frr.conf has unknown top-level lines: every daemon gets its configuration from vtysh"
+            );
+        }
+        if version < Version(10, 0) {
+            parts.retain(|(name, _)| *name == "zebra");
+        }
+        (self.active.clone(), parts)
+    }
+
+    /// Whether there is a last-known-good configuration that differs from the active one.
+    pub fn can_roll_back(&self) -> bool {
+        self.last_good.as_ref().is_some_and(|last_good| *last_good != self.active)
+    }
+
+    /// Whether the active configuration is the last-known-good one.
+    pub fn is_marked_good(&self) -> bool {
+        self.last_good.as_ref() == Some(&self.active)
+    }
+
+    /// Makes the active configuration the last-known-good one.
+    pub fn mark_good(&mut self) {
+        files::save(&path(LAST_GOOD), &self.active, Access::Root);
+        self.last_good = Some(self.active.clone());
+    }
+
+    /// Activates the last-known-good configuration, and saves the one that was active as `frr.conf.bad`.
+    ///
+    /// # Errors
+    /// There is no last-known-good configuration, or FRR rejects it; the previous configuration stays active.
+    pub fn roll_back(&mut self) -> io::Result<()> {
+        let last_good = self.last_good.clone().ok_or_else(|| io::Error::other("none is stored"))?;
+        check(&last_good)?;
+        files::save(&path(BAD), &self.active, Access::Root);
+        self.activate(last_good);
+        (self.is_substitute, self.is_rolled_back) = (true, true);
+        Ok(())
+    }
+}
+
+/// The text of a file that an earlier instance wrote; `None` if it can't be read or is empty.
+fn stored(name: &str) -> Option<String> {
+    let path = path(name);
+    let text = match files::read(&path, Owner::Root, LARGEST) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
+        Err(e) => {
+            log::warn!("ignoring {}: {e}", path.display());
+            return None;
+        }
+    };
+    (!text.trim().is_empty()).then_some(text)
+}
+
+fn is_valid(text: &str) -> bool {
+    check(text).inspect_err(|e| log::warn!("ignoring a stored configuration: {e}")).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_active_configuration_that_replaces_a_rejected_one_is_a_substitute() {
+        let mut store = ConfigStore { active: "hostname a\n".into(), ..ConfigStore::default() };
+        assert!(!store.is_substitute());
+        // The next configuration is rejected.
+        assert!(store.use_stored());
+        assert!(store.is_substitute());
+        store.clear_substitute();
+        assert!(!store.is_substitute());
+    }
+
+    #[test]
+    fn a_rollback_needs_another_last_good_configuration() {
+        let mut store = ConfigStore { active: "hostname a\n".into(), ..ConfigStore::default() };
+        assert!(!store.can_roll_back());
+        assert!(store.roll_back().is_err());
+        assert_eq!(store.active(), "hostname a\n");
+        store.last_good = Some("hostname a\n".into());
+        assert!(!store.can_roll_back() && store.is_marked_good());
+        store.active = "hostname b\n".into();
+        assert!(store.can_roll_back());
+    }
+}

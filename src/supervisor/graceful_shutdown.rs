@@ -1,0 +1,317 @@
+//! Graceful shutdown: before the sessions end, the peers move their traffic to other paths.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::process::Pid;
+use serde_json::{Map, Value};
+
+use crate::frr::delta::is_default_bgp_instance;
+use crate::frr::neighbors::{SHOW_NEIGHBORS, is_established};
+use crate::frr::vty::{CONFIGURE, Query, Reply};
+
+/// Time for bgpd's messages to reach the peers.
+const DELIVERY_TIME: Duration = Duration::from_secs(1);
+
+/// Longest time for bgpd to shut down all sessions: some milliseconds for each, and there may be hundreds.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Longest wait for the sessions of a new bgpd: without sessions it can withdraw nothing. Talos kills the service 10 s
+/// after its SIGTERM.
+const SESSIONS_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Longest duration of the whole graceful shutdown: Talos' 10 s must also cover the exit of the daemons.
+const TOTAL_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Interval between two queries for the sessions.
+const QUERY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A running graceful shutdown. First every route gets the community `GRACEFUL_SHUTDOWN` (RFC 8326), so that a peer
+/// prefers any other path (drain). Then every session is shut down with a notification after which the peer keeps no
+/// route, with or without graceful restart (RFC 8538 §4; `bgp hard-administrative-reset`, on by default). If bgpd exits
+/// meanwhile, its peers keep all routes: the shutdown starts again with the next bgpd, as far as time allows.
+#[derive(Debug)]
+pub struct GracefulShutdown {
+    socket: PathBuf,
+    stage: Stage,
+    drain: Duration,
+    drain_commands: Vec<String>,
+    shutdown_commands: Vec<String>,
+    query: Option<Query>,
+    next_step: Instant,
+    /// Latest end of the drain.
+    drain_deadline: Instant,
+    /// The process that executes the shutdown, if bgpd responds.
+    bgpd: Option<Pid>,
+    /// The neighbors without a session at the last query, if bgpd has neighbors; `None` before the first query.
+    missing_sessions: Option<Vec<String>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Waits for the sessions, until this time.
+    Sessions(Instant),
+    Drain,
+    /// Shuts the sessions down, until this time.
+    Shutdown(Instant),
+}
+
+/// Result of a graceful shutdown.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ShutdownOutcome {
+    /// Every session was shut down. A new bgpd had no session with these neighbors.
+    Complete(Vec<String>),
+    /// bgpd did not run, or did not reply in time.
+    Failed,
+}
+
+impl GracefulShutdown {
+    /// Starts the graceful shutdown of the bgpd that listens at `socket` and runs `text`, in process `bgpd` if it
+    /// responds. `settled`: bgpd has had time to establish its sessions.
+    pub fn start(
+        socket: PathBuf,
+        text: &str,
+        drain: Duration,
+        bgpd: Option<Pid>,
+        settled: bool,
+        now: Instant,
+    ) -> Self {
+        let (drain_commands, shutdown_commands) = commands(text);
+        let stage = Stage::Sessions(if settled { now } else { now + SESSIONS_TIMEOUT });
+        let drain_deadline = now + (TOTAL_TIMEOUT - DELIVERY_TIME);
+        let mut shutdown = Self {
+            socket,
+            stage,
+            drain,
+            drain_commands,
+            shutdown_commands,
+            query: None,
+            next_step: now,
+            drain_deadline,
+            bgpd,
+            missing_sessions: settled.then(Vec::new),
+        };
+        if settled {
+            shutdown.drain(now);
+        }
+        shutdown
+    }
+
+    /// When to call [`Self::step`] if nothing else happens.
+    pub fn deadline(&self) -> Instant {
+        self.next_step
+    }
+
+    /// The query to poll.
+    pub fn query(&self) -> Option<&Query> {
+        self.query.as_ref()
+    }
+
+    /// Does the next step with the bgpd in process `bgpd`, if it responds. Returns the result at the end.
+    pub fn step(&mut self, bgpd: Option<Pid>, now: Instant) -> Option<ShutdownOutcome> {
+        if bgpd != self.bgpd {
+            if self.bgpd.is_some() {
+                log::warn!(
+                    daemon = "bgpd";
+                    "bgpd exited during the graceful shutdown, which starts again with the next bgpd"
+                );
+            }
+            self.bgpd = bgpd;
+            self.stage = Stage::Sessions((now + SESSIONS_TIMEOUT).min(self.drain_deadline));
+            (self.query, self.next_step, self.missing_sessions) = (None, now, None);
+        }
+        let replies = match self.query.as_mut().map(Query::poll_replies) {
+            None | Some(Ok(None)) => None,
+            Some(result) => {
+                self.query = None;
+                result.ok().flatten()
+            }
+        };
+        match self.stage {
+            Stage::Sessions(until) => {
+                let neighbors = replies.as_deref().and_then(parse_neighbors).filter(|all| !all.is_empty());
+                if let Some(neighbors) = neighbors {
+                    let missing = self.missing_sessions.insert(missing_sessions(&neighbors));
+                    if missing.is_empty() {
+                        self.drain(now);
+                        return None;
+                    }
+                }
+                if now >= until {
+                    self.drain(now);
+                } else if now >= self.next_step {
+                    if self.query.is_none() {
+                        self.query = Query::show(&self.socket, [SHOW_NEIGHBORS]).ok();
+                    }
+                    self.next_step = (now + QUERY_INTERVAL).min(until);
+                }
+                None
+            }
+            Stage::Shutdown(_) if replies.is_some() => {
+                let success = replies.is_some_and(|replies| replies.iter().all(|reply| reply.success));
+                let missing = self.missing_sessions.take().filter(|_| success);
+                Some(missing.map_or(ShutdownOutcome::Failed, ShutdownOutcome::Complete))
+            }
+            _ if now < self.next_step => None,
+            Stage::Drain => {
+                self.stage = Stage::Shutdown(
+                    (now + SHUTDOWN_TIMEOUT).min(self.drain_deadline.max(now) + DELIVERY_TIME),
+                );
+                self.query = Query::commands(&self.socket, &self.shutdown_commands).ok();
+                self.next_step = now + DELIVERY_TIME;
+                self.query.is_none().then_some(ShutdownOutcome::Failed)
+            }
+            Stage::Shutdown(until) if self.query.is_some() && now < until => {
+                self.next_step = (now + QUERY_INTERVAL).min(until);
+                None
+            }
+            Stage::Shutdown(_) => Some(ShutdownOutcome::Failed),
+        }
+    }
+
+    fn drain(&mut self, now: Instant) {
+        self.stage = Stage::Drain;
+        self.query = Query::commands(&self.socket, &self.drain_commands).ok();
+        self.next_step =
+            if self.query.is_some() { (now + self.drain).min(self.drain_deadline.max(now)) } else { now };
+    }
+}
+
+/// The neighbors of the default VRF in bgpd's reply.
+fn parse_neighbors(replies: &[Reply]) -> Option<Map<String, Value>> {
+    serde_json::from_str(&replies.first()?.text).ok()
+}
+
+/// The neighbors whose session is not established.
+fn missing_sessions(neighbors: &Map<String, Value>) -> Vec<String> {
+    let down = neighbors.iter().filter(|(_, neighbor)| !is_established(neighbor));
+    down.map(|(name, _)| name.clone()).collect()
+}
+
+/// Beginnings of unindented lines that can belong to a BGP instance: FRR ignores the indentation.
+const INSTANCE_LINES: [&str; 9] =
+    ["!", "address-family ", "bgp ", "bmp ", "exit-", "neighbor ", "network ", "no ", "segment-routing "];
+
+/// The BGP instances of frr.conf with their neighbors. Unknown lines in the text hide no neighbor.
+fn instances(text: &str) -> Vec<(&str, Vec<&str>)> {
+    let mut instances: Vec<(&str, Vec<&str>)> = vec![];
+    let mut open = None;
+    for line in text.lines() {
+        if line.starts_with("router bgp ") {
+            let instance = line.trim_end();
+            // A second block of the same instance continues the first one.
+            open = instances.iter().position(|(other, _)| *other == instance).or_else(|| {
+                instances.push((instance, vec![]));
+                Some(instances.len() - 1)
+            });
+        } else if !line.starts_with([' ', '\t'])
+            && !line.is_empty()
+            && !INSTANCE_LINES.iter().any(|words| line.starts_with(words))
+        {
+            open = None;
+        } else if let Some(rest) = line.trim_start().strip_prefix("neighbor ")
+            && let Some(name) = rest.split(' ').next()
+            && let Some((_, neighbors)) = open.map(|at| &mut instances[at])
+            && !neighbors.contains(&name)
+        {
+            neighbors.push(name);
+        }
+    }
+    instances
+}
+
+/// The commands for the drain and for the shutdown, for every BGP instance and neighbor of frr.conf. The default
+/// instance comes first: its neighbors are the leaves, through which all other neighbors are reached.
+fn commands(text: &str) -> (Vec<String>, Vec<String>) {
+    let configure = || CONFIGURE.map(str::to_owned).to_vec();
+    let (mut drain_commands, mut shutdown_commands) = (configure(), configure());
+    let (first, others): (Vec<_>, Vec<_>) =
+        instances(text).into_iter().partition(|(instance, _)| is_default_bgp_instance(instance));
+    for (instance, neighbors) in first.into_iter().chain(others) {
+        drain_commands.extend([instance, "bgp graceful-shutdown", "exit"].map(str::to_owned));
+        shutdown_commands.push(instance.to_owned());
+        shutdown_commands.extend(neighbors.into_iter().map(|name| format!("neighbor {name} shutdown")));
+        shutdown_commands.push("exit".to_owned());
+    }
+    (drain_commands, shutdown_commands)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_bgpd_has_time_to_establish_its_sessions() {
+        let missing = |text: &str| {
+            let replies = [Reply { success: true, text: text.into() }];
+            parse_neighbors(&replies).map(|all| (all.len(), missing_sessions(&all)))
+        };
+        assert_eq!((missing("{}"), missing("")), (Some((0, vec![])), None));
+        let (up, down) = (r#"{"bgpState":"Established"}"#, r#"{"bgpState":"Active"}"#);
+        assert_eq!(missing(&format!(r#"{{"eth1":{up},"eth2":{down}}}"#)), Some((2, vec!["eth2".into()])));
+
+        let pid = Pid::from_raw;
+        // A bgpd that does not listen: the loop sleeps between the steps, and the shutdown ends.
+        let now = Instant::now();
+        let (text, drain) = ("router bgp 1\n neighbor eth1 interface\nexit\n", Duration::from_secs(3));
+        let mut shutdown = GracefulShutdown::start("/nonexistent".into(), text, drain, None, false, now);
+        let run = |shutdown: &mut GracefulShutdown, mut at: Instant, bgpd| {
+            let mut steps = 0;
+            loop {
+                if let Some(outcome) = shutdown.step(bgpd, at) {
+                    assert_eq!(outcome, ShutdownOutcome::Failed);
+                    assert!(steps < 100, "{steps}");
+                    return at;
+                }
+                assert!(shutdown.deadline() > at || shutdown.stage == Stage::Drain);
+                (at, steps) = (shutdown.deadline(), steps + 1);
+            }
+        };
+        assert_eq!(run(&mut shutdown, now, None), now + SESSIONS_TIMEOUT);
+
+        // If bgpd exits, the next bgpd has the same time for its sessions, within the total timeout.
+        let second = Duration::from_secs(1);
+        let mut shutdown = GracefulShutdown::start("/nonexistent".into(), text, drain, pid(1), false, now);
+        assert_eq!(shutdown.step(pid(1), now), None);
+        assert_eq!(shutdown.step(None, now + second), None);
+        assert_eq!(shutdown.step(pid(2), now + 2 * second), None);
+        assert_eq!(shutdown.stage, Stage::Sessions(now + 2 * second + SESSIONS_TIMEOUT));
+        assert_eq!(shutdown.step(pid(3), now + 5 * second), None);
+        assert_eq!(run(&mut shutdown, now + 5 * second, pid(3)), now + (TOTAL_TIMEOUT - DELIVERY_TIME));
+    }
+
+    #[test]
+    fn every_neighbor_of_every_instance_is_shut_down() {
+        let text = "router bgp 1 vrf m\n neighbor fd00::1 remote-as 2\n neighbor fd00::1 timers 3 9\n !\n \
+                    address-family ipv4 unicast\n  neighbor fd00::1 activate\nexit\n!\nrouter bgp 3\n \
+                    neighbor fabric peer-group\n neighbor eth1 interface peer-group fabric\nexit\nbfd\n neighbor x y\nexit\n";
+        let (first, second) = commands(text);
+        let configure = ["enable", "configure terminal"];
+        let gshut = "bgp graceful-shutdown";
+        assert_eq!(first[2..], ["router bgp 3", gshut, "exit", "router bgp 1 vrf m", gshut, "exit"]);
+        assert_eq!(second[..2], configure);
+        assert_eq!(
+            second[2..],
+            [
+                "router bgp 3",
+                "neighbor fabric shutdown",
+                "neighbor eth1 shutdown",
+                "exit",
+                "router bgp 1 vrf m",
+                "neighbor fd00::1 shutdown",
+                "exit"
+            ]
+        );
+        // Any indentation.
+        let (_, shutdown_commands) = commands("router bgp 3\n   neighbor 192.0.2.1 remote-as 4\nexit\n");
+        assert_eq!(shutdown_commands[3], "neighbor 192.0.2.1 shutdown");
+        // Other blocks before, inside and after the instance.
+        let text = "segment-routing\n srv6\n  x\n exit\nexit\nrouter bgp 3\n bmp targets x\n  y\n exit\n neighbor a interface\nexit\n\
+                    rpki\n rpki cache x\nexit\nrouter bgp 3\nneighbor b interface\nrouter bgp 4 vrf x\n neighbor c interface\n\
+                    interface eth0\n link-params\n  neighbor d x\n exit-link-params\nexit\n";
+        let (_, shutdown_commands) = commands(text);
+        let neighbors: Vec<_> =
+            shutdown_commands.iter().filter(|line| line.starts_with("neighbor ")).collect();
+        assert_eq!(neighbors, ["neighbor a shutdown", "neighbor b shutdown", "neighbor c shutdown"]);
+    }
+}
