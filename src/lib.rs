@@ -11,6 +11,8 @@
 //! are pure. The other modules are thin.
 
 pub mod config;
+#[cfg(test)]
+mod docs;
 pub mod events;
 pub mod files;
 pub mod frr;

@@ -1,4 +1,4 @@
-//! The settings table as text for `--help`, and as Markdown for the README.
+//! The settings table as text for `--help`, and as Markdown for docs/configuration.md.
 
 use std::fmt::Write as _;
 
@@ -18,7 +18,7 @@ pub fn help_text() -> String {
     out
 }
 
-/// The table for the README.
+/// The table for docs/configuration.md.
 pub fn markdown_table() -> String {
     let mut out = String::from("| Variable | Default | Allowed | Meaning |\n|---|---|---|---|\n");
     for setting in SETTINGS {
@@ -67,17 +67,17 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    /// `README_WRITE=1 cargo test readme` rewrites the table.
+    /// `DOCS_WRITE=1 cargo test docs` rewrites the table.
     #[test]
-    fn readme_has_the_table() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
-        let readme = std::fs::read_to_string(path).unwrap();
-        let (head, rest) = readme.split_once("<!-- settings -->\n").unwrap();
+    fn docs_have_the_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let (head, rest) = page.split_once("<!-- settings -->\n").unwrap();
         let (_, tail) = rest.split_once("<!-- /settings -->").unwrap();
         let wanted = format!("{head}<!-- settings -->\n{}<!-- /settings -->{tail}", super::markdown_table());
-        if std::env::var_os("README_WRITE").is_some() {
+        if std::env::var_os("DOCS_WRITE").is_some() {
             return std::fs::write(path, &wanted).unwrap();
         }
-        assert!(readme == wanted, "run README_WRITE=1 cargo test readme");
+        assert!(page == wanted, "run DOCS_WRITE=1 cargo test docs");
     }
 }

@@ -1,4 +1,4 @@
-//! The table of all settings. It drives parsing, `--help` and the README.
+//! The table of all settings. It drives parsing, `--help` and docs/configuration.md.
 
 use std::fmt;
 use std::net::SocketAddr;

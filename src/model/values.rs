@@ -21,7 +21,7 @@ impl Invalid {
 
 /// A type that can be parsed from one text.
 pub trait Value: Sized {
-    /// The allowed values, for `--help`, the README and errors.
+    /// The allowed values, for `--help`, the docs and errors.
     fn allowed() -> String;
     /// Parses the text, which is neither empty nor surrounded by blanks.
     ///

@@ -43,7 +43,7 @@ struct Fault {
     group: Option<GroupWording>,
 }
 
-/// The codes, worst first. The README and the alert rules contain them.
+/// The codes, worst first. docs/operations.md and the alert rules contain them.
 pub const CODES: [&str; 21] = [
     "setup-failed",
     "interface-missing",
