@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use frr_supervisor::config::{self, Config, file};
-use frr_supervisor::frr::{self, Inputs, Version, files};
+use frr_supervisor::frr::{self, Inputs, Version, state};
 use frr_supervisor::model::{FilePath, IfName, Value as _};
 use frr_supervisor::node::single_problem;
 use frr_supervisor::signals::Signals;
@@ -167,7 +167,7 @@ fn file_problems() -> Vec<config::ConfigProblem> {
 
 /// The frr.conf of a node whose interfaces are not known.
 fn render(config: &Config) -> Result<String, Vec<String>> {
-    let template = files::template(config).map_err(|e| vec![e])?;
+    let template = state::template(config).map_err(|e| vec![e])?;
     let ports: Vec<IfName> = (0..config.fabric_macs.len())
         .map(|i| IfName::parse(&format!("fabric{i}")))
         .collect::<Result<_, _>>()

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::config::Config;
-use crate::frr::{self, ConfigStore, Daemon, Inputs, Version, files, kill_leftovers};
+use crate::frr::{self, ConfigStore, Daemon, Inputs, Version, check, kill_leftovers, state};
 use crate::kernel::netns::{NetnsMount, NetnsOrigin};
 use crate::kernel::{
     Changes, Kernel, KernelEvents, Monitor, Netns, Op, ReconcileOutcome, SharedTable, plan, shared_tables,
@@ -239,7 +239,7 @@ impl Node {
             port_addresses: &resolved.port_addresses,
             version: self.version,
         };
-        files::template(config).and_then(|template| frr::render(&inputs, template.as_deref()))
+        state::template(config).and_then(|template| frr::render(&inputs, template.as_deref()))
     }
 
     /// Renders frr.conf and activates it if FRR accepts it. Leaves out raw lines that FRR rejects.
@@ -259,7 +259,7 @@ impl Node {
                     Err(e) if self.leave_out_raw(&e, &text, resolved) => continue,
                     // The text is not the cause: the caller retries.
                     Err(e)
-                        if !self.config_store.active().is_empty() && files::check_failure(&e).is_none() =>
+                        if !self.config_store.active().is_empty() && check::check_failure(&e).is_none() =>
                     {
                         return Err(single_problem(e));
                     }
@@ -282,13 +282,13 @@ impl Node {
 
     /// Leaves out the raw lines for which FRR rejects `text`. `false`: the raw lines are not the cause.
     fn leave_out_raw(&mut self, e: &io::Error, text: &str, resolved: &Resolved) -> bool {
-        let Some(failure) = files::check_failure(e) else { return false };
+        let Some(failure) = check::check_failure(e) else { return false };
         let raw = &self.config.overlay.raw;
         let check_with = |entries: &[usize]| {
             let mut config = self.config.clone();
             config.overlay.raw = entries.iter().map(|i| raw[*i].clone()).collect();
             let text = self.render(&config, resolved).ok()?;
-            files::check_failure(&files::check(&text).err()?).cloned()
+            check::check_failure(&check::check(&text).err()?).cloned()
         };
         let bad = frr::blame(raw, text, failure, check_with);
         for (i, failure) in &bad {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::config::Config;
-use crate::frr::{Version, files};
+use crate::frr::{Version, host};
 use crate::limits;
 use crate::lock;
 use crate::logging;
@@ -40,13 +40,13 @@ pub fn run(
     if lock.is_none() {
         log::warn!("{}: no space left: a second instance can start until there is space", lock::PATH);
     }
-    let version = files::version().map_err(single_problem)?;
+    let version = host::version().map_err(single_problem)?;
     let (publisher, waker) = Publisher::new().map_err(single_problem)?;
     publisher.update(|facts| {
         describe(facts, &config, version);
         facts.configuration.left_out = logging::first_lines(problems).map(Into::into).collect();
     });
-    files::prepare(&version.daemons(true, false)).map_err(single_problem)?;
+    host::prepare(&version.daemons(true, false)).map_err(single_problem)?;
     status::start(Arc::clone(&publisher), waker, config.status_listen, lock).map_err(single_problem)?;
     log::info!("FRR {version}, namespace {}", config.namespace);
     let mut history = RollbackHistory::default();

@@ -1,10 +1,11 @@
 //! FRR: the daemons and their command lines, their configuration, and their vty sockets.
 
 pub mod bfd;
+pub mod check;
 mod check_output;
 pub mod daemons;
 pub mod delta;
-pub mod files;
+pub mod host;
 mod leftovers;
 pub mod memfd;
 pub mod neighbors;
@@ -15,6 +16,7 @@ pub mod rib;
 pub mod sockets;
 pub mod solicit;
 mod split;
+pub mod state;
 mod store;
 pub mod vty;
 

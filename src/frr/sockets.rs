@@ -122,7 +122,7 @@ pub fn remove_hard_links(daemon: &str) {
 pub fn restore(daemon: &str) {
     let dirs = SocketDirs::of_node();
     if !dirs.sockets.is_dir()
-        && let Err(e) = super::files::create_socket_directory()
+        && let Err(e) = super::host::create_socket_directory()
     {
         log::debug!("cannot create {SOCKET_DIR}: {e}");
     }

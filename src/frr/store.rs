@@ -4,8 +4,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::check::check;
 use super::daemons::{RUN_DIR, Version};
-use super::files::check;
 use super::split::{split, with_log_settings};
 use crate::files::{self, Access, LARGEST, Owner};
 

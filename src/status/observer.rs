@@ -24,7 +24,7 @@ use super::{
 };
 use crate::events::EventLog;
 use crate::files;
-use crate::frr::files::status_access;
+use crate::frr::host::status_access;
 use crate::frr::vty::{Query, socket};
 use crate::lock;
 use crate::printable;

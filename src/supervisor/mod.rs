@@ -39,7 +39,7 @@ use crate::frr::delta::Step;
 use crate::frr::memfd::Memfd;
 use crate::frr::retained::RetainedRouters;
 use crate::frr::vty::{PING, Query, Reply, socket};
-use crate::frr::{Daemon, bfd, files, neighbors, redact_output, sockets, solicit, with_log_settings};
+use crate::frr::{Daemon, bfd, host, neighbors, redact_output, sockets, solicit, state, with_log_settings};
 use crate::kernel::{Connects, KernelEvents};
 use crate::limits;
 use crate::model::{FilePath, IfName};
@@ -244,7 +244,7 @@ impl<'a> Supervisor<'a> {
         let (text, parts) = node.config_store.parts(node.version);
         let reads_file = |d: &&Daemon| d.is_configured_by_file() && part(&parts, d.name).is_some();
         let with_file: Vec<_> = daemons.iter().copied().filter(reads_file).collect();
-        let bfd_sessions: Vec<bfd::BfddSession> = files::load_state(files::BFD_SESSIONS);
+        let bfd_sessions: Vec<bfd::BfddSession> = state::load_state(state::BFD_SESSIONS);
         let settings = PolicySettings {
             daemons: &daemons,
             with_file: &with_file,
@@ -285,7 +285,7 @@ impl<'a> Supervisor<'a> {
                 retained_routers(&node.config),
                 socket("bgpd"),
                 Duration::from_secs(node.config.metallb.retention_s.into()),
-                files::load_state(files::SERVICES),
+                state::load_state(state::SERVICES),
                 now,
             ),
             carriers: carrier::FabricPorts::default(),
@@ -543,7 +543,7 @@ impl<'a> Supervisor<'a> {
 
     fn process_bfd_sessions(&mut self, replies: &[Reply]) {
         if bfd::update_sessions(&mut self.bfd_sessions, replies) {
-            files::save_state(files::BFD_SESSIONS, &self.bfd_sessions);
+            state::save_state(state::BFD_SESSIONS, &self.bfd_sessions);
         }
         let commands = bfd::peer_commands(&self.bfd_peers, &self.bfd_sessions);
         if !commands.is_empty() && self.bfd_query.is_none() {
@@ -630,7 +630,7 @@ impl<'a> Supervisor<'a> {
             .map(|text| Memfd::sealed(daemon.name, &(text.to_owned() + &retained)));
         let config = config.transpose()?;
         let pid = Memfd::empty("pid")?;
-        files::clear_socket_path(daemon.name);
+        host::clear_socket_path(daemon.name);
         let mut command = Command::new(Path::new(BIN_DIR).join(daemon.name));
         let config_path = config.as_ref().map(Memfd::path);
         command.args(daemon.arguments(self.node.version, config_path.as_deref(), &pid.path()));
@@ -652,7 +652,7 @@ impl<'a> Supervisor<'a> {
         if let Some((link, victim)) = link.zip(victim) {
             self.linked_kill = link.arm(victim).map_err(not_linked).ok().map(|()| link);
         }
-        files::write_pid_file(daemon.name, child.pid);
+        host::write_pid_file(daemon.name, child.pid);
         Ok(child)
     }
 
@@ -728,7 +728,7 @@ impl<'a> Supervisor<'a> {
         match event {
             RetentionEvent::KnownChanged => {
                 self.publisher.update(|facts| facts.session_changes += 1);
-                files::save_state(files::SERVICES, self.retention.known());
+                state::save_state(state::SERVICES, self.retention.known());
             }
             RetentionEvent::UnannouncedChanged => self.show_unannounced(),
             RetentionEvent::Released(withdrawn) => {
@@ -1156,9 +1156,9 @@ impl<'a> Supervisor<'a> {
             "{name} exited (pid {pid}, {status}){}",
             child.last_log_line_suffix()
         );
-        files::remove_pid_file(name);
+        host::remove_pid_file(name);
         sockets::remove_hard_links(name);
-        files::remove_daemon_directory(name, pid);
+        host::remove_daemon_directory(name, pid);
         events.push_back(Event::Exited(i));
     }
 
@@ -1334,7 +1334,7 @@ impl DaemonQuery {
 
 /// Whether a stop at this moment withdraws this node's routes from the peers.
 pub fn withdraws(config: &Config, signals: &Signals) -> bool {
-    signals.withdraw_requested() || files::on_stop_override().unwrap_or(config.on_stop) == OnStop::Withdraw
+    signals.withdraw_requested() || state::on_stop_override().unwrap_or(config.on_stop) == OnStop::Withdraw
 }
 
 /// The commands that query the state of a daemon. Any reply shows that the daemon is alive.

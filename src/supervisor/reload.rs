@@ -10,7 +10,7 @@ use super::policy::Event;
 use super::{End, Supervisor};
 use crate::config::{Config, ConfigProblem, file};
 use crate::frr::delta::{Delta, Step, delta, lines_with_path};
-use crate::frr::{Version, files, raw_entries_of, retained};
+use crate::frr::{Version, check, raw_entries_of, retained};
 use crate::logging;
 use crate::node::{Candidate, single_problem};
 
@@ -265,13 +265,13 @@ impl Supervisor<'_> {
                 // The commands do not show that FRR accepts the whole of an operator's template at the next start.
                 if candidate.config.template.is_some() {
                     let text = &candidate.text;
-                    files::check(text).map_err(|e| check_error(&e, &candidate, text, true))?;
+                    check::check(text).map_err(|e| check_error(&e, &candidate, text, true))?;
                 }
                 if self.retention.is_active() {
                     retained::remove_import_check(&mut steps);
                 }
                 let commands = text(&steps);
-                files::check(&commands).map_err(|e| check_error(&e, &candidate, &commands, false))?;
+                check::check(&commands).map_err(|e| check_error(&e, &candidate, &commands, false))?;
                 let (from, to, version) = (candidate.text.clone(), self.text.clone(), self.node.version);
                 let undo = move || match delta(&from, &to, version) {
                     Delta::Commands(undo, late) => [undo, late].concat(),
@@ -284,7 +284,7 @@ impl Supervisor<'_> {
             Delta::Invalid(reason) => return Err(StartError::Invalid(vec![reason])),
             Delta::Restart(which, reason) => {
                 let text = &candidate.text;
-                files::check(text).map_err(|e| check_error(&e, &candidate, text, true))?;
+                check::check(text).map_err(|e| check_error(&e, &candidate, text, true))?;
                 self.activate_text(&candidate);
                 if needs_other_daemons {
                     log::warn!("{reason}: restarting all daemons; the kernel continues to forward");
@@ -443,7 +443,7 @@ impl Supervisor<'_> {
 /// `checked` are indented.
 fn check_error(e: &io::Error, candidate: &Candidate, checked: &str, indented: bool) -> StartError {
     let refused =
-        files::refused_line(e).and_then(|line| lines_with_path(checked, indented).nth(line.checked_sub(1)?));
+        check::refused_line(e).and_then(|line| lines_with_path(checked, indented).nth(line.checked_sub(1)?));
     let (path, line) = refused.unwrap_or_default();
     StartError::from_check(e, format!("{e}{}", origin(candidate, line, Some(&path))))
 }

@@ -1,27 +1,19 @@
-//! The files and directories of the daemons and of the next instance. All of them are in [`RUN_DIR`], except those at
-//! paths that are compiled into FRR. [`RUN_DIR`] belongs to root. FRR's user has its own directories in it; we read no
-//! file in those.
+//! What the daemons need on the host: directories, sockets, PID files, the IDs of FRR's user. All paths are in [`RUN_DIR`],
+//! except those that are compiled into FRR. [`RUN_DIR`] belongs to root. FRR's user has its own directories in it; we read
+//! no file in those.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::{OnceLock, mpsc};
-use std::thread;
-use std::time::Duration;
+use std::process::Command;
+use std::sync::OnceLock;
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use rustix::process::Pid;
 
-use crate::config::{Config, OnStop};
-use crate::files::{self, Access, LARGEST, Owner};
-use crate::model::{FilePath, Value as _};
+use crate::files::{self, Access};
 
-use super::check_output::{self, CheckFailure, CheckOutput};
 use super::daemons::{BIN_DIR, DAEMONS, Daemon, RUN_DIR, SOCKET_DIR, Version};
-use super::memfd::{Memfd, spawn};
 
 /// The directory of mgmtd's commit history.
 const HISTORY_DIR: &str = "/var/lib/frr";
@@ -48,12 +40,6 @@ const OWN_FILES: [&str; 9] = [
 
 /// Files of earlier versions; some of them contain passwords.
 const OUTDATED_FILES: [&str; 3] = ["frr.conf.new", "frr.delta", "bfdd.sock"];
-
-/// The maximum size of a template, in bytes; the built-in one has 12 kB.
-const TEMPLATE_LIMIT: u64 = 1 << 20;
-
-/// The maximum size of the file `on-stop`, in bytes.
-const ON_STOP_LIMIT: u64 = 4096;
 
 /// The version of the installed zebra.
 ///
@@ -216,141 +202,6 @@ fn id_of(name: &str, file: &str) -> Option<u32> {
     rest.split(':').nth(1)?.parse().ok()
 }
 
-/// The operator's template (`FRR_TEMPLATE`), if one is set.
-///
-/// # Errors
-/// The file can't be read.
-pub fn template(config: &Config) -> Result<Option<String>, String> {
-    let read = |path: &FilePath| {
-        files::read(Path::new(path.as_str()), Owner::Operator, TEMPLATE_LIMIT)
-            .map_err(|e| format!("FRR_TEMPLATE={}: {e}", path.as_str()))
-    };
-    config.template.as_ref().map(read).transpose()
-}
-
-/// Checks a configuration, or commands, with FRR's parser: that it accepts each line and reads to the last one.
-///
-/// # Errors
-/// The output of vtysh, as [`io::ErrorKind::InvalidData`] (see [`check_failure`]); or vtysh can't be run.
-pub fn check(text: &str) -> io::Result<()> {
-    let failed = |failure: CheckFailure| Err(io::Error::new(io::ErrorKind::InvalidData, failure));
-    if let Some(failure) = check_output::overlong_lines(text) {
-        return failed(failure);
-    }
-    let (_, output) = vtysh(&check_output::with_end_marker(text))?;
-    let CheckOutput { is_complete, diagnostics } = CheckOutput::parse(&output, text);
-    if is_complete && diagnostics.is_empty() {
-        return Ok(());
-    }
-    // Some diagnostics are warnings. The exit status without the end marker distinguishes them from errors.
-    let (success, output) = vtysh(text)?;
-    let output = CheckOutput::parse(&output, text);
-    match (success, is_complete) {
-        (true, true) => Ok(()),
-        (false, true) => failed(CheckFailure(output.diagnostics)),
-        (_, false) => failed(output.into_incomplete()),
-    }
-}
-
-/// The maximum duration of a check. vtysh needs about 0.1 ms for a line of a configuration.
-const CHECK_LIMIT: Duration = Duration::from_secs(30);
-
-/// Checks a text with vtysh. Returns whether vtysh accepts it, and the output.
-fn vtysh(text: &str) -> io::Result<(bool, String)> {
-    let cannot = |e: io::Error| io::Error::new(e.kind(), format!("cannot run vtysh: {e}"));
-    let text = Memfd::sealed("frr.conf", text).map_err(cannot)?;
-    let mut command = Command::new("/usr/bin/vtysh");
-    command.args(["--config_dir", RUN_DIR, "-C", "-f", &text.path()]);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let result =
-        spawn(&mut command, &[&text]).and_then(|child| output_within(CHECK_LIMIT, child)).map_err(cannot)?;
-    let output = [result.stdout, result.stderr].concat();
-    Ok((result.status.success(), String::from_utf8_lossy(&output).into_owned()))
-}
-
-/// Waits for a process to end, and returns its output. Kills the process after `limit`.
-fn output_within(limit: Duration, child: Child) -> io::Result<Output> {
-    let pid = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).map_err(io::Error::from);
-    let (ended, end) = mpsc::channel::<()>();
-    // Without a pidfd or a thread the limit is not enforced.
-    let watch = pid.and_then(|pid| {
-        thread::Builder::new().name("check".into()).spawn(move || {
-            let is_late = end.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout);
-            is_late && pidfd_send_signal(pid, Signal::KILL).is_ok()
-        })
-    });
-    let output = child.wait_with_output();
-    drop(ended);
-    match watch.map(thread::JoinHandle::join) {
-        Ok(Ok(true)) => Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("it did not end within {} s", limit.as_secs()),
-        )),
-        _ => output,
-    }
-}
-
-/// The output of vtysh in an error of [`check`], if vtysh rejected the text.
-pub fn check_failure(e: &io::Error) -> Option<&CheckFailure> {
-    e.get_ref()?.downcast_ref()
-}
-
-/// The first line number in an error of [`check`], counted from 1.
-pub fn refused_line(e: &io::Error) -> Option<usize> {
-    check_failure(e)?.0.iter().find_map(|diagnostic| diagnostic.line)
-}
-
-/// The file with the services that MetalLB's speaker announced.
-pub const SERVICES: &str = "services.json";
-
-/// The file with the sessions of bfdd.
-pub const BFD_SESSIONS: &str = "bfd.json";
-
-/// Reads the state that an earlier instance saved in `file`; the default if there is none or it can't be read.
-pub fn load_state<T: DeserializeOwned + Default>(file: &str) -> T {
-    let path = Path::new(RUN_DIR).join(file);
-    let parse = |text: String| serde_json::from_str(&text).map_err(io::Error::from);
-    match files::read(&path, Owner::Root, LARGEST).and_then(parse) {
-        Ok(value) => value,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => T::default(),
-        Err(e) => {
-            log::warn!("ignoring {}: {e}", path.display());
-            T::default()
-        }
-    }
-}
-
-/// Saves state in `file` for the next instance.
-pub fn save_state(file: &str, state: &impl Serialize) {
-    match serde_json::to_string(state) {
-        Ok(text) => files::save(&Path::new(RUN_DIR).join(file), &text, Access::Root),
-        Err(e) => log::warn!("cannot save {RUN_DIR}/{file}: {e}"),
-    }
-}
-
-/// The value in the file `on-stop`, which overrides `ON_STOP` for the next stop; `None` if there is no valid one.
-pub fn on_stop_override() -> Option<OnStop> {
-    let path = Path::new(RUN_DIR).join("on-stop");
-    let text = match files::read(&path, Owner::Root, ON_STOP_LIMIT) {
-        Ok(text) => text,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
-        Err(e) => {
-            log::error!("{}: {e}; ON_STOP applies", path.display());
-            return None;
-        }
-    };
-    OnStop::parse(text.trim())
-        .inspect_err(|_| {
-            log::error!(
-                "{}: {:?} is not {}; ON_STOP applies",
-                path.display(),
-                text.trim(),
-                OnStop::allowed()
-            );
-        })
-        .ok()
-}
-
 fn pid_path(name: &str) -> PathBuf {
     Path::new(RUN_DIR).join(name).with_extension("pid")
 }
@@ -387,14 +238,6 @@ pub fn remove_daemon_directory(name: &str, pid: Pid) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_check_that_hangs_is_killed() {
-        let sleep = |seconds| Command::new("sleep").arg(seconds).stdout(Stdio::piped()).spawn().unwrap();
-        assert!(output_within(Duration::from_secs(30), sleep("0")).unwrap().status.success());
-        let late = output_within(Duration::from_millis(50), sleep("60")).unwrap_err();
-        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
-    }
 
     #[test]
     fn the_ids_of_users_and_groups_are_parsed() {
