@@ -16,9 +16,10 @@ mod docs;
 pub mod events;
 pub mod files;
 pub mod frr;
+pub mod instance;
 pub mod kernel;
 pub mod limits;
-pub mod lock;
+
 pub mod logging;
 pub mod model;
 pub mod node;

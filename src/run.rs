@@ -7,8 +7,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::config::Config;
 use crate::frr::{Version, host};
+use crate::instance;
 use crate::limits;
-use crate::lock;
 use crate::logging;
 use crate::node::{Node, single_problem};
 use crate::signals::Signals;
@@ -32,13 +32,13 @@ pub fn run(
     mut signals: Signals,
 ) -> Result<(), Vec<String>> {
     // Before any change: another instance may run.
-    let lock = lock::take().map_err(|e| vec![e])?;
+    let lock = instance::take().map_err(|e| vec![e])?;
     limits::raise();
     limits::drop_capabilities();
     logging::start_writer();
     logging::problems(problems);
     if lock.is_none() {
-        log::warn!("{}: no space left: a second instance can start until there is space", lock::PATH);
+        log::warn!("{}: no space left: a second instance can start until there is space", instance::PATH);
     }
     let version = host::version().map_err(single_problem)?;
     let (publisher, waker) = Publisher::new().map_err(single_problem)?;

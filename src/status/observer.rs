@@ -26,7 +26,7 @@ use crate::events::EventLog;
 use crate::files;
 use crate::frr::host::status_access;
 use crate::frr::vty::{Query, socket};
-use crate::lock;
+use crate::instance;
 use crate::printable;
 use crate::time::{Time, span};
 
@@ -419,7 +419,7 @@ impl Observer {
         self.has_unwritten_changes = false;
         if self.lock.is_none() {
             // The reason why the lock could not be taken was logged at the start.
-            self.lock = lock::take().unwrap_or_default();
+            self.lock = instance::take().unwrap_or_default();
         }
         let json = printable::to_json(&self.status).unwrap_or_default();
         let text = text::render(&self.status);

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::files::{self, LARGEST, Owner};
-use crate::lock;
+use crate::instance;
 
 use super::{BgpSession, DaemonState, Health, NodePhase, Status};
 use crate::printable::printable;
@@ -46,7 +46,7 @@ pub fn print(options: PrintOptions) -> ExitCode {
     loop {
         let read = read_file(TEXT);
         let plain = without_colours(read.as_deref().unwrap_or_default());
-        let runs = lock::is_taken();
+        let runs = instance::is_taken();
         let text = match read {
             _ if options.json => read_file(FILE).map(|text| text + "\n").unwrap_or_default(),
             Ok(text) if runs && out.is_terminal() => text,
