@@ -1,21 +1,21 @@
 # make build   the static binary
 # make test    everything: lint, unit and property tests, and the node on real FRR (needs root; installs what is missing)
-# make demo    the main job at work, step by step (needs root)
-# make lab     a node on real FRR, with what is too long for test [EVERY=1]
-# make evpn    VNIs between two nodes on real FRR, the same [EVERY=1]
+# make demo    the main job, step by step (needs root)
+# make lab     a node on real FRR; with EVERY=1 also the tests that take too long for `make test`
+# make evpn    VNIs between two nodes on real FRR; EVERY=1 as for lab
 # make delta   any change of a running configuration against a start with the new one, on real daemons [PAIRS=n] [SEED=n]
-# make matrix  whatever dies, in either namespace: packets sent and lost [REPEAT=n] [NETNS=perouter|host] [CELL=words]
-# make chaos   random kills and freezes under traffic [KILLS=n] [SECONDS=n] [SEED=n] [NETNS=host] [BFD=off] [DELETIONS=n]
+# make matrix  whatever is killed or stopped, in either namespace: packets sent and lost [REPEAT=n] [NETNS=perouter|host] [CELL=words]
+# make chaos   random kills and stops under traffic [KILLS=n] [SECONDS=n] [SEED=n] [NETNS=host] [BFD=off] [DELETIONS=n]
 #              [ROUTES=n] [SERVICES=n] [MTU=bytes] [INTERLEAF=on]
-# make bench   beside others: start-up and recovery (watchfrr), the devices of many VNIs (ip -batch), changes (frr-reload.py) [VNIS=n,…] [VRFS=n,…]
+# make bench   comparisons: start-up and recovery (watchfrr), the devices of many VNIs (ip -batch), changes (frr-reload.py) [VNIS=n,…] [VRFS=n,…]
 # make page    the status page in a browser: screenshots and checks, below _out/page
 # make alerts  the alert rules and the metrics, by promtool
 # make extension        the Talos extension from Debian's packages, below _out/ [SUITE=forky]
-# make extension-check  whether it is what Talos and its tools take, and whether it runs as they run it
+# make extension-check  whether Talos and its tools accept it, and whether it runs as they run it
 # make frr              the extension by bldr: needs Docker and registries [REGISTRY= USERNAME= TAG= PUSH= PLATFORM=]
 # make deny    licences, advisories and sources of the dependencies
 #
-# FRR=8.4|10.3|10.7 chooses the FRR of demo, matrix, chaos and bench, and SUITES the Debian suites that test takes theirs from.
+# FRR=8.4|10.3|10.7 chooses the FRR of demo, matrix, chaos and bench; SUITES the Debian suites whose FRR `make test` uses.
 
 TARGET  ?= $(shell rustc -vV | sed -n 's/^host: //p')
 FRR     ?= 10.3
@@ -27,18 +27,18 @@ PAIRS   ?= 60
 SUITES  ?= trixie forky bookworm
 SUITE   := $(or $(if $(filter 8.4,$(FRR)),bookworm),$(if $(filter 10.3,$(FRR)),trixie),$(if $(filter 10.7,$(FRR)),forky),$(error FRR=$(FRR): 8.4, 10.3 or 10.7))
 
-# Static, so that it runs in a tree of any age. With --target the flag stays away from build scripts.
-# What is built is the same wherever it is built.
+# Static, so that it runs in a tree of any age. With --target the flag does not apply to build scripts.
+# The result does not depend on the directory of the build.
 CARGO_HOME ?= $(HOME)/.cargo
-# A make that another make started has them already; with any twice, all would be built anew.
+# A make that another make started has the flags already; with a flag twice, everything would be built again.
 ifeq (,$(findstring crt-static,$(RUSTFLAGS)))
 export RUSTFLAGS := -C target-feature=+crt-static --remap-path-prefix=$(CURDIR)=. --remap-path-prefix=$(CARGO_HOME)=/cargo $(RUSTFLAGS)
-# What is the same is there once, and relocations are packed: by lld, which is rustc's own on x86-64 from 1.90 on.
+# lld, which is rustc's own on x86-64 from 1.90 on, merges identical functions and packs relocations.
 ifneq (,$(findstring x86_64,$(TARGET)))
 RUSTFLAGS += -C link-arg=-Wl,--icf=all -C link-arg=-Wl,--pack-dyn-relocs=relr
 endif
 endif
-# Tests do unwind.
+# Not for tests, which unwind.
 ifneq (,$(findstring x86_64,$(TARGET)))
 RELEASE := -C link-arg=-Wl,-T,$(CURDIR)/no-unwinding.ld -C link-arg=-Wl,--no-eh-frame-hdr
 endif
@@ -48,7 +48,7 @@ BIN     := $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release/frr-supervisor
 LAB     := LAB_SUPERVISOR=$(abspath $(BIN)) tests/lab/run
 STEADY  := LAB_SUPERVISOR=$(abspath $(BIN)) tests/lab/steadily
 
-# The executable of some tests: made with all that cargo has to say, then asked for its path.
+# The executable of some tests: built with cargo's full output, then its path from a second call.
 tests = $(CARGO) test $(ARGS) --features lab,extension --no-run $(1)
 program = $$($(call tests,$(1)) >&2 && $(call tests,$(1)) 2>&1 | sed -n 's/^ *Executable.*(\(.*\))$$/\1/p')
 
@@ -72,7 +72,7 @@ test:
 	@$(MAKE) -j3 -Otarget trees size checks
 	@$(MAKE) -j2 -Otarget lab evpn delta kernel extension-check TALOS=namespace_of_its_own
 
-# What takes time before anything runs in it.
+# The trees and kernels, which take time to make.
 trees:
 	@set -e; for suite in $(SUITES); do tests/lab/tree $$suite; done; for kernel in uml qemu; do tests/lab/kernel $$kernel; done
 
@@ -82,6 +82,7 @@ checks:
 	@$(call tests,$(patsubst %,--test %,node evpn delta extension talos))
 
 lint:
+	tests/words
 	$(CARGO) fmt --check
 	$(CARGO) clippy $(ARGS) --all-targets --features lab,extension -- -D warnings
 
@@ -93,19 +94,19 @@ kernel:
 	@set -e; program="$(call program,--lib)"; test -n "$$program"; \
 	LAB_TIMEOUT=1800 $(LAB) --kernel nft $$program --ignored --test-threads=1 nft::
 
-# 4 MB, as for the image; a node's initramfs lives in memory.
+# 4 MB, as for the image; a node's initramfs is in memory.
 size: build
 	@test $$(stat -c %s $(BIN)) -le 4000000 || { echo "$(BIN) is larger than 4 MB"; exit 1; }
 
-# What FRR's version has little or no part in is tested with one suite only, the first or (where there is one) the second, and what
-# takes long and has a brother that is tested, not at all but with EVERY=1.
-# FRR 8.4 tears BFD down with bgpd, so it is not asked to lose nothing; and as the speaker's zebra in the host's namespace it misses
-# addresses of the veth pair now and then.
-FIRST_ONLY  = bad_configurations nics_are_found nic_that_carries stale_namespace something_foreign log_can_be_json \
-              every_fault clients_of_any the_command_and the_metrics another_namespace a_broken_template an_instance_that lost_when_daemons_die killed_at_any fight_is_not rebuild_token altered deleted_namespace nic_that_returns dead_daemon no_one_reads what_others_put
-SECOND_ONLY = leave_by_another_leaf port_that_flaps does_not_concern typed_into withdraw_takes services_stay nothing_is_held lost_in_the_hosts we_die dies_alone a_leaf_may host_mode ipv4_over full_run may_not_announce want_of_files wrong_with_one_nic peers_do_not_write what_is_no_file a_stop_comes dies_of_is
-EVERY_ONLY  = a_leaf_may_be_gobgp altered_in_the_hosts same_link_local put_right_in_the_hosts announced_while thousands_of_services kernel_made thousands_of_backup boots_slowly
-NOT_8.4     = does_not_concern typed_into dies_of_is no_packet host_mode another_namespace ipv4_over services_stay nothing_is_held may_not_announce thousands_of_services
+# Tests that hardly depend on FRR's version run with one suite only, the first or (if there is one) the second. Tests that take
+# long and resemble another test run only with EVERY=1.
+# FRR 8.4 ends its BFD sessions with bgpd, so tests that allow no loss do not run with it. Its zebra, as the speaker's in the host's
+# namespace, sometimes misses addresses of the veth pair.
+FIRST_ONLY  = bad_configurations nics_are_found nic_that_carries stale_namespace conflicting_unmanaged log_can_be_json \
+              every_fault clients_of_any the_command_and the_metrics another_namespace a_broken_template an_instance_that lost_when_daemons_are_killed killed_at_any conflicting_writer rebuild_token altered deleted_namespace nic_that_returns dead_daemon no_one_reads what_others_put
+SECOND_ONLY = leave_by_another_leaf port_that_flaps does_not_affect typed_into withdraw_shuts_down services_stay no_service_is_retained lost_in_the_hosts container_is_killed only_bgpd_is_killed a_leaf_may host_mode ipv4_over full_run may_not_announce shortage_of_file wrong_with_one_nic peers_cannot_forge only_a_regular_file a_stop_overrides crashes_a_daemon
+EVERY_ONLY  = a_leaf_may_be_gobgp altered_in_the_hosts same_link_local repaired_in_the_hosts announced_while thousands_of_services kernel_made thousands_of_backup boots_slowly
+NOT_8.4     = does_not_affect typed_into crashes_a_daemon no_packet host_mode another_namespace ipv4_over services_stay no_service_is_retained may_not_announce thousands_of_services
 without     = connmark kernel_without_vrf $(if $(EVERY),,$(EVERY_ONLY) \
               $(if $(filter $(1),$(firstword $(SUITES))),,$(FIRST_ONLY)) $(if $(filter $(1),$(or $(word 2,$(SUITES)),$(1))),,$(SECOND_ONLY))) \
               $(if $(filter $(1),bookworm),$(NOT_8.4))
@@ -120,15 +121,15 @@ lab-nat: build
 lab-plain: build
 	@set -e; program="$(call program,--test node)"; test -n "$$program"; LAB_WITHOUT=vrf $(STEADY) --kernel uml $$program kernel_without_vrf
 
-# What changes of a running configuration lead to, on daemons by themselves: [PAIRS=n] [SEED=n]
+# The result of changes to a running configuration, on standalone daemons: [PAIRS=n] [SEED=n]
 delta: $(SUITES:%=delta-%)
 $(SUITES:%=delta-%): delta-%:
 	@set -e; program="$(call program,--test delta)"; test -n "$$program"; \
 	LAB_TIMEOUT=7200 LAB_PAIRS=$(PAIRS) LAB_SEED=$(or $(SEED),1) tests/lab/run --kernel any --suite $* $$program --test-threads=1 --nocapture
 
-# EVPN's own graceful restart is FRR's from 10.6 on, and so are IPv6 VTEPs. 10.3 now and then loses sight of a neighbor of a listen
-# range, and reflects nothing to it. EVERY=1: what takes minutes, too.
-vnis = between_two takes_the $(if $(filter bookworm,$(1)),,only_a_default) $(if $(filter trixie,$(1)),our_own internal_host) $(if $(filter bookworm,$(1)),,the_file_changes $(if $(EVERY),moves)) $(if $(filter forky,$(1)),of_every_sort come_and_go what_is_refused no_packet found_out $(if $(EVERY),over_ipv6 silent a_hundred))
+# FRR has graceful restart for EVPN and IPv6 VTEPs from 10.6 on. 10.3 sometimes loses track of a neighbor of a listen range, and
+# reflects nothing to it. EVERY=1: also the tests that take minutes.
+vnis = between_two accepts_the $(if $(filter bookworm,$(1)),,only_a_default) $(if $(filter trixie,$(1)),our_own internal_host) $(if $(filter bookworm,$(1)),,the_file_changes $(if $(EVERY),moves)) $(if $(filter forky,$(1)),of_every_kind creates_and_deletes what_is_refused no_packet is_detected $(if $(EVERY),over_ipv6 silent a_hundred))
 
 evpn: $(SUITES:%=evpn-%)
 $(SUITES:%=evpn-%): evpn-%: build
@@ -160,7 +161,7 @@ bench:
 	$(CARGO) test $(ARGS) --lib each_vni -- --ignored --nocapture
 	@set -e; program="$(call program,--test bench)"; test -n "$$program"; LAB_TIMEOUT=1800 $(LAB) --suite $(SUITE) $$program
 	@set -e; program="$(call program,--test weight)"; test -n "$$program"; LAB_MEM=4096 LAB_TIMEOUT=1800 $(LAB) --suite $(SUITE) $$program
-	@# This leaves a program that can do with bridges, as the deaths on this machine's own kernel need it: see LAB_PLAIN.
+	@# This leaves a program that can use bridges, which the kills on this machine's own kernel need: see LAB_PLAIN.
 	@set -e; program="$(call program,--release --test scale)"; test -n "$$program"; for kernel in auto plain; do \
 	LAB_TIMEOUT=1800 LAB_VNIS="$(VNIS)" $(LAB) --kernel $$kernel --suite $(SUITE) $$program; done
 	@set -e; program="$(call program,--test bench)"; test -n "$$program"; LAB_TIMEOUT=1800 $(LAB) --kernel plain --suite $(SUITE) $$program
@@ -184,14 +185,14 @@ alerts:
 	grep -q '^frr_supervisor_info' _out/metrics.txt || { cat _out/metrics.log; exit 1; }; \
 	promtool check metrics <_out/metrics.txt
 
-# SUITE of the command line, and not the one that FRR chooses.
+# SUITE of the command line, not the one that FRR chooses.
 EXTENSION_SUITE := $(if $(filter file,$(origin SUITE)),forky,$(SUITE))
 
 extension: build
 	tests/lab/setup extension
 	extension/build $(BIN) $(EXTENSION) $(EXTENSION_SUITE)
 
-# Twice, since it must be the same to the byte.
+# Built twice, since both results must be identical.
 extension-check: extension
 	tests/lab/setup uml
 	extension/build $(BIN) $(EXTENSION).again $(EXTENSION_SUITE) >/dev/null

@@ -1,13 +1,13 @@
-// Deaths with very many routes in the kernel. Included by node.rs.
+// Daemons are killed with very many routes in the kernel. Included by node.rs.
 
-/// LAB_ROUTES (2500): so many in either family; 20000 take minutes.
+/// LAB_ROUTES (2500): the number in each family; 20000 take minutes.
 fn number_of_routes() -> usize {
     std::env::var("LAB_ROUTES").map_or(2500, |n| n.parse().unwrap())
 }
 
-/// Seconds from the line about a daemon's end to that about its successor's start.
-fn until_started(said: &[Line], name: &str) -> f64 {
-    let at = |text: &str| said.iter().find(|(_, line)| line.contains(text)).map(|(at, _)| at.as_secs_f64());
+/// Seconds from the log line about a daemon's exit to that about its restart.
+fn until_started(lines: &[Line], name: &str) -> f64 {
+    let at = |text: &str| lines.iter().find(|(_, line)| line.contains(text)).map(|(at, _)| at.as_secs_f64());
     at(&format!("{name} started")).unwrap() - at(&format!("{name} exited (pid")).unwrap()
 }
 
@@ -27,9 +27,9 @@ fn no_daemon_waits_for_thousands_of_backup_routes() {
         wait_until("the daemons to be back", SOON, || complete() > before);
         settle();
         node.wait_log_after(from, "backup routes installed", SOON);
-        let said = node.log()[from..].to_vec();
-        let took = until_started(&said, name);
-        let installed = said.iter().find(|(_, line)| line.contains("backup routes installed")).unwrap();
+        let lines = node.log()[from..].to_vec();
+        let took = until_started(&lines, name);
+        let installed = lines.iter().find(|(_, line)| line.contains("backup routes installed")).unwrap();
         let cost = Cost::of(flows);
         println!("{name}: started after {took:.3} s; {}; {cost}", installed.1);
         // A zebra that damages existing routes waits until they are removed.

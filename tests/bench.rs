@@ -1,6 +1,6 @@
-//! `make bench`: from the start of the program to every session Established, and from the death of a daemon to its
-//! successor, and what it costs when nothing happens, ours beside a start-up script that hands over to watchfrr, on the same FRR in the same run.
-//! LAB_PLAIN: on a kernel without VRFs, hence without MetalLB and without the cost of nothing.
+//! `make bench`: from the start of the program to every session Established, from the kill of a daemon to its
+//! successor, and the idle cost, with frr-supervisor and with a start-up script that starts watchfrr, on the same FRR
+//! in the same run. LAB_PLAIN: on a kernel without VRFs, hence without MetalLB and without the idle cost.
 #![allow(clippy::unwrap_used)]
 
 mod lab;
@@ -26,7 +26,7 @@ fn fabric() -> Lab {
     Lab::new(Options { speaker: options.speaker.filter(|_| !plain()), ..Options::default() })
 }
 
-/// Seconds from now until the leaves and the speaker have their sessions with the node.
+/// Seconds from `start` until the leaves and the speaker have their sessions with the node.
 fn until_established(start: Instant) -> f64 {
     let sessions = [("leaf1", "node"), ("leaf2", "node"), ("speaker", "fda1:b2c3:d4e5:1::")];
     for (router, peer) in sessions.into_iter().filter(|(router, _)| *router != "speaker" || !plain()) {
@@ -37,14 +37,14 @@ fn until_established(start: Instant) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-/// What [`recovery`] measures.
+/// The steps that [`recovery`] measures.
 const STEPS: [&str; 4] =
     ["its end, the kernel's part", "successor exec'd", "it answers", "sessions Established"];
 
-/// Seconds from SIGKILL to a daemon until the kernel has ended it, its successor is exec'd, has answered, and until the
-/// leaves have their sessions again.
+/// Seconds from SIGKILL to a daemon until the kernel has ended it, until its successor is exec'd, until that answers,
+/// and until the leaves have their sessions again.
 fn recovery(daemon: &str) -> [f64; 4] {
-    // Established at the moment, and how often it has been.
+    // Whether it is Established, and how often it has been.
     let sessions = || {
         ["leaf1", "leaf2"].map(|leaf| {
             let all = show(leaf, "bgpd", "show bgp neighbors node json");
@@ -54,23 +54,23 @@ fn recovery(daemon: &str) -> [f64; 4] {
             )
         })
     };
-    wait_until("the sessions before the death", LIMIT, || sessions().iter().all(|(up, _)| *up));
+    wait_until("the sessions before the kill", LIMIT, || sessions().iter().all(|(up, _)| *up));
     let before = sessions();
     let victim = wait_until("the daemon", LIMIT, || pid_of(daemon));
     let pid = Pid::from_raw(victim.cast_signed()).unwrap();
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
-    // To look for the successor's process would keep a small machine from starting it, and the successor's first work would
-    // keep us from seeing it.
+    // Polling for the successor's process would delay its start on a small machine, and the successor's first work
+    // would delay the poll.
     let opened = inotify::init(inotify::CreateFlags::empty()).unwrap();
     inotify::add_watch(&opened, lab::daemon(daemon), inotify::WatchFlags::OPEN).unwrap();
     let (ready, watches) = channel();
     let watcher = thread::spawn(move || {
-        go_first();
+        raise_priority();
         ready.send(()).unwrap();
         [await_readable(&pidfd), await_readable(&opened)]
     });
     watches.recv().unwrap();
-    // The call may return when much of it is over.
+    // The call may return when much of the exit is over.
     let start = Instant::now();
     kill_process(pid, Signal::KILL).unwrap();
     let [end, exec] = watcher.join().unwrap().map(|at| at - start);
@@ -85,10 +85,11 @@ fn recovery(daemon: &str) -> [f64; 4] {
     [end, exec, ready, start.elapsed()].map(|time| time.as_secs_f64())
 }
 
-/// Routes in the kernel at the deaths of [`with_routes`].
+/// The numbers of routes in the kernel for [`with_routes`].
 const ROUTES: [usize; 3] = [0, 1000, 40_000];
 
-/// The first two steps of [`recovery`] for each of [`DAEMONS`] with so many routes in the kernel that all need a backup.
+/// The first two steps of [`recovery`] for each of [`DAEMONS`], with this number of routes in the kernel, which all
+/// need a backup.
 fn with_routes(count: usize) -> [[f64; 2]; 2] {
     let lab = fabric();
     let mut env = Lab::node_env();
@@ -103,7 +104,7 @@ fn with_routes(count: usize) -> [[f64; 2]; 2] {
     })
 }
 
-/// When something can be read there.
+/// The time at which it becomes readable.
 fn await_readable(fd: &impl AsFd) -> Instant {
     let limit = Timespec::try_from(LIMIT).unwrap();
     assert_eq!(
@@ -114,7 +115,7 @@ fn await_readable(fd: &impl AsFd) -> Instant {
     Instant::now()
 }
 
-/// Seconds that it takes this kernel to start a daemon at all.
+/// Seconds that this kernel needs to start a daemon at all.
 fn bare_exec() -> f64 {
     let mut command = Command::new(lab::daemon("bgpd"));
     command
@@ -130,12 +131,12 @@ fn bare_exec() -> f64 {
     took
 }
 
-/// What a process does when nothing happens: times a second that it wakes up, and how much of a CPU it takes, in percent.
+/// The idle cost of a process: its wake-ups a second, and its use of a CPU in percent.
 fn idle(pid: u32) -> [f64; 2] {
-    // Sessions are asked about more often for 10 s after they have changed, and the speaker takes its time.
+    // Sessions are queried more often for 10 s after they have changed, and the speaker's comes up later.
     thread::sleep(Duration::from_secs(60));
     let path = format!("/proc/{pid}");
-    let count = || (number_of(&path, "voluntary_ctxt_switches"), ran_for(&path));
+    let count = || (number_of(&path, "voluntary_ctxt_switches"), cpu_seconds(&path));
     let (before, start) = (count(), Instant::now());
     thread::sleep(Duration::from_secs(30));
     let (after, seconds) = (count(), start.elapsed().as_secs_f64());
@@ -147,8 +148,8 @@ fn pid_of(name: &str) -> Option<u32> {
     Lab::processes("perouter").into_iter().find(|(_, n)| n == name).map(|(pid, _)| pid)
 }
 
-/// Seconds until all sessions are up, for each of [`DAEMONS`] what [`recovery`] says, and then, in the first run, what
-/// [`idle`] does.
+/// Seconds until all sessions are up, the result of [`recovery`] for each of [`DAEMONS`], and, in the first run, that
+/// of [`idle`].
 type Run = (f64, [[f64; 4]; 2], Option<[f64; 2]>);
 
 fn ours(first: bool) -> Run {
@@ -161,7 +162,7 @@ fn ours(first: bool) -> Run {
     (up, DAEMONS.map(recovery), first.then(|| idle(node.pid())))
 }
 
-/// The same job in the same namespaces, with the same frr.conf but for what depends on how it is started.
+/// The same job in the same namespaces, with the same frr.conf except for what depends on the way of starting.
 fn theirs(first: bool) -> Run {
     let _lab = fabric();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/startup.sh");
@@ -178,8 +179,9 @@ fn theirs(first: bool) -> Run {
     (seconds, recoveries, idle)
 }
 
-/// [`theirs`], begun again where sessions stay away, as now and then when watchfrr has started bgpd: it then has no configuration.
-fn theirs_at_last(first: bool, failures: &mut usize) -> Run {
+/// [`theirs`], repeated when sessions stay down, as sometimes after watchfrr has started bgpd, which then has no
+/// configuration.
+fn theirs_with_retries(first: bool, failures: &mut usize) -> Run {
     loop {
         match std::panic::catch_unwind(|| theirs(first)) {
             Ok(run) => return run,
@@ -199,12 +201,12 @@ fn main() {
     let runs = std::env::var("LAB_REPEAT").map_or(3, |n| n.parse().expect("LAB_REPEAT is a number"));
     for run in 1..=runs {
         us.push(ours(run == 1));
-        them.push(theirs_at_last(run == 1, &mut failures));
+        them.push(theirs_with_retries(run == 1, &mut failures));
         println!("run {run}: frr-supervisor {:.3?}", us[run - 1]);
         println!("run {run}: watchfrr       {:.3?}", them[run - 1]);
     }
     if failures > 0 {
-        println!("watchfrr: {failures} more, not counted, whose sessions stayed away for {LIMIT:?}");
+        println!("watchfrr: {failures} more, not counted, whose sessions stayed down for {LIMIT:?}");
     }
     println!("median of {runs}, seconds                       frr-supervisor    watchfrr    ratio");
     let line = |what: String, value: &dyn Fn(&Run) -> f64| {

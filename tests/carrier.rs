@@ -1,4 +1,4 @@
-// A leaf whose daemons end, whose port loses its carrier, and which boots slowly. Included by node.rs.
+// A leaf whose daemons stop, whose port loses its carrier, and which boots slowly. Included by node.rs.
 
 /// FRR's routes in the node's kernel with a next hop on `port`, and backup routes.
 fn routes_over(port: &str) -> Vec<String> {
@@ -8,7 +8,7 @@ fn routes_over(port: &str) -> Vec<String> {
 }
 
 #[track_caller]
-fn no_route_comes_over(port: &str, seconds: u64, what: &str) {
+fn assert_no_route_over(port: &str, seconds: u64, what: &str) {
     let begin = std::time::Instant::now();
     while begin.elapsed() < Duration::from_secs(seconds) {
         assert_eq!(routes_over(port), Vec::<String>::new(), "{what}, after {:?}", begin.elapsed());
@@ -20,18 +20,19 @@ fn no_route_comes_over(port: &str, seconds: u64, what: &str) {
 fn a_leaf_that_boots_slowly_gets_no_traffic_before_its_session_is_up() {
     let mut lab = Lab::new(Options::default());
     let node = up(&lab, &[]);
-    wait_until("both ways to the fabric", SOON, || ["eth1", "eth2"].iter().all(|p| routes_over(p).len() >= 4));
+    wait_until("both paths to the fabric", SOON, || ["eth1", "eth2"].iter().all(|p| routes_over(p).len() >= 4));
 
-    // A route refresh is over by then, which 10.3 does not keep routes over (`bgp_clear_route_node`, bgpd/bgp_route.c).
+    // By then a route refresh is over, during which 10.3 would not keep the routes (`bgp_clear_route_node`,
+    // bgpd/bgp_route.c).
     thread::sleep(Duration::from_secs(5));
-    // While its port has a carrier, a leaf whose daemons end forwards.
+    // While its port has a carrier, a leaf whose daemons have stopped still forwards.
     lab.leaves[0].kill("");
     thread::sleep(Duration::from_secs(2));
-    assert!(routes_over("eth1").len() >= 4, "kept over the restart of its daemons");
-    // So short a loss that only the kernel's count shows it.
+    assert!(routes_over("eth1").len() >= 4, "kept during the restart of its daemons");
+    // A carrier loss so short that only the kernel's counter shows it.
     ip_batch("leaf1", "link set node down\nlink set node up\n");
     wait_until("the routes to go", Duration::from_secs(2), || routes_over("eth1").is_empty());
-    no_route_comes_over("eth1", 2, "after a short loss");
+    assert_no_route_over("eth1", 2, "after a short loss");
     lab.boot_leaf(0);
     wait_until("its routes", SOON, || routes_over("eth1").len() >= 4);
     settle();
@@ -43,13 +44,13 @@ fn a_leaf_that_boots_slowly_gets_no_traffic_before_its_session_is_up() {
     thread::sleep(Duration::from_secs(1));
     ip("leaf1", "link set node up");
     if !node.log_text().contains("FRR 10.7,") {
-        // zebra uses it for a moment, until bgpd has told it again what is left.
+        // zebra uses the route for a moment, until bgpd has sent it the remaining ones.
         thread::sleep(Duration::from_secs(1));
     }
-    no_route_comes_over("eth1", 4, "after it is up again");
+    assert_no_route_over("eth1", 4, "after it is up again");
     lab.boot_leaf(0);
     wait_until("its routes", SOON, || routes_over("eth1").len() >= 4);
-    // Nothing of that is left in bgpd's configuration.
+    // No line of this is left in bgpd's configuration.
     let running = vty("node", "bgpd", "show running-config").unwrap();
     assert!(!running.contains("shutdown"), "{running}");
     assert!(!node.log_text().contains("was changed by someone else"), "{}", node.log_text());
@@ -58,11 +59,11 @@ fn a_leaf_that_boots_slowly_gets_no_traffic_before_its_session_is_up() {
 }
 
 #[test]
-fn a_port_that_flaps_while_bgpd_is_away_takes_no_route_for_good() {
+fn a_port_that_flaps_while_bgpd_is_down_loses_no_route_permanently() {
     let mut lab = Lab::new(Options::default());
     let node = up(&lab, &[("GR_SELECT_DEFER_TIME", "15")]);
     let both = || ["eth1", "eth2"].iter().all(|p| routes_over(p).len() >= 4);
-    wait_until("both ways to the fabric", SOON, both);
+    wait_until("both paths to the fabric", SOON, both);
     thread::sleep(Duration::from_secs(5));
     lab.leaves[0].kill("");
     thread::sleep(Duration::from_secs(2));
@@ -71,9 +72,10 @@ fn a_port_that_flaps_while_bgpd_is_away_takes_no_route_for_good() {
     ip("leaf1", "link set node down");
     thread::sleep(Duration::from_secs(1));
     ip("leaf1", "link set node up");
-    // zebra keeps the routes that the kernel dropped until bgpd is back. They must not return to the kernel before the leaf does.
+    // zebra keeps the routes that the kernel dropped until bgpd runs again. They must not return to the kernel before
+    // the leaf's session is up.
     wait_until("the routes to go", Duration::from_secs(4), || routes_over("eth1").is_empty());
-    no_route_comes_over("eth1", 6, "before its session is up");
+    assert_no_route_over("eth1", 6, "before its session is up");
     lab.boot_leaf(0);
     wait_until("its routes", SOON, both);
     every_ping_is_answered(&SERVICES, 20);

@@ -1,5 +1,5 @@
-//! `make bench`: what a change of the configuration takes us, and frr-reload.py on the same daemons with the same texts.
-//! LAB_VRFS: how many VRFs, comma-separated.
+//! `make bench`: the time of a configuration change, with frr-supervisor and with frr-reload.py on the same daemons and
+//! texts. LAB_VRFS: how many VRFs, comma-separated.
 #![allow(clippy::unwrap_used)]
 
 mod lab;
@@ -11,7 +11,7 @@ use std::time::Instant;
 use frr_supervisor::frr::delta::{Delta, delta};
 use lab::*;
 
-/// VRFs with a VNI and two sessions with the host each; `more` of each AS number's others.
+/// VRFs, each with a VNI and two sessions with the host.
 fn yaml(vrfs: std::ops::Range<u32>, host_asn: u32) -> String {
     let mut text = String::from("underlay: {tunnelEndpoint: {cidrs: [100.65.0.0/24]}}\nl3vnis:\n");
     for n in vrfs {
@@ -39,7 +39,7 @@ impl Ours {
     }
 }
 
-fn ours(live: &Alone, old: &str, new: &str) -> Ours {
+fn ours(live: &Standalone, old: &str, new: &str) -> Ours {
     let start = Instant::now();
     let new = text_of(new);
     let render = start.elapsed().as_secs_f64();
@@ -56,14 +56,14 @@ fn ours(live: &Alone, old: &str, new: &str) -> Ours {
     let check = start.elapsed().as_secs_f64();
     let start = Instant::now();
     for step in steps.iter().chain(&late) {
-        for (command, status, words) in live.tell(step) {
-            assert!(status == 0 || command.optional, "{}: {words}", command.text);
+        for (command, status, output) in live.send(step) {
+            assert!(status == 0 || command.optional, "{}: {output}", command.text);
         }
     }
     Ours { render, compare, check, send: start.elapsed().as_secs_f64(), commands: commands.len() }
 }
 
-/// As OpenPERouter and frr-k8s do it: `--test`, and then `--reload`.
+/// As OpenPERouter and frr-k8s do: `--test`, and then `--reload`.
 fn frr_reload(new: &str) -> f64 {
     std::fs::write("/tmp/reload.conf", text_of(new)).unwrap();
     let start = Instant::now();
@@ -73,7 +73,8 @@ fn frr_reload(new: &str) -> f64 {
             .args(["--rundir", "/run/frr", "--pathspace", "live", "/tmp/reload.conf"])
             .output()
             .unwrap();
-        // It may end with an error for `bgp graceful-restart`, which bgpd refuses to be told twice, and has done the rest.
+        // It may exit with an error for `bgp graceful-restart`, which bgpd refuses the second time; the rest is applied
+        // then.
         assert!(
             output.status.code().is_some_and(|code| code <= 1),
             "{}",
@@ -92,7 +93,7 @@ fn main() {
         let (base, one_more, other) = (yaml(0..n, 64515), yaml(0..n + 1, 64515), yaml(0..n, 64516));
         let start = text_of(&base);
         let mut lines = vec![];
-        let live = Alone::start("live", &start);
+        let live = Standalone::start("live", &start);
         let mut before = start.clone();
         for (what, next) in
             [("none", &base), ("one added", &one_more), ("one removed", &base), ("all other", &other)]
@@ -101,8 +102,8 @@ fn main() {
             before = text_of(next);
         }
         drop(live);
-        let live = Alone::start("live", &start);
-        // What it takes for different in its own way is out of the way.
+        let live = Standalone::start("live", &start);
+        // This run applies what frr-reload.py finds different in an equal configuration.
         frr_reload(&base);
         for ((what, ours), next) in lines.iter().zip([&base, &one_more, &base, &other]) {
             let theirs = frr_reload(next);

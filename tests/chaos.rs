@@ -1,8 +1,8 @@
-//! `make chaos`: daemons, ourselves and the whole container are killed and frozen at random under traffic.
-//! LAB_KILLS (50): how many times; LAB_SECONDS: end after so many seconds at the latest; LAB_SEED: another course;
-//! LAB_NETNS: perouter (the default) or host; LAB_BFD=off: without BFD; LAB_LEAF: as in the matrix; LAB_DELETIONS (0): so
-//! many times a device is deleted as well, which does cost packets while it is away; LAB_ROUTES (0): so many routes from each leaf;
-//! LAB_SERVICES (0): so many services more; LAB_MTU (1500); LAB_INTERLEAF=on: a link between the leaves.
+//! `make chaos`: daemons, the supervisor and the whole container are killed and stopped at random under traffic.
+//! LAB_KILLS (50): the number of times; LAB_SECONDS: the longest duration; LAB_SEED: another sequence; LAB_NETNS:
+//! perouter (the default) or host; LAB_BFD=off: without BFD; LAB_LEAF: as in the matrix; LAB_DELETIONS (0): how often a
+//! device is deleted as well, which loses packets while it is missing; LAB_ROUTES (0): the routes from each leaf;
+//! LAB_SERVICES (0): the additional services; LAB_MTU (1500); LAB_INTERLEAF=on: a link between the leaves.
 
 mod lab;
 
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use lab::*;
 
-/// Those that are not there are not found.
+/// Daemons that this FRR lacks are skipped.
 const DAEMONS: [&str; 5] = ["bgpd", "zebra", "bfdd", "staticd", "mgmtd"];
 
 fn main() {
@@ -40,7 +40,8 @@ fn main() {
     lab.announce_from_leaves(many);
     let mut env = vec![("NETNS", ns), ("ENABLE_BFD", if bfd { "true" } else { "false" })];
     if many > 0 {
-        // The lab's short windows are over before one slow processor has made six FRRs take in thousands of routes: the defaults.
+        // The defaults: the lab's short windows end before six FRRs on one slow processor have processed thousands of
+        // routes.
         env.extend([
             ("GR_RESTART_TIME", "120"),
             ("GR_SELECT_DEFER_TIME", "15"),
@@ -48,7 +49,7 @@ fn main() {
         ]);
     }
     let mut node = Runner::new(&lab, &env);
-    // It would keep a namespace that is to vanish.
+    // It would keep a namespace in existence that is to be deleted.
     let routes = RouteLog::start(&[ns, "leaf1", "leaf2"][usize::from(deletions > 0)..]);
     settle();
     let flows = flows();
@@ -68,7 +69,7 @@ fn main() {
             match random.below(10) {
                 n @ 0..=2 => {
                     let cell =
-                        [Cell::Restart, Cell::Ourselves, Cell::Everything][usize::try_from(n).unwrap_or(0)];
+                        [Cell::Restart, Cell::Supervisor, Cell::Everything][usize::try_from(n).unwrap_or(0)];
                     node.disturb(&cell);
                     cell.to_string()
                 }
@@ -78,7 +79,7 @@ fn main() {
                     format!("SIGSTOP {name} for {ms} ms")
                 }
                 5 => {
-                    // One after the other, before the first is back.
+                    // One after the other, before the first has been restarted.
                     let (first, then) = (random.of(&DAEMONS), random.of(&DAEMONS));
                     node.kill(&[first]);
                     random.pause(300);
@@ -100,7 +101,7 @@ fn main() {
         settle();
         println!("{at:7.1}-{:.1} s: {done} {what}", begin.elapsed().as_secs_f64());
     }
-    // The peers' BFD gives up what it has missed after 15 s.
+    // The peers' BFD detects a failure after 15 s.
     thread::sleep(Duration::from_secs(20));
     let cost = Cost::of(flows);
     if cost.lost > 0 && setting("LAB_LEAF").is_some() {

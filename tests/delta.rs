@@ -1,5 +1,5 @@
-//! From any configuration of ours to any other: what the commands lead to is what a daemon that starts with the other has.
-//! Real daemons, random pairs. LAB_PAIRS (60), LAB_SEED.
+//! From any rendered configuration to any other: the commands lead to the same running configuration as a start with
+//! the other one. Real daemons, random pairs. LAB_PAIRS (60), LAB_SEED.
 #![allow(clippy::unwrap_used)]
 
 mod grammar;
@@ -12,7 +12,7 @@ use frr_supervisor::frr::Version;
 use frr_supervisor::frr::delta::{Delta, delta};
 use lab::*;
 
-/// A file of everything that the file can have, from few enough names that two of them have much in common.
+/// A configuration file with everything that it can have, from so few names that two files have much in common.
 fn yaml(dice: &mut Random) -> String {
     let bfd = |dice: &mut Random| match dice.below(4) {
         0 => ", bfd: {}".to_owned(),
@@ -108,7 +108,7 @@ fn yaml(dice: &mut Random) -> String {
                     text,
                     "    ip prefix-list raw seq {} permit 10.{}.0.0/16 le {}",
                     5 * n + 5,
-                    // FRR 8.4 takes nothing twice into a list.
+                    // FRR 8.4 refuses the same entry twice in a list.
                     if version() < Version(10, 0) { 3 * n } else { 0 } + dice.below(3),
                     24 + dice.below(2)
                 )
@@ -143,12 +143,12 @@ fn yaml(dice: &mut Random) -> String {
 }
 
 #[test]
-fn what_commands_lead_to_is_what_a_start_leads_to() {
+fn commands_lead_to_the_same_configuration_as_a_start() {
     let pairs: u32 = std::env::var("LAB_PAIRS").map_or(60, |n| n.parse().unwrap());
     let seed: u64 = std::env::var("LAB_SEED").map_or(1, |n| n.parse().unwrap());
     let mut dice = Random::new(seed);
     let mut before = text_of(&yaml(&mut dice));
-    let mut live = Alone::start("live", &before);
+    let mut live = Standalone::start("live", &before);
     let (mut sent, mut restarts, mut refused, mut wrong, mut slowest) = (0, 0, 0, 0, Duration::ZERO);
     for pair in 1..=pairs {
         let after = text_of(&yaml(&mut dice));
@@ -159,26 +159,26 @@ fn what_commands_lead_to_is_what_a_start_leads_to() {
                 println!("pair {pair}: restart of {which:?}: {reason}");
                 restarts += 1;
                 drop(live);
-                live = Alone::start("live", &after);
+                live = Standalone::start("live", &after);
                 before = after;
                 continue;
             }
         };
         let begin = Instant::now();
-        let mut said = String::new();
+        let mut replies = String::new();
         for step in &steps {
             sent += step.commands.len();
-            for (command, status, words) in live.tell(step) {
-                let line = format!("{} {status} {} {}", step.daemon, command.text, words.trim());
+            for (command, status, output) in live.send(step) {
+                let line = format!("{} {status} {} {}", step.daemon, command.text, output.trim());
                 if status != 0 && !command.optional {
                     refused += 1;
                     println!("pair {pair}: {line}");
                 }
-                writeln!(said, "{line}").unwrap();
+                writeln!(replies, "{line}").unwrap();
             }
         }
         slowest = slowest.max(begin.elapsed());
-        let fresh = Alone::start("fresh", &after);
+        let fresh = Standalone::start("fresh", &after);
         let (has, wants) = (live.running(), fresh.running());
         if has != wants {
             wrong += 1;
@@ -191,10 +191,10 @@ fn what_commands_lead_to_is_what_a_start_leads_to() {
                 }
             }
             if wrong <= 3 {
-                println!("{said}");
+                println!("{replies}");
             }
             drop(live);
-            live = Alone::start("live", &after);
+            live = Standalone::start("live", &after);
         }
         before = after;
     }

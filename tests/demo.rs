@@ -22,7 +22,7 @@ fn show(lines: &str) {
     lines.lines().filter(|line| !line.trim().is_empty()).for_each(|line| println!("    {line}"));
 }
 
-/// The log from the line `from` on, without the time.
+/// The wanted lines of the log, with the time since the start.
 fn log(node: &Supervisor, wanted: impl Fn(&str) -> bool) {
     for (at, line) in node.log().into_iter().filter(|(_, line)| wanted(line)) {
         println!(

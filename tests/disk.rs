@@ -1,6 +1,6 @@
-// What becomes of the files below /run, and who may put what there: part of `node`.
+// The files below /run: a full file system, and files that others create there. Included by node.rs.
 
-/// What a lab without a speaker of its own needs less time for.
+/// A lab without a speaker, which needs less time.
 fn quiet() -> Options {
     Options { speaker: None, ..Options::default() }
 }
@@ -23,23 +23,23 @@ fn empty_run() {
 }
 
 #[test]
-fn a_full_run_stops_no_restart() {
+fn a_full_run_directory_stops_no_restart() {
     let lab = Lab::new(Options::default());
     let mut node = up(&lab, &[]);
     let flows = flows();
     every_ping_is_answered(&SERVICES, 20);
     fill_run();
-    let said = |node: &Supervisor, what: &str| node.log().iter().filter(|(_, l)| l.contains(what)).count();
+    let count = |node: &Supervisor, what: &str| node.log().iter().filter(|(_, l)| l.contains(what)).count();
     for names in [&["bgpd"][..], &[]] {
-        let (ready, begin) = (said(&node, DAEMONS_ANSWER), std::time::Instant::now());
-        let released = said(&node, "the speaker is back: it announces");
+        let (ready, begin) = (count(&node, DAEMONS_ANSWER), std::time::Instant::now());
+        let released = count(&node, "the speaker is back: it announces");
         signal_daemons(&lab, "perouter", names, Signal::KILL);
-        wait_until(&format!("{names:?} to be back"), SOON, || said(&node, DAEMONS_ANSWER) > ready);
+        wait_until(&format!("{names:?} to be restarted"), SOON, || count(&node, DAEMONS_ANSWER) > ready);
         let seconds = begin.elapsed().as_secs_f64();
-        println!("{names:?} back after {seconds:.1} s");
+        println!("{names:?} restarted after {seconds:.1} s");
         assert!(seconds < 10.0);
-        // A leaf keeps routes over one death, not over two.
-        wait_until("the speaker", SOON, || said(&node, "the speaker is back: it announces") > released);
+        // A leaf keeps routes over one restart of bgpd, not over two.
+        wait_until("the speaker", SOON, || count(&node, "the speaker is back: it announces") > released);
         settle();
         thread::sleep(Duration::from_secs(5));
     }
@@ -73,7 +73,7 @@ fn a_full_run_stops_no_restart() {
     }
     assert_eq!(lost, []);
 
-    // Nor is a start kept from anything.
+    // A start succeeds, too.
     assert!(node.terminate().0.success());
     for name in ["frr.conf", "frr.conf.good", "services.json", "bfd.json", "vtysh.conf", "status.json", "status.txt"] {
         let _ = std::fs::remove_file(format!("/run/frr/{name}"));
@@ -88,7 +88,7 @@ fn a_full_run_stops_no_restart() {
     drop(node);
 }
 
-/// As FRR's user, in a shell; whether it went well.
+/// Runs a shell script as FRR's user. Returns whether it succeeded.
 fn as_frr(script: &str) -> bool {
     try_exec("", &["setpriv", "--reuid", "frr", "--regid", "frr", "--clear-groups", "sh", "-ec", script]).is_ok()
 }
@@ -96,7 +96,7 @@ fn as_frr(script: &str) -> bool {
 #[test]
 fn what_others_put_in_the_run_directory_is_not_followed() {
     let lab = Lab::new(quiet());
-    // All of it as if an earlier version, in whose directory FRR's user might do what it likes, had left it.
+    // As if an earlier version, in whose directory FRR's user could do anything, had left all of this.
     let secret = "/run/secret";
     std::fs::write(secret, "router bgp 4200000999\n").unwrap();
     let plant = "cd /run/frr; mkfifo on-stop bgpd.pid zebra.pid watchfrr.pid; ln -s /run/secret frr.conf; ln -s /run/secret frr.conf.good; \
@@ -113,29 +113,29 @@ fn what_others_put_in_the_run_directory_is_not_followed() {
     assert_eq!(std::fs::read_to_string(secret).unwrap(), "router bgp 4200000999\n");
     assert!(!node.log_text().contains("4200000999"), "{}", node.log_text());
     assert!(std::fs::read_to_string("/run/frr/frr.conf").unwrap().contains("router bgp"));
-    // Now there is nothing that it may do, but to its own sockets.
+    // Now FRR's user may change nothing except its own sockets.
     for attempt in ["touch new", "ln -sf /run/secret on-stop2", "rm -f status.json", "mv sockets other", "echo x >frr.conf", "cat frr.conf"] {
         assert!(!as_frr(&format!("cd /run/frr; {attempt}")), "{attempt}");
     }
-    // What is known by its place is there: vtysh finds the daemons by it.
-    let said = exec("", &["vtysh", "--vty_socket", "/run/frr", "-c", "show version"]);
-    assert!(said.contains("FRRouting"), "{said}");
+    // The usual paths exist: vtysh finds the daemons by them.
+    let output = exec("", &["vtysh", "--vty_socket", "/run/frr", "-c", "show version"]);
+    assert!(output.contains("FRRouting"), "{output}");
 
-    // A second instance touches nothing, and names the first.
+    // A second instance changes nothing, and its log names the first.
     let before = daemons(&lab, "perouter");
     let mut second = start(&lab, &[]);
     assert!(!second.wait_end(Duration::from_secs(5)).success());
     second.wait_log(&format!("another frr-supervisor (pid {}) runs on this node", node.pid()), SOON);
-    let said = second.log_text();
-    assert_eq!(said.lines().count(), 1, "{said}");
+    let log = second.log_text();
+    assert_eq!(log.lines().count(), 1, "{log}");
     assert_eq!(daemons(&lab, "perouter"), before);
     assert_eq!(status()["supervisor"]["pid"], node.pid());
     signal_daemons(&lab, "perouter", &["bgpd"], Signal::KILL);
-    wait_until("bgpd to be back", SOON, || {
+    wait_until("bgpd to be restarted", SOON, || {
         node.log().iter().filter(|(_, line)| line.contains(DAEMONS_ANSWER)).count() == 2
     });
 
-    // The operator's word is heeded, if it is one.
+    // The file on-stop counts only if it is a regular file.
     exec("", &["mkfifo", "/run/frr/on-stop"]);
     let (status, seconds) = node.terminate();
     assert!(status.success() && seconds < 5.0, "{status} {seconds}");
@@ -143,13 +143,13 @@ fn what_others_put_in_the_run_directory_is_not_followed() {
     assert!(!std::fs::exists("/run/frr/bgpd.pid").unwrap());
     std::fs::remove_file("/run/frr/on-stop").unwrap();
 
-    // What was kept comes into force only if it is a configuration.
+    // The stored configuration becomes active only if it is a valid one.
     let config = std::fs::read_to_string("/run/frr/frr.conf").unwrap();
     std::fs::write("/run/frr/frr.conf.good", "rubbish\n").unwrap();
     let node = start(&lab, &[]);
-    for deaths in 1..=3 {
+    for starts in 1..=3 {
         wait_until("all to run", SOON, || {
-            node.log().iter().filter(|(_, line)| line.contains(DAEMONS_ANSWER)).count() == deaths
+            node.log().iter().filter(|(_, line)| line.contains(DAEMONS_ANSWER)).count() == starts
         });
         signal_daemons(&lab, "perouter", &["bgpd"], Signal::KILL);
     }
@@ -159,7 +159,7 @@ fn what_others_put_in_the_run_directory_is_not_followed() {
     });
     assert_eq!(std::fs::read_to_string("/run/frr/frr.conf").unwrap(), config);
 
-    // What can't be started does not die of its configuration, and is there as soon as it can be.
+    // A daemon that cannot be started is no crash by its configuration, and it is started as soon as possible.
     let bgpd = daemons(&lab, "perouter").into_iter().find(|(name, _)| name == "bgpd").unwrap().1;
     let (program, aside) = (daemon("bgpd"), std::path::PathBuf::from("/usr/lib/frr/aside"));
     std::fs::rename(&program, &aside).unwrap();
@@ -169,10 +169,10 @@ fn what_others_put_in_the_run_directory_is_not_followed() {
     thread::sleep(Duration::from_secs(5));
     std::fs::rename(&aside, &program).unwrap();
     let begin = std::time::Instant::now();
-    let said = node.wait_log_after(from, "bgpd started", SOON);
+    let log = node.wait_log_after(from, "bgpd started", SOON);
     assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
-    assert_eq!(said.matches("cannot be started").count(), 1, "{said}");
-    assert!(!said.contains("cannot be used"), "{said}");
+    assert_eq!(log.matches("cannot be started").count(), 1, "{log}");
+    assert!(!log.contains("cannot be used"), "{log}");
     std::fs::remove_file(secret).unwrap();
 }
 
@@ -183,7 +183,7 @@ fn both_leaves_are_up() {
 }
 
 #[test]
-fn what_is_no_file_is_no_template_and_no_configuration() {
+fn only_a_regular_file_is_a_template_or_a_configuration() {
     let lab = Lab::new(quiet());
     exec("", &["mkfifo", "/run/fifo"]);
     std::fs::File::create("/run/endless").unwrap().set_len(1 << 40).unwrap();
@@ -193,14 +193,14 @@ fn what_is_no_file_is_no_template_and_no_configuration() {
         ("/run", "a directory"),
         ("/run/endless", "larger than"),
     ] {
-        let said = refused(&lab, &[("FRR_TEMPLATE", path)]);
-        assert!(said.contains(&format!("FRR_TEMPLATE={path}: ")) && said.contains(why), "{said}");
-        // What is wrong with the file does not keep the rest from running; here it is looked at alone.
+        let log = refused(&lab, &[("FRR_TEMPLATE", path)]);
+        assert!(log.contains(&format!("FRR_TEMPLATE={path}: ")) && log.contains(why), "{log}");
+        // A wrong configuration file does not stop the rest from running; here only the file is checked.
         let args = ["check"];
         let env: Vec<_> = Lab::node_env().into_iter().chain([("CONFIG_FILE", path)]).collect();
         let output = Command::new(program()).args(args).env_clear().envs(env).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        let expected = path == "/run" || said.contains(&format!("CONFIG_FILE: {path}: ")) && said.contains(why);
-        assert!(expected, "{said}");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let expected = path == "/run" || errors.contains(&format!("CONFIG_FILE: {path}: ")) && errors.contains(why);
+        assert!(expected, "{errors}");
     }
 }

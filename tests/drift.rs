@@ -1,6 +1,6 @@
-// What is altered from outside is put right. Included by node.rs.
+// Drift, which is repaired. Included by node.rs.
 
-/// What we keep in a namespace, without numbers that are new in each life of a link.
+/// The managed state of a namespace, without numbers that change when a link is created again.
 fn shape(ns: &str) -> BTreeSet<String> {
     let mut shape = BTreeSet::new();
     for link in ip_json(ns, "-d addr show").as_array().unwrap() {
@@ -23,21 +23,22 @@ fn shape(ns: &str) -> BTreeSet<String> {
         let kernels = format!("{family} route show table all proto kernel");
         let of_addresses = ["local ", "fe80::/64 ", "multicast ", "169.254.88", "fda1:"];
         let is_of_address = |route: &&str| of_addresses.iter().any(|begin| route.starts_with(begin));
-        // A link that is made anew has another MAC address. Of other links, those to the node's own addresses are put right.
+        // A link that is created again has another MAC address. On other links, the routes to the node's own addresses
+        // are repaired.
         let is_new = |route: &str| route.starts_with("local fe80:") || route.contains(" dev lo ");
-        let of_ours = ["eth1", "eth2", "frr-metallb", "metallb-frr"].map(|link| format!(" dev {link} "));
-        let is_ours = |route: &str| {
-            route.starts_with("local ") || of_ours.iter().any(|link| route.contains(link.as_str()))
+        let own_links = ["eth1", "eth2", "frr-metallb", "metallb-frr"].map(|link| format!(" dev {link} "));
+        let is_managed = |route: &str| {
+            route.starts_with("local ") || own_links.iter().any(|link| route.contains(link.as_str()))
         };
-        let meant = |route: &&str| is_of_address(route) && is_ours(route) && !is_new(route);
-        for route in ip(ns, &kernels).lines().filter(meant) {
-            // The kernel's own metrics are other ones.
+        let wanted = |route: &&str| is_of_address(route) && is_managed(route) && !is_new(route);
+        for route in ip(ns, &kernels).lines().filter(wanted) {
+            // The kernel's own routes have other metrics.
             shape.insert(route.split(" metric ").next().unwrap().split(" scope ").next().unwrap().to_owned());
         }
         for route in ip(ns, &format!("{family} route show table all proto 200")).lines() {
             shape.insert(format!("route {}", route.trim()));
         }
-        // Those of protocol 201 are there for seconds.
+        // Those of protocol 201 exist only for seconds.
         for rule in ip(ns, &format!("{family} rule show")).lines().filter(|rule| !rule.contains("proto 201"))
         {
             shape.insert(format!("rule {rule}"));
@@ -46,45 +47,46 @@ fn shape(ns: &str) -> BTreeSet<String> {
     shape
 }
 
-/// What we keep on either side of a node whose FRR is in `ns`.
+/// The managed state on both sides of a node whose FRR is in `ns`.
 fn shapes_of(ns: &'static str) -> Vec<(&'static str, BTreeSet<String>)> {
     let both = ["host", ns];
     shapes(if ns == "host" { &["host"] } else { &both })
 }
 
-/// What we keep in each of the namespaces.
+/// The managed state of each of the namespaces.
 fn shapes(namespaces: &[&'static str]) -> Vec<(&'static str, BTreeSet<String>)> {
     namespaces.iter().map(|ns| (*ns, shape(ns))).collect()
 }
 
-/// Does `alter` and returns how long it takes until all is as before.
-fn put_right(
+/// Calls `alter` and returns how long the repair to the present state takes.
+fn await_repair(
     what: &str,
     node: &Supervisor,
     namespaces: &[&'static str],
     alter: impl FnOnce(),
 ) -> Duration {
-    put_right_as(what, node, &shapes(namespaces), alter)
+    await_repair_to(what, node, &shapes(namespaces), alter)
 }
 
-/// Does `alter` and returns how long it takes until all is as it was.
-fn put_right_as(what: &str, node: &Supervisor, before: &[(&str, BTreeSet<String>)], alter: impl FnOnce()) -> Duration {
+/// Calls `alter` and returns how long the repair to the state `before` takes.
+fn await_repair_to(what: &str, node: &Supervisor, before: &[(&str, BTreeSet<String>)], alter: impl FnOnce()) -> Duration {
     let repairs =
         || node.log().into_iter().filter(|(_, line)| line.contains("repaired in")).collect::<Vec<_>>();
     let (count, begin) = (repairs().len(), node.started.elapsed());
     alter();
-    wait_until(&format!("{what} to be put right"), SOON, || repairs().len() > count);
+    wait_until(&format!("{what} to be repaired"), SOON, || repairs().len() > count);
     let took = repairs()[count].0 - begin;
-    let mut told = String::new();
+    let mut printed = String::new();
     wait_until(&format!("all to be as before after {what}"), SOON, || {
-        // The kernel may leave an address's local route where the address was before the VRF took its link in.
+        // The kernel may leave an address's local route in the table that it had before its link became a member of the
+        // VRF.
         let now: String = before.iter().map(|(ns, before)| difference(before, &shape(ns))).collect();
         let now: String = now.lines().filter(|line| !line.starts_with("+ local ")).collect();
-        if now != told {
+        if now != printed {
             println!("after {what}:\n{now}");
-            told = now;
+            printed = now;
         }
-        told.is_empty()
+        printed.is_empty()
     });
     took
 }
@@ -109,24 +111,24 @@ fn drift(extra: &[(&str, &str)], ns: &'static str) {
         if command.contains("route") && ns == "host" {
             continue;
         }
-        times.push(put_right_as(what, &node, &before, || drop(ip(place, command))));
+        times.push(await_repair_to(what, &node, &before, || drop(ip(place, command))));
     }
-    // A kernel parameter, announced.
+    // A kernel parameter, whose repair is logged.
     let from = node.log().len();
     sysctl("host", "net/ipv4/conf/metallb-frr/rp_filter", "1");
-    wait_until("the kernel parameter to be put right", SOON, || {
+    wait_until("the kernel parameter to be repaired", SOON, || {
         exec("host", &["cat", "/proc/sys/net/ipv4/conf/metallb-frr/rp_filter"]).trim() == "2"
     });
     wait_until("the warning", SOON, || {
         node.log()[from..].iter().any(|(_, line)| line.contains("WARN") && line.contains("rp_filter"))
     });
     times.sort();
-    println!("put right after, ms: {:?}", times.iter().map(Duration::as_millis).collect::<Vec<_>>());
+    println!("repaired after, ms: {:?}", times.iter().map(Duration::as_millis).collect::<Vec<_>>());
     flap(&["leaf1"]);
     every_ping_is_answered(&SERVICES, 20);
 }
 
-/// The kernel does not make these again, and the service is back within a second.
+/// The kernel does not create these again by itself, and the service works again within a second.
 fn what_the_kernel_made(extra: &[(&str, &str)], ns: &'static str) {
     let lab = Lab::new(Options::default());
     let node = up(&lab, extra);
@@ -154,8 +156,8 @@ fn what_the_kernel_made(extra: &[(&str, &str)], ns: &'static str) {
             continue;
         }
         let argv: Vec<&str> = std::iter::once("ip").chain(command.split(' ')).collect();
-        // It fails where something that it has listed has gone by itself meanwhile.
-        put_right_as(what, &node, &before, || drop(try_exec(place, &argv)));
+        // It fails where something that it has listed has disappeared by itself meanwhile.
+        await_repair_to(what, &node, &before, || drop(try_exec(place, &argv)));
         let begin = std::time::Instant::now();
         for service in SERVICES {
             wait_until(&format!("{service} after {what}"), SOON, || ping("client1", service, 1, 10).1 == 1);
@@ -167,7 +169,7 @@ fn what_the_kernel_made(extra: &[(&str, &str)], ns: &'static str) {
         if link == "all" && ns == "host" {
             continue;
         }
-        put_right_as("IPv6 switched off", &node, &before, || {
+        await_repair_to("IPv6 switched off", &node, &before, || {
             sysctl(ns, &format!("net/ipv6/conf/{link}/disable_ipv6"), "1");
         });
     }
@@ -179,22 +181,22 @@ fn what_the_kernel_made(extra: &[(&str, &str)], ns: &'static str) {
 }
 
 #[test]
-fn what_the_kernel_made_is_put_right() {
+fn what_the_kernel_made_is_repaired() {
     what_the_kernel_made(&[], "perouter");
 }
 
 #[test]
-fn what_the_kernel_made_is_put_right_in_the_hosts_namespace() {
+fn what_the_kernel_made_is_repaired_in_the_hosts_namespace() {
     what_the_kernel_made(&[("NETNS", "host")], "host");
 }
 
 #[test]
-fn what_is_altered_from_outside_is_put_right() {
+fn what_is_altered_from_outside_is_repaired() {
     drift(&[], "perouter");
 }
 
 #[test]
-fn what_is_altered_in_the_hosts_namespace_is_put_right() {
+fn what_is_altered_in_the_hosts_namespace_is_repaired() {
     drift(&[("NETNS", "host")], "host");
 }
 
@@ -205,45 +207,45 @@ fn what_is_wrong_with_one_nic_stops_no_other_repair() {
     node.wait_log(DAEMONS_ANSWER, SOON);
     let all = &["host", "perouter"];
     let mtu = || drop(ip("host", "link set metallb-frr mtu 1400"));
-    // A second link with its address.
+    // A second link with the NIC's MAC address.
     ip("host", &format!("link add twin address {} type veth peer name twin2", MACS[0]));
-    let mut times = vec![put_right("an MTU beside a twin", &node, all, mtu)];
+    let mut times = vec![await_repair("an MTU beside a twin", &node, all, mtu)];
     ip("host", "link del twin");
-    // A default route, a VLAN and more addresses than a mark can remember.
+    // A default route, a VLAN and more addresses than a mark has room for.
     ip_batch("perouter", "link add link eth1 name eth1.5 type vlan id 5\nroute add default dev eth1 metric 9\n");
     let addresses = |what| {
         let line = |n| format!("addr {what} 2001:db8:{n}:1111:2222:3333:4444:5555/64 dev eth1 nodad\n");
         ip_batch("perouter", &(0..20).map(line).collect::<String>());
     };
     addresses("add");
-    // What FRR and the kernel make of these.
+    // Time for what FRR and the kernel do with these.
     thread::sleep(Duration::from_secs(3));
-    times.push(put_right("an MTU beside many addresses", &node, all, mtu));
-    // A master: it is taken out of it again.
+    times.push(await_repair("an MTU beside many addresses", &node, all, mtu));
+    // A master: the NIC is removed from it again.
     ip("perouter", "link add br0 type bridge");
-    times.push(put_right("the master of a NIC", &node, all, || drop(ip("perouter", "link set eth1 master br0"))));
+    times.push(await_repair("the master of a NIC", &node, all, || drop(ip("perouter", "link set eth1 master br0"))));
     ip_batch("perouter", "link del br0\nlink del eth1.5\n");
     addresses("del");
-    // What has lost its mark is ours all the same.
+    // What has lost its mark is still managed.
     let unmark = |ns: &str, link: &str| drop(ip(ns, &format!("link set {link} alias other group 0")));
     let marked = [("host", "metallb-frr"), ("perouter", "metallb"), ("perouter", "eth1")];
     for (ns, link) in marked {
-        times.push(put_right(&format!("the mark of {link}"), &node, all, || unmark(ns, link)));
+        times.push(await_repair(&format!("the mark of {link}"), &node, all, || unmark(ns, link)));
     }
-    // What has the place of one thing stops nothing else.
+    // A foreign link under the name of a managed one stops no other repair.
     let before = all.map(shape);
-    // The node may be quicker to make it again.
+    // The node may create it again first.
     let instead = "link del metallb-frr\nlink add metallb-frr type dummy\n";
     wait_until("a foreign link", SOON, || try_exec_input("host", &["ip", "-batch", "-"], instead).is_ok());
-    let problem = wait_until("the foreign link to be named", SOON, || {
+    let problem = wait_until("the foreign link to be reported", SOON, || {
         let all = status()["problems"].as_array().cloned().unwrap_or_default();
         all.into_iter().find(|p| p["what"].as_str().is_some_and(|w| w.contains("interface metallb-frr exists")))
     });
-    times.push(put_right("a NIC that is down", &node, all, || drop(ip("perouter", "link set eth2 down"))));
+    times.push(await_repair("a NIC that is down", &node, all, || drop(ip("perouter", "link set eth2 down"))));
     ip("host", "link del metallb-frr");
     wait_until("the veth pair", SOON, || all.map(shape) == before);
     await_end(&node, &problem);
-    // One that comes back with the default route stays where it is.
+    // A NIC that returns with the default route is not moved.
     let before = all.map(shape);
     ip("", "netns add attic");
     ip_batch("perouter", "link set eth1 netns attic");
@@ -256,12 +258,12 @@ fn what_is_wrong_with_one_nic_stops_no_other_repair() {
     for word in ["eth1", MACS[0], "default route via 192.0.2.1"] {
         assert!(problem["what"].as_str().unwrap().contains(word), "{problem}");
     }
-    times.push(put_right("an MTU beside a NIC that carries the node", &node, all, mtu));
-    // The route goes with its address.
+    times.push(await_repair("an MTU beside a NIC with the node's default route", &node, all, mtu));
+    // The kernel removes the route with its address.
     ip("host", "addr del 192.0.2.77/24 dev eth1");
     await_end(&node, &problem);
-    wait_until("the NIC to be taken in", SOON, || all.map(shape) == before);
-    // Nor does it matter who runs when a mark goes.
+    wait_until("the NIC to be moved", SOON, || all.map(shape) == before);
+    // A mark may also be lost while the node does not run.
     node.terminate();
     for (ns, link) in marked {
         unmark(ns, link);
@@ -269,12 +271,12 @@ fn what_is_wrong_with_one_nic_stops_no_other_repair() {
     let node = start(&lab, &[]);
     node.wait_log(DAEMONS_ANSWER, SOON);
     assert_eq!(all.map(shape), before);
-    println!("put right after, ms: {:?}", times.iter().map(Duration::as_millis).collect::<Vec<_>>());
+    println!("repaired after, ms: {:?}", times.iter().map(Duration::as_millis).collect::<Vec<_>>());
     assert!(times.iter().all(|time| *time < Duration::from_secs(1)), "{times:?}");
 }
 
 #[test]
-fn a_fight_is_not_fought_for_ever() {
+fn repairs_against_a_conflicting_writer_are_limited() {
     let lab = Lab::new(Options { speaker: None, ..Options::default() });
     let node = start(&lab, &[]);
     node.wait_log(DAEMONS_ANSWER, SOON);
@@ -292,7 +294,7 @@ fn a_fight_is_not_fought_for_ever() {
 }
 
 #[test]
-fn a_deleted_namespace_is_held_again_and_one_that_is_replaced_is_built_anew() {
+fn a_deleted_namespace_is_mounted_again_and_a_replaced_one_is_rebuilt() {
     let lab = Lab::new(Options::default());
     ip("host", "addr add 192.0.2.77/32 dev eth1");
     let node = up(&lab, &[]);
@@ -316,7 +318,7 @@ fn a_deleted_namespace_is_held_again_and_one_that_is_replaced_is_built_anew() {
         let count = complete();
         ip_batch("host", commands);
         if what == "deleted" {
-            // What lives in it is not disturbed.
+            // What runs in it is not disturbed.
             node.wait_log("mounted it under its name again", SOON);
             assert_eq!(inode(), own);
             thread::sleep(Duration::from_secs(2));
@@ -344,35 +346,38 @@ fn a_rebuild_token_rebuilds_once() {
         let inode = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata("/run/netns/perouter").unwrap());
         (inode, node.log_text().contains("is new: deleting"))
     };
-    let (first, said) = run("");
-    assert!(!said);
-    let (second, said) = run("2026-11");
-    assert!(second != first && said, "a first token rebuilds");
+    let (first, rebuilt) = run("");
+    assert!(!rebuilt);
+    let (second, rebuilt) = run("2026-11");
+    assert!(second != first && rebuilt, "a first token rebuilds");
     assert_eq!(run("2026-11"), (second, false));
     assert_eq!(run(""), (second, false));
-    let (third, said) = run("again");
-    assert!(third != second && said);
+    let (third, rebuilt) = run("again");
+    assert!(third != second && rebuilt);
 }
 
 #[test]
-fn a_nic_that_returns_is_taken_in_again() {
+fn a_nic_that_returns_is_used_again() {
     let lab = Lab::new(Options::default());
     let mut node = up(&lab, &[]);
     let before = shape("perouter");
+    // The leaf's BFD may still have the earlier session, and end BGP once more when that times out.
+    let await_answers = || {
+        wait_until("an answer to all pings", SOON, || {
+            let answered = |client| SERVICES.iter().all(|service| ping(client, service, 20, 10) == (20, 20));
+            answered("client1") && answered("client2")
+        });
+    };
     Lab::unload_nic();
     node.wait_log("is missing: traffic uses only the other ones", SOON);
-    // FRR has its part to do, and puts other routes into the kernel anew meanwhile.
+    // FRR reacts, too, and meanwhile installs other routes again.
     wait_until("the end of the session", SOON, || session("node", "default", "eth1") != "Established");
     thread::sleep(Duration::from_secs(1));
     pings(&["client2"], &SERVICES, 20);
     Lab::reload_nic();
-    wait_until("the NIC to be taken in", SOON, || shape("perouter") == before);
+    wait_until("the NIC to be moved", SOON, || shape("perouter") == before);
     settle();
-    // The leaf's BFD may still have the session of before, and end BGP once more when it finds it gone.
-    wait_until("an end to that", SOON, || {
-        let answered = |client| SERVICES.iter().all(|service| ping(client, service, 20, 10) == (20, 20));
-        answered("client1") && answered("client2")
-    });
+    await_answers();
 
     // No daemon exits when a NIC and the veth pair disappear. FRR 10.3's zebra did, a second later.
     for _ in 0..3 {
@@ -380,12 +385,12 @@ fn a_nic_that_returns_is_taken_in_again() {
         Lab::unload_nic();
         thread::sleep(Duration::from_millis(200));
         Lab::reload_nic();
-        wait_until("both to be back", SOON, || shape("perouter") == before);
+        wait_until("both to exist again", SOON, || shape("perouter") == before);
         thread::sleep(Duration::from_secs(2));
         settle();
     }
     assert!(!node.log_text().contains("exited (pid"), "{}", node.log_text());
-    every_ping_is_answered(&SERVICES, 20);
+    await_answers();
 
     // A node that starts without it uses the other one.
     node.terminate();
@@ -393,12 +398,12 @@ fn a_nic_that_returns_is_taken_in_again() {
     let node = start(&lab, &[("FE_TIMEOUT", "4")]);
     node.wait_log("FE_MACS: no interface has 02:fa:b0:00:01:01", SOON);
     node.wait_log(DAEMONS_ANSWER, SOON);
-    wait_until("an answer by the other one", SOON, || ping("client2", SERVICES[0], 5, 50) == (5, 5));
+    wait_until("an answer through the other one", SOON, || ping("client2", SERVICES[0], 5, 50) == (5, 5));
     assert!(status()["problems"].as_array().unwrap().iter().any(|p| p["code"] == "interface-missing"));
     Lab::reload_nic();
-    wait_until("the NIC to be taken in", SOON, || shape("perouter") == before);
+    wait_until("the NIC to be moved", SOON, || shape("perouter") == before);
     settle();
-    every_ping_is_answered(&SERVICES, 20);
+    await_answers();
 }
 
 /// zebra confuses ports whose names change, and only its restart repairs that.
@@ -420,7 +425,7 @@ fn ports_may_be_renamed() {
         every_ping_is_answered(&SERVICES, 5);
     };
     renamed(
-        "the exchange of two names",
+        "an exchange of two names",
         "link set eth1 down\nlink set eth2 down\nlink set eth1 name tmp0\nlink set eth2 name eth1\n\
          link set tmp0 name eth2\nlink set eth1 up\nlink set eth2 up\n",
     );
@@ -428,7 +433,7 @@ fn ports_may_be_renamed() {
 }
 
 #[test]
-fn withdraw_takes_leave() {
+fn withdraw_shuts_down_gracefully() {
     let lab = Lab::new(Options::default());
     for how in ["ON_STOP", "file"] {
         let env = [("DRAIN_TIME", "5"), ("ON_STOP", "withdraw")];
@@ -445,21 +450,21 @@ fn withdraw_takes_leave() {
                 vty("leaf1", "bgpd", &format!("show bgp ipv4 unicast {SERVICE4}/32")).unwrap_or_default();
             route.contains("65535:0") || route.contains("graceful-shutdown")
         });
-        let told = begin.elapsed();
+        let announced = begin.elapsed();
         let (status, _) = node.terminate();
         assert!(status.success(), "{status}");
         for leaf in ["leaf1", "leaf2"] {
-            // Long before the restart time and BFD would end it.
+            // Long before the end of the restart time and BFD's detection.
             wait_until(&format!("the route to go from {leaf} after {how}"), Duration::from_secs(10), || {
                 !has_route(leaf, &format!("{SERVICE4}/32"))
             });
         }
-        println!("{how}: peers told after {told:?}, gone after {:?}", begin.elapsed());
+        println!("{how}: less preferred after {announced:?}, withdrawn after {:?}", begin.elapsed());
         let _ = std::fs::remove_file("/run/frr/on-stop");
     }
     // If bgpd exits during the drain, its successor repeats the shutdown.
     let mut node = up(&lab, &[("DRAIN_TIME", "2"), ("ON_STOP", "withdraw")]);
-    // Longer than bgpd counts as new, so that the drain begins at once.
+    // After the time in which bgpd counts as new, so that the drain begins at once.
     thread::sleep(Duration::from_secs(11));
     node.signal(Signal::TERM);
     thread::sleep(Duration::from_millis(700));
@@ -472,36 +477,36 @@ fn withdraw_takes_leave() {
             !has_route(leaf, &format!("{SERVICE4}/32"))
         });
     }
-    // Without it the leaves keep the route.
+    // Without a withdrawal the leaves keep the route.
     let mut node = up(&lab, &[]);
     node.terminate();
     assert!(has_route("leaf1", &format!("{SERVICE4}/32")));
 }
 
-/// Killed as soon as it has said that it does the n-th thing while it tears the namespace down and builds it anew, and
-/// started again, it ends where an undisturbed run does. (A plan cut anywhere: see the unit tests.) LAB_EVERY (9): every
-/// how many things; 1 takes minutes.
+/// The node is killed as soon as it has logged the n-th operation of a teardown and rebuild of the namespace. After
+/// another start the state is that of an undisturbed run. (A plan interrupted anywhere: see the unit tests.) LAB_EVERY
+/// (9): the step from one n to the next; 1 takes minutes.
 #[test]
 fn killed_at_any_operation_it_ends_where_an_undisturbed_run_does() {
     let lab = Lab::new(Options { speaker: None, ..Options::default() });
     ip("host", "addr add 192.0.2.77/32 dev eth1");
     let every: usize = std::env::var("LAB_EVERY").map_or(9, |n| n.parse().unwrap());
     let all = || ["host", "perouter"].map(shape);
-    let run = |token: &str, things: usize| {
+    let run = |token: &str, operations: usize| {
         let mut node = start(&lab, &[("REBUILD_TOKEN", token)]);
-        let is_thing = |line: &str| line.contains(" router: ") || line.contains(" host: ");
-        let through = loop {
+        let is_operation = |line: &str| line.contains(" router: ") || line.contains(" host: ");
+        let complete = loop {
             let log = node.log();
             if log.iter().any(|(_, line)| line.contains("zebra started")) {
                 break true;
             }
-            if log.iter().filter(|(_, line)| is_thing(line)).count() >= things {
+            if log.iter().filter(|(_, line)| is_operation(line)).count() >= operations {
                 break false;
             }
             thread::sleep(Duration::from_micros(200));
         };
         node.kill9();
-        through
+        complete
     };
     assert!(run("begin", usize::MAX));
     let wanted = all();
@@ -509,10 +514,10 @@ fn killed_at_any_operation_it_ends_where_an_undisturbed_run_does() {
     let mut kills = 0;
     for n in (1..).step_by(every) {
         let token = format!("n{n}");
-        let through = run(&token, n);
+        let complete = run(&token, n);
         assert!(run(&token, usize::MAX));
-        assert_eq!(all(), wanted, "killed at thing {n}");
-        if through {
+        assert_eq!(all(), wanted, "killed at operation {n}");
+        if complete {
             break;
         }
         kills += 1;
@@ -522,7 +527,7 @@ fn killed_at_any_operation_it_ends_where_an_undisturbed_run_does() {
 }
 
 #[test]
-fn what_is_typed_into_vtysh_is_reported_and_put_right() {
+fn what_is_typed_into_vtysh_is_reported_and_repaired() {
     let lab = Lab::new(Options::default());
     let node = up(&lab, &[("ENFORCE_CONFIG", "true")]);
     let running = || ["mgmtd", "bgpd"].map(|daemon| vty("node", daemon, "show running-config").unwrap_or_default());
@@ -533,9 +538,9 @@ fn what_is_typed_into_vtysh_is_reported_and_put_right() {
                 .clone()
         }),
     );
-    // What they run with has been looked at once by then.
+    // By then the running configuration has been checked once.
     thread::sleep(Duration::from_secs(6));
-    let told = [
+    let reported = [
         "bgpd: the running configuration was changed by someone else",
         "+ router bgp 65001: neighbor 192.0.2.99 remote-as 7",
         "timers 7 21",
@@ -546,7 +551,7 @@ fn what_is_typed_into_vtysh_is_reported_and_put_right() {
     );
     vtysh("node", "configure terminal\nip prefix-list metallb seq 7 permit 10.0.0.0/8\nend");
     wait_until("the report", SOON, || {
-        node.log().iter().any(|(_, line)| told.iter().all(|text| line.contains(text)))
+        node.log().iter().any(|(_, line)| reported.iter().all(|text| line.contains(text)))
     });
     // FRR 10.3's mgmtd discards uncommitted changes when any connection closes: the test does not query it meanwhile.
     for daemon in ["mgmtd", "bgpd"] {
@@ -575,11 +580,11 @@ fn what_is_typed_into_vtysh_is_reported_and_put_right() {
     settle();
 }
 
-/// A configuration under which a daemon crashes is removed from every daemon and from the kernel. Writing it again does not
-/// activate it.
+/// A configuration under which a daemon crashes is removed from every daemon and from the kernel. Writing it again does
+/// not activate it.
 #[test]
-fn what_a_daemon_dies_of_is_taken_back_from_all() {
-    const FILE: &str = "/tmp/taken-back.yaml";
+fn a_configuration_that_crashes_a_daemon_is_rolled_back_everywhere() {
+    const FILE: &str = "/tmp/rolled-back.yaml";
     let put = |text: &str| std::fs::write(FILE, text).unwrap();
     let good = "rawFRRConfigs:\n- rawConfig: |\n    ip prefix-list one seq 5 permit 10.0.0.0/8\n";
     let bad = format!(
@@ -591,7 +596,7 @@ fn what_a_daemon_dies_of_is_taken_back_from_all() {
     let vars = [("CONFIG_FILE", FILE), ("ENFORCE_CONFIG", "true")];
     let mut node = start(&lab, &vars);
     node.wait_log(DAEMONS_ANSWER, SOON);
-    // As if it had been active for a minute.
+    // As if the configuration had been active for a minute.
     node.terminate();
     std::fs::copy("/run/frr/frr.conf", "/run/frr/frr.conf.good").unwrap();
     let node = start(&lab, &vars);
@@ -608,9 +613,9 @@ fn what_a_daemon_dies_of_is_taken_back_from_all() {
     let (old, from) = (all(), node.log().len());
     let bgpd = || all().into_iter().find(|(name, _)| name == "bgpd");
     for _ in 0..3 {
-        let dies = wait_until("bgpd", SOON, bgpd);
+        let killed = wait_until("bgpd", SOON, bgpd);
         signal_daemons(&lab, "perouter", &["bgpd"], Signal::KILL);
-        wait_until("another bgpd", SOON, || bgpd().is_some_and(|new| new != dies));
+        wait_until("another bgpd", SOON, || bgpd().is_some_and(|new| new != killed));
     }
     node.wait_log_after(from, "bgpd keeps crashing with this configuration", SOON);
     wait_until("all daemons", SOON, || {
@@ -627,8 +632,8 @@ fn what_a_daemon_dies_of_is_taken_back_from_all() {
     for turn in 0..2 {
         let from = node.log().len();
         put(&format!("# {turn}\n{bad}"));
-        let said = node.wait_log_after(from, "the configuration change is rejected", SOON);
-        assert!(said.contains("bgpd kept crashing with it") && !said.contains("is active:"), "{said}");
+        let log = node.wait_log_after(from, "the configuration change is rejected", SOON);
+        assert!(log.contains("bgpd kept crashing with it") && !log.contains("is active:"), "{log}");
         wait_until("the problems", SOON, || {
             ["fallback", "bgpd kept crashing with it"].iter().all(|text| problems().contains(text))
         });

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use lab::*;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Every way that a packet can take: from a namespace to an address.
+/// Every path of a packet: from a namespace to an address.
 fn ways() -> Vec<(&'static str, &'static str)> {
     let mut ways = Vec::new();
     for (hosts, workloads, client) in [(HOST4, WORKLOAD4, CLIENT4[0]), (HOST6, WORKLOAD6, CLIENT6[0])] {
@@ -27,7 +27,7 @@ fn ways() -> Vec<(&'static str, &'static str)> {
             ("w2", hosts[0]),
         ]);
     }
-    // Where both ends of a session dial at once on a slow machine, 8.4 may not get over it: see `dial_again`.
+    // If both ends of a session connect at once on a slow machine, 8.4 may fail for long: see `reconnect_speaker`.
     ways.retain(|(from, to)| {
         !frr_is_8() || !from.starts_with("host") && !HOST4.contains(to) && !HOST6.contains(to)
     });
@@ -51,14 +51,14 @@ fn every_way_is_open(count: u32) {
 fn packets_take_every_way_between_two_nodes() {
     let lab = Evpn::with(false, &vnis(false), &[("LIVENESS_TIMEOUT", "30")]);
     every_way_is_open(1000);
-    // FRR dies of a VXLAN that it sees too soon (FRR issue 22851).
+    // FRR crashes when it sees a VXLAN too soon (FRR issue 22851).
     for node in &lab.nodes {
         assert!(!node.log_text().contains("exited (pid"), "{}", node.log_text());
     }
 }
 
-/// Flows both ways between the hosts (by the routing domain) and the workloads (by the broadcast domain), and between a
-/// workload and the external VRF.
+/// Flows in both directions between the hosts (by the routing domain) and the workloads (by the broadcast domain), and
+/// between a workload and the external VRF.
 fn flows() -> Vec<(String, Flow)> {
     let (mut flows, mut port) = (Vec::new(), 20000);
     for (hosts, workloads, client) in [(HOST4, WORKLOAD4, CLIENT4[0]), (HOST6, WORKLOAD6, CLIENT6[0])] {
@@ -80,7 +80,7 @@ fn flows() -> Vec<(String, Flow)> {
     flows
 }
 
-/// What each flow lost while `what` was done and for 15 s after.
+/// The packets that all flows lost during `done` and for 15 s after it.
 fn lost_while(what: &str, done: impl FnOnce()) -> u64 {
     let flows = flows();
     thread::sleep(Duration::from_secs(1));
@@ -97,7 +97,7 @@ fn lost_while(what: &str, done: impl FnOnce()) -> u64 {
 }
 
 #[test]
-fn no_packet_is_lost_when_daemons_die() {
+fn no_packet_is_lost_when_daemons_are_killed() {
     let mut lab = Evpn::new(false);
     every_way_is_open(10);
     let every = std::env::var_os("LAB_EVERY").is_some();
@@ -108,8 +108,8 @@ fn no_packet_is_lost_when_daemons_die() {
         .take(if every { 7 } else { 3 })
     {
         let measure = || lost_while(&format!("SIGKILL {}", names.join("+")), || lab.kill(0, names));
-        // A machine that has other things to do may stand still for longer than a daemon's start takes: what is lost
-        // then is lost once, and what we don't prevent every time.
+        // A busy machine may stand still for longer than a daemon's start takes: such a loss occurs once, and one that
+        // the program does not prevent occurs every time.
         lost += if every || measure() > 0 { measure() } else { 0 };
     }
     if every {
@@ -132,7 +132,7 @@ fn a_workload_that_moves_answers_again() {
     for (from, to) in [(0, 1), (1, 0)] {
         detach(0, from);
         attach(0, to);
-        // As a hypervisor does for a machine that has moved.
+        // As a hypervisor does for a virtual machine that has moved.
         ping("w1", "192.168.200.1", 1, 10);
         ping("w1", "2001:db8:b::1", 1, 10);
         let start = Instant::now();
@@ -150,9 +150,9 @@ fn a_workload_that_moves_answers_again() {
 }
 
 #[test]
-fn a_silent_workload_is_not_forgotten() {
+fn the_routes_of_a_silent_workload_stay() {
     let lab = Evpn::new(false);
-    // A bridge forgets after 300 s, and a neighbour is doubtful after up to 45; both shall be so in the time of a test.
+    // A bridge's entry ages out after 300 s, and a neighbour is stale after up to 45; both are shortened for the test.
     let router = lab.router(1);
     for (ns, bridge) in [("host2", "br-hs-200"), (&router[..], "br-pe-200")] {
         ip(ns, &format!("link set {bridge} type bridge ageing_time 6000"));
@@ -167,23 +167,23 @@ fn a_silent_workload_is_not_forgotten() {
     wait_until("the workload's routes", SOON, known);
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(75) {
-        assert!(known(), "forgotten after {:?}", start.elapsed());
+        assert!(known(), "lost after {:?}", start.elapsed());
         thread::sleep(Duration::from_secs(5));
     }
     assert_eq!(ping("client1", WORKLOAD4[1], 1, 10), (1, 1));
 }
 
 #[test]
-fn frr_takes_the_example() {
-    // Its own parser, of the version that is here.
+fn frr_accepts_the_example() {
+    // By the parser of the FRR version under test.
     let example = include_str!("golden/vnis.conf");
     std::fs::write("/tmp/vnis.conf", example).unwrap();
     exec("", &["vtysh", "-C", "-f", "/tmp/vnis.conf"]);
 }
 
-/// What a node without VNIs of its own can show: other links to the fabric, and what comes and goes with the file.
+/// The links of one node: other links to the fabric, and links that exist only while the file has them.
 #[test]
-fn links_come_and_go_with_the_file() {
+fn the_file_creates_and_deletes_links() {
     let lab = Lab::new(Options { speaker: None, bfd: None, ..Options::default() });
     ip_batch(
         "host",
@@ -218,7 +218,7 @@ l2vnis:
         let links = |ns: &str| -> Vec<String> {
             ip(ns, "-br link").lines().filter_map(|l| Some(l.split([' ', '@']).next()?.to_owned())).collect()
         };
-        // A bridge that comes later is taken in at once.
+        // A bridge that is created later is used at once.
         if text.contains("br0") && !links("host").contains(&"br0".into()) {
             node.wait_log("VNI 300: host: host-e-300 needs bridge br0", SOON);
             ip("host", "link add br0 type bridge");
@@ -233,59 +233,57 @@ l2vnis:
     };
     let has =
         |links: &[String], names: &[&str]| names.iter().all(|name| links.iter().any(|link| link == name));
-    let ours =
+    let managed =
         ["lound", "red", "br-pe-100", "vni100", "br-pe-200", "vni200", "pe-e-200", "vni300", "pt-ns", "net1"];
-    // One raw line would end FRR's reading, and of another FRR says nothing of a line.
+    // One raw line would end FRR's reading, and for another one FRR's message names no line.
     let long = "h".repeat(300);
     let raw = format!(
         "rawFRRConfigs:\n- rawConfig: xy\n- rawConfig: \"exit\\n\"\n- rawConfig: hostname {long}\n- rawConfig: ip nht resolve-via-default\n- rawConfig: neighbor 10.9.9.9 password:hunter2\n"
     );
-    let (host, router, said) = run(&(base.to_owned() + vnis + &raw));
+    let (host, router, log) = run(&(base.to_owned() + vnis + &raw));
     assert!(
-        said.contains("rawFRRConfigs[1].rawConfig: raw line 1: \\\"exit\\\" closes")
-            || said.contains("rawFRRConfigs[1].rawConfig: raw line 1: \"exit\" closes"),
-        "{said}"
+        log.contains("rawFRRConfigs[1].rawConfig: raw line 1: \\\"exit\\\" closes")
+            || log.contains("rawFRRConfigs[1].rawConfig: raw line 1: \"exit\" closes"),
+        "{log}"
     );
     for (entry, is_out) in [(0, true), (2, true), (3, false), (4, true)] {
-        let named = said.lines().any(|line| {
+        let named = log.lines().any(|line| {
             line.contains(&format!("rawFRRConfigs[{entry}] (/tmp/vnis.yaml:")) && line.contains("is left out")
         });
-        assert_eq!(named, is_out, "{entry}: {said}");
+        assert_eq!(named, is_out, "{entry}: {log}");
     }
-    assert!(!said.contains("hunter2"), "{said}");
-    assert!(has(&router, &ours) && has(&router, &["eth2.100", "eth1"]), "{router:?}");
+    assert!(!log.contains("hunter2"), "{log}");
+    assert!(has(&router, &managed) && has(&router, &["eth2.100", "eth1"]), "{router:?}");
     assert!(has(&host, &["eth2", "host-e-200", "br-hs-200", "host-e-300", "pt-host"]), "{host:?}");
-    // What a workload advertises is nothing to the host, even where it takes a router's word.
+    // The host ignores what a workload advertises, even where it accepts router advertisements.
     assert_eq!(ip("host", "-6 addr show dev br-hs-200").trim(), "");
     for end in ["host-e-200", "host-e-300", "pt-host", "metallb-frr"] {
-        let takes = exec("host", &["cat", &format!("/proc/sys/net/ipv6/conf/{end}/accept_ra")]);
-        assert_eq!(takes.trim(), "0", "{end}");
+        let accepts = exec("host", &["cat", &format!("/proc/sys/net/ipv6/conf/{end}/accept_ra")]);
+        assert_eq!(accepts.trim(), "0", "{end}");
     }
     assert!(ip("perouter", "route show table 10000100").contains("unreachable default"));
     assert_eq!(ip_json("perouter", "-d link show vni200")[0]["mtu"], 1450);
 
-    // With a file that can't be read nothing goes.
+    // With an unreadable file nothing is removed.
     let (host, router, _) = run(&(base.to_owned() + "l3vnis: [{vrf: red, vni: 100\n"));
-    assert!(has(&router, &ours), "{router:?}");
+    assert!(has(&router, &managed), "{router:?}");
     assert!(has(&host, &["br-hs-200", "host-e-300", "pt-host"]), "{host:?}");
 
-    // One that says so is believed. Of raw lines those are left out that FRR does not take.
-    // Each is by itself: what one leaves open is closed, and what the template has as well is told from it.
+    // A valid file without them removes them. Raw lines that FRR does not accept are left out.
+    // Each entry is separate: a block that one leaves open is closed, and lines that the template has as well are kept
+    // apart.
     let raw = "rawFRRConfigs:\n- rawConfig: \"ip prefix-list tab\\tseq 5 permit any\"\n- rawConfig: no-such-thing\n- rawConfig: router bgp 65001\n\
         - rawConfig: neighbor 9.9.9.9 remote-as 5\n- rawConfig: \"interface x\\n address-family ipv4 unicast\"\n\
         - rawConfig: \"router bgp 65001\\n timers bgp 3 9\"\n- rawConfig: \"interface x\\n timers bgp 3 9\"\n";
-    let (host, router, said) =
+    let (host, router, log) =
         run(&format!("underlay: {{tunnelEndpoint: {{cidrs: [100.65.0.0/24]}}}}\n{raw}"));
-    assert!(
-        said.contains("rawFRRConfigs[1] (/tmp/vnis.yaml:4): ") && said.contains("no-such-thing"),
-        "{said}"
-    );
-    assert!(!said.contains("the configuration change is rejected"), "{said}");
+    assert!(log.contains("rawFRRConfigs[1] (/tmp/vnis.yaml:4): ") && log.contains("no-such-thing"), "{log}");
+    assert!(!log.contains("the configuration change is rejected"), "{log}");
     for (entry, is_out) in [(0, false), (1, true), (2, false), (3, true), (4, true), (5, false), (6, true)] {
         assert_eq!(
-            said.contains(&format!("rawFRRConfigs[{entry}] (/tmp/vnis.yaml:")),
+            log.contains(&format!("rawFRRConfigs[{entry}] (/tmp/vnis.yaml:")),
             is_out,
-            "{entry}: {said}"
+            "{entry}: {log}"
         );
     }
     let stored = std::fs::read_to_string("/run/frr/frr.conf").unwrap();

@@ -1,5 +1,5 @@
-//! `make extension-check`: what Talos, its imager and its validator want of the extension, on the tree that
-//! `make extension` made (EXTENSION: its directory), after the way it takes to a node, and on trees that are broken.
+//! `make extension-check`: the requirements of Talos, its imager and its validator for the extension, on the tree that
+//! `make extension` made (EXTENSION: its directory), on the tree as a node unpacks it, and on broken trees.
 #![allow(clippy::unwrap_used)]
 
 #[path = "extension/check.rs"]
@@ -26,7 +26,7 @@ fn extension() -> PathBuf {
     PathBuf::from(std::env::var_os("EXTENSION").expect("EXTENSION names what `make extension` made"))
 }
 
-/// A copy to break, away with its owner.
+/// A copy to break, which is removed on drop.
 struct Copy(PathBuf);
 
 impl Copy {
@@ -78,16 +78,16 @@ fn run(command: &mut Command) {
 }
 
 #[test]
-fn the_tree_is_as_talos_wants_it() {
+fn the_tree_follows_the_rules_of_talos() {
     assert_eq!(check(&extension().join("tree")), Vec::<String>::new());
 }
 
 #[test]
-fn the_recipe_is_as_bldr_wants_it() {
+fn the_recipe_follows_the_rules_of_bldr() {
     assert_eq!(recipe::check(Path::new(env!("CARGO_MANIFEST_DIR"))), Vec::<String>::new());
 }
 
-/// What `pkg/archiver/untar.go` of Talos makes of a tar: modes masked, no owners, a hard link an empty file.
+/// Unpacks a tar as `pkg/archiver/untar.go` of Talos does: modes masked, no owners, a hard link becomes an empty file.
 fn untar(tar: &Path, to: &Path) {
     let mut archive = tar::Archive::new(fs::File::open(tar).unwrap());
     for entry in archive.entries().unwrap() {
@@ -122,7 +122,7 @@ fn the_tar_becomes_the_same_tree_on_a_node() {
 }
 
 #[test]
-fn a_hard_link_is_empty_on_a_node_and_that_is_seen() {
+fn a_hard_link_is_empty_on_a_node_and_that_is_detected() {
     let (copy, node) = (Copy::of_the_tree("hard"), Copy::new("hard-node"));
     fs::remove_file(copy.in_root("usr/lib/frr/bgpd")).unwrap();
     fs::hard_link(copy.in_root("usr/lib/frr/zebra"), copy.in_root("usr/lib/frr/bgpd")).unwrap();
@@ -167,7 +167,7 @@ fn the_oci_layout_holds_the_same_tar() {
 
 type Break = fn(&Copy);
 
-/// What is wrong with a tree, and a word of the reason for which it must be refused.
+/// A part of the reason for which a tree must be refused, and how it is broken.
 const BROKEN: &[(&str, Break)] = &[
     ("beside manifest.yaml and rootfs", |t| t.write("README", "x")),
     ("manifest.yaml", |t| fs::remove_file(t.at("manifest.yaml")).unwrap()),
@@ -262,9 +262,9 @@ const BROKEN: &[(&str, Break)] = &[
 
 #[test]
 fn every_broken_tree_is_refused() {
-    for (i, (reason, spoil)) in BROKEN.iter().enumerate() {
+    for (i, (reason, break_tree)) in BROKEN.iter().enumerate() {
         let copy = Copy::of_the_tree(&i.to_string());
-        spoil(&copy);
+        break_tree(&copy);
         let problems = check(&copy.0);
         assert!(problems.iter().any(|problem| problem.contains(reason)), "{i} {reason}: {problems:?}");
     }

@@ -1,12 +1,12 @@
-//! Every command with several parts, from each of its forms to each other: what the commands lead to is what a start leads to,
-//! and nothing is undone on the way that the new line overwrites. Real daemons.
+//! Every command with several parts, from each of its forms to each other: the commands lead to the same configuration
+//! as a start, and do not first remove a line that the new line overwrites. Real daemons.
 
 use super::lab::*;
 use frr_supervisor::frr::Version;
 use frr_supervisor::frr::delta::{Delta, delta};
 use frr_supervisor::model::{Value as _, VrfName};
 
-/// Where a line stands; N is the pair's number.
+/// The context of a line; N is the pair's number.
 const ROUTER: &str =
     "router bgp 65001 vrf vN\n bgp router-id 192.0.2.1\n neighbor 10.0.0.1 remote-as 65002\n LINE\nexit\n";
 const UNICAST: &str = "router bgp 65001 vrf vN\n bgp router-id 192.0.2.1\n neighbor 10.0.0.1 remote-as 65002\n !\n \
@@ -19,12 +19,12 @@ const MAP: &str = "route-map mN permit 10\n LINE\nexit\n";
 const PROFILE: &str = "bfd\n profile pN\n  LINE\n exit\nexit\n";
 const ROOT: &str = "LINE\n";
 
-/// How a line that differs takes the other's place.
+/// How a line that differs replaces the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum How {
     /// It overwrites it.
     InPlace,
-    /// It overwrites it unless a part goes, which the daemon would keep.
+    /// It overwrites it, unless the new line lacks a part, which the daemon would keep.
     UnlessPartsGo,
     /// The daemon would keep both, or refuses.
     Undone,
@@ -33,7 +33,7 @@ enum How {
 }
 use How::{After, InPlace, Undone, UnlessPartsGo};
 
-/// A command's forms, from that version on.
+/// The forms of a command, which exist from that version on.
 const COMMANDS: &[(Version, &str, How, &[&str])] = &[
     (
         ANY,
@@ -337,7 +337,7 @@ const COMMANDS: &[(Version, &str, How, &[&str])] = &[
             "neighbor 10.0.0.1 bfd",
         ],
     ),
-    // FRR refuses `neighbor … graceful-restart` in words and does it all the same.
+    // FRR prints a refusal for `neighbor … graceful-restart` and applies it nevertheless.
     (
         ANY,
         ROUTER,
@@ -497,7 +497,7 @@ const COMMANDS: &[(Version, &str, How, &[&str])] = &[
     (ANY, MAP, InPlace, &["match peer 10.0.0.1", "match peer 10.0.0.2"]),
     (ANY, MAP, InPlace, &["match interface a", "match interface b"]),
     (ANY, MAP, InPlace, &["match evpn vni 5", "match evpn vni 6"]),
-    // FRR 8.4 has no way back to the default but to say it.
+    // In FRR 8.4 only the default value itself restores the default.
     (NEW, PROFILE, InPlace, &["receive-interval 100", "receive-interval 200"]),
     (NEW, PROFILE, InPlace, &["echo transmit-interval 100", "echo transmit-interval 200"]),
     (ANY, PROFILE, InPlace, &["minimum-ttl 100", "minimum-ttl 200"]),
@@ -554,7 +554,7 @@ const COMMANDS: &[(Version, &str, How, &[&str])] = &[
 const ANY: Version = Version(8, 4);
 const NEW: Version = Version(10, 3);
 
-/// Whether the old line has a part that the new one has not.
+/// Whether the old line has a part that the new one lacks.
 fn parts_go(old: &str, new: &str) -> bool {
     ["route-map", "metric", "message", "count", "profile"]
         .iter()
@@ -611,17 +611,17 @@ fn a_changed_part_is_changed_in_place() {
     }
     let first = "router bgp 65001\n bgp router-id 192.0.2.1\nexit\n";
     let (old, new) = (format!("{first}{old}"), format!("{first}{new}"));
-    let live = Alone::start("glive", &old);
-    let fresh = Alone::start("gfresh", &new);
+    let live = Standalone::start("glive", &old);
+    let fresh = Standalone::start("gfresh", &new);
     let Delta::Commands(steps, late) = delta(&old, &new, version()) else { panic!("no commands") };
     for step in [steps, late].concat() {
-        for (command, status, words) in live.tell(&step) {
+        for (command, status, output) in live.send(&step) {
             if status != 0 && !command.optional {
                 wrong.push(format!(
                     "{}: {:?} is refused: {status} {}",
                     step.daemon,
                     command.text,
-                    words.trim()
+                    output.trim()
                 ));
             }
         }
@@ -648,9 +648,9 @@ fn a_changed_part_is_changed_in_place() {
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// What bgpd has once for all its instances.
+/// Commands that bgpd has once for all its instances.
 #[test]
-fn what_there_is_once_is_overwritten() {
+fn commands_that_exist_once_are_overwritten() {
     let words = ["bgp route-map delay-timer", "bgp update-delay", "bgp session-dscp"];
     let later = [
         "bgp graceful-restart restart-time",
@@ -664,10 +664,10 @@ fn what_there_is_once_is_overwritten() {
         lines + "router bgp 65001\n bgp router-id 192.0.2.1\nexit\n"
     };
     let (old, new) = (text(30), text(40));
-    let (live, fresh) = (Alone::start("olive", &old), Alone::start("ofresh", &new));
+    let (live, fresh) = (Standalone::start("olive", &old), Standalone::start("ofresh", &new));
     let Delta::Commands(steps, _) = delta(&old, &new, version()) else { panic!("no commands") };
     let refused: Vec<_> =
-        steps.iter().flat_map(|step| live.tell(step)).filter(|(_, status, _)| *status != 0).collect();
+        steps.iter().flat_map(|step| live.send(step)).filter(|(_, status, _)| *status != 0).collect();
     assert!(refused.is_empty(), "{refused:?}");
     assert_eq!(live.running(), fresh.running());
     let running = format!("{:?}", live.running());
@@ -676,7 +676,7 @@ fn what_there_is_once_is_overwritten() {
 
 /// Names like words of FRR's commands, or the beginning of one.
 #[test]
-fn a_vrf_may_be_called_by_any_name_that_is_taken() {
+fn a_vrf_may_have_any_accepted_name() {
     let names = [
         "all",
         "a",
@@ -721,7 +721,7 @@ fn a_vrf_may_be_called_by_any_name_that_is_taken() {
         text += &format!("  import vrf {name}\n");
     }
     text += " exit-address-family\nexit\n";
-    let live = Alone::start("glive", &text);
+    let live = Standalone::start("glive", &text);
     let (_, running) = live.running().into_iter().find(|(daemon, _)| *daemon == "bgpd").unwrap();
     for name in &names {
         for line in [
@@ -730,25 +730,22 @@ fn a_vrf_may_be_called_by_any_name_that_is_taken() {
         ] {
             assert!(running.contains(&line), "{name}: {running:?}");
         }
-        for question in ["summary json", "ipv4 unicast json", "neighbors json"] {
-            let answer = vty("glive", "bgpd", &format!("show bgp vrf {name} {question}")).unwrap();
-            assert!(answer.trim_start().starts_with('{'), "{name}: {question}: {answer}");
-            // Asked for all, they would name the default instance, too.
+        for query in ["summary json", "ipv4 unicast json", "neighbors json"] {
+            let answer = vty("glive", "bgpd", &format!("show bgp vrf {name} {query}")).unwrap();
+            assert!(answer.trim_start().starts_with('{'), "{name}: {query}: {answer}");
+            // A reply for all VRFs would name the default instance, too.
             let others = names.iter().chain(&["default"]).filter(|other| *other != name);
             for other in others {
-                assert!(
-                    !answer.contains(&format!("\"vrfName\":\"{other}\"")),
-                    "{name}: {question}: {answer}"
-                );
-                assert!(!answer.contains(&format!("\"{other}\":{{")), "{name}: {question}: {answer}");
+                assert!(!answer.contains(&format!("\"vrfName\":\"{other}\"")), "{name}: {query}: {answer}");
+                assert!(!answer.contains(&format!("\"{other}\":{{")), "{name}: {query}: {answer}");
             }
         }
     }
     let rest = "router bgp 65001\n bgp router-id 192.0.2.1\nexit\n";
     let Delta::Commands(steps, _) = delta(&text, rest, version()) else { panic!("no commands") };
     for step in &steps {
-        for (command, status, words) in live.tell(step) {
-            assert_eq!(status, 0, "{}: {words}", command.text);
+        for (command, status, output) in live.send(step) {
+            assert_eq!(status, 0, "{}: {output}", command.text);
         }
     }
 }

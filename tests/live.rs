@@ -1,4 +1,4 @@
-// The configuration file changes while all goes on. Included by evpn.rs.
+// The configuration file changes while the nodes run. Included by evpn.rs.
 
 const MORE: &str = "
 - vrf: blue
@@ -10,22 +10,22 @@ l2vnis:
   gatewayIPs: [192.168.201.1/24]
 ";
 
-/// Puts another file in the place of node `i`'s, as Kubernetes and editors do.
+/// Replaces the file of node `i`, as Kubernetes and editors do.
 fn put(i: usize, text: &str) {
     std::fs::write(format!("/tmp/.vnis{i}.new"), text).unwrap();
     std::fs::rename(format!("/tmp/.vnis{i}.new"), format!("/tmp/vnis{i}.yaml")).unwrap();
 }
 
-/// Two nodes with sessions that no standstill of the machine ends. bgpd acts upon BFD where that is faster than its hold time,
-/// hence so slow a BFD.
+/// Two nodes with sessions that no standstill of the machine ends. bgpd reacts to BFD if that is faster than its hold
+/// time, hence such a slow BFD.
 fn steady(extra: &[(&str, &str)]) -> Evpn {
     let timers = [("BGP_KEEPALIVE_TIME", "30"), ("BGP_HOLD_TIME", "90"), ("BFD_DETECT_MULTIPLIER", "50")];
     Evpn::with(false, &vnis(false), &[&timers, extra].concat())
 }
 
-/// When each of the leaf's and the host's sessions came up.
-fn ages() -> Vec<(String, String)> {
-    let mut ages = vec![];
+/// How often each of the leaf's and the host's sessions has come up and has ended.
+fn session_counts() -> Vec<(String, String)> {
+    let mut session_counts = vec![];
     for (router, peers) in [("leaf1", &["node", "node2"]), ("speaker", &["192.169.10.1", "2001:db8:a::1"])] {
         for peer in peers {
             let session = wait_until(&format!("{router}'s session with {peer}"), SOON, || {
@@ -33,22 +33,22 @@ fn ages() -> Vec<(String, String)> {
                 (all[peer]["bgpState"] == "Established").then(|| all[peer].clone())
             });
             let number = |name: &str| session[name].to_string();
-            ages.push((
+            session_counts.push((
                 format!("{router} {peer}"),
                 number("connectionsEstablished") + " " + &number("connectionsDropped"),
             ));
         }
     }
-    ages
+    session_counts
 }
 
 #[test]
-fn the_file_changes_while_all_goes_on() {
+fn the_file_changes_while_traffic_flows() {
     let lab = steady(&[("LIVENESS_TIMEOUT", "30")]);
     every_way_is_open(10);
     let more = vnis(false).replace("l2vnis:\n", MORE.trim_start());
     let (few, many) = (vnis(false), more);
-    let (before, running) = (ages(), daemons_of(&lab));
+    let (before, running) = (session_counts(), daemons_of(&lab));
     let flows = flows();
     thread::sleep(Duration::from_secs(1));
     let at_leaf =
@@ -76,34 +76,35 @@ fn the_file_changes_while_all_goes_on() {
         for (i, node) in lab.nodes.iter().enumerate() {
             println!("{}", node.wait_log_after(from[i], "is active", SOON).lines().last().unwrap());
         }
-        wait_until("its routes to go", SOON, || !at_leaf("[192.169.20.2]") && !at_leaf("[192.168.201.0]"));
+        wait_until("its routes to be removed", SOON, || !at_leaf("[192.169.20.2]") && !at_leaf("[192.168.201.0]"));
         let left = ip("perouter", "-br link");
         assert!(!left.contains("101") && !left.contains("blue") && !left.contains("201"), "{turn}: {left}");
     }
-    wait_until("FRR to forget the VRF", SOON, || {
+    wait_until("FRR to remove the VRF", SOON, || {
         vty("node", "mgmtd", "show running-config").is_ok_and(|text| !text.contains("blue"))
     });
-    // The same again is no change.
+    // The same file again is no change.
     let from = lab.nodes[0].log().len();
     put(0, &few);
     lab.nodes[0].wait_log_after(from, "matches the active configuration", SOON);
     thread::sleep(Duration::from_secs(2));
     let cost = Cost::of(flows);
     println!("a VNI in each plane twice added and removed: {cost}");
-    // Before 10.6 a VRF takes the daemons along when it goes, and EVPN has no restart that loses nothing.
+    // Before 10.6 the removal of a VRF restarts the daemons, and EVPN has no graceful restart.
     if std::env::var("LAB_SUITE").is_ok_and(|suite| suite == "trixie") {
         return;
     }
     assert_eq!(cost.lost, 0, "{cost}");
-    assert_eq!(ages(), before);
+    assert_eq!(session_counts(), before);
     assert_eq!(daemons_of(&lab), running);
     let log = lab.nodes[0].log_text();
     assert!(!log.contains("exited (pid") && !log.contains("rolled back") && !log.contains("restarting"), "{log}");
 }
 
-/// Long enough for a round of questions in between: mgmtd of 10.3 forgets what is not committed when any connection ends.
+/// The change is so long that status queries run during it: mgmtd of 10.3 discards uncommitted changes when any
+/// connection ends.
 #[test]
-fn our_own_questions_disturb_no_change() {
+fn our_own_queries_disturb_no_change() {
     let lab = steady(&[]);
     let maps: String = (1..=100).map(|n| format!("    route-map many permit {n}\n     set metric {n}\n")).collect();
     let many = format!("{}rawFRRConfigs:\n- rawConfig: |\n{maps}", vnis(false));
@@ -129,7 +130,7 @@ fn what_is_refused_changes_nothing() {
     let running =
         || ["mgmtd", "bgpd", "bfdd"].map(|d| vty("node", d, "show running-config").unwrap_or_default());
     let stored = || std::fs::read_to_string("/run/frr/frr.conf").unwrap();
-    let (before, kept, sessions, pids) = (running(), stored(), ages(), daemons_of(&lab));
+    let (before, kept, sessions, pids) = (running(), stored(), session_counts(), daemons_of(&lab));
     let base = vnis(false);
     let raw = |lines: &str| {
         format!("{base}rawFRRConfigs:\n- rawConfig: |\n    {}\n", lines.replace('\n', "\n    "))
@@ -142,7 +143,7 @@ fn what_is_refused_changes_nothing() {
         ("another AS number", raw("router bgp 65009\n bgp router-id 1.2.3.4"), "65009"),
         ("no YAML", format!("{base}: ["), "vnis0.yaml:"),
         ("a VNI twice", base.replace("vni: 200", "vni: 100"), "the VNI of l3vnis[0]"),
-        ("a VRF of another name that is ours", base.replace("vrf: red", "vrf: lound").replace("name: red", "name: lound"), "reserved for a managed device"),
+        ("a VRF under a managed name", base.replace("vrf: red", "vrf: lound").replace("name: red", "name: lound"), "reserved for a managed device"),
         ("a line at the margin", raw("router ospf6x"), "router ospf6x"),
         ("a line in a family", raw("router bgp 65001\n address-family ipv4 unicast\n  no-such-thing"), "no-such-thing"),
         ("a prefix that is none", raw("ip prefix-list x seq 5 permit 10.0.0.0/33"), "10.0.0.0/33"),
@@ -159,7 +160,7 @@ fn what_is_refused_changes_nothing() {
         ("a gateway that is no host", base.replace("192.168.200.1/24", "192.168.200.0/24"), "192.168.200.0/24"),
         ("a domain that is not there", base.replace("name: red", "name: reed"), "reed"),
         ("no VTEP", base.replace("  tunnelEndpoint: {cidrs: ['100.65.0.0/24']}", "  neighbors: []"), "needs underlay.tunnelEndpoint"),
-        ("a bridge of ours by another hand", base.replace("lifecycle: Managed", "lifecycle: External, name: br-hs-7"), "reserved for a managed device"),
+        ("a managed bridge as an external one", base.replace("lifecycle: Managed", "lifecycle: External, name: br-hs-7"), "reserved for a managed device"),
         ("the same AS number on both sides", base.replace("hostASN: 64515", "hostASN: 0"), "hostASN"),
         ("what is not served", base.replace("type: L3VNI", "type: L3VPN"), "not supported"),
         ("a map where a list is meant", base.replace("l2vnis:\n- vni", "l2vnis:\n  vni"), "not a list"),
@@ -172,19 +173,19 @@ fn what_is_refused_changes_nothing() {
     ] {
         let from = lab.nodes[0].log().len();
         put(0, &file);
-        let said = lab.nodes[0].wait_log_after(from, "the previous configuration stays active", SOON);
-        assert!(said.contains(words), "{what}: {said}");
-        println!("{what}: {}", said.lines().find(|line| line.contains("ERROR")).unwrap());
+        let log = lab.nodes[0].wait_log_after(from, "the previous configuration stays active", SOON);
+        assert!(log.contains(words), "{what}: {log}");
+        println!("{what}: {}", log.lines().find(|line| line.contains("ERROR")).unwrap());
         assert_eq!(stored(), kept, "{what}");
         wait_until(what, SOON, || running() == before);
         let from = lab.nodes[0].log().len();
         put(0, &base);
         lab.nodes[0].wait_log_after(from, "matches the active configuration", SOON);
     }
-    assert_eq!((ages(), daemons_of(&lab)), (sessions, pids));
-    // A disk without room changes as well as any.
+    assert_eq!((session_counts(), daemons_of(&lab)), (sessions, pids));
+    // A change succeeds on a full disk, too.
     let used = exec("", &["sh", "-c", "df -k --output=used /run | tail -1"]);
-    // A little more than what is used, which changes all the time, and that filled.
+    // A little more than the present use, which varies, and that is filled.
     let size = used.trim().parse::<u32>().unwrap() + 256;
     exec("", &["mount", "-o", &format!("remount,size={size}k"), "/run"]);
     exec("", &["sh", "-c", "cat /dev/zero >/run/fill 2>/dev/null || true"]);
@@ -192,25 +193,26 @@ fn what_is_refused_changes_nothing() {
         let from = lab.nodes[0].log().len();
         put(0, file);
         lab.nodes[0].wait_log_after(from, "is active", SOON);
-        // A VRF goes when the kernel has followed.
+        // A VRF is removed from the configuration when the kernel has removed its device.
         wait_until("mgmtd to have it", SOON, || running()[0].contains("vrf blue") == blue);
     }
     exec("", &["sh", "-c", "rm /run/fill && mount -o remount,size=50% /run"]);
     wait_until("all to be as before", SOON, || running() == before);
-    // No daemon refuses it where one hangs or dies meanwhile: it is taken back, and made when all of them run again.
+    // If a daemon hangs or exits during a change, no daemon has refused it: it is rolled back, and retried when all
+    // daemons run.
     let pid = || Pid::from_raw(daemons_of(&lab)[1].trim().parse().unwrap()).unwrap();
-    for dies in [false, true] {
+    for exits in [false, true] {
         let from = lab.nodes[0].log().len();
         let bgpd = pid();
         kill_process(bgpd, Signal::STOP).unwrap();
         put(0, &more);
-        if dies {
+        if exits {
             wait_until("the change to begin", SOON, || status()["counts"]["changing"] == true);
             thread::sleep(Duration::from_secs(1));
             kill_process(bgpd, Signal::KILL).unwrap();
         }
-        let said = lab.nodes[0].wait_log_after(from, "retrying when all daemons run", SOON);
-        assert!(said.contains("bgpd: "), "{said}");
+        let log = lab.nodes[0].wait_log_after(from, "retrying when all daemons run", SOON);
+        assert!(log.contains("bgpd: "), "{log}");
         lab.nodes[0].wait_log_after(from, "is active", SOON);
         assert!(stored().contains("vrf blue"));
         let from = lab.nodes[0].log().len();
@@ -218,7 +220,7 @@ fn what_is_refused_changes_nothing() {
         lab.nodes[0].wait_log_after(from, "is active", SOON);
         assert_eq!(stored(), kept);
     }
-    // A daemon that dies while a file is read that takes its time.
+    // A daemon is killed while a file is read that takes long.
     let from = lab.nodes[0].log().len();
     let bgpd = Pid::from_raw(daemons_of(&lab)[1].trim().parse().unwrap()).unwrap();
     let keys: String = (0..120).map(|n| format!("k{n}: 1,")).collect();
@@ -229,7 +231,7 @@ fn what_is_refused_changes_nothing() {
     lab.nodes[0].wait_log_after(from, "the previous configuration stays active", SOON);
 }
 
-/// zebra has 150 VRFs with a VNI, and gets as many more.
+/// zebra gets 150 VRFs with a VNI, and then as many more.
 #[test]
 fn a_hundred_and_fifty_more_vnis_end_no_daemon() {
     let l3vnis = |n: u32| -> String {
@@ -250,11 +252,11 @@ fn a_hundred_and_fifty_more_vnis_end_no_daemon() {
     for n in [150, 300] {
         let (from, begin) = (lab.nodes[0].log().len(), Instant::now());
         put(0, &with(n));
-        let said = lab.nodes[0].wait_log_after(from, "is active", Duration::from_secs(300));
-        println!("{n}: {}, after {:.1} s", said.lines().last().unwrap(), begin.elapsed().as_secs_f64());
+        let log = lab.nodes[0].wait_log_after(from, "is active", Duration::from_secs(300));
+        println!("{n}: {}, after {:.1} s", log.lines().last().unwrap(), begin.elapsed().as_secs_f64());
         thread::sleep(Duration::from_secs(20));
-        let said: String = lab.nodes[0].log()[from..].iter().map(|(_, line)| format!("{line}\n")).collect();
-        assert!(!said.contains("exited (pid") && !said.contains("has not answered"), "{said}");
+        let log: String = lab.nodes[0].log()[from..].iter().map(|(_, line)| format!("{line}\n")).collect();
+        assert!(!log.contains("exited (pid") && !log.contains("has not answered"), "{log}");
     }
     let cost = Cost::of(flows);
     println!("300 VNIs added: {cost}");

@@ -1,4 +1,4 @@
-// The log: who reads it, and what others would like to have in it.
+// The log: a reader that does not read, and peers that try to forge lines. Included by node.rs.
 
 /// A pipe that is full, and that no one reads.
 fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
@@ -35,7 +35,7 @@ fn a_log_that_no_one_reads_stops_nothing() {
     assert_eq!(daemons(&lab, "perouter"), BTreeSet::new());
 }
 
-/// An OPEN of MetalLB's speaker that calls itself `name` (RFC 4271 §4.2; capabilities 1, 65 and 73), and a KEEPALIVE.
+/// An OPEN of MetalLB's speaker whose host name is `name` (RFC 4271 §4.2; capabilities 1, 65 and 73), and a KEEPALIVE.
 fn introduction(name: &[u8]) -> Vec<u8> {
     let message = |kind: u8, body: &[u8]| {
         let length = u16::try_from(19 + body.len()).unwrap().to_be_bytes();
@@ -59,14 +59,14 @@ fn introduction(name: &[u8]) -> Vec<u8> {
     [message(1, &open), message(4, &[])].concat()
 }
 
-/// A peer may call itself what it likes.
+/// A peer may have any host name.
 #[test]
-fn peers_do_not_write_the_log() {
+fn peers_cannot_forge_log_lines() {
     use std::io::{Read as _, Write as _};
     let mut lab = Lab::new(Options::default());
     let node = up(&lab, &[]);
     lab.speaker.as_mut().unwrap().kill("bgpd");
-    // What the names speak of is not well.
+    // The session that the names mention is down.
     vtysh("leaf1", "conf t\nrouter bgp 65101\nneighbor node shutdown\nend");
     wait_until("the session's end", SOON, || problems().contains(&"session-down".to_owned()));
     let time = exec("", &["date", "+%Y/%m/%d %H:%M:%S"]);

@@ -1,8 +1,8 @@
-// Changes beside fifty sessions that they do not concern. Included by node.rs.
+// Changes on a node with fifty other sessions. Included by node.rs.
 
 const SESSIONS: usize = 50;
 
-/// BIRD with so many addresses, each a peer of its own, on a link to the node of their own.
+/// BIRD with one address for each session, each a peer of its own, on a separate link to the node.
 struct Peers(std::process::Child);
 
 impl Peers {
@@ -42,8 +42,8 @@ fn peer(n: usize) -> String {
     format!("10.50.0.{}", 11 + n)
 }
 
-/// How often the session with each peer has come up and gone, of those that are up.
-fn lives() -> BTreeMap<String, (u64, u64)> {
+/// How often the session with each peer has come up and has ended, of those that are up.
+fn session_counts() -> BTreeMap<String, (u64, u64)> {
     let all = show("node", "bgpd", "show bgp neighbors json");
     let number = |peer: &Value, name: &str| peer[name].as_u64().unwrap_or_default();
     let up = all.as_object().into_iter().flatten().filter(|(_, peer)| peer["bgpState"] == "Established");
@@ -54,7 +54,7 @@ fn lives() -> BTreeMap<String, (u64, u64)> {
 }
 
 #[test]
-fn what_changes_does_not_concern_fifty_other_sessions() {
+fn a_change_does_not_affect_fifty_other_sessions() {
     let lab = Lab::new(Options::default());
     let _peers = Peers::start();
     let file = "/tmp/many.yaml";
@@ -74,12 +74,12 @@ fn what_changes_does_not_concern_fifty_other_sessions() {
     };
     std::fs::write(file, text(0..SESSIONS, "")).unwrap();
     let node = up(&lab, &[("CONFIG_FILE", file)]);
-    wait_until("all sessions", SOON, || (0..SESSIONS).all(|n| lives().contains_key(&peer(n))));
-    // A session may go once more soon after it has come up.
+    wait_until("all sessions", SOON, || (0..SESSIONS).all(|n| session_counts().contains_key(&peer(n))));
+    // A session may end once more soon after it has come up.
     let before = wait_until("sessions that stay", SOON, || {
-        let before = lives();
+        let before = session_counts();
         thread::sleep(Duration::from_secs(5));
-        (lives() == before).then_some(before)
+        (session_counts() == before).then_some(before)
     });
     let flows = flows();
     thread::sleep(Duration::from_secs(1));
@@ -109,10 +109,10 @@ fn what_changes_does_not_concern_fifty_other_sessions() {
     ] {
         let from = node.log().len();
         std::fs::write(file, next).unwrap();
-        let said = node.wait_log_after(from, "is active", SOON);
-        println!("{what}: {}", said.lines().find(|line| line.contains("is active")).unwrap());
+        let log = node.wait_log_after(from, "is active", SOON);
+        println!("{what}: {}", log.lines().find(|line| line.contains("is active")).unwrap());
         if what == "a neighbor added" {
-            wait_until("its session", SOON, || lives().contains_key(&peer(SESSIONS)));
+            wait_until("its session", SOON, || session_counts().contains_key(&peer(SESSIONS)));
         }
         if what == "a prefix announced" {
             wait_until("the prefix at a leaf", SOON, || has_route("leaf1", "192.0.2.240/28"));
@@ -121,7 +121,7 @@ fn what_changes_does_not_concern_fifty_other_sessions() {
     thread::sleep(Duration::from_secs(2));
     let cost = Cost::of(flows);
     println!("seven changes beside {} sessions: {cost}", before.len());
-    assert_eq!(lives(), before);
+    assert_eq!(session_counts(), before);
     assert_eq!(cost.lost, 0, "{cost}");
     assert!(before.len() > SESSIONS);
 }

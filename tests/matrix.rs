@@ -1,7 +1,7 @@
-//! `make matrix`: whatever dies, in either namespace, no packet is lost. LAB_REPEAT (1) times; LAB_NETNS: perouter, host
-//! or both (the default); LAB_CELL: only those with these words in their name; LAB_LEAF: more
-//! configuration for the leaves, lines parted by semicolons, and their logs where something is lost. What is lost while the
-//! machine itself stands still for seconds is shown, and that cell is run again.
+//! `make matrix`: whatever is killed or stopped, in either namespace, no packet is lost. LAB_REPEAT (1) times;
+//! LAB_NETNS: perouter, host or both (the default); LAB_CELL: only cells with these words in their name; LAB_LEAF: more
+//! configuration for the leaves, lines separated by semicolons, and their logs where something is lost. A loss while
+//! the machine itself stands still for seconds is shown, and that cell is run again.
 
 mod lab;
 

@@ -1,4 +1,4 @@
-//! The node comes up: real FRR on a real kernel, two leaves, MetalLB's stand-in and a client behind each leaf.
+//! One node: real FRR on a real kernel, two leaves, MetalLB's stand-in and a client behind each leaf.
 //! Run by `make test` inside the lab's kernel, see `tests/lab/run`.
 #![allow(clippy::unwrap_used)]
 
@@ -18,12 +18,12 @@ include!("bad.rs");
 include!("carrier.rs");
 include!("disk.rs");
 include!("drift.rs");
-include!("hold.rs");
 include!("log.rs");
 include!("many.rs");
 include!("peers.rs");
 include!("policy.rs");
-include!("seen.rs");
+include!("problems.rs");
+include!("retention.rs");
 include!("stop.rs");
 
 /// From each client to each address, all at once.
@@ -50,13 +50,13 @@ fn pings(clients: &[&str], addresses: &[&str], count: u32) {
 #[test]
 fn perouter_and_a_second_start() {
     let lab = Lab::new(Options::default());
-    // As it comes of a leaf's advertisement where they are taken.
+    // As from a leaf's router advertisement where these are accepted.
     ip("host", "-6 route add default via fe80::1 dev eth1 proto ra metric 1024");
     let before = settled("host");
     let mut node = up(&lab, &[]);
     every_ping_is_answered(&SERVICES, 1000);
 
-    // The host has lost its two NICs and got the veth end and what goes through it; nothing else is different.
+    // The host has lost its two NICs, and has the veth end and the routes through it; nothing else is different.
     let after = snapshot("host");
     for line in difference(&before, &after).lines() {
         let known = ["eth1", "eth2", "metallb-frr", "fda1:b2c3:d4e5:1:", "169.254.88."];
@@ -71,12 +71,12 @@ fn perouter_and_a_second_start() {
         assert!(link(name)["ifalias"].as_str().unwrap().starts_with("frr-supervisor"), "{name}");
     }
 
-    // It is as small as it claims to be.
+    // Its memory is within the documented limit.
     let [rss, own] = ["VmRSS", "RssAnon"].map(|name| number_of(&format!("/proc/{}", node.pid()), name));
     println!("idle RSS {rss} kB, {own} of it its own data");
     assert!(rss <= 4608.0 && own <= 1024.0, "{rss} kB, {own}");
 
-    // SIGTERM ends everything; what is in the kernel stays.
+    // SIGTERM ends all processes; the state of the kernel stays.
     let here = settled("perouter");
     let flows = flows();
     let (status, seconds) = node.terminate();
@@ -115,7 +115,7 @@ fn in_the_hosts_namespace_replies_may_leave_by_another_leaf() {
     };
     by_leaf2(0);
     every_ping_is_answered(&SERVICES, 20);
-    // With an address a loose check is loose, and overrides a strict one of conf/all.
+    // With an address the check becomes loose, and overrides a strict one of conf/all.
     ip("host", "addr add 192.0.2.200/32 dev eth1");
     sysctl("host", "net/ipv4/conf/all/rp_filter", "1");
     let value = || exec("host", &["cat", "/proc/sys/net/ipv4/conf/eth1/rp_filter"]);
@@ -130,14 +130,14 @@ fn host_mode_with_an_anycast_address() {
         "host",
         "link add dummy1 type dummy\nlink set dummy1 up\naddr add 10.0.0.100/32 dev dummy1\naddr add 2001:db8:a::100/128 dev dummy1 nodad\n",
     );
-    // As Talos has it: what a leaf advertises makes a default route, until it is a port.
+    // As on Talos: a leaf's advertisement makes a default route, until the NIC is a port of the node.
     let advertised = || ip("host", "-6 route show default proto ra");
     for nic in ["eth1", "eth2"] {
         sysctl("host", &format!("net/ipv6/conf/{nic}/accept_ra"), "2");
         ip_batch("host", &format!("link set {nic} down\nlink set {nic} up\n"));
     }
     wait_until("the leaves' advertisements", SOON, || advertised().contains("eth1"));
-    // One that the kernel gives no link-local address, as where the network is configured by a daemon that makes its own.
+    // A NIC without a link-local address from the kernel, as with a network daemon that makes its own.
     ip_batch("host", "link set eth2 down\nlink set eth2 addrgenmode none\nlink set eth2 up\n");
     assert!(!ip("host", "-6 addr show dev eth2").contains("fe80:"));
     let before = settled("host");
@@ -157,20 +157,20 @@ fn host_mode_with_an_anycast_address() {
         routes.as_array().unwrap().iter().find(|r| r["dst"] == SHARED_NET4).cloned()
     });
     assert_eq!(route["prefsrc"], NODE_IP);
-    // What the fabric tells one leaf does not go to the other through us.
+    // The node announces no route of one leaf to the other.
     assert!(!has_route("leaf2", CLIENT_NET4[0]));
-    // Links and addresses that were there are as they were, but for the one that got an address.
-    let gone = |line: &&str| line.starts_with("- ") && !line.starts_with("- addr \"eth2\"");
-    for line in difference(&before, &snapshot("host")).lines().filter(gone) {
+    // Existing links and addresses are unchanged, except for the one that got an address.
+    let removed = |line: &&str| line.starts_with("- ") && !line.starts_with("- addr \"eth2\"");
+    for line in difference(&before, &snapshot("host")).lines().filter(removed) {
         assert!(!line.starts_with("- addr") && !line.starts_with("- link"), "{line}");
     }
-    // Two zebras in one namespace number their next hops alike, so a route by number would be led astray. Not even those that
-    // are there before zebra has its configuration, for which vtysh is needed, go by number.
+    // Two zebras in one namespace use the same next hop IDs, so a route with an ID would get a wrong next hop. Not even
+    // the routes before zebra has its configuration, for which vtysh is needed, have an ID.
     let bgpd = || daemons(&lab, "host").into_iter().find(|(name, _)| name == "bgpd");
     let old = bgpd();
     exec("", &["mount", "--bind", "/dev/null", "/usr/bin/vtysh"]);
     signal_daemons(&lab, "host", &["zebra"], Signal::KILL);
-    wait_until("a new bgpd that knows the fabric", SOON, || {
+    wait_until("a new bgpd with the fabric's routes", SOON, || {
         bgpd().is_some_and(|new| Some(new) != old) && CLIENT_NET6.iter().all(|net| has_route("node", net))
     });
     thread::sleep(Duration::from_secs(1));
@@ -205,7 +205,7 @@ fn ipv4_over_ipv6_with_passwords_and_an_allow_list() {
         ],
     );
     every_ping_is_answered(&SERVICES, 1000);
-    // A prefix outside the list stays on the node, one inside goes out.
+    // A prefix outside the list stays on the node, one inside is announced.
     lab.announce("203.0.113.200/32");
     lab.announce("198.51.100.101/32");
     both_leaves_have("198.51.100.101/32");
@@ -215,8 +215,9 @@ fn ipv4_over_ipv6_with_passwords_and_an_allow_list() {
 }
 
 #[test]
-fn a_dead_daemon_is_back_in_place() {
-    // A new zebra knows no peer before it has been told, and these leaves say it every half hour if they are not asked.
+fn a_dead_daemon_is_restarted_in_place() {
+    // A new zebra learns its peers from router advertisements, and these leaves send one every half hour if not
+    // solicited.
     let leaf_extra = "interface node\n ipv6 nd ra-interval 1800\nexit\n".into();
     let lab = Lab::new(Options { leaf_extra, ..Options::default() });
     let node = up(&lab, &[]);
@@ -230,22 +231,25 @@ fn a_dead_daemon_is_back_in_place() {
         // FRR 8.4 has no mgmtd.
         let Some((_, pid)) = before.iter().find(|(n, _)| n == name) else { continue };
         kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
-        wait_until(&format!("{name} to be back"), SOON, || complete(&node) > ready);
+        wait_until(&format!("{name} to be restarted"), SOON, || complete(&node) > ready);
         let after = daemons(&lab, "perouter");
         assert_eq!(after.len(), before.len(), "{after:?}");
         assert!(!after.contains(&(name.into(), *pid)));
         // bfdd gets its peers when it has its configuration.
         wait_until(&format!("the configuration of {name}"), SOON, || running() == config);
         for leaf in ["leaf1", "leaf2"] {
-            wait_until(&format!("{leaf}'s session after the death of {name}"), SOON, || {
+            wait_until(&format!("{leaf}'s session after the kill of {name}"), SOON, || {
                 session(leaf, "default", "node") == "Established"
             });
         }
         both_leaves_have(&format!("{SERVICE4}/32"));
     }
     every_ping_is_answered(&SERVICES, 20);
-    wait_until("all to be let dial again", SOON, || !ip("perouter", "-6 rule show").contains("8799:"));
-    // Three of them take bgpd along, and each time a leaf's session ends once: over a second end it would keep no routes.
+    wait_until("all connects to be allowed again", SOON, || {
+        !ip("perouter", "-6 rule show").contains("8799:")
+    });
+    // bgpd exits or is restarted with three of them, and each time a leaf's session ends once: over a second end the
+    // leaf would keep no routes.
     if !frr_is_8() {
         assert_eq!(lab.leaves.each_ref().map(ends), before_all.map(|n| n + 3));
     }
@@ -260,17 +264,17 @@ fn a_dead_daemon_is_back_in_place() {
         wait_until("bgpd's answer", SOON, || vty("node", "bgpd", "show version").is_ok());
     }
     thread::sleep(Duration::from_secs(8));
-    assert_eq!(daemons(&lab, "perouter"), before, "none is ended for it");
+    assert_eq!(daemons(&lab, "perouter"), before, "none is restarted for that");
     let ready = complete(&node);
     signal_daemons(&lab, "perouter", &["bgpd"], Signal::KILL);
-    wait_until("bgpd to be back", SOON, || complete(&node) > ready);
+    wait_until("bgpd to be restarted", SOON, || complete(&node) > ready);
     settle();
     every_ping_is_answered(&SERVICES, 5);
-    // If the kept sockets are gone, too, the daemons restart, and the log says why.
+    // If the kept sockets are removed, too, the daemons are restarted, and the log has the reason.
     let (from, ready) = (node.log().len(), complete(&node));
     exec("", &["sh", "-c", "rm -rf /run/frr/sockets /run/frr/kept-sockets"]);
     node.wait_log_after(from, "its socket /run/frr/sockets/", SOON);
-    wait_until("all to be back", SOON, || {
+    wait_until("all to be restarted", SOON, || {
         complete(&node) > ready && daemons(&lab, "perouter").len() == before.len()
     });
     settle();
@@ -280,12 +284,12 @@ fn a_dead_daemon_is_back_in_place() {
 }
 
 #[test]
-fn no_packet_is_lost_when_daemons_die() {
+fn no_packet_is_lost_when_daemons_are_killed() {
     no_packet_is_lost(&[], &[KILLS[2], KILLS[6]]);
 }
 
 #[test]
-fn no_packet_is_lost_when_bgpd_dies_alone() {
+fn no_packet_is_lost_when_only_bgpd_is_killed() {
     no_packet_is_lost(&[], &[KILLS[0]]);
 }
 
@@ -295,7 +299,7 @@ fn no_packet_is_lost_in_the_hosts_namespace() {
 }
 
 #[test]
-fn no_packet_is_lost_when_we_die() {
+fn no_packet_is_lost_when_the_container_is_killed() {
     no_packet_is_lost(&[], &[Cell::Everything]);
 }
 
@@ -312,13 +316,13 @@ fn no_packet_is_lost(extra: &[(&str, &str)], cells: &[Cell]) {
         lost.extend((result.lost > 0).then(|| format!("{cell}: {result}")));
     }
     assert_eq!(lost, Vec::<String>::new());
-    // Past the restart time nothing is left of it.
+    // After the restart time no backup route is left.
     wait_until("the backup routes to be removed", SOON, || {
         ["-4", "-6"].iter().all(|v| ip(ns, &format!("{v} route show table all proto 201")).trim().is_empty())
     });
 }
 
-/// Runs the program to its end, which must be a failure that changed nothing, and gives what it said.
+/// Runs the program to its end, which must be a failure that changed nothing. Returns its log.
 fn refused(lab: &Lab, extra: &[(&str, &str)]) -> String {
     let before = settled("host");
     let mut node = start(lab, extra);
@@ -337,9 +341,9 @@ fn bad_configurations_change_nothing() {
         let mut node = start(&lab, &[(name, value)]);
         assert!(!node.wait_end(SOON).success(), "{name}={value:?}");
         wait_until("its log line", SOON, || !node.log().is_empty());
-        let said = node.log();
-        assert_eq!(said.len(), 1, "{name}={value:?}: {said:?}");
-        assert!(said[0].1.contains(name), "{said:?}");
+        let log = node.log();
+        assert_eq!(log.len(), 1, "{name}={value:?}: {log:?}");
+        assert!(log[0].1.contains(name), "{log:?}");
     }
     assert_eq!(difference(&before, &snapshot("host")), "");
     assert_eq!(names("/run/netns").iter().filter(|n| *n == "perouter").count(), 0);
@@ -349,9 +353,9 @@ fn bad_configurations_change_nothing() {
 fn a_nic_that_carries_the_node_is_not_moved() {
     let lab = Lab::new(Options { speaker: None, ..Options::default() });
     ip_batch("host", "addr add 192.0.2.77/24 dev eth1\nroute add default via 192.0.2.1 dev eth1\n");
-    let said = refused(&lab, &[("NODE_IP", "192.0.2.77")]);
+    let log = refused(&lab, &[("NODE_IP", "192.0.2.77")]);
     for word in ["eth1", "default route via 192.0.2.1", "NODE_IP 192.0.2.77", "UNDERLAY_FORCE_MOVE=true"] {
-        assert!(said.contains(word), "{word}: {said}");
+        assert!(log.contains(word), "{word}: {log}");
     }
     ip("host", "link add link eth2 name eth2.5 type vlan id 5");
     assert!(refused(&lab, &[]).contains("its upper link eth2.5"));
@@ -361,9 +365,9 @@ fn a_nic_that_carries_the_node_is_not_moved() {
     node.wait_log(DAEMONS_ANSWER, SOON);
     assert!(ip("perouter", "addr show eth1").contains("192.0.2.77/24"));
     node.terminate();
-    // No longer named, it goes home with what it had.
+    // When FE_MACS no longer names it, it returns to the host's namespace with its addresses.
     let _node = start(&lab, &[("FE_MACS", MACS[1])]);
-    wait_until("eth1 at home", SOON, || {
+    wait_until("eth1 in the host's namespace", SOON, || {
         try_exec("host", &["ip", "addr", "show", "eth1"]).is_ok_and(|s| s.contains("192.0.2.77/24"))
     });
 }
@@ -372,26 +376,27 @@ fn a_nic_that_carries_the_node_is_not_moved() {
 fn nics_are_found_by_their_address() {
     let lab = Lab::new(Options { speaker: None, ..Options::default() });
     let none = "02:00:00:00:00:99";
-    let said = refused(&lab, &[("FE_MACS", none), ("FE_TIMEOUT", "1")]);
+    let log = refused(&lab, &[("FE_MACS", none), ("FE_TIMEOUT", "1")]);
     assert!(
-        said.contains(none) && said.contains("eth1 02:fa:b0:00:01:01") && said.contains("FE_TIMEOUT"),
-        "{said}"
+        log.contains(none) && log.contains("eth1 02:fa:b0:00:01:01") && log.contains("FE_TIMEOUT"),
+        "{log}"
     );
 
     ip("host", &format!("link add twin address {} type veth peer name twin2", MACS[0]));
-    let said = refused(&lab, &[]);
-    assert!(said.contains("2 interfaces have this address: eth1") && said.contains("twin"), "{said}");
+    let log = refused(&lab, &[]);
+    assert!(log.contains("2 interfaces have this address: eth1") && log.contains("twin"), "{log}");
     ip("host", "link del twin");
 
-    // What can't be moved is refused before anything is changed, whether its address is named or its name.
+    // An interface that can't be moved is refused before anything is changed, whether it is given by its address or by
+    // its name.
     ip_batch(
         "host",
         "link add bond0 type bond mode active-backup\nlink set eth1 down\nlink set eth1 master bond0\n",
     );
     ip_batch("host", &format!("link set bond0 address {} up\n", MACS[0]));
-    let said = refused(&lab, &[]);
-    for word in ["bond0", MACS[0], "is a bond", "take eth1 out of it", "FE_MACS", "NETNS=host"] {
-        assert!(said.contains(word), "{word}: {said}");
+    let log = refused(&lab, &[]);
+    for word in ["bond0", MACS[0], "is a bond", "remove eth1 from it", "FE_MACS", "NETNS=host"] {
+        assert!(log.contains(word), "{word}: {log}");
     }
     ip_batch("host", "link del bond0\nlink set eth1 up\nlink add br0 type bridge\nlink set br0 up\n");
     let file = "/tmp/bridge.yaml";
@@ -400,11 +405,11 @@ fn nics_are_found_by_their_address() {
         "underlay:\n  interfaces:\n  - {type: NetworkDevice, networkDevice: {interfaceName: br0}}\n",
     )
     .unwrap();
-    let said = refused(&lab, &[("CONFIG_FILE", file)]);
-    assert!(said.contains("br0 (br0) is a bridge") && said.contains("NETNS=host"), "{said}");
+    let log = refused(&lab, &[("CONFIG_FILE", file)]);
+    assert!(log.contains("br0 (br0) is a bridge") && log.contains("NETNS=host"), "{log}");
     ip("host", "link del br0");
 
-    // A macvlan has the address, too, and is no NIC; a NIC may come late.
+    // A macvlan has the address, too, and is no NIC; a NIC may appear late.
     ip("host", &format!("link add link eth1 name copy address {} type macvlan mode bridge", MACS[0]));
     let late = "02:00:00:00:00:42";
     let macs = format!("{},{late}", MACS[0]);
@@ -417,17 +422,17 @@ fn nics_are_found_by_their_address() {
 
 #[test]
 fn another_namespace_takes_everything_over() {
-    // With a second link-local address BGP and BFD may each choose another one.
+    // With a second link-local address BGP and BFD may choose different ones.
     let lab = Lab::new(Options { bfd: None, ..Options::default() });
     ip_batch("host", "addr add 192.0.2.77/32 dev eth1\naddr add fe80::77/64 dev eth1 nodad\n");
     let mut node = up(&lab, &[("ENABLE_BFD", "false")]);
     let eth1 = ip("perouter", "addr show eth1");
     assert!(eth1.contains("192.0.2.77/32") && eth1.contains("fe80::77/64"), "{eth1}");
-    // It is looked at after each change, and nothing of this is one.
+    // The state is checked after each change, and none of these is drift.
     assert!(!node.log_text().contains("repaired in"), "{}", node.log_text());
     node.terminate();
-    // Who has the rights to a namespace writes on its links what he likes: a pod's does not come into the host's, one that was not moved
-    // does not either, nor does the host's own get an address.
+    // A program with rights in a namespace can write any mark on its links. A pod's link does not get into the host's
+    // namespace, nor does one that was not moved, and the host's own link gets no address.
     let mark = |n: u8| format!("alias \"frr-supervisor nic 198.51.100.{n}/32\" group 4242");
     ip_batch("", "netns add cni-1\n");
     ip_batch(
@@ -468,7 +473,7 @@ fn another_namespace_takes_everything_over() {
 }
 
 #[test]
-fn an_instance_that_was_killed_is_succeeded() {
+fn an_instance_that_was_killed_is_replaced_by_the_next_start() {
     let lab = Lab::new(Options::default());
     let mut node = up(&lab, &[]);
     let before = daemons(&lab, "perouter");
@@ -482,26 +487,26 @@ fn an_instance_that_was_killed_is_succeeded() {
 }
 
 #[test]
-fn a_broken_template_leaves_the_last_configuration_in_force() {
+fn a_broken_template_leaves_the_last_configuration_active() {
     let lab = Lab::new(Options { speaker: None, ..Options::default() });
     std::fs::write("/run/own.j2", "router bgp {{ asn }}\n bgp no-such-thing\n").unwrap();
-    let said = refused(&lab, &[("FRR_TEMPLATE", "/run/own.j2")]);
-    assert!(said.contains("vtysh refuses the configuration: line 2: % Unknown command: bgp"), "{said}");
-    // FRR itself finds nothing wrong with one that ends early, and reads no further.
+    let log = refused(&lab, &[("FRR_TEMPLATE", "/run/own.j2")]);
+    assert!(log.contains("vtysh refuses the configuration: line 2: % Unknown command: bgp"), "{log}");
+    // FRR itself accepts a configuration that ends early, and reads no further.
     for end in ["exit\n", "quit\nquit\n"] {
         std::fs::write("/run/short.j2", format!("log stdout\n{end}router bgp {{{{ asn }}}}\n")).unwrap();
-        let said = refused(&lab, &[("FRR_TEMPLATE", "/run/short.j2")]);
-        assert!(said.contains("ends the configuration") && said.contains("reads no further"), "{said}");
+        let log = refused(&lab, &[("FRR_TEMPLATE", "/run/short.j2")]);
+        assert!(log.contains("ends the configuration") && log.contains("reads no further"), "{log}");
     }
-    let said = refused(&lab, &[("FRR_TEMPLATE", "/run/none.j2")]);
-    assert!(said.contains("FRR_TEMPLATE=/run/none.j2: No such file"), "{said}");
+    let log = refused(&lab, &[("FRR_TEMPLATE", "/run/none.j2")]);
+    assert!(log.contains("FRR_TEMPLATE=/run/none.j2: No such file"), "{log}");
     start(&lab, &[]).wait_log(DAEMONS_ANSWER, SOON);
     let config = std::fs::read_to_string("/run/frr/frr.conf").unwrap();
     let node = start(&lab, &[("FRR_TEMPLATE", "/run/own.j2"), ("LIVENESS_TIMEOUT", "30")]);
     node.wait_log("the previous configuration stays active", SOON);
     node.wait_log(DAEMONS_ANSWER, SOON);
     assert_eq!(std::fs::read_to_string("/run/frr/frr.conf").unwrap(), config);
-    // A better one is taken in without a restart.
+    // A valid template becomes active without a restart.
     let better = include_str!("../templates/frr.conf.j2")
         .replace(" bgp bestpath", " bgp listen limit 77\n bgp bestpath");
     std::fs::write("/run/own.j2", better).unwrap();
@@ -511,7 +516,7 @@ fn a_broken_template_leaves_the_last_configuration_in_force() {
         node.wait_log_after(from, "active", SOON).contains("is active")
     });
     assert!(vty("node", "bgpd", "show running-config").unwrap().contains("bgp listen limit 77"));
-    // Nor one of which the next start would read a part alone.
+    // A template of which the next start would read only a part does not become active.
     let better = std::fs::read_to_string("/run/own.j2").unwrap();
     std::fs::write("/run/own.j2", better.replace("limit 77", "limit 78").replacen("!\n", "exit\n", 1))
         .unwrap();
@@ -546,12 +551,12 @@ fn a_stale_namespace_file_is_repaired() {
         let _ = rustix::mount::unmount(path, rustix::mount::UnmountFlags::NOFOLLOW);
         let _ = std::fs::remove_file(path).or_else(|_| std::fs::remove_dir(path));
     };
-    // What is no namespace of ours is left alone.
+    // A namespace that the program does not manage is not changed.
     let mut other = Command::new("unshare").args(["-n", "sleep", "600"]).spawn().unwrap();
     let of_other = format!("/proc/{}/ns/net", other.id());
     let own =
         std::fs::metadata("/proc/self/ns/net").map(|m| std::os::unix::fs::MetadataExt::ino(&m)).unwrap();
-    wait_until("a namespace of another", SOON, || {
+    wait_until("a namespace of another program", SOON, || {
         std::fs::metadata(&of_other).is_ok_and(|m| std::os::unix::fs::MetadataExt::ino(&m) != own)
     });
     let pid = other.id().to_string();
@@ -574,8 +579,8 @@ fn a_stale_namespace_file_is_repaired() {
             from => mount(from),
         }
         let before = settled("client1");
-        let said = refused(&lab, &[]);
-        assert!(words.iter().all(|word| said.contains(word)), "{what}: {said}");
+        let log = refused(&lab, &[]);
+        assert!(words.iter().all(|word| log.contains(word)), "{what}: {log}");
         assert_eq!(difference(&before, &snapshot("client1")), "");
         clean();
     }
@@ -587,7 +592,7 @@ fn a_stale_namespace_file_is_repaired() {
     let node = start(&lab, &[]);
     node.wait_log("nothing was mounted at its file", SOON);
     node.wait_log(DAEMONS_ANSWER, SOON);
-    // A link in its place leads nowhere: it is mounted again.
+    // A symbolic link in its place is replaced: the namespace is mounted again.
     rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH).unwrap();
     std::fs::remove_file(path).unwrap();
     std::os::unix::fs::symlink("/run/nowhere", path).unwrap();
@@ -596,13 +601,13 @@ fn a_stale_namespace_file_is_repaired() {
 }
 
 #[test]
-fn something_foreign_in_the_way_is_named() {
+fn a_conflicting_unmanaged_device_is_reported() {
     let lab = Lab::new(Options { speaker: None, ..Options::default() });
     ip("host", "link add metallb-frr type dummy");
-    let said = refused(&lab, &[]);
-    assert!(said.contains("interface metallb-frr exists and was not created by frr-supervisor"), "{said}");
+    let log = refused(&lab, &[]);
+    assert!(log.contains("interface metallb-frr exists and was not created by frr-supervisor"), "{log}");
     ip("host", "link del metallb-frr");
-    // Another VRF has the table of a managed one: zebra exits, and so does each restarted one.
+    // Another VRF has the table of a managed one: zebra exits, and each restarted zebra would exit, too.
     let foreign = "link add foo type vrf table 88\nlink set foo up\n";
     for ns in ["perouter", "host"] {
         let mut node = start(&lab, &[("NETNS", ns)]);
@@ -639,9 +644,9 @@ fn something_foreign_in_the_way_is_named() {
 }
 
 #[test]
-fn a_kernel_without_vrf_is_told_the_remedy() {
+fn a_kernel_without_vrf_is_reported_with_the_remedy() {
     let lab = Lab::new(Options { speaker: None, ..Options::default() });
-    // As on Talos 1.14: the module is there (here by LAB_WITHOUT=vrf) and is not loaded by itself.
+    // As on Talos 1.14: the module exists (here: LAB_WITHOUT=vrf) and is not loaded automatically.
     assert!(!std::path::Path::new("/sys/module/vrf").exists(), "run with LAB_WITHOUT=vrf");
     let modprobe = std::fs::read_to_string("/proc/sys/kernel/modprobe").unwrap();
     std::fs::write("/proc/sys/kernel/modprobe", "/bin/false").unwrap();
@@ -653,10 +658,10 @@ fn a_kernel_without_vrf_is_told_the_remedy() {
         line.contains("KernelModuleConfig, name: vrf") && line.contains("modules: [{name: vrf}]"),
         "{line}"
     );
-    // One that waits for it shows the same meanwhile, and goes on when it is there.
+    // A start that waits for the module reports the same meanwhile, and continues when the module is loaded.
     let node = start(&lab, &[("SETUP_TIMEOUT", "60")]);
     let (after, problem) = await_problem(&node, "setup-failed", 0);
-    println!("setup-failed: named after {} ms", after.as_millis());
+    println!("setup-failed: reported after {} ms", after.as_millis());
     assert!(problem["what"].as_str().unwrap().contains("KernelModuleConfig"), "{problem}");
     assert_eq!((status_of("health"), status_of("phase")), ("down".into(), "failed".into()));
     std::fs::write("/proc/sys/kernel/modprobe", modprobe.trim()).unwrap();
@@ -664,7 +669,7 @@ fn a_kernel_without_vrf_is_told_the_remedy() {
     node.wait_log(DAEMONS_ANSWER, SOON);
 }
 
-/// The tests below need nf_tables, which user-mode Linux has not.
+/// These tests need nf_tables, which user-mode Linux does not have.
 mod connmark {
     use super::*;
 

@@ -1,4 +1,4 @@
-// Leaves that are not FRR, at a stop and at a death. Included by node.rs.
+// Leaves that are not FRR, at a stop and at a kill. Included by node.rs.
 
 fn another_leaf(kind: Kind) {
     let mut lab = Lab::new(Options::default());
@@ -20,7 +20,7 @@ fn another_leaf(kind: Kind) {
     pings(clients, &SERVICES, 20);
 
     let mut lost = Vec::new();
-    // BIRD's BFD takes 15 s to give the session of a bfdd that is gone up; GoBGP has none.
+    // BIRD's BFD detects after 15 s that the session of a stopped bfdd is down; GoBGP has no BFD.
     let bfd_seconds = if kind == Kind::Bird { 20 } else { 6 };
     for (what, daemon, seconds) in [("SIGTERM, preserve", "", bfd_seconds), ("SIGKILL bgpd", "bgpd", 6)] {
         wait_until("the session", SOON, || leaf.is_established() && leaf.has_bfd_or_none());
@@ -55,12 +55,12 @@ fn another_leaf(kind: Kind) {
         let route = leaf.route(&services[0]);
         marks.iter().any(|mark| route.to_lowercase().contains(mark))
     });
-    let told = begin.elapsed();
+    let announced = begin.elapsed();
     node.terminate();
-    let gone = || !services.iter().any(|service| leaf.has(service));
-    // Long before the restart time and BFD would end them.
-    wait_until("the routes to go", Duration::from_secs(10), gone);
-    println!("{kind:?}, withdraw: told after {told:?}, gone after {:?}", begin.elapsed());
+    let withdrawn = || !services.iter().any(|service| leaf.has(service));
+    // Long before the end of the restart time and BFD's detection.
+    wait_until("the routes to be removed", Duration::from_secs(10), withdrawn);
+    println!("{kind:?}, withdraw: less preferred after {announced:?}, withdrawn after {:?}", begin.elapsed());
 }
 
 #[test]

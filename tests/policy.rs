@@ -1,14 +1,14 @@
-// What MetalLB's speaker may announce, and ports that have IPv4 addresses. Included by node.rs.
+// The prefixes that MetalLB's speaker may announce, and ports that have IPv4 addresses. Included by node.rs.
 
-/// On eth1 when it is found, and on eth2 while all goes on: what would make sessions of IPv4 of them.
+/// On eth1 at the start, and on eth2 at runtime: such addresses would turn the sessions into IPv4 ones.
 const LINK31: &str = "10.255.1.0/31";
 const LINK30: &str = "10.255.2.1/30";
 
 #[test]
-fn what_the_speaker_may_not_announce_is_refused_and_named() {
+fn what_the_speaker_may_not_announce_is_refused_and_reported() {
     let lab = Lab::new(Options::default());
     ip("host", &format!("addr add {LINK31} dev eth1"));
-    // The other node's, as a leaf tells of it.
+    // The service of another node, as a leaf announces it.
     lab.leaves[0]
         .configure(
             "route-map other permit 10\n set as-path prepend 65002 4000099998 4000099999\nexit\nrouter bgp 65101\n \
@@ -32,7 +32,7 @@ fn what_the_speaker_may_not_announce_is_refused_and_named() {
     ];
     assert_eq!(bad[3], format!("{NODE_IP}/32"));
     let from = node.log().len();
-    // The last one is a leaf's, and passes the list.
+    // The last one is a leaf's prefix, and passes the list.
     for prefix in bad.iter().chain(&[CLIENT_NET4[0]]) {
         lab.announce(prefix);
     }
@@ -43,8 +43,8 @@ fn what_the_speaker_may_not_announce_is_refused_and_named() {
         both_leaves_have(prefix);
     }
     let (after, problem) = await_problem(&node, "prefix-refused", from);
-    println!("named after {} ms: {}", after.as_millis(), problem["what"]);
-    wait_until("all of them to be named", SOON, || {
+    println!("reported after {} ms: {}", after.as_millis(), problem["what"]);
+    wait_until("all of them to be reported", SOON, || {
         let problems = status()["problems"].clone();
         let all = problems.as_array().into_iter().flatten();
         let what: String = all.filter_map(|p| p["what"].as_str()).collect();
@@ -53,9 +53,9 @@ fn what_the_speaker_may_not_announce_is_refused_and_named() {
     for prefix in bad {
         assert!(["leaf1", "leaf2"].iter().all(|leaf| !has_route(leaf, prefix)), "{prefix}");
     }
-    // A leaf's own prefix stays the leaf's; another speaker's service is ours, too.
+    // A leaf's own prefix stays the leaf's; the node also announces a service of another node's speaker.
     let paths = |leaf: &str, prefix: &str| show(leaf, "bgpd", &format!("show bgp ipv4 unicast {prefix} json"));
-    wait_until("our path to the service of two nodes", SOON, || {
+    wait_until("the node's path to the service of two nodes", SOON, || {
         paths("leaf2", "198.51.100.50/32").to_string().contains("65001 4000099998 4000099999")
     });
     wait_until("the leaf's prefix in the VRF", SOON, || {
@@ -70,7 +70,7 @@ fn what_the_speaker_may_not_announce_is_refused_and_named() {
     }
     wait_until("the end of the problem", SOON, || status()["health"] == "healthy");
 
-    // An address of this sort while all goes on, and a bgpd that finds it.
+    // An address of this kind at runtime, and a bgpd that starts with it.
     ip("perouter", &format!("addr add {LINK30} dev eth2"));
     for _ in 0..2 {
         signal_daemons(&lab, "perouter", &["bgpd"], Signal::KILL);

@@ -1,5 +1,6 @@
-//! `make bench`: what it costs to build, look at and change the devices of many VNIs, ours beside `ip -batch` and beside
-//! one `ip` process for each command, on the same kernel in the same run. LAB_VNIS: how many, comma-separated; LAB_PLAIN: bridges stand for VRFs and dummies.
+//! `make bench`: the cost of building, checking and changing the devices of many VNIs, with frr-supervisor, with `ip
+//! -batch` and with one `ip` process for each command, on the same kernel in the same run. LAB_VNIS: how many,
+//! comma-separated; LAB_PLAIN: bridges replace VRFs and dummies.
 #![allow(clippy::unwrap_used)]
 
 mod lab;
@@ -18,7 +19,7 @@ use log::Level;
 /// The namespace of a measurement, beside the host's.
 const ROUTER: &str = "scale";
 
-/// How often they are built, where that is asked.
+/// How often the devices are built on a plain kernel (LAB_PLAIN).
 const BUILDS: usize = 5;
 
 /// Half of them routing domains with a session of the host, half broadcast domains with a gateway.
@@ -83,7 +84,7 @@ fn peak_mib() -> f64 {
     number_of("/proc/self", "VmHWM") / 1024.0
 }
 
-/// The `ip` command for changes that go into one message. Kernel parameters are not `ip`'s to set.
+/// The `ip` command for changes that go into one message. `ip` cannot set kernel parameters.
 fn command(ops: &[Op]) -> Option<(Side, String)> {
     let (side, name) = ops[0].link().unwrap_or((Side::Router, ""));
     let mut line = String::new();
@@ -140,7 +141,7 @@ fn command(ops: &[Op]) -> Option<(Side, String)> {
     if line.starts_with("link add") {
         return Some((side, line));
     }
-    // iproute2 wants what is said to a port at the end.
+    // iproute2 expects the options of a port at the end.
     if let Some(at) = line.find(" type bridge_slave") {
         let rest = line.split_off(at);
         let end = " type bridge_slave neigh_suppress on learning off";
@@ -193,8 +194,8 @@ fn one_by_one(commands: &[(Side, String)]) {
 fn clean(kernel: Kernel) {
     drop(kernel);
     exec("", &["ip", "netns", "del", ROUTER]);
-    // Veth ends go with their twins, in the kernel's own time.
-    wait_until("the namespace to go", std::time::Duration::from_secs(120), || {
+    // The kernel removes veth ends with their peers, asynchronously.
+    wait_until("the namespace to be removed", std::time::Duration::from_secs(120), || {
         !ip("", "-br link").contains("host-e-")
     });
     let bridges: String = ip("", "-br link show type bridge")
@@ -202,7 +203,7 @@ fn clean(kernel: Kernel) {
         .filter_map(|line| Some(format!("link del {}\n", line.split_whitespace().next()?)))
         .collect();
     ip_batch("", &bridges);
-    wait_until("MetalLB's pair to go", std::time::Duration::from_secs(120), || {
+    wait_until("MetalLB's pair to be removed", std::time::Duration::from_secs(120), || {
         !ip("", "-br link").contains("metallb-frr")
     });
 }
@@ -233,7 +234,7 @@ fn main() {
             batches.push(cost(true, || by_batch(&script)).0);
             clean(open(&whole));
         };
-        // Where several CPUs work at it, how well their work meets differs from time to time.
+        // With several CPUs, the time varies with how their work overlaps.
         for _ in 1..if plain() { BUILDS } else { 1 } {
             build(&mut kernel);
             clean(kernel);
@@ -241,13 +242,13 @@ fn main() {
             kernel = open(&whole);
         }
         build(&mut kernel);
-        let look = |_| {
+        let check = |_| {
             let (cost, outcome) = cost(false, || kernel.reconcile_once(&wanted, None, Level::Debug).unwrap());
             assert!(outcome.done.is_empty(), "{}", outcome.done[0]);
             cost
         };
-        let noop = median((0..9).map(look).collect());
-        // One more of each, and away again, as in a node that runs: it looks again when the kernel has told of it.
+        let noop = median((0..9).map(check).collect());
+        // One more of each, and removed again, as on a running node, which observes again after the kernel's events.
         let more = config(0..n.max(2) + 2);
         let more = desired(&more, &mut kernel);
         let script_to =

@@ -1,4 +1,4 @@
-// Sessions beside those with the leaves and MetalLB, each with a peer that runs. Included by evpn.rs.
+// Other sessions than those with the leaves and MetalLB, each with a real peer. Included by evpn.rs.
 
 const FAR: &str = "underlay:
   tunnelEndpoint: {cidrs: [100.65.0.0/24]}
@@ -11,7 +11,7 @@ const FAR: &str = "underlay:
 l3passthrough: {hostSession: {asn: 65001, hostASN: 4000099999, localCIDR: {ipv4: 192.169.12.0/24}}}
 ";
 
-/// What the host announces by the pass-through.
+/// The address that the host announces over the pass-through.
 const PASSED: &str = "198.51.100.77";
 
 /// A VTEP behind a leaf whose only session is with the node.
@@ -52,7 +52,7 @@ exit
 }
 
 #[test]
-fn neighbors_of_every_sort_are_spoken_with() {
+fn neighbors_of_every_kind_establish_sessions() {
     let extra = format!(
         "router bgp 4000099999
  neighbor 192.169.12.1 remote-as 65001
@@ -87,21 +87,21 @@ exit
 
     // Over several hops, with a password.
     wait_until("the far leaf", SOON, || session("node", "default", "203.0.113.2") == "Established");
-    // Clients that dial, whoever they are: each has the other's route, reflected.
+    // Clients of the listen range, which connect from any address of it: each has the other's route, reflected.
     for i in [0, 1] {
         let client = ["client1", "client2"][i];
-        // 10.3 may not show one that is up and whose routes it has; the client does.
+        // 10.3 may not show a session that is up and whose routes it has; the client does.
         wait_until("the client", SOON, || session(client, "default", "100.65.0.0") == "Established");
         let reflected = wait_until("the reflected route", SOON, || {
             let text = vtysh(client, "show bgp l2vpn evpn route detail type multicast");
             text.contains("Cluster list: 192.0.2.1").then_some(text)
         });
         assert!(reflected.contains(&format!("Originator: {}", CLIENT4[1 - i])), "{reflected}");
-        // What is not EVPN passes with our own address as the next hop, and does not pass between clients.
+        // Routes other than EVPN have the node's address as the next hop, and are not reflected between clients.
         wait_until("the client's route", SOON, || has_route("node", &format!("198.18.{i}.0/24")));
         assert!(!has_route(client, &format!("198.18.{}.0/24", 1 - i)));
     }
-    // What the host announces by the pass-through is reached through the fabric.
+    // The address that the host announces over the pass-through is reachable through the fabric.
     both_leaves_have(&format!("{PASSED}/32"));
     for client in ["client1", "client2"] {
         wait_until("an answer", SOON, || ping(client, PASSED, 1, 10).1 == 1);
@@ -111,9 +111,9 @@ exit
     drop(clients);
 }
 
-/// A host that hangs is found out by BFD in the VRF, long before the hold time of 90 s.
+/// BFD in the VRF detects a hung host, long before the hold time of 90 s.
 #[test]
-fn a_host_that_hangs_is_found_out_in_its_vrf() {
+fn a_hung_host_is_detected_in_its_vrf() {
     let file = vnis(false).replace("    hostASN", "    bfd: {receiveInterval: 300, transmitInterval: 300, detectMultiplier: 3}\n    hostASN");
     let lab = Evpn::with(false, &file, &[]);
     for speaker in &lab.speakers {
@@ -131,7 +131,7 @@ fn a_host_that_hangs_is_found_out_in_its_vrf() {
     hung.iter().for_each(|pid| kill_process(*pid, Signal::STOP).unwrap());
     let start = Instant::now();
     wait_until("the end of the session", SOON, || session("node", "red", HOST4[0]) != "Established");
-    println!("a host that hangs is found out after {} ms", start.elapsed().as_millis());
+    println!("a hung host is detected after {} ms", start.elapsed().as_millis());
     assert!(start.elapsed() < Duration::from_secs(30));
     hung.iter().for_each(|pid| kill_process(*pid, Signal::CONT).unwrap());
     wait_until("the host's session again", SOON, || session("node", "red", HOST4[0]) == "Established");

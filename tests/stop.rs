@@ -1,8 +1,8 @@
-// A stop comes before every other end, and what is missing on our side ends no daemon. Included by node.rs.
+// A stop overrides every other shutdown, and the supervisor's lack of resources ends no daemon. Included by node.rs.
 
-/// The namespace is replaced, and the stop comes while the daemons are ended for that or it is built anew.
+/// The namespace is replaced, and the stop comes while the daemons are stopped for that, or during the rebuild.
 #[test]
-fn a_stop_comes_before_every_other_end() {
+fn a_stop_overrides_every_other_shutdown() {
     let lab = Lab::new(Options::default());
     for (ms, withdraw) in [(0, false), (10, false), (30, true), (200, false)] {
         let mut node = up(&lab, &[("DRAIN_TIME", "1")]);
@@ -21,18 +21,18 @@ fn a_stop_comes_before_every_other_end() {
             });
         }
     }
-    // A bgpd that has just been started again has no sessions to withdraw anything by.
+    // A bgpd that has just been restarted has no sessions over which it could withdraw routes.
     let mut node = up(&lab, &[("DRAIN_TIME", "1"), ("ON_STOP", "withdraw")]);
     signal_daemons(&lab, "perouter", &["bgpd"], Signal::KILL);
     let (status, seconds) = node.terminate();
-    println!("stopped while bgpd was started again: {seconds:.1} s");
+    println!("stopped while bgpd was restarted: {seconds:.1} s");
     assert!(status.success() && seconds < 10.0, "{status} {seconds}");
     wait_until("the leaves to have no route", Duration::from_secs(3), || {
         ["leaf1", "leaf2"].iter().all(|leaf| !has_route(leaf, &format!("{SERVICE4}/32")))
     });
 }
 
-/// A limit on the open files of a process that runs: as many as it has.
+/// Sets the limit on the open files of a running process: `files`, or as many as it has open.
 fn limit_files(pid: u32, files: Option<u64>) {
     use rustix::process::{Resource, Rlimit, prlimit};
     let open = names(format!("/proc/{pid}/fd")).len() as u64;
@@ -42,25 +42,25 @@ fn limit_files(pid: u32, files: Option<u64>) {
 }
 
 #[test]
-fn want_of_files_on_our_side_ends_no_daemon() {
+fn a_shortage_of_file_descriptors_ends_no_daemon() {
     let lab = Lab::new(Options::default());
     let node = up(&lab, &[]);
     let before = daemons(&lab, "perouter");
-    // Past what is asked more often after a start.
+    // After the time in which queries are more frequent after a start.
     thread::sleep(Duration::from_secs(12));
     limit_files(node.pid(), None);
     let task = format!("/proc/{}/task", node.pid());
-    let ran = || names(&task).iter().map(|thread| ran_for(&format!("{task}/{thread}"))).sum::<f64>();
-    let before_that = ran();
-    // Someone who wants to connect, all the time.
+    let cpu_time = || names(&task).iter().map(|thread| cpu_seconds(&format!("{task}/{thread}"))).sum::<f64>();
+    let before_that = cpu_time();
+    // A client that waits for its connection all the time.
     let _waits = in_ns("host", || std::net::TcpStream::connect(LISTEN)).unwrap();
     thread::sleep(Duration::from_secs(15));
-    let used = ran() - before_that;
+    let used = cpu_time() - before_that;
     assert_eq!(daemons(&lab, "perouter"), before);
     assert!(node.log_text().contains("cannot be pinged"), "{}", node.log_text());
     println!("{used:.2} s of CPU time in 15 s");
     assert!(used < 3.0, "{used} s");
-    // A daemon that dies now is back as soon as there are files.
+    // A daemon that is killed now is restarted as soon as there are file descriptors.
     signal_daemons(&lab, "perouter", &["staticd"], Signal::KILL);
     node.wait_log("staticd cannot be started", SOON);
     thread::sleep(Duration::from_secs(5));

@@ -1,6 +1,6 @@
-//! The extension as Talos runs it: `runc`, under a configuration made of our own frr.yaml by the rules of Talos's
-//! `internal/app/machined/pkg/system/services/extension.go` and of containerd's default specification. EXTENSION: the
-//! directory that `make extension` made.
+//! The extension as Talos runs it: `runc`, with a configuration made from the extension's frr.yaml by the rules of
+//! Talos's `internal/app/machined/pkg/system/services/extension.go` and of containerd's default specification.
+//! EXTENSION: the directory that `make extension` made.
 #![allow(clippy::unwrap_used)]
 
 #[path = "extension/elf.rs"]
@@ -47,7 +47,7 @@ const DENIED: [&str; 13] = [
     "userfaultfd",
 ];
 
-/// What `runc` is told.
+/// The configuration for `runc`.
 fn specification(service: &Service, variables: &[(&str, &str)]) -> Value {
     let container = &service.container;
     let capabilities: Vec<String> =
@@ -110,7 +110,7 @@ fn specification(service: &Service, variables: &[(&str, &str)]) -> Value {
         "root": {"path": "rootfs", "readonly": !security.writeable_rootfs},
         "mounts": mounts,
         "linux": {
-            // Of the network there is only the node's.
+            // No network namespace of its own: the network is the node's.
             "namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}],
             "cgroupsPath": "/system/extensions/frr",
             "resources": {"devices": [{"allow": true, "access": "rwm"}]},
@@ -183,7 +183,7 @@ fn a_restart_of_the_container(netns: &str) {
     for word in ["capabilities kept: ", "capabilities dropped: ", "NET_ADMIN", "SYS_TIME"] {
         assert!(log.contains(word), "{word}: {log}");
     }
-    // What daemons find wrong while they start, and what is wrong until they have, is not meant.
+    // Errors that daemons log during their start, and problems until they have started, do not count.
     let mut own = log.lines().take_while(|line| !line.contains(" started (pid "));
     assert!(!own.any(|line| line.contains(" ERROR ")), "{log}");
     for word in ["ead-only", "cannot prepare", "cannot drop capabilities", "cannot raise the limit"] {
@@ -201,11 +201,11 @@ fn a_restart_of_the_container(netns: &str) {
     assert!(took < Duration::from_secs(30), "{took:?}");
     thread::sleep(Duration::from_secs(5)); // as Talos waits before it starts a service again
     if netns != "host" {
-        assert_eq!(difference(&before, &snapshot(netns)), "", "what the container made has outlived it");
+        assert_eq!(difference(&before, &snapshot(netns)), "", "the devices outlive the container");
     }
     let container = comes_up();
     assert!(container.log_text().contains("devices: nothing to change"), "{}", container.log_text());
-    // Past the time at which the leaves' BFD would give the old sessions up.
+    // Past the time at which the leaves' BFD would end the old sessions.
     thread::sleep(Duration::from_secs(20));
     let cost = Cost::of(flows);
     println!("{netns}, the container restarted: {cost}");

@@ -1,6 +1,6 @@
-// What the underlay has to do by itself, since no leaf helps. Included by evpn.rs.
+// What the underlay has to do without help from the leaves. Included by evpn.rs.
 
-/// Leaves that announce nothing but a default route, and themselves resolve nothing through one.
+/// Leaves that announce only a default route, and do not resolve next hops through one themselves.
 const ONLY_A_DEFAULT: &str = "no ip nht resolve-via-default
 no ipv6 nht resolve-via-default
 ip prefix-list only seq 5 permit 0.0.0.0/0
@@ -51,8 +51,8 @@ const INTERNAL: &str = "underlay:
 l3passthrough: {hostSession: {asn: 65001, hostType: Internal, localCIDR: {ipv4: 192.169.12.0/24}}}
 ";
 
-/// A host of our own AS number by the pass-through has a way to the fabric, and the fabric to its end; a neighbor that is known by
-/// an IPv6 address tells of IPv4 routes.
+/// A host with the node's own AS number on the pass-through has a route to the fabric, and the fabric one to the host;
+/// a neighbor with an IPv6 address announces IPv4 routes.
 #[test]
 fn an_internal_host_and_ipv4_over_an_ipv6_session() {
     let lab = Lab::new(Options { speaker: None, bfd: None, ..Options::default() });
@@ -86,7 +86,7 @@ exit
     let node = start(&lab, &[("CONFIG_FILE", "/tmp/inner.yaml"), ("ENABLE_BFD", "false"), ("RETURN_PATH", "none")]);
     node.wait_log(DAEMONS_ANSWER, SOON);
     wait_until("the session with the host", SOON, || session("inner", "default", "192.169.12.1") == "Established");
-    // Its route has a next hop that it knows.
+    // The host can resolve the next hop of its route.
     wait_until("the fabric's route at the host", SOON, || ip("host", "route show proto bgp").contains(CLIENT_NET4[0]));
     assert!(ip("host", "route show proto bgp").contains("192.169.12.1"), "{}", ip("host", "route show proto bgp"));
     wait_until("the host's end at the leaf", SOON, || has_route("leaf1", "192.169.12.2/32"));

@@ -1,6 +1,6 @@
-//! `make bench`: what the status costs on a node with many VNIs and sessions: a look at each of its faces, the memory that
-//! comes on top, and the CPU while no one looks. LAB_VNIS: how many (1000), LAB_SESSIONS: how many of them have one with a
-//! host (100).
+//! `make bench`: the cost of the status on a node with many VNIs and sessions: the time of each HTTP path, the
+//! additional memory, and the CPU time without requests. LAB_VNIS: how many (1000), LAB_SESSIONS: how many of them have
+//! one with a host (100).
 #![allow(clippy::unwrap_used)]
 
 mod lab;
@@ -17,7 +17,7 @@ fn number(name: &str, default: u32) -> u32 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// The first of them have a session each, the others are broadcast domains.
+/// The first VNIs have a session each, the others are broadcast domains.
 fn file(vnis: u32, sessions: u32) -> String {
     let (mut l3, mut l2) = (String::from("l3vnis:\n"), String::from("l2vnis:\n"));
     for n in 0..vnis {
@@ -38,7 +38,11 @@ fn usage(pid: u32) -> (f64, Vec<(String, f64, f64)>) {
     for task in names(format!("/proc/{pid}/task")) {
         let path = format!("/proc/{pid}/task/{task}");
         let name = std::fs::read_to_string(format!("{path}/comm")).unwrap_or_default();
-        threads.push((name.trim().to_owned(), ran_for(&path), number_of(&path, "voluntary_ctxt_switches")));
+        threads.push((
+            name.trim().to_owned(),
+            cpu_seconds(&path),
+            number_of(&path, "voluntary_ctxt_switches"),
+        ));
     }
     (rss, threads)
 }
@@ -79,7 +83,7 @@ fn main() {
         for path in ["/metrics", "/status.json", "/", "/readyz"] {
             let mut times: Vec<f64> = (0..10)
                 .map(|_| {
-                    // Longer than an answer is kept.
+                    // Longer than a reply is cached.
                     thread::sleep(Duration::from_millis(1100));
                     let begin = Instant::now();
                     let (_, body) = get(path).unwrap();
@@ -92,6 +96,6 @@ fn main() {
             println!("  {path}: {:.1} ms ({} bytes)", times[times.len() / 2], get(path).unwrap().1.len());
         }
         let (after, _) = usage(node.pid());
-        println!("  memory: {before:.1} MiB, {after:.1} MiB after being looked at");
+        println!("  memory: {before:.1} MiB, {after:.1} MiB after the requests");
     }
 }

@@ -22,17 +22,57 @@ const ZEBRA_GRACEFUL_RESTART_S: u32 = 60;
 /// Receive buffer of zebra's netlink socket in bytes; the value of the distribution packages.
 const ZEBRA_NETLINK_BUFFER: &str = "90000000";
 
+/// The daemons that we know, by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DaemonKind {
+    /// Has the configuration of zebra and staticd from FRR 10 on.
+    Mgmtd,
+    /// Routes in the kernel.
+    Zebra,
+    /// Static routes.
+    Staticd,
+    /// BFD.
+    Bfdd,
+    /// BGP.
+    Bgpd,
+}
+
+impl DaemonKind {
+    /// File name of the program and of its vty socket.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mgmtd => "mgmtd",
+            Self::Zebra => "zebra",
+            Self::Staticd => "staticd",
+            Self::Bfdd => "bfdd",
+            Self::Bgpd => "bgpd",
+        }
+    }
+}
+
+impl log::kv::ToValue for DaemonKind {
+    fn to_value(&self) -> log::kv::Value<'_> {
+        self.name().into()
+    }
+}
+
+impl fmt::Display for DaemonKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
 /// A daemon of FRR.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Daemon {
-    /// File name of the program and of its vty socket.
-    pub name: &'static str,
+    /// Which one it is.
+    pub kind: DaemonKind,
     /// The daemons that must be responsive before this one starts.
-    pub after: &'static [&'static str],
+    pub after: &'static [DaemonKind],
     /// The daemons that must restart when this one crashes. They are killed and started again: bgpd does not announce
     /// its routes again to a new zebra, and the end of a BFD session ends every BGP session that is not already in
     /// graceful restart (see `frr::bfd`).
-    pub dependents: &'static [&'static str],
+    pub dependents: &'static [DaemonKind],
     /// Whether a crash or restart of this daemon may remove BGP routes from the kernel.
     pub owns_kernel_routes: bool,
     /// Whether the peers get an AdminDown packet for its BFD sessions after a crash, before its dependents start.
@@ -48,11 +88,19 @@ pub struct Daemon {
 
 /// All daemons, in the order of their start.
 pub const DAEMONS: &[Daemon] = &[
-    Daemon { since: Version(9, 0), has_backends: true, ..daemon("mgmtd", &[]) },
-    Daemon { dependents: &["bgpd"], owns_kernel_routes: true, ..daemon("zebra", &["mgmtd"]) },
-    daemon("staticd", &["mgmtd", "zebra"]),
-    Daemon { dependents: &["bgpd"], owns_bfd_sessions: true, ..daemon("bfdd", &["mgmtd", "zebra"]) },
-    Daemon { owns_kernel_routes: true, ..daemon("bgpd", &["mgmtd", "zebra"]) },
+    Daemon { since: Version(9, 0), has_backends: true, ..daemon(DaemonKind::Mgmtd, &[]) },
+    Daemon {
+        dependents: &[DaemonKind::Bgpd],
+        owns_kernel_routes: true,
+        ..daemon(DaemonKind::Zebra, &[DaemonKind::Mgmtd])
+    },
+    daemon(DaemonKind::Staticd, &[DaemonKind::Mgmtd, DaemonKind::Zebra]),
+    Daemon {
+        dependents: &[DaemonKind::Bgpd],
+        owns_bfd_sessions: true,
+        ..daemon(DaemonKind::Bfdd, &[DaemonKind::Mgmtd, DaemonKind::Zebra])
+    },
+    Daemon { owns_kernel_routes: true, ..daemon(DaemonKind::Bgpd, &[DaemonKind::Mgmtd, DaemonKind::Zebra]) },
 ];
 
 /// bgpd on a VTEP. When bgpd ends, zebra removes its EVPN state from the kernel, despite graceful restart
@@ -61,15 +109,15 @@ pub const DAEMONS: &[Daemon] = &[
 /// becomes the L3 VNI of a VRF after bgpd has requested all VNIs (`zebra_vxlan_handle_vni_transition`); therefore bgpd
 /// starts after zebra has its configuration.
 static VTEP_BGPD: Daemon = Daemon {
-    dependents: &["zebra"],
+    dependents: &[DaemonKind::Zebra],
     after_configuration: true,
     owns_kernel_routes: true,
-    ..daemon("bgpd", &["mgmtd", "zebra"])
+    ..daemon(DaemonKind::Bgpd, &[DaemonKind::Mgmtd, DaemonKind::Zebra])
 };
 
-const fn daemon(name: &'static str, after: &'static [&'static str]) -> Daemon {
+const fn daemon(kind: DaemonKind, after: &'static [DaemonKind]) -> Daemon {
     Daemon {
-        name,
+        kind,
         after,
         dependents: &[],
         owns_kernel_routes: false,
@@ -97,9 +145,11 @@ impl Version {
 
     /// The daemons to run with this version. bfdd runs only `with_bfd`: its crash would end bgpd's sessions.
     pub fn daemons(self, with_bfd: bool, is_vtep: bool) -> Vec<&'static Daemon> {
-        let is_needed = |daemon: &&Daemon| daemon.since <= self && (with_bfd || daemon.name != "bfdd");
-        let variant =
-            |daemon: &'static Daemon| if is_vtep && daemon.name == "bgpd" { &VTEP_BGPD } else { daemon };
+        let is_needed =
+            |daemon: &&Daemon| daemon.since <= self && (with_bfd || daemon.kind != DaemonKind::Bfdd);
+        let variant = |daemon: &'static Daemon| {
+            if is_vtep && daemon.kind == DaemonKind::Bgpd { &VTEP_BGPD } else { daemon }
+        };
         DAEMONS.iter().filter(is_needed).map(variant).collect()
     }
 }
@@ -112,13 +162,13 @@ impl fmt::Display for Version {
 
 impl Daemon {
     /// The daemons in `after` that are also dependents: they end when this daemon ends, and start before it.
-    pub fn required_dependents(&self) -> impl Iterator<Item = &'static str> {
+    pub fn required_dependents(&self) -> impl Iterator<Item = DaemonKind> {
         self.after.iter().copied().filter(|name| self.dependents.contains(name))
     }
 
     /// Whether its configuration file, if it has one, contains its whole configuration.
     pub fn is_configured_by_file(&self) -> bool {
-        self.name != "zebra"
+        self.kind != DaemonKind::Zebra
     }
 
     /// Its command line after the program's name: it runs in the foreground, logs to our pipe and opens no TCP vty.
@@ -130,7 +180,7 @@ impl Daemon {
         if let Some(config) = config {
             args.extend(["-f".into(), config.into()]);
         }
-        if self.name == "zebra" {
+        if self.kind == DaemonKind::Zebra {
             if config.is_none() {
                 // Without `-f` zebra reads its default file, and reports that it is missing.
                 args.extend(["-f".into(), "/dev/null".into()]);
@@ -157,13 +207,13 @@ mod tests {
         assert_eq!(Version::parse("zebra version 8.4.4\n"), Some(Version(8, 4)));
         assert_eq!(Version::parse("zebra version 10.7.1-1 (x)"), Some(Version(10, 7)));
         assert_eq!(Version::parse("no such file"), None);
-        assert!(Version(8, 4).daemons(true, false).iter().all(|d| d.name != "mgmtd"));
-        assert!(Version(10, 3).daemons(false, false).iter().any(|d| d.name == "mgmtd"));
+        assert!(Version(8, 4).daemons(true, false).iter().all(|d| d.kind != DaemonKind::Mgmtd));
+        assert!(Version(10, 3).daemons(false, false).iter().any(|d| d.kind == DaemonKind::Mgmtd));
     }
 
     #[test]
     fn graceful_restart_time_follows_its_flag_without_a_blank_from_ten_on() {
-        let zebra = DAEMONS.iter().find(|d| d.name == "zebra").unwrap();
+        let zebra = DAEMONS.iter().find(|d| d.kind == DaemonKind::Zebra).unwrap();
         assert!(zebra.arguments(Version(10, 3), None, "pid").contains(&"-K60".to_owned()));
         assert_eq!(SOCKET_DIR, format!("{RUN_DIR}/{PATHSPACE}"));
         assert!(zebra.arguments(Version(8, 4), None, "pid").windows(2).any(|w| w == ["-K", "60"]));

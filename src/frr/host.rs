@@ -13,7 +13,7 @@ use rustix::process::Pid;
 
 use crate::files::{self, Access};
 
-use super::daemons::{BIN_DIR, DAEMONS, Daemon, RUN_DIR, SOCKET_DIR, Version};
+use super::daemons::{BIN_DIR, DAEMONS, Daemon, DaemonKind, RUN_DIR, SOCKET_DIR, Version};
 
 /// The directory of mgmtd's commit history.
 const HISTORY_DIR: &str = "/var/lib/frr";
@@ -94,7 +94,8 @@ fn remove_outdated() {
         let (name, Ok(meta)) = (entry.file_name(), entry.metadata()) else { continue };
         let Some(name) = name.to_str().filter(|_| !meta.is_dir()) else { continue };
         let is_of_daemon = |ending: &str| {
-            name.strip_suffix(ending).is_some_and(|name| DAEMONS.iter().any(|daemon| daemon.name == name))
+            name.strip_suffix(ending)
+                .is_some_and(|name| DAEMONS.iter().any(|daemon| daemon.kind.name() == name))
         };
         let is_foreign = OWN_FILES.contains(&name) && meta.uid() != 0;
         if is_foreign {
@@ -126,7 +127,7 @@ fn sockets(daemons: &[&'static Daemon], owner: (u32, u32)) -> io::Result<()> {
     }
     directory(dir, owner)?;
     let relative = Path::new(dir.file_name().unwrap_or_default());
-    let own = daemons.iter().map(|daemon| format!("{}.vty", daemon.name));
+    let own = daemons.iter().map(|daemon| format!("{}.vty", daemon.kind));
     for name in own.chain(OTHER_SOCKETS.map(Into::into)) {
         if let Err(e) = files::link(&Path::new(RUN_DIR).join(&name), &relative.join(&name)) {
             log::warn!("cannot create the link {RUN_DIR}/{name}: {e}; the socket is {SOCKET_DIR}/{name}");
@@ -202,32 +203,32 @@ fn id_of(name: &str, file: &str) -> Option<u32> {
     rest.split(':').nth(1)?.parse().ok()
 }
 
-fn pid_path(name: &str) -> PathBuf {
-    Path::new(RUN_DIR).join(name).with_extension("pid")
+fn pid_path(daemon: DaemonKind) -> PathBuf {
+    Path::new(RUN_DIR).join(daemon.name()).with_extension("pid")
 }
 
 /// Removes whatever blocks the vty socket path of a daemon that is about to start.
-pub fn clear_socket_path(name: &str) {
-    remove_non_socket(&Path::new(SOCKET_DIR).join(name).with_extension("vty"));
+pub fn clear_socket_path(daemon: DaemonKind) {
+    remove_non_socket(&super::vty::socket(daemon));
 }
 
 /// Writes the PID file of a daemon, for operators and other programs. We do not read it.
-pub fn write_pid_file(name: &str, pid: Pid) {
-    files::save(&pid_path(name), &format!("{}\n", pid.as_raw_nonzero()), Access::All);
+pub fn write_pid_file(daemon: DaemonKind, pid: Pid) {
+    files::save(&pid_path(daemon), &format!("{}\n", pid.as_raw_nonzero()), Access::All);
 }
 
 /// Removes the PID file of a daemon that has ended.
-pub fn remove_pid_file(name: &str) {
-    files::remove(&pid_path(name));
+pub fn remove_pid_file(daemon: DaemonKind) {
+    files::remove(&pid_path(daemon));
 }
 
 /// Removes the directory in [`CRASH_DIR`] that belongs to this process of the daemon. If it contains a crash log, it
 /// replaces the daemon's last saved one (`<name>.crashed`).
-pub fn remove_daemon_directory(name: &str, pid: Pid) {
+pub fn remove_daemon_directory(daemon: DaemonKind, pid: Pid) {
     let dir = Path::new(CRASH_DIR);
-    let own = dir.join(format!("{name}.{}", pid.as_raw_nonzero()));
+    let own = dir.join(format!("{daemon}.{}", pid.as_raw_nonzero()));
     let _ = if own.join("crashlog").exists() {
-        let last = dir.join(format!("{name}.crashed"));
+        let last = dir.join(format!("{daemon}.crashed"));
         let _ = fs::remove_dir_all(&last);
         fs::rename(&own, &last)
     } else {

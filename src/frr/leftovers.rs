@@ -54,7 +54,7 @@ fn running() -> Vec<(String, Pid)> {
     pids.filter_map(|pid| {
         let program = program(pid)?;
         let name = program.strip_prefix(BIN_DIR).ok()?.to_str()?.to_owned();
-        let is_known = DAEMONS.iter().any(|daemon| daemon.name == name) || name == "watchfrr";
+        let is_known = DAEMONS.iter().any(|daemon| daemon.kind.name() == name) || name == "watchfrr";
         let proc_file = |path: &str| format!("/proc/{}/{path}", pid.as_raw_nonzero());
         let arguments = fs::read(proc_file("cmdline")).ok()?;
         let dir = socket_dir(&arguments)?;

@@ -21,7 +21,7 @@ mod store;
 pub mod vty;
 
 pub use check_output::{CheckFailure, blame, raw_entries_of};
-pub use daemons::{DAEMONS, Daemon, Version};
+pub use daemons::{DAEMONS, Daemon, DaemonKind, Version};
 pub use leftovers::kill_leftovers;
 pub use redact::{redact, redact_output};
 pub use render::{Inputs, render};

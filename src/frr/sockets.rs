@@ -7,16 +7,16 @@ use std::io;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
-use super::daemons::{RUN_DIR, SOCKET_DIR};
+use super::daemons::{DaemonKind, RUN_DIR, SOCKET_DIR};
 
 /// The directory of the hard links in [`RUN_DIR`]. The sockets are on the same file system.
 const HARD_LINK_DIR: &str = "kept-sockets";
 
 /// The file names of a daemon's sockets (`lib/libfrr.h`, `lib/mgmt_defines.h`).
-fn socket_names(daemon: &str) -> Vec<String> {
+fn socket_names(daemon: DaemonKind) -> Vec<String> {
     let others: &[&str] = match daemon {
-        "zebra" => &["zserv.api"],
-        "mgmtd" => &["mgmtd_fe.sock", "mgmtd_be.sock"],
+        DaemonKind::Zebra => &["zserv.api"],
+        DaemonKind::Mgmtd => &["mgmtd_fe.sock", "mgmtd_be.sock"],
         _ => &[],
     };
     std::iter::once(format!("{daemon}.vty")).chain(others.iter().map(ToString::to_string)).collect()
@@ -34,7 +34,7 @@ impl SocketDirs {
         Self { sockets: SOCKET_DIR.into(), links: Path::new(RUN_DIR).join(HARD_LINK_DIR) }
     }
 
-    fn add(&self, daemon: &str) -> io::Result<()> {
+    fn add(&self, daemon: DaemonKind) -> io::Result<()> {
         for name in socket_names(daemon) {
             let (socket, link) = (self.sockets.join(&name), self.links.join(&name));
             remove_file(&link)?;
@@ -51,14 +51,14 @@ impl SocketDirs {
         Ok(())
     }
 
-    fn remove(&self, daemon: &str) {
+    fn remove(&self, daemon: DaemonKind) {
         for name in socket_names(daemon) {
             let _ = remove_file(&self.links.join(name));
         }
     }
 
     /// Restores missing socket files. Returns their names.
-    fn restore(&self, daemon: &str) -> io::Result<Vec<String>> {
+    fn restore(&self, daemon: DaemonKind) -> io::Result<Vec<String>> {
         let mut restored = vec![];
         for name in socket_names(daemon) {
             let (socket, link) = (self.sockets.join(&name), self.links.join(&name));
@@ -101,7 +101,7 @@ pub fn prepare() -> io::Result<()> {
 }
 
 /// Adds the hard links to the sockets of a daemon that listens.
-pub fn add_hard_links(daemon: &str) {
+pub fn add_hard_links(daemon: DaemonKind) {
     let dirs = SocketDirs::of_node();
     // A hard link takes an inode, too, and the next daemon needs one for its socket.
     if crate::files::is_short_of_inodes(Path::new(RUN_DIR)) {
@@ -114,12 +114,12 @@ pub fn add_hard_links(daemon: &str) {
 }
 
 /// Removes the hard links to the sockets of a daemon that has exited.
-pub fn remove_hard_links(daemon: &str) {
+pub fn remove_hard_links(daemon: DaemonKind) {
     SocketDirs::of_node().remove(daemon);
 }
 
 /// Restores the removed socket files of a daemon that listens.
-pub fn restore(daemon: &str) {
+pub fn restore(daemon: DaemonKind) {
     let dirs = SocketDirs::of_node();
     if !dirs.sockets.is_dir()
         && let Err(e) = super::host::create_socket_directory()
@@ -138,7 +138,7 @@ pub fn restore(daemon: &str) {
 }
 
 /// Whether the file of a daemon's vty socket is missing.
-pub fn is_missing(daemon: &str) -> bool {
+pub fn is_missing(daemon: DaemonKind) -> bool {
     fs::symlink_metadata(super::vty::socket(daemon)).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
 }
 
@@ -156,20 +156,20 @@ mod tests {
         fs::create_dir_all(&dirs.sockets).unwrap();
         let (vty, api) = (dirs.sockets.join("zebra.vty"), dirs.sockets.join("zserv.api"));
         let _daemon = [UnixListener::bind(&vty).unwrap(), UnixListener::bind(&api).unwrap()];
-        dirs.add("zebra").unwrap();
-        assert_eq!(dirs.restore("zebra").unwrap(), [""; 0]);
+        dirs.add(DaemonKind::Zebra).unwrap();
+        assert_eq!(dirs.restore(DaemonKind::Zebra).unwrap(), [""; 0]);
         fs::remove_dir_all(&dirs.sockets).unwrap();
         fs::create_dir_all(&dirs.sockets).unwrap();
         assert!(UnixStream::connect(&vty).is_err());
-        assert_eq!(dirs.restore("zebra").unwrap(), ["zebra.vty", "zserv.api"]);
+        assert_eq!(dirs.restore(DaemonKind::Zebra).unwrap(), ["zebra.vty", "zserv.api"]);
         assert!(UnixStream::connect(&vty).is_ok() && UnixStream::connect(&api).is_ok());
         // Without the hard links nothing is restored: the next daemon creates its own sockets.
-        dirs.remove("zebra");
+        dirs.remove(DaemonKind::Zebra);
         fs::remove_file(&vty).unwrap();
-        assert_eq!(dirs.restore("zebra").unwrap(), [""; 0]);
+        assert_eq!(dirs.restore(DaemonKind::Zebra).unwrap(), [""; 0]);
         // A file that is no socket gets no hard link.
         std::os::unix::fs::symlink("/etc/passwd", &vty).unwrap();
-        dirs.add("zebra").unwrap();
+        dirs.add(DaemonKind::Zebra).unwrap();
         assert!(fs::symlink_metadata(dirs.links.join("zebra.vty")).is_err());
         fs::remove_dir_all(&dir).unwrap();
     }

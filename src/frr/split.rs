@@ -5,12 +5,12 @@
 //! configuration. The other daemons get their configuration from vtysh (in FRR 10 only mgmtd can pass it on). zebra
 //! reads a file only with the settings for routes in the kernel, which it must know before bgpd sends the first route.
 
-use super::Version;
+use super::{DaemonKind, Version};
 
 /// The daemons that read a file, and the prefixes of the top-level lines in it.
-const FILE_LINES: [(&str, &[&str]); 3] = [
+const FILE_LINES: [(DaemonKind, &[&str]); 3] = [
     (
-        "bgpd",
+        DaemonKind::Bgpd,
         &[
             "router bgp ",
             "bgp ",
@@ -22,8 +22,8 @@ const FILE_LINES: [(&str, &[&str]); 3] = [
             "debug bgp ",
         ],
     ),
-    ("bfdd", &["bfd", "debug bfd "]),
-    ("zebra", &["no zebra ", "zebra "]),
+    (DaemonKind::Bfdd, &["bfd", "debug bfd "]),
+    (DaemonKind::Zebra, &["no zebra ", "zebra "]),
 ];
 
 /// Prefixes of the top-level lines that are in every file.
@@ -40,7 +40,7 @@ pub enum LineOwner {
     /// Every daemon.
     All,
     /// These daemons.
-    Daemons(Vec<&'static str>),
+    Daemons(Vec<DaemonKind>),
 }
 
 /// The owners of a context with this head and these lines if all daemons run: those that read it from a file, and those
@@ -51,16 +51,19 @@ pub fn line_owners(head: &str, lines: &[String], version: Version) -> LineOwner 
         return LineOwner::All;
     }
     let bgpd = starts(FILE_LINES[0].1) && !lines.iter().any(|line| line.starts_with(SET_SOURCE));
-    let mut daemons: Vec<_> =
-        [("bgpd", bgpd), ("bfdd", starts(FILE_LINES[1].1)), ("zebra", starts(FILE_LINES[2].1))]
-            .into_iter()
-            .filter_map(|(daemon, is)| is.then_some(daemon))
-            .collect();
+    let mut daemons: Vec<_> = [
+        (DaemonKind::Bgpd, bgpd),
+        (DaemonKind::Bfdd, starts(FILE_LINES[1].1)),
+        (DaemonKind::Zebra, starts(FILE_LINES[2].1)),
+    ]
+    .into_iter()
+    .filter_map(|(daemon, is)| is.then_some(daemon))
+    .collect();
     // Prefix lists, access lists and route maps also belong to zebra.
     if starts(ZEBRA_LINES) {
-        daemons.push(if version < Version(10, 0) { "zebra" } else { "mgmtd" });
+        daemons.push(if version < Version(10, 0) { DaemonKind::Zebra } else { DaemonKind::Mgmtd });
     } else if starts(&["ip route ", "ipv6 route "]) {
-        daemons.push(if version < Version(10, 0) { "staticd" } else { "mgmtd" });
+        daemons.push(if version < Version(10, 0) { DaemonKind::Staticd } else { DaemonKind::Mgmtd });
     }
     if daemons.is_empty() { LineOwner::Unknown } else { LineOwner::Daemons(daemons) }
 }
@@ -99,7 +102,7 @@ pub fn with_log_settings(text: &str) -> String {
 
 /// The part of `text` in the file of each daemon that reads one. Empty if a top-level line is unknown: then a part may
 /// be incomplete, and vtysh must send the configuration to the daemons.
-pub fn split(text: &str) -> Vec<(&'static str, String)> {
+pub fn split(text: &str) -> Vec<(DaemonKind, String)> {
     let blocks = blocks(text);
     let starts = |block: &str, prefixes: &[&str]| prefixes.iter().any(|prefix| block.starts_with(prefix));
     let is_known = |block: &str| {
@@ -153,12 +156,15 @@ mod tests {
         let parts = split(text);
         assert_eq!(
             parts[0],
-            ("bgpd", "log stdout\nip prefix-list a permit any\nrouter bgp 1\n neighbor x\n !\nexit\n".into())
+            (
+                DaemonKind::Bgpd,
+                "log stdout\nip prefix-list a permit any\nrouter bgp 1\n neighbor x\n !\nexit\n".into()
+            )
         );
         let text = text.replace("bfd\n", "end\nbfd\n");
         assert_eq!(split(&text), parts, "a daemon would stop reading at \"end\"");
-        assert_eq!(parts[1], ("bfdd", "log stdout\nbfd\n profile p\n exit\nexit\n".into()));
-        assert_eq!(parts[2], ("zebra", "log stdout\nno zebra nexthop kernel enable\n".into()));
+        assert_eq!(parts[1], (DaemonKind::Bfdd, "log stdout\nbfd\n profile p\n exit\nexit\n".into()));
+        assert_eq!(parts[2], (DaemonKind::Zebra, "log stdout\nno zebra nexthop kernel enable\n".into()));
     }
 
     #[test]

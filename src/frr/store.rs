@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::check::check;
-use super::daemons::{RUN_DIR, Version};
+use super::daemons::{DaemonKind, RUN_DIR, Version};
 use super::split::{split, with_log_settings};
 use crate::files::{self, Access, LARGEST, Owner};
 
@@ -91,7 +91,7 @@ impl ConfigStore {
 
     /// The active configuration, and the part of it in the file of each daemon that reads one. Before FRR 10 only zebra
     /// reads a file: bgpd forgets a password for a peer in a VRF until zebra has announced that VRF.
-    pub fn parts(&self, version: Version) -> (String, Vec<(&'static str, String)>) {
+    pub fn parts(&self, version: Version) -> (String, Vec<(DaemonKind, String)>) {
         let mut parts = split(&with_log_settings(&self.active));
         if parts.is_empty() {
             log::warn!(
@@ -99,7 +99,7 @@ impl ConfigStore {
             );
         }
         if version < Version(10, 0) {
-            parts.retain(|(name, _)| *name == "zebra");
+            parts.retain(|(name, _)| *name == DaemonKind::Zebra);
         }
         (self.active.clone(), parts)
     }

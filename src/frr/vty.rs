@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::daemons::SOCKET_DIR;
+use super::daemons::{DaemonKind, SOCKET_DIR};
 
 /// The liveness check, the command that watchfrr also uses: a daemon whose event loop runs replies at once.
 pub const PING: &str = "echo PING";
@@ -28,8 +28,8 @@ const CHUNK: usize = 32 << 10;
 const SUCCESS: u8 = 0;
 
 /// The path of a daemon's vty socket.
-pub fn socket(daemon: &str) -> PathBuf {
-    Path::new(SOCKET_DIR).join(daemon).with_extension("vty")
+pub fn socket(daemon: DaemonKind) -> PathBuf {
+    Path::new(SOCKET_DIR).join(daemon.name()).with_extension("vty")
 }
 
 /// A handle of a socket in the directory of FRR's user. We check and connect to the same inode, so that a link to the

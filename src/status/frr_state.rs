@@ -9,6 +9,7 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use super::diagnostics::Diagnostics;
 use super::{BfdSession, BgpSession, NodeFacts, Prefixes, ServiceStatus, SessionRole, VniStatus};
+use crate::frr::DaemonKind;
 use crate::frr::vty::PING;
 use crate::time::Time;
 
@@ -25,11 +26,11 @@ pub enum Topic {
 
 impl Topic {
     /// The daemon that is queried.
-    pub fn daemon(self) -> &'static str {
+    pub fn daemon(self) -> DaemonKind {
         match self {
-            Self::Bgp => "bgpd",
-            Self::Bfd => "bfdd",
-            Self::Evpn => "zebra",
+            Self::Bgp => DaemonKind::Bgpd,
+            Self::Bfd => DaemonKind::Bfdd,
+            Self::Evpn => DaemonKind::Zebra,
         }
     }
 

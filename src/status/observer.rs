@@ -290,7 +290,7 @@ impl Observer {
         };
         let topics = [(Topic::Bgp, true), (Topic::Bfd, facts.bfd), (Topic::Evpn, facts.is_vtep)];
         for (topic, is_wanted) in topics {
-            let commands = if is_wanted && runs(topic.daemon()) {
+            let commands = if is_wanted && runs(topic.daemon().name()) {
                 topic.commands(&facts, &self.frr_state)
             } else {
                 vec![]

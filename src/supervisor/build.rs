@@ -4,12 +4,13 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use crate::frr::DaemonKind;
 use crate::frr::delta::Step;
 use crate::frr::vty::{PING, Query, socket};
 use crate::kernel::Changes;
 
 /// Daemons that get the events of links, addresses and VRFs.
-const NOTIFIED_DAEMONS: [&str; 2] = ["zebra", "bgpd"];
+const NOTIFIED_DAEMONS: [DaemonKind; 2] = [DaemonKind::Zebra, DaemonKind::Bgpd];
 
 /// Interval between two checks for their replies.
 const CHECK_INTERVAL: Duration = Duration::from_millis(5);
@@ -29,7 +30,7 @@ pub struct Build {
     /// Steps for FRR after the last batch.
     pub late: Vec<Step>,
     /// Daemons without a query yet.
-    pending: Vec<&'static str>,
+    pending: Vec<DaemonKind>,
     queries: Vec<Query>,
     queried_at: Instant,
     check_at: Instant,
@@ -65,7 +66,7 @@ impl Build {
 
     fn send_queries(&mut self) {
         let queries = &mut self.queries;
-        self.pending.retain(|daemon| match Query::show(&socket(daemon), [PING]) {
+        self.pending.retain(|daemon| match Query::show(&socket(*daemon), [PING]) {
             Ok(query) => {
                 queries.push(query);
                 false

@@ -15,10 +15,10 @@ use serde_json::Value;
 
 use super::Supervisor;
 use super::backup::BackupJob;
-use crate::frr::Version;
 use crate::frr::delta::is_default_bgp_instance;
 use crate::frr::neighbors::{SHOW_NEIGHBORS, is_established};
 use crate::frr::vty::{CONFIGURE, Query, Reply, socket};
+use crate::frr::{DaemonKind, Version};
 use crate::kernel::Carrier;
 use crate::model::IfName;
 
@@ -91,8 +91,8 @@ impl Supervisor<'_> {
 
     /// Makes bgpd drop the paths of peers whose port has lost its carrier.
     pub(super) fn drop_stale_paths(&mut self, now: Instant) {
-        let text = self.ready("bgpd").map(|_| self.text.as_str());
-        for peer in self.carriers.step(&socket("bgpd"), text, self.node.version, now) {
+        let text = self.ready(DaemonKind::Bgpd).map(|_| self.text.as_str());
+        for peer in self.carriers.step(&socket(DaemonKind::Bgpd), text, self.node.version, now) {
             log::warn!(
                 peer = peer.as_str();
                 "neighbor {peer}: its port lost its carrier while the peer was restarting: its routes are dropped until the \

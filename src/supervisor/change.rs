@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::frr::delta::{Step, VtyCommand};
 use crate::frr::vty::{Reply, Terminal, socket};
-use crate::frr::{redact, redact_output};
+use crate::frr::{DaemonKind, redact, redact_output};
 use crate::node::Candidate;
 
 /// Longest time for one command. A thousand VRFs take FRR seconds in all.
@@ -35,7 +35,7 @@ pub struct ChangeError {
     /// The command.
     pub command: String,
     /// Daemons whose running configuration differs from the one before the change: they must restart.
-    pub diverged: BTreeSet<&'static str>,
+    pub diverged: BTreeSet<DaemonKind>,
     /// No daemon has refused a command: one exited meanwhile, could not be reached, or was locked.
     pub interrupted: bool,
     /// Interrupted because another session had the configuration locked the whole time.
@@ -128,7 +128,7 @@ impl Change {
             apply_steps(&steps, undo, open_terminal)?;
             // zebra crashes if a VRF is removed while it still processes the VRF's routes (seen with 10.3).
             if let Err(e) =
-                open_terminal("zebra").and_then(|mut zebra| await_removed_routes(&mut zebra, &vrfs))
+                open_terminal(DaemonKind::Zebra).and_then(|mut zebra| await_removed_routes(&mut zebra, &vrfs))
             {
                 log::warn!(
                     daemon = "zebra";
@@ -176,7 +176,7 @@ fn await_removed_routes(zebra: &mut impl Execute, vrfs: &[String]) -> io::Result
 #[derive(Debug)]
 pub struct RepairReport {
     /// The daemon.
-    pub daemon: &'static str,
+    pub daemon: DaemonKind,
     /// The running configuration after the repair; or why the repair failed, and whether the reason is transient: the
     /// daemon exited meanwhile, or another session had the configuration locked.
     pub result: Result<String, (String, bool)>,
@@ -227,7 +227,7 @@ fn clean_up(late: &[Step]) {
     }
 }
 
-fn open_terminal(daemon: &str) -> io::Result<Terminal> {
+fn open_terminal(daemon: DaemonKind) -> io::Result<Terminal> {
     Terminal::open(&socket(daemon), COMMAND_TIMEOUT)
 }
 
@@ -245,7 +245,7 @@ impl Execute for Terminal {
 fn apply_steps<S: Execute>(
     steps: &[Step],
     undo: impl FnOnce() -> Vec<Step>,
-    connect: impl Fn(&'static str) -> io::Result<S>,
+    connect: impl Fn(DaemonKind) -> io::Result<S>,
 ) -> Result<(), ChangeError> {
     let running = |daemon| -> io::Result<Vec<String>> {
         Ok(comparable_lines(&connect(daemon)?.execute("do show running-config")?.text))
@@ -265,7 +265,7 @@ fn apply_steps<S: Execute>(
         }
     }
     let differs =
-        |(daemon, lines): &(&'static str, Vec<String>)| running(daemon).map_or(true, |now| now != *lines);
+        |(daemon, lines): &(DaemonKind, Vec<String>)| running(*daemon).map_or(true, |now| now != *lines);
     let diverged = before.into_iter().filter(differs).map(|(daemon, _)| daemon).collect();
     let locked = interrupted && reason.contains(LOCKED);
     Err(ChangeError { reason, command, diverged, interrupted, locked })
@@ -298,7 +298,7 @@ struct CommandFailure {
 /// Sends a step to its daemon. The reason of a failure names the daemon and the command.
 fn run_step<S: Execute>(
     step: &Step,
-    connect: impl Fn(&'static str) -> io::Result<S>,
+    connect: impl Fn(DaemonKind) -> io::Result<S>,
 ) -> Result<(), CommandFailure> {
     let unreachable =
         |e: io::Error| CommandFailure { command: String::new(), reason: e.to_string(), interrupted: true };
@@ -353,15 +353,18 @@ mod tests {
         }
     }
 
-    fn step(daemon: &'static str, commands: &[&str]) -> Step {
+    fn step(daemon: DaemonKind, commands: &[&str]) -> Step {
         let command = |text: &&str| VtyCommand { text: (*text).into(), optional: text.starts_with("set") };
         Step { daemon, commands: commands.iter().map(command).collect() }
     }
 
     fn run(reply: fn(&str) -> io::Result<(bool, String)>) -> (Result<(), ChangeError>, Vec<String>) {
         let commands = Commands::default();
-        let steps = [step("zebra", &["set x"]), step("bgpd", &["neighbor 10.0.0.1 password secret", "b"])];
-        let undo = || vec![step("bgpd", &["no a"])];
+        let steps = [
+            step(DaemonKind::Zebra, &["set x"]),
+            step(DaemonKind::Bgpd, &["neighbor 10.0.0.1 password secret", "b"]),
+        ];
+        let undo = || vec![step(DaemonKind::Bgpd, &["no a"])];
         let result = apply_steps(&steps, undo, |_| Ok(FakeDaemon { commands: Rc::clone(&commands), reply }));
         (result, commands.take())
     }

@@ -1,6 +1,7 @@
 //! Drift of FRR's configuration: compares the running configuration of the daemons with the one that the supervisor has
 //! given them, to detect changes by another vtysh.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use super::change::{RepairReport, start_repair};
 use super::policy::Event;
 use crate::frr::delta::{self, Step, VtyCommand};
 use crate::frr::vty::{Query, socket};
-use crate::frr::{Daemon, Version};
+use crate::frr::{Daemon, DaemonKind, Version};
 use crate::printable::first;
 
 /// Interval between two checks, and what each byte of a daemon's running configuration adds to it: a daemon needs some
@@ -41,20 +42,20 @@ const RESET_AFTER: Duration = Duration::from_secs(600);
 const MAX_LOGGED_LINES: usize = 20;
 
 /// Daemons that are checked: those that are configured by vty. mgmtd shows the configuration of zebra and staticd.
-const CHECKED_DAEMONS: [&str; 3] = ["bgpd", "bfdd", "mgmtd"];
+const CHECKED_DAEMONS: [DaemonKind; 3] = [DaemonKind::Bgpd, DaemonKind::Bfdd, DaemonKind::Mgmtd];
 
 /// Result of a check or of a repair.
 #[derive(Debug, PartialEq, Eq)]
 pub enum DriftEvent {
     /// Someone else has changed the daemon's running configuration: the lines, each with `+` or `-`, the number of
     /// changes in a row, and whether to log the change.
-    Detected(&'static str, Vec<String>, u32, bool),
+    Detected(DaemonKind, Vec<String>, u32, bool),
     /// The repair to do.
     Repair(DriftRepair),
     /// These lines are not repaired, for this reason; the next attempt follows after this delay.
-    RepairFailed(&'static str, Vec<String>, String, Duration),
+    RepairFailed(DaemonKind, Vec<String>, String, Duration),
     /// The daemon runs with the expected configuration again; whether to log that.
-    Resolved(&'static str, bool),
+    Resolved(DaemonKind, bool),
 }
 
 /// What restores the expected configuration of a daemon.
@@ -63,7 +64,7 @@ pub enum DriftRepair {
     /// Commands.
     Commands(Step),
     /// A restart of the daemon.
-    Restart(&'static str),
+    Restart(DaemonKind),
 }
 
 /// The drift of a daemon that does not run with the expected configuration.
@@ -85,15 +86,15 @@ struct OpenDrift {
 #[derive(Debug)]
 pub struct DriftMonitor {
     version: Version,
-    expected: BTreeMap<&'static str, String>,
-    queries: Vec<(&'static str, Query)>,
+    expected: BTreeMap<DaemonKind, String>,
+    queries: Vec<(DaemonKind, Query)>,
     /// Abandoned queries. They are closed while nothing is being configured: see `Supervisor::finished_queries`.
-    abandoned: Vec<(&'static str, Query)>,
-    open: BTreeMap<&'static str, OpenDrift>,
+    abandoned: Vec<(DaemonKind, Query)>,
+    open: BTreeMap<DaemonKind, OpenDrift>,
     /// For each daemon, when it was last restarted because of a change, and how often in a row.
-    restarts: BTreeMap<&'static str, (Instant, u32)>,
+    restarts: BTreeMap<DaemonKind, (Instant, u32)>,
     /// For each daemon, the number of changes in a row, and when the last one was detected.
-    changes: BTreeMap<&'static str, (u32, Instant)>,
+    changes: BTreeMap<DaemonKind, (u32, Instant)>,
     next_check_at: Instant,
     collect_at: Instant,
 }
@@ -115,9 +116,9 @@ impl DriftMonitor {
     }
 
     /// Forgets the expected configuration of a daemon, which got another one or is a new process.
-    pub fn reset(&mut self, daemon: &str, now: Instant) {
-        self.expected.remove(daemon);
-        self.open.remove(daemon);
+    pub fn reset(&mut self, daemon: DaemonKind, now: Instant) {
+        self.expected.remove(&daemon);
+        self.open.remove(&daemon);
         self.abandoned.extend(self.queries.extract_if(.., |(queried, _)| *queried == daemon));
         self.next_check_at = self.next_check_at.min(now + QUIET_TIME);
     }
@@ -151,8 +152,8 @@ impl DriftMonitor {
         if self.next_check_at <= now {
             self.next_check_at = now + CHECK_INTERVAL;
             let queried =
-                daemons.iter().map(|daemon| daemon.name).filter(|name| CHECKED_DAEMONS.contains(name));
-            let start = |name: &'static str| {
+                daemons.iter().map(|daemon| daemon.kind).filter(|name| CHECKED_DAEMONS.contains(name));
+            let start = |name: DaemonKind| {
                 Some((name, Query::show(&socket(name), ["enable", "show running-config"]).ok()?))
             };
             self.queries = queried.filter_map(start).collect();
@@ -177,21 +178,21 @@ impl DriftMonitor {
 
     fn compare(
         &mut self,
-        daemon: &'static str,
+        daemon: DaemonKind,
         running: String,
         enforce: bool,
         now: Instant,
     ) -> Vec<DriftEvent> {
-        if !self.expected.contains_key(daemon) {
-            self.expected.insert(daemon, running);
+        if let Entry::Vacant(expected) = self.expected.entry(daemon) {
+            expected.insert(running);
             return vec![];
         }
         let Some((lines, commands)) = self.difference(daemon, &running) else {
             return self.resolve(daemon).into_iter().collect();
         };
         let mut events = vec![];
-        if self.open.get(daemon).is_none_or(|open| open.lines != lines) {
-            let (count, last) = self.changes.get(daemon).copied().unwrap_or((0, now));
+        if self.open.get(&daemon).is_none_or(|open| open.lines != lines) {
+            let (count, last) = self.changes.get(&daemon).copied().unwrap_or((0, now));
             let count = if now - last < RESET_AFTER { count.saturating_add(1) } else { 1 };
             self.changes.insert(daemon, (count, now));
             let is_logged = count <= LOGGED_CHANGES || count.is_power_of_two();
@@ -200,7 +201,7 @@ impl DriftMonitor {
                 OpenDrift { lines, is_logged, failures: 0, refusals: 0, not_before: now, reason: None };
             self.open.insert(daemon, open);
         }
-        if let Some(open) = self.open.get(daemon).filter(|open| enforce && open.not_before <= now) {
+        if let Some(open) = self.open.get(&daemon).filter(|open| enforce && open.not_before <= now) {
             match commands {
                 Some(commands) if open.refusals < MAX_REFUSALS => {
                     events.push(DriftEvent::Repair(DriftRepair::Commands(Step { daemon, commands })));
@@ -212,13 +213,13 @@ impl DriftMonitor {
     }
 
     /// Restarts the daemon. The restarts back off, so that a conflicting writer does not cause a restart loop.
-    fn restart(&mut self, daemon: &'static str, now: Instant) -> DriftEvent {
-        let (last, count) = self.restarts.get(daemon).copied().unwrap_or((now, 0));
+    fn restart(&mut self, daemon: DaemonKind, now: Instant) -> DriftEvent {
+        let (last, count) = self.restarts.get(&daemon).copied().unwrap_or((now, 0));
         let delay = retry_delay(count).min(RESET_AFTER);
         let since = now - last;
         if count > 0
             && since < delay
-            && let Some(open) = self.open.get_mut(daemon)
+            && let Some(open) = self.open.get_mut(&daemon)
         {
             open.not_before = last + delay;
             let reason =
@@ -231,14 +232,18 @@ impl DriftMonitor {
 
     /// The lines in which the running configuration differs from the expected one, and the commands that repair it.
     /// `None` if there is no difference.
-    fn difference(&self, daemon: &str, running: &str) -> Option<(Vec<String>, Option<Vec<VtyCommand>>)> {
-        let expected = self.expected.get(daemon).filter(|expected| *expected != running)?;
+    fn difference(
+        &self,
+        daemon: DaemonKind,
+        running: &str,
+    ) -> Option<(Vec<String>, Option<Vec<VtyCommand>>)> {
+        let expected = self.expected.get(&daemon).filter(|expected| *expected != running)?;
         let (lines, commands) = delta::drift(daemon, running, expected, self.version);
         (!lines.is_empty()).then_some((lines, commands))
     }
 
-    fn resolve(&mut self, daemon: &'static str) -> Option<DriftEvent> {
-        self.open.remove(daemon).map(|open| DriftEvent::Resolved(daemon, open.is_logged))
+    fn resolve(&mut self, daemon: DaemonKind) -> Option<DriftEvent> {
+        self.open.remove(&daemon).map(|open| DriftEvent::Resolved(daemon, open.is_logged))
     }
 
     /// Processes the result of a repair by commands.
@@ -253,7 +258,7 @@ impl DriftMonitor {
             }
             Err(failure) => failure,
         };
-        let open = self.open.get_mut(daemon)?;
+        let open = self.open.get_mut(&daemon)?;
         let delay = retry_delay(open.failures).min(MAX_REPAIR_RETRY);
         open.failures = open.failures.saturating_add(1);
         open.refusals += u32::from(!is_transient);
@@ -301,7 +306,7 @@ impl Supervisor<'_> {
             DriftEvent::Resolved(daemon, is_logged) => {
                 let level = if is_logged { log::Level::Info } else { log::Level::Debug };
                 log::log!(level, daemon = daemon; "{daemon} runs with the expected configuration again");
-                self.publisher.update(|facts| drop(facts.drift.remove(daemon)));
+                self.publisher.update(|facts| drop(facts.drift.remove(daemon.name())));
             }
             DriftEvent::Detected(daemon, lines, count, is_logged) => {
                 let level = if is_logged { log::Level::Warn } else { log::Level::Debug };
@@ -317,7 +322,7 @@ impl Supervisor<'_> {
                 );
                 // Drift that is repaired at once is no problem.
                 if !enforce {
-                    self.publisher.update(|facts| drop(facts.drift.insert(daemon.into(), lines)));
+                    self.publisher.update(|facts| drop(facts.drift.insert(daemon.to_string(), lines)));
                 }
             }
             DriftEvent::Repair(DriftRepair::Commands(step)) => self.queued_drift_repairs.push_back(step),
@@ -335,7 +340,7 @@ impl Supervisor<'_> {
                      restarting {daemon} after {MAX_REFUSALS} refused repairs",
                     delay.as_secs()
                 );
-                self.publisher.update(|facts| drop(facts.drift.insert(daemon.into(), lines)));
+                self.publisher.update(|facts| drop(facts.drift.insert(daemon.to_string(), lines)));
             }
         }
     }
@@ -353,7 +358,7 @@ mod tests {
 
     fn monitor(now: Instant) -> DriftMonitor {
         let mut drift = DriftMonitor::new(Version(10, 7), now);
-        assert_eq!(drift.compare("bgpd", EXPECTED.into(), true, now), []);
+        assert_eq!(drift.compare(DaemonKind::Bgpd, EXPECTED.into(), true, now), []);
         drift
     }
 
@@ -378,7 +383,7 @@ mod tests {
         now: Instant,
     ) -> Vec<DriftEvent> {
         let result = result.map(str::to_owned).map_err(|(reason, passes)| (reason.to_owned(), passes));
-        drift.repair_finished(RepairReport { daemon: "bgpd", result }, now).into_iter().collect()
+        drift.repair_finished(RepairReport { daemon: DaemonKind::Bgpd, result }, now).into_iter().collect()
     }
 
     #[test]
@@ -386,9 +391,11 @@ mod tests {
         let now = Instant::now();
         let mut drift = monitor(now);
         let changed = with_line("neighbor 10.0.0.1 shutdown").replace("password x", "password y");
-        let events = drift.compare("bgpd", changed.clone(), true, now);
-        let [DriftEvent::Detected("bgpd", lines, 1, true), DriftEvent::Repair(DriftRepair::Commands(step))] =
-            &events[..]
+        let events = drift.compare(DaemonKind::Bgpd, changed.clone(), true, now);
+        let [
+            DriftEvent::Detected(DaemonKind::Bgpd, lines, 1, true),
+            DriftEvent::Repair(DriftRepair::Commands(step)),
+        ] = &events[..]
         else {
             panic!("{events:?}")
         };
@@ -407,13 +414,13 @@ mod tests {
         );
         // Without `enforce` it is not repaired, and it is reported once while it lasts.
         let mut drift = monitor(now);
-        assert_eq!(kinds(&drift.compare("bgpd", changed.clone(), false, now)), ["detected"]);
-        assert_eq!(drift.compare("bgpd", changed.clone(), false, now), []);
-        assert_eq!(kinds(&drift.compare("bgpd", EXPECTED.into(), false, now)), ["resolved"]);
-        assert_eq!(kinds(&drift.compare("bgpd", changed.clone(), false, now)), ["detected"]);
+        assert_eq!(kinds(&drift.compare(DaemonKind::Bgpd, changed.clone(), false, now)), ["detected"]);
+        assert_eq!(drift.compare(DaemonKind::Bgpd, changed.clone(), false, now), []);
+        assert_eq!(kinds(&drift.compare(DaemonKind::Bgpd, EXPECTED.into(), false, now)), ["resolved"]);
+        assert_eq!(kinds(&drift.compare(DaemonKind::Bgpd, changed.clone(), false, now)), ["detected"]);
         // After a change by the supervisor, the running configuration is the expected one.
-        drift.reset("bgpd", now);
-        assert_eq!(drift.compare("bgpd", changed, false, now), []);
+        drift.reset(DaemonKind::Bgpd, now);
+        assert_eq!(drift.compare(DaemonKind::Bgpd, changed, false, now), []);
     }
 
     #[test]
@@ -423,7 +430,7 @@ mod tests {
         let changed = with_line("neighbor 10.0.0.1 shutdown");
         for count in 1..=LOGGED_CHANGES {
             assert_eq!(
-                kinds(&drift.compare("bgpd", changed.clone(), true, now)),
+                kinds(&drift.compare(DaemonKind::Bgpd, changed.clone(), true, now)),
                 ["detected", "commands"],
                 "{count}"
             );
@@ -433,7 +440,7 @@ mod tests {
         // The number of repairs has no limit, but the number of log lines has one.
         let mut logged = 0;
         for _ in 0..1000 {
-            let events = drift.compare("bgpd", changed.clone(), true, now);
+            let events = drift.compare(DaemonKind::Bgpd, changed.clone(), true, now);
             assert_eq!(kinds(&events)[1..], ["commands"]);
             logged += usize::from(kinds(&events)[0] == "detected");
             finish_repair(&mut drift, Ok(EXPECTED), now);
@@ -441,8 +448,8 @@ mod tests {
         }
         assert_eq!(logged, 7, "at 8, 16, … 512");
         now += RESET_AFTER;
-        let events = drift.compare("bgpd", changed, true, now);
-        assert!(matches!(events[0], DriftEvent::Detected("bgpd", _, 1, true)), "{events:?}");
+        let events = drift.compare(DaemonKind::Bgpd, changed, true, now);
+        assert!(matches!(events[0], DriftEvent::Detected(DaemonKind::Bgpd, _, 1, true)), "{events:?}");
     }
 
     #[test]
@@ -451,7 +458,10 @@ mod tests {
         let mut drift = monitor(now);
         let changed = with_line("neighbor 10.0.0.1 shutdown");
         let mut delays = vec![];
-        assert_eq!(kinds(&drift.compare("bgpd", changed.clone(), true, now)), ["detected", "commands"]);
+        assert_eq!(
+            kinds(&drift.compare(DaemonKind::Bgpd, changed.clone(), true, now)),
+            ["detected", "commands"]
+        );
         for attempt in 0..10 {
             let events = finish_repair(&mut drift, Err(("bgpd: could not lock", true)), now);
             assert_eq!(kinds(&events), if attempt == 0 { vec!["failed"] } else { vec![] });
@@ -459,7 +469,7 @@ mod tests {
             let begin = now;
             loop {
                 now += Duration::from_secs(1);
-                let events = drift.compare("bgpd", changed.clone(), true, now);
+                let events = drift.compare(DaemonKind::Bgpd, changed.clone(), true, now);
                 if kinds(&events) == ["commands"] {
                     break;
                 }
@@ -471,10 +481,10 @@ mod tests {
         assert_eq!(delays[9], MAX_REPAIR_RETRY);
         assert_eq!(kinds(&finish_repair(&mut drift, Ok(EXPECTED), now)), ["resolved"]);
         // Another change is repaired at once.
-        drift.compare("bgpd", changed.clone(), true, now);
+        drift.compare(DaemonKind::Bgpd, changed.clone(), true, now);
         finish_repair(&mut drift, Err(("bgpd: could not lock", true)), now);
         let other = with_line("neighbor 10.0.0.1 passive");
-        assert_eq!(kinds(&drift.compare("bgpd", other, true, now)), ["detected", "commands"]);
+        assert_eq!(kinds(&drift.compare(DaemonKind::Bgpd, other, true, now)), ["detected", "commands"]);
     }
 
     #[test]
@@ -483,27 +493,30 @@ mod tests {
         let mut drift = monitor(now);
         let changed = with_line("neighbor 10.0.0.1 shutdown");
         for _ in 0..MAX_REFUSALS {
-            assert!(kinds(&drift.compare("bgpd", changed.clone(), true, now)).contains(&"commands"));
+            assert!(
+                kinds(&drift.compare(DaemonKind::Bgpd, changed.clone(), true, now)).contains(&"commands")
+            );
             finish_repair(&mut drift, Ok(&changed), now);
             now += MAX_REPAIR_RETRY;
         }
-        assert_eq!(kinds(&drift.compare("bgpd", changed, true, now)), ["restart"]);
-        drift.reset("bgpd", now);
+        assert_eq!(kinds(&drift.compare(DaemonKind::Bgpd, changed, true, now)), ["restart"]);
+        drift.reset(DaemonKind::Bgpd, now);
         // Another AS number; a line in an unknown context.
         for changed in
             [EXPECTED.replace("bgp 1", "bgp 2"), format!("{EXPECTED}key chain a\n key 1\n exit\nexit\n")]
         {
             let mut drift = monitor(now);
-            assert_eq!(kinds(&drift.compare("bgpd", changed.clone(), false, now)), ["detected"]);
-            assert_eq!(kinds(&drift.compare("bgpd", changed.clone(), true, now)), ["restart"]);
+            assert_eq!(kinds(&drift.compare(DaemonKind::Bgpd, changed.clone(), false, now)), ["detected"]);
+            assert_eq!(kinds(&drift.compare(DaemonKind::Bgpd, changed.clone(), true, now)), ["restart"]);
             // For an hour, every new process gets the same change at once.
             let mut restarts = 1;
             for _ in 0..360 {
                 now += CHECK_INTERVAL;
-                drift.reset("bgpd", now);
-                drift.compare("bgpd", EXPECTED.into(), true, now);
-                restarts +=
-                    u32::from(kinds(&drift.compare("bgpd", changed.clone(), true, now)).contains(&"restart"));
+                drift.reset(DaemonKind::Bgpd, now);
+                drift.compare(DaemonKind::Bgpd, EXPECTED.into(), true, now);
+                restarts += u32::from(
+                    kinds(&drift.compare(DaemonKind::Bgpd, changed.clone(), true, now)).contains(&"restart"),
+                );
             }
             assert!((10..=14).contains(&restarts), "{restarts}");
         }
@@ -516,8 +529,9 @@ mod tests {
             format!("{text}rpki\n rpki polling_period 60\nexit\n!\nkey chain a\n key 1\n exit\nexit\n")
         };
         let mut drift = DriftMonitor::new(Version(10, 7), now);
-        assert_eq!(drift.compare("bgpd", with(EXPECTED), true, now), []);
-        let events = drift.compare("bgpd", with(&with_line("neighbor 10.0.0.1 shutdown")), true, now);
+        assert_eq!(drift.compare(DaemonKind::Bgpd, with(EXPECTED), true, now), []);
+        let events =
+            drift.compare(DaemonKind::Bgpd, with(&with_line("neighbor 10.0.0.1 shutdown")), true, now);
         let [DriftEvent::Detected(_, lines, ..), DriftEvent::Repair(DriftRepair::Commands(_))] = &events[..]
         else {
             panic!("{events:?}")
@@ -530,7 +544,7 @@ mod tests {
         let now = Instant::now();
         let mut drift = monitor(now);
         for more in ["route-map a permit 5\nexit\n", "router bgp 1 vrf x\nexit\n"] {
-            let events = drift.compare("bgpd", format!("{EXPECTED}{more}"), true, now);
+            let events = drift.compare(DaemonKind::Bgpd, format!("{EXPECTED}{more}"), true, now);
             let head = more.lines().next().unwrap();
             let [DriftEvent::Detected(_, lines, ..), DriftEvent::Repair(DriftRepair::Commands(step))] =
                 &events[..]
@@ -542,7 +556,8 @@ mod tests {
         }
         for more in ["interface eth9\nexit\n", "vrf x\nexit-vrf\n", "bfd\nexit\n"] {
             assert!(
-                !kinds(&drift.compare("bgpd", format!("{EXPECTED}{more}"), true, now)).contains(&"detected"),
+                !kinds(&drift.compare(DaemonKind::Bgpd, format!("{EXPECTED}{more}"), true, now))
+                    .contains(&"detected"),
                 "{more}"
             );
         }
@@ -553,7 +568,7 @@ mod tests {
         let now = Instant::now();
         let mut drift = DriftMonitor::new(Version(10, 7), now);
         let expected = "bfd\n profile p\n exit\n !\n peer fe80::1 interface eth1\n  profile p\n exit\nexit\n";
-        drift.compare("bfdd", expected.into(), true, now);
-        assert_eq!(drift.compare("bfdd", expected.replace("fe80::1", "fe80::2"), true, now), []);
+        drift.compare(DaemonKind::Bfdd, expected.into(), true, now);
+        assert_eq!(drift.compare(DaemonKind::Bfdd, expected.replace("fe80::1", "fe80::2"), true, now), []);
     }
 }

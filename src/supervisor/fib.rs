@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use super::Supervisor;
 use super::change::Task;
 use super::process::Child;
+use crate::frr::DaemonKind;
 use crate::frr::rib::{
     InstalledRoute, ROUTE_COMMANDS, SUMMARY_COMMANDS, parse_fib_count, parse_installed_routes,
 };
@@ -168,7 +169,9 @@ impl Supervisor<'_> {
         if self.fib_check.deadline().is_none_or(|due| due > now) {
             return;
         }
-        let Some(age) = self.ready_child("bgpd").filter(|_| self.policy.is_complete()).map(Child::age) else {
+        let Some(age) =
+            self.ready_child(DaemonKind::Bgpd).filter(|_| self.policy.is_complete()).map(Child::age)
+        else {
             self.fib_check.due = now + SESSION_DELAY;
             return;
         };
@@ -176,7 +179,9 @@ impl Supervisor<'_> {
         let bgpd_age = Some(age).filter(|age| *age < NO_STALE_ROUTES_AFTER);
         let fib = self.node.kernel.fib();
         let task = fib.and_then(|fib| {
-            Task::start(move || restore_missing_routes(fib, &socket("zebra"), bgpd_age, compare_all))
+            Task::start(move || {
+                restore_missing_routes(fib, &socket(DaemonKind::Zebra), bgpd_age, compare_all)
+            })
         });
         match task {
             Ok(task) => self.fib_check.running = Some(task),

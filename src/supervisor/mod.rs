@@ -39,7 +39,9 @@ use crate::frr::delta::Step;
 use crate::frr::memfd::Memfd;
 use crate::frr::retained::RetainedRouters;
 use crate::frr::vty::{PING, Query, Reply, socket};
-use crate::frr::{Daemon, bfd, host, neighbors, redact_output, sockets, solicit, state, with_log_settings};
+use crate::frr::{
+    Daemon, DaemonKind, bfd, host, neighbors, redact_output, sockets, solicit, state, with_log_settings,
+};
 use crate::kernel::{Connects, KernelEvents};
 use crate::limits;
 use crate::model::{FilePath, IfName};
@@ -138,7 +140,7 @@ pub struct Supervisor<'a> {
     /// The text of frr.conf.
     text: String,
     /// The parts of frr.conf that daemons read from a file.
-    parts: Vec<(&'static str, String)>,
+    parts: Vec<(DaemonKind, String)>,
     policy: Policy,
     children: Vec<Option<Child>>,
     /// Daemons that have not replied since their start.
@@ -186,7 +188,7 @@ pub struct Supervisor<'a> {
     /// The running vtysh that loads the configuration.
     load: Option<Child>,
     /// The daemons of the next runs of vtysh; `None` for all daemons.
-    load_queue: VecDeque<Option<&'static str>>,
+    load_queue: VecDeque<Option<DaemonKind>>,
     load_succeeded: bool,
     /// The watch on the configuration file, if there is one.
     watch: Option<FileWatch>,
@@ -242,7 +244,7 @@ impl<'a> Supervisor<'a> {
         history.node_set_up(node, publisher);
         let daemons = node.daemons(&node.config);
         let (text, parts) = node.config_store.parts(node.version);
-        let reads_file = |d: &&Daemon| d.is_configured_by_file() && part(&parts, d.name).is_some();
+        let reads_file = |d: &&Daemon| d.is_configured_by_file() && part(&parts, d.kind).is_some();
         let with_file: Vec<_> = daemons.iter().copied().filter(reads_file).collect();
         let bfd_sessions: Vec<bfd::BfddSession> = state::load_state(state::BFD_SESSIONS);
         let settings = PolicySettings {
@@ -256,7 +258,10 @@ impl<'a> Supervisor<'a> {
         Ok(Self {
             policy: Policy::new(settings, now),
             children: daemons.iter().map(|_| None).collect(),
-            records: daemons.iter().map(|daemon| DaemonHistory::load(daemon.name, publisher)).collect(),
+            records: daemons
+                .iter()
+                .map(|daemon| DaemonHistory::load(daemon.kind.name(), publisher))
+                .collect(),
             probe: node
                 .kernel
                 .router_ns()
@@ -283,7 +288,7 @@ impl<'a> Supervisor<'a> {
             bfd_error: None,
             retention: Retention::new(
                 retained_routers(&node.config),
-                socket("bgpd"),
+                socket(DaemonKind::Bgpd),
                 Duration::from_secs(node.config.metallb.retention_s.into()),
                 state::load_state(state::SERVICES),
                 now,
@@ -368,10 +373,10 @@ impl<'a> Supervisor<'a> {
     fn act(&mut self, action: Action, events: &mut VecDeque<Event>) {
         match action {
             Action::Start(i) => {
-                let name = self.daemons[i].name;
+                let name = self.daemons[i].kind;
                 match name {
-                    "bgpd" => self.block_connects(),
-                    "zebra" => self.await_backup_jobs(),
+                    DaemonKind::Bgpd => self.block_connects(),
+                    DaemonKind::Zebra => self.await_backup_jobs(),
                     _ => {}
                 }
                 match self.start(i) {
@@ -400,8 +405,8 @@ impl<'a> Supervisor<'a> {
                     self.repairs.state_changed(Instant::now());
                 }
                 self.probe();
-                let ready = self.daemons.iter().filter(|daemon| self.ready(daemon.name).is_some());
-                ready.for_each(|daemon| sockets::restore(daemon.name));
+                let ready = self.daemons.iter().filter(|daemon| self.ready(daemon.kind).is_some());
+                ready.for_each(|daemon| sockets::restore(daemon.kind));
                 events.extend(self.load.as_mut().map(|load| Event::Loading { idle: load.is_idle() }));
                 // Failed connections are retried. Until then they count as a missing reply.
                 let failed = self.pings.iter().filter(|(_, query)| query.is_none()).map(|(i, _)| *i);
@@ -428,7 +433,8 @@ impl<'a> Supervisor<'a> {
             }
             Action::Abort(i) => {
                 if let Some(child) = &mut self.children[i] {
-                    let (name, pid, s) = (child.name, child.pid, self.node.config.liveness_timeout_s);
+                    let (name, pid, s) =
+                        (self.daemons[i].kind, child.pid, self.node.config.liveness_timeout_s);
                     if sockets::is_missing(name) {
                         // The daemon may work, so a backtrace would show nothing.
                         log::error!(
@@ -459,7 +465,7 @@ impl<'a> Supervisor<'a> {
                 self.load_queue = if which.len() == self.daemons.len() {
                     [None].into()
                 } else {
-                    which.iter().map(|&i| Some(self.daemons[i].name)).collect()
+                    which.iter().map(|&i| Some(self.daemons[i].kind)).collect()
                 };
                 self.start_next_load(events);
             }
@@ -491,10 +497,10 @@ impl<'a> Supervisor<'a> {
         let daemon = self.daemons[i];
         let with_neighbors = self.checks.is_multiple_of(NEIGHBOR_QUERY_CHECKS);
         let commands = status_commands(daemon, &self.retention, with_neighbors);
-        let query = match Query::show(&socket(daemon.name), commands) {
+        let query = match Query::show(&socket(daemon.kind), commands) {
             Ok(query) => Some(query),
             Err(e) if limits::is_own_shortage(&e) => {
-                let name = daemon.name;
+                let name = daemon.kind;
                 log::error!(daemon = name; "{name} cannot be pinged: {e}; {}", limits::REMEDY);
                 events.push_back(Event::PingFailed(i));
                 return;
@@ -507,9 +513,9 @@ impl<'a> Supervisor<'a> {
 
     /// Processes a daemon's replies to the status commands.
     fn process_replies(&mut self, i: usize, replies: &[Reply]) {
-        match self.daemons[i].name {
-            "bfdd" => self.process_bfd_sessions(replies),
-            "bgpd" => {
+        match self.daemons[i].kind {
+            DaemonKind::Bfdd => self.process_bfd_sessions(replies),
+            DaemonKind::Bgpd => {
                 if replies.first().is_some_and(|summary| self.retention.take_summary(summary, Instant::now()))
                 {
                     self.publisher.update(|facts| {
@@ -549,23 +555,23 @@ impl<'a> Supervisor<'a> {
         if !commands.is_empty() && self.bfd_query.is_none() {
             log::debug!(daemon = "bfdd"; "bfdd: {}", commands.join("; "));
             self.bfd_query = self
-                .running("bfdd")
-                .and_then(|i| Query::commands(&socket(self.daemons[i].name), commands).ok());
+                .running(DaemonKind::Bfdd)
+                .and_then(|i| Query::commands(&socket(self.daemons[i].kind), commands).ok());
         }
     }
 
     /// The index of the daemon of that name, if its process runs.
-    fn running(&self, name: &str) -> Option<usize> {
-        self.daemons.iter().position(|d| d.name == name).filter(|&i| self.children[i].is_some())
+    fn running(&self, name: DaemonKind) -> Option<usize> {
+        self.daemons.iter().position(|d| d.kind == name).filter(|&i| self.children[i].is_some())
     }
 
     /// The index of the daemon of that name, if it has replied since its start.
-    fn ready(&self, name: &str) -> Option<usize> {
+    fn ready(&self, name: DaemonKind) -> Option<usize> {
         self.running(name).filter(|i| !self.starting.iter().any(|starting| starting.daemon == *i))
     }
 
     /// The process of the daemon of that name, if it has replied since its start.
-    fn ready_child(&self, name: &str) -> Option<&Child> {
+    fn ready_child(&self, name: DaemonKind) -> Option<&Child> {
         self.children[self.ready(name)?].as_ref()
     }
 
@@ -620,18 +626,19 @@ impl<'a> Supervisor<'a> {
 
     fn start(&mut self, i: usize) -> io::Result<Child> {
         let daemon = self.daemons[i];
-        if daemon.name == "zebra"
+        if daemon.kind == DaemonKind::Zebra
             && let Some(conflict) = self.node.zebra_conflict()
         {
             return Err(io::Error::other(conflict));
         }
-        let retained = if daemon.name == "bgpd" { self.retention.configuration() } else { String::new() };
-        let config = part(&self.parts, daemon.name)
-            .map(|text| Memfd::sealed(daemon.name, &(text.to_owned() + &retained)));
+        let retained =
+            if daemon.kind == DaemonKind::Bgpd { self.retention.configuration() } else { String::new() };
+        let config = part(&self.parts, daemon.kind)
+            .map(|text| Memfd::sealed(daemon.kind.name(), &(text.to_owned() + &retained)));
         let config = config.transpose()?;
         let pid = Memfd::empty("pid")?;
-        host::clear_socket_path(daemon.name);
-        let mut command = Command::new(Path::new(BIN_DIR).join(daemon.name));
+        host::clear_socket_path(daemon.kind);
+        let mut command = Command::new(Path::new(BIN_DIR).join(daemon.kind.name()));
         let config_path = config.as_ref().map(Memfd::path);
         command.args(daemon.arguments(self.node.version, config_path.as_deref(), &pid.path()));
         let inherited: Vec<&Memfd> = config.iter().chain([&pid]).collect();
@@ -647,20 +654,23 @@ impl<'a> Supervisor<'a> {
         let (link, ends) = victim.and_then(|_| linked_kill::create().map_err(not_linked).ok()).unzip();
         let (input, _last) = ends.map_or((Stdio::null(), None), |ends| (ends.input, Some(ends.inherited)));
         // A child starts in the namespace of the thread that creates it.
-        let child =
-            self.node.kernel.router_ns().within(|| Child::spawn(daemon.name, command, input, &inherited))?;
+        let child = self
+            .node
+            .kernel
+            .router_ns()
+            .within(|| Child::spawn(daemon.kind.name(), command, input, &inherited))?;
         if let Some((link, victim)) = link.zip(victim) {
             self.linked_kill = link.arm(victim).map_err(not_linked).ok().map(|()| link);
         }
-        host::write_pid_file(daemon.name, child.pid);
+        host::write_pid_file(daemon.kind, child.pid);
         Ok(child)
     }
 
     /// Called when a daemon runs, or is about to run, with exactly its configuration.
     fn reset_drift(&mut self, i: usize) {
-        let name = self.daemons[i].name;
-        self.drift.reset(name, Instant::now());
-        self.publisher.update(|facts| drop(facts.drift.remove(name)));
+        let daemon = self.daemons[i].kind;
+        self.drift.reset(daemon, Instant::now());
+        self.publisher.update(|facts| drop(facts.drift.remove(daemon.name())));
     }
 
     fn end_load(&mut self) {
@@ -675,7 +685,7 @@ impl<'a> Supervisor<'a> {
     fn retain_services(&mut self) {
         let config = &self.node.config;
         // A bgpd that gets its configuration from vtysh starts without retained services.
-        let is_in_file = part(&self.parts, "bgpd").is_some();
+        let is_in_file = part(&self.parts, DaemonKind::Bgpd).is_some();
         let is_allowed = |prefix: &IpNet| {
             let all = &config.metallb.allowed;
             is_in_file && (all.is_empty() || all.iter().any(|net| net.contains(prefix)))
@@ -704,8 +714,8 @@ impl<'a> Supervisor<'a> {
 
     /// Continues the retention and the queries for services.
     fn step_retention(&mut self, now: Instant) {
-        let bgpd = self.ready("bgpd");
-        let events = self.retention.step(bgpd.and_then(|_| part(&self.parts, "bgpd")), now);
+        let bgpd = self.ready(DaemonKind::Bgpd);
+        let events = self.retention.step(bgpd.and_then(|_| part(&self.parts, DaemonKind::Bgpd)), now);
         if self.retention.is_waiting_for_prefixes() {
             match self.node.kernel.bgp_prefixes(self.node.config.metallb.table.get()) {
                 Ok(prefixes) => self.retention.take_prefixes(prefixes, now),
@@ -784,7 +794,7 @@ impl<'a> Supervisor<'a> {
                 let text = Memfd::sealed("frr.conf", &with_log_settings(&self.text))?;
                 let mut command = Command::new("/usr/bin/vtysh");
                 command.args(["--vty_socket", SOCKET_DIR, "--config_dir", RUN_DIR, "-f", &text.path()]);
-                command.args(daemon.iter().flat_map(|name| ["-d", name]));
+                command.args(daemon.iter().flat_map(|name| ["-d", name.name()]));
                 Child::spawn("vtysh", command, Stdio::null(), &[&text])
             };
             match start() {
@@ -982,16 +992,16 @@ impl<'a> Supervisor<'a> {
             "stopping: graceful shutdown: the peers prefer other paths, and the sessions are shut down in {} s",
             drain.as_secs()
         );
-        let bgpd = self.ready_child("bgpd");
+        let bgpd = self.ready_child(DaemonKind::Bgpd);
         let settled = bgpd.is_some_and(|bgpd| bgpd.age() >= SESSION_QUERY_TIME);
         let bgpd = bgpd.map(|bgpd| bgpd.pid);
         self.graceful_shutdown =
-            Some(GracefulShutdown::start(socket("bgpd"), &self.text, drain, bgpd, settled, now));
+            Some(GracefulShutdown::start(socket(DaemonKind::Bgpd), &self.text, drain, bgpd, settled, now));
     }
 
     /// Does the next step of the graceful shutdown, and stops the daemons after the last one.
     fn step_graceful_shutdown(&mut self, events: &mut VecDeque<Event>, now: Instant) {
-        let bgpd = self.ready_child("bgpd").map(|bgpd| bgpd.pid);
+        let bgpd = self.ready_child(DaemonKind::Bgpd).map(|bgpd| bgpd.pid);
         let Some(outcome) = self.graceful_shutdown.as_mut().and_then(|shutdown| shutdown.step(bgpd, now))
         else {
             return;
@@ -1040,7 +1050,7 @@ impl<'a> Supervisor<'a> {
                 if reconfigured {
                     self.reconfigure(events);
                 }
-                events.extend(self.running("zebra").map(Event::Restart));
+                events.extend(self.running(DaemonKind::Zebra).map(Event::Restart));
                 RepairOutcome::Repaired
             }
             CheckOutcome::Partial => RepairOutcome::CheckAfter(RETRY),
@@ -1122,7 +1132,7 @@ impl<'a> Supervisor<'a> {
         status: ExitStatus,
         events: &mut VecDeque<Event>,
     ) {
-        if self.daemons[i].name == "bgpd" && self.end.is_none() {
+        if self.daemons[i].kind == DaemonKind::Bgpd && self.end.is_none() {
             self.retain_services();
         }
         // While stopping, nothing would remove them.
@@ -1133,7 +1143,7 @@ impl<'a> Supervisor<'a> {
                     + Duration::from_secs(self.node.config.metallb.retention_s.into())
                     + PRUNE_DELAY;
             }
-            self.install_backup_routes(self.running("zebra").is_none());
+            self.install_backup_routes(self.running(DaemonKind::Zebra).is_none());
         }
         child.read_rest();
         self.records[i].exited(&child, status);
@@ -1149,7 +1159,7 @@ impl<'a> Supervisor<'a> {
             let sessions = std::mem::take(&mut self.bfd_sessions);
             self.admin_down = Some((Instant::now() + ADMIN_DOWN_DELAY, sessions));
         }
-        let (name, pid) = (child.name, child.pid);
+        let (name, pid) = (self.daemons[i].kind, child.pid);
         log::log!(
             child.exit_log_level(),
             daemon = name, pid = pid.as_raw_nonzero().get();
@@ -1181,7 +1191,8 @@ impl<'a> Supervisor<'a> {
 
     /// Queries bfdd and bgpd about their sessions for [`SESSION_QUERY_TIME`].
     fn start_session_queries(&mut self, now: Instant) {
-        let ready: Vec<_> = ["bfdd", "bgpd"].iter().filter_map(|name| self.ready(name)).collect();
+        let ready: Vec<_> =
+            [DaemonKind::Bfdd, DaemonKind::Bgpd].into_iter().filter_map(|name| self.ready(name)).collect();
         let (queries, until) = self.session_queries.get_or_insert((vec![], now));
         *until = now + SESSION_QUERY_TIME;
         for daemon in ready {
@@ -1205,8 +1216,8 @@ impl<'a> Supervisor<'a> {
                 None => true,
             }
         });
-        started.iter().for_each(|i| sockets::add_hard_links(self.daemons[*i].name));
-        if started.iter().any(|i| self.daemons[*i].name == "bgpd") {
+        started.iter().for_each(|i| sockets::add_hard_links(self.daemons[*i].kind));
+        if started.iter().any(|i| self.daemons[*i].kind == DaemonKind::Bgpd) {
             self.schedule_connects(now);
         }
         if !started.is_empty() {
@@ -1310,7 +1321,7 @@ impl DaemonQuery {
         events: &mut VecDeque<Event>,
     ) -> Option<Vec<Reply>> {
         if self.query.is_none() && self.next_at <= now {
-            let query = Query::show(&socket(daemons[self.daemon].name), commands());
+            let query = Query::show(&socket(daemons[self.daemon].kind), commands());
             if query.as_ref().is_err_and(limits::is_own_shortage) {
                 events.push_back(Event::PingFailed(self.daemon));
             }
@@ -1339,9 +1350,9 @@ pub fn withdraws(config: &Config, signals: &Signals) -> bool {
 
 /// The commands that query the state of a daemon. Any reply shows that the daemon is alive.
 fn status_commands(daemon: &Daemon, retention: &Retention, with_neighbors: bool) -> Vec<String> {
-    match daemon.name {
-        "bfdd" => bfd::SHOW_SESSIONS.map(str::to_owned).to_vec(),
-        "bgpd" => {
+    match daemon.kind {
+        DaemonKind::Bfdd => bfd::SHOW_SESSIONS.map(str::to_owned).to_vec(),
+        DaemonKind::Bgpd => {
             let neighbors = with_neighbors.then(|| neighbors::SHOW_NEIGHBORS.to_owned());
             [retention.summary_command()].into_iter().chain(neighbors).collect()
         }
@@ -1350,7 +1361,7 @@ fn status_commands(daemon: &Daemon, retention: &Retention, with_neighbors: bool)
 }
 
 /// The part of the configuration that a daemon reads from its file, without what is added at its start.
-fn part<'p>(parts: &'p [(&str, String)], name: &str) -> Option<&'p str> {
+fn part(parts: &[(DaemonKind, String)], name: DaemonKind) -> Option<&str> {
     parts.iter().find(|(daemon, _)| *daemon == name).map(|(_, text)| text.as_str())
 }
 

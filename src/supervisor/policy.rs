@@ -440,7 +440,7 @@ impl Policy {
         let pause = if daemon.owns_bfd_sessions { ADMIN_DOWN_DELAY } else { Duration::ZERO };
         for j in 0..self.states.len() {
             let state = &mut self.states[j];
-            if !daemon.dependents.contains(&state.daemon.name) {
+            if !daemon.dependents.contains(&state.daemon.kind) {
                 continue;
             }
             state.delayed_until = now + pause;
@@ -628,12 +628,12 @@ impl Policy {
         if self
             .states
             .iter()
-            .any(|s| is_running(s) && s.daemon.required_dependents().any(|name| name == daemon.name))
+            .any(|s| is_running(s) && s.daemon.required_dependents().any(|name| name == daemon.kind))
         {
             return false;
         }
         daemon.after.iter().all(|name| {
-            let before = self.states.iter().find(|s| s.daemon.name == *name);
+            let before = self.states.iter().find(|s| s.daemon.kind == *name);
             before.is_none_or(|s| match s.phase {
                 // A daemon that was killed counts as exited.
                 DaemonPhase::Ready => !s.exit_expected && (s.configured || !daemon.after_configuration),

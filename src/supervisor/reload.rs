@@ -292,14 +292,18 @@ impl Supervisor<'_> {
                     events.push_back(Event::Stop);
                     return Ok(());
                 }
-                let names = if which.is_empty() { "all daemons".into() } else { which.join(" and ") };
+                let names = if which.is_empty() {
+                    "all daemons".into()
+                } else {
+                    which.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+                };
                 log::warn!("commands cannot apply this change: {reason}; restarting {names}");
                 // A running load would continue with the new processes.
                 self.end_load();
                 self.read_parts();
                 self.adopt(candidate, 0, vec![]);
                 events.push_back(Event::Changed { can_roll_back: self.node.config_store.can_roll_back() });
-                let is_named = |i: &usize| which.is_empty() || which.contains(&self.daemons[*i].name);
+                let is_named = |i: &usize| which.is_empty() || which.contains(&self.daemons[*i].kind);
                 events.extend((0..self.daemons.len()).filter(is_named).map(Event::Restart));
             }
         }
@@ -352,8 +356,8 @@ impl Supervisor<'_> {
                     // A daemon that was started meanwhile has the previous configuration.
                     let child = self.children[i].as_ref();
                     let is_older = child.is_some_and(|child| child.age() >= started.elapsed());
-                    if error.diverged.contains(daemon.name) && is_older {
-                        let name = daemon.name;
+                    if error.diverged.contains(&daemon.kind) && is_older {
+                        let name = daemon.kind;
                         log::warn!(
                             daemon = name;
                             "{name} does not run with the previous configuration after the rollback: restarting {name}"

@@ -6,6 +6,7 @@ use std::io;
 use super::policy::Event;
 use super::{End, Supervisor};
 use crate::config::Config;
+use crate::frr::DaemonKind;
 use crate::node::Node;
 use crate::status::Publisher;
 
@@ -25,7 +26,7 @@ struct RejectedConfig {
     config: Option<Config>,
     text: String,
     /// The daemon that kept crashing.
-    daemon: &'static str,
+    daemon: DaemonKind,
 }
 
 impl RollbackHistory {
@@ -87,19 +88,19 @@ impl RollbackHistory {
 }
 
 /// Daemons that keep the configuration from mgmtd when mgmtd restarts. The next mgmtd does not learn it from them.
-const MGMTD_BACKENDS: [&str; 2] = ["zebra", "staticd"];
+const MGMTD_BACKENDS: [DaemonKind; 2] = [DaemonKind::Zebra, DaemonKind::Staticd];
 
 impl Supervisor<'_> {
     /// Events that restart every daemon that has the running configuration of `daemon`.
-    pub(super) fn restart_with_backends(&self, daemon: &'static str) -> impl Iterator<Item = Event> {
-        let backends = MGMTD_BACKENDS.into_iter().filter(move |_| daemon == "mgmtd");
+    pub(super) fn restart_with_backends(&self, daemon: DaemonKind) -> impl Iterator<Item = Event> {
+        let backends = MGMTD_BACKENDS.into_iter().filter(move |_| daemon == DaemonKind::Mgmtd);
         [daemon].into_iter().chain(backends).filter_map(|name| self.running(name)).map(Event::Restart)
     }
 
     /// Rolls back to the last-known-good configuration and restarts every daemon with it. Daemon `i` keeps crashing
     /// with the active one.
     pub(super) fn roll_back(&mut self, i: usize, events: &mut VecDeque<Event>) {
-        let name = self.daemons[i].name;
+        let name = self.daemons[i].kind;
         if self.end.is_some() {
             return;
         }
@@ -178,7 +179,7 @@ mod tests {
         let (a, b) = ("hostname a\n", "hostname b\n");
         assert_eq!(history.rejection_reason(&config, a), None);
         history.rejected =
-            Some(RejectedConfig { config: Some(config.clone()), text: a.into(), daemon: "bgpd" });
+            Some(RejectedConfig { config: Some(config.clone()), text: a.into(), daemon: DaemonKind::Bgpd });
         for (config, text) in [(&config, a), (&other, a), (&config, b)] {
             let reason = history.rejection_reason(config, text);
             assert!(reason.is_some_and(|reason| reason.contains("bgpd kept crashing")));

@@ -9,8 +9,8 @@ use super::policy::ProcessState;
 use super::process::Child;
 use super::{Supervisor, part};
 use crate::config::Config;
-use crate::frr::Version;
 use crate::frr::retained::Unannounced;
+use crate::frr::{DaemonKind, Version};
 use crate::logging;
 use crate::status::{
     BgpNotification, ConfiguredPeers, DaemonExit, DaemonState, DaemonStatus, MAX_LISTED_SERVICES, NodeFacts,
@@ -152,7 +152,7 @@ impl Supervisor<'_> {
             let state = status_of(state);
             let record = &self.records[i];
             DaemonStatus {
-                name: self.daemons[i].name.into(),
+                name: self.daemons[i].kind.to_string(),
                 pid: self.children[i].as_ref().map(|child| child.pid.as_raw_nonzero().get().unsigned_abs()),
                 state,
                 since: record.since,
@@ -167,7 +167,7 @@ impl Supervisor<'_> {
 
     /// Publishes which services are retained.
     pub(super) fn show_retained(&self) {
-        let is_announced = part(&self.parts, "bgpd").is_some();
+        let is_announced = part(&self.parts, DaemonKind::Bgpd).is_some();
         let retained: Vec<String> = self
             .retention
             .retained_prefixes()

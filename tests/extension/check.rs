@@ -1,4 +1,5 @@
-//! The rules for the tree: what Talos checks, what it does not and a node then fails at, and what we promise.
+//! The rules for the tree: what Talos checks, what it does not check although a node then fails, and the extension's
+//! own rules.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,13 +10,13 @@ use serde::Deserialize;
 
 use crate::{ROOT, SERVICE, elf, service};
 
-/// The goal for the image: it lives in the node's memory.
+/// The limit for the image, which is in the node's memory.
 const LARGEST: u64 = 41_000_000;
 
 const PROGRAMS: [&str; 5] =
     ["usr/lib/frr/zebra", "usr/lib/frr/bgpd", "usr/lib/frr/staticd", "usr/lib/frr/bfdd", "usr/bin/vtysh"];
 
-/// The newest Talos that the validator of the recipe knows (it is built from v1.13.0-alpha.2).
+/// The newest Talos that the recipe's validator supports (it is built from v1.13.0-alpha.2).
 const NEWEST: (u32, u32) = (1, 13);
 
 #[derive(Deserialize)]
@@ -47,7 +48,7 @@ struct Talos {
     version: String,
 }
 
-/// Everything that is wrong with a tree.
+/// All problems of a tree.
 pub fn check(tree: &Path) -> Vec<String> {
     let mut problems = Vec::new();
     let names: BTreeSet<_> = fs::read_dir(tree).unwrap().map(|e| e.unwrap().file_name()).collect();
@@ -123,7 +124,7 @@ fn manifest(path: &Path) -> Vec<String> {
     problems
 }
 
-/// X.Y.Z-vA.B.C, which says FRR's version and ours.
+/// X.Y.Z-vA.B.C: FRR's version and that of frr-supervisor.
 fn is_version(text: &str) -> bool {
     let number = |text: &str| {
         let parts: Vec<_> = text.split('.').collect();
@@ -157,7 +158,7 @@ fn file(rootfs: &Path, root: &Path, path: &Path) -> Vec<String> {
     if kind.is_file() {
         want(meta.nlink() == 1, "is a hard link, which is an empty file on a node");
         want(meta.len() > 0, "is empty");
-        // What cp and tar would not carry, and a node's squashfs does not have.
+        // cp and tar do not keep them, and a node's squashfs does not have them.
         let mut value = [0u8; 64];
         let capability = rustix::fs::lgetxattr(path, "security.capability", &mut value);
         want(capability.is_err(), "has file capabilities, which are lost");
@@ -222,7 +223,7 @@ fn container(root: &Path) -> Vec<String> {
         let machine = elf::read(&root.join(program)).map(|elf| elf.machine);
         want(
             machine.is_some() && machine == supervisor,
-            format!("{program} is no program for the machine of ours"),
+            format!("{program} is no program for the machine of frr-supervisor"),
         );
     }
     want(

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use object::elf::{self, FileHeader64};
 use object::read::elf::{Dyn as _, FileHeader as _, ProgramHeader as _};
 
-/// What the dynamic loader will look for.
+/// What the dynamic loader needs.
 pub struct Program {
     pub machine: elf::Machine,
     pub interpreter: Option<String>,
@@ -13,7 +13,7 @@ pub struct Program {
     runpath: Vec<String>,
 }
 
-/// Reads a program; nothing if it is none.
+/// Reads a program; nothing if the file is not an ELF program.
 pub fn read(path: &Path) -> Option<Program> {
     let data = std::fs::read(path).ok()?;
     let header = FileHeader64::<object::Endianness>::parse(&*data).ok()?;
@@ -51,7 +51,8 @@ pub fn read(path: &Path) -> Option<Program> {
 }
 
 impl Program {
-    /// The file that the loader finds under a name, in the order of ld.so(8): RUNPATH, then where the C library looks.
+    /// The file that the loader finds under a name, in the order of ld.so(8): RUNPATH, then the C library's default
+    /// directories.
     pub fn library(&self, root: &Path, name: &str) -> Option<PathBuf> {
         let triplet = match self.machine {
             elf::EM_AARCH64 => "aarch64-linux-gnu",

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-/// Everything that is wrong with the recipe in a directory.
+/// All problems of the recipe in a directory.
 pub fn check(dir: &Path) -> Vec<String> {
     let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
     let mut problems = Vec::new();
@@ -34,7 +34,7 @@ pub fn check(dir: &Path) -> Vec<String> {
     }
     let own = format!("-v{}", env!("CARGO_PKG_VERSION"));
     let version = format!("{}{own}", vars["FRR_VERSION"]);
-    want(vars["VERSION"] == version, "vars.yaml: VERSION is not FRR's and ours");
+    want(vars["VERSION"] == version, "vars.yaml: VERSION is not FRR's and frr-supervisor's");
 
     let pkg: Value = serde_saphyr::from_str(&texts[0]).unwrap();
     want(pkg["name"] == "frr", "pkg.yaml: name");
@@ -51,7 +51,7 @@ pub fn check(dir: &Path) -> Vec<String> {
         test.contains("extensions-validator validate") && test.contains("--pkg-name=\"${PKG_NAME}\"")
     };
     want(tests.clone().any(validates), "pkg.yaml: the validator is not called");
-    // What comes from the network has a step of its own, and the rest is built without.
+    // Downloads have a step of their own, and the build has no network.
     let builds = steps.iter().filter(|step| step["build"].is_array());
     want(builds.clone().all(|step| step["network"].is_null()), "pkg.yaml: it builds with the network");
     let expected =

@@ -69,9 +69,9 @@ const OPTIONS: [&str; 17] = [
     "private", "rprivate", "relatime", "noatime", "suid", "exec",
 ];
 
-/// What is read-only in a container if nothing is said (containerd's `populateDefaultUnixSpec`), but for /proc/sys.
+/// What is read-only in a container by default (containerd's `populateDefaultUnixSpec`), except /proc/sys.
 const READ_ONLY: [&str; 4] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sysrq-trigger"];
-/// What there is below /proc/sys beside net (sysctl(8)).
+/// The directories below /proc/sys except net (sysctl(8)).
 const SYSCTLS: [&str; 7] = ["abi", "debug", "dev", "fs", "kernel", "user", "vm"];
 
 /// Reads a service file.
@@ -81,7 +81,7 @@ pub fn read(path: &Path) -> Result<Service, String> {
 }
 
 impl Service {
-    /// What is wrong with it, as the service of `root`.
+    /// Its problems as the service of `root`.
     pub fn problems(&self, root: &Path) -> Vec<String> {
         let mut problems = Vec::new();
         let mut want = |well: bool, problem: &str| problems.extend((!well).then(|| problem.to_owned()));
@@ -110,20 +110,23 @@ impl Service {
         want(configured, "depends: not on configuration: true, so a first configuration would never arrive");
         for d in &self.depends {
             let network = d.network.iter().flatten();
-            let said = [
+            let conditions = [
                 d.service.is_some(),
                 d.path.is_some(),
                 d.network.is_some(),
                 d.time.is_some(),
                 d.configuration.is_some(),
             ];
-            want(said.iter().filter(|said| **said).count() == 1, "depends: one thing each");
-            want(d.service.as_deref() != Some("cri"), "depends: service cri needs the network that we make");
+            want(conditions.iter().filter(|is_set| **is_set).count() == 1, "depends: one thing each");
+            want(
+                d.service.as_deref() != Some("cri"),
+                "depends: service cri needs the network that the service makes",
+            );
             for state in network {
                 let known = ["addresses", "connectivity", "hostname", "etcfiles"].contains(&state.as_str());
                 want(known, "depends: network: not known");
-                let ours = ["connectivity", "addresses"].contains(&state.as_str());
-                want(!ours, &format!("depends: network {state} may be what we make"));
+                let own = ["connectivity", "addresses"].contains(&state.as_str());
+                want(!own, &format!("depends: network {state} may be what the service makes"));
             }
             want(d.path.as_ref().is_none_or(|path| path.starts_with('/')), "depends: path is not absolute");
         }
@@ -154,9 +157,9 @@ impl Service {
                 );
             }
         }
-        let held =
+        let mounted =
             self.container.mounts.iter().any(|m| m.destination == "/run/netns" || m.destination == "/run");
-        want(held, "mounts: no /run/netns, where a namespace outlives the container");
+        want(mounted, "mounts: no /run/netns, where a namespace outlives the container");
         want(!security.writeable_rootfs, "security: writeableRootfs keeps stale files over restarts");
         want(!security.writeable_sysfs, "security: writeableSysfs is not needed");
         want(security.masked_paths.is_none(), "security: maskedPaths: nothing has to be unmasked");

@@ -1,4 +1,4 @@
-//! What dies, under traffic, and what that costs: one cell of the matrix at a time.
+//! One cell of the matrix: something is killed or stopped under traffic, and the lost packets are counted.
 
 use std::fmt;
 use std::fs::File;
@@ -16,13 +16,14 @@ use super::*;
 /// Packets a second in each flow.
 pub const RATE: u32 = 250;
 
-/// Flows both ways between both clients and the service.
+/// Flows in both directions between both clients and the service.
 pub fn flows() -> Vec<(String, Flow)> {
     flows_of(&["client1", "client2"])
 }
 
-/// Flows of some of the clients. They begin when every path works: a leaf's BGP may have a route before its kernel has, and the
-/// routes of a leaf reach the node a second after the session is established, sometimes later than the services reach that leaf.
+/// Flows of some of the clients. They start when every path works: a leaf's BGP may have a route before its kernel has,
+/// and the routes of a leaf reach the node a second after the session is established, sometimes later than the services
+/// reach that leaf.
 pub fn flows_of(clients: &[&'static str]) -> Vec<(String, Flow)> {
     for client in clients {
         for service in SERVICES {
@@ -45,15 +46,15 @@ pub fn flows_of(clients: &[&'static str]) -> Vec<(String, Flow)> {
     flows
 }
 
-/// What dies, or hangs.
+/// What is killed or stopped.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Cell {
     /// Daemons, by SIGKILL.
     Kill(&'static [&'static str]),
     /// A daemon, stopped for 15 s.
     Freeze(&'static str),
-    /// Our own process, by SIGKILL; the daemons live on until the next one comes.
-    Ourselves,
+    /// frr-supervisor, by SIGKILL; the daemons keep running until its next start.
+    Supervisor,
     /// Everything at once by SIGKILL, as when the container is killed; started again after a second.
     Everything,
     /// SIGTERM, and started again after a second.
@@ -73,7 +74,7 @@ pub const KILLS: [Cell; 7] = [
 
 /// The rest of the matrix.
 pub const OTHERS: [Cell; 8] = [
-    Cell::Ourselves,
+    Cell::Supervisor,
     Cell::Restart,
     Cell::Everything,
     Cell::Freeze("bgpd"),
@@ -89,14 +90,14 @@ impl fmt::Display for Cell {
             Self::Kill([_, _, _, _, _]) => f.write_str("SIGKILL all daemons"),
             Self::Kill(names) => write!(f, "SIGKILL {}", names.join("+")),
             Self::Freeze(name) => write!(f, "SIGSTOP {name} for 15 s"),
-            Self::Ourselves => f.write_str("SIGKILL frr-supervisor"),
+            Self::Supervisor => f.write_str("SIGKILL frr-supervisor"),
             Self::Everything => f.write_str("SIGKILL the container"),
             Self::Restart => f.write_str("SIGTERM the container"),
         }
     }
 }
 
-/// What a cell cost, over all flows.
+/// The packets of a cell, over all flows.
 #[derive(Clone, Debug, Default)]
 pub struct Cost {
     pub sent: u64,
@@ -118,7 +119,7 @@ impl fmt::Display for Cost {
 }
 
 impl std::ops::AddAssign<&Cost> for Cost {
-    /// The flows keep their own names, and are not taken over.
+    /// Adds the counts; the list of flows stays the same.
     fn add_assign(&mut self, other: &Cost) {
         self.sent += other.sent;
         self.received += other.received;
@@ -128,7 +129,7 @@ impl std::ops::AddAssign<&Cost> for Cost {
 }
 
 impl Cost {
-    /// Stops the flows and adds them up.
+    /// Stops the flows and adds up their counts.
     pub fn of(flows: Vec<(String, Flow)>) -> Self {
         let mut cost = Self::default();
         for (name, flow) in flows {
@@ -152,15 +153,16 @@ impl Cost {
     }
 }
 
-/// Packets that found `net.core.netdev_max_backlog` others waiting, as bursts after a standstill of the machine may.
+/// Packets dropped because `net.core.netdev_max_backlog` others were queued, as in a burst after a standstill of the
+/// machine.
 fn queue_drops() -> u64 {
     let stat = must("softnet_stat", std::fs::read_to_string("/proc/net/softnet_stat"));
     let dropped = |line: &str| u64::from_str_radix(line.split(' ').nth(1)?, 16).ok();
     stat.lines().filter_map(dropped).sum()
 }
 
-/// What `ip monitor` says of the routes and neighbours of some namespaces, for the time around a loss. It keeps a namespace
-/// alive.
+/// The output of `ip monitor` for the routes and neighbours of some namespaces, to explain a loss. It keeps a deleted
+/// namespace in existence.
 pub struct RouteLog(Vec<(String, PathBuf, Child)>);
 
 impl RouteLog {
@@ -176,11 +178,12 @@ impl RouteLog {
         Self(namespaces.iter().map(one).collect())
     }
 
-    /// From a second before the first lost packet was due to one after the last one was, a few hundred lines of each at most; our own log, too.
+    /// From a second before the first lost packet was due to one after the last one was, a few hundred lines of each at
+    /// most; the supervisor's log, too.
     pub fn explain(&self, cost: &Cost, node: &Runner) -> String {
         let Some((from, to)) = cost.lost_at else { return String::new() };
         let (from, to) = (clock(from - Duration::from_secs(1)), clock(to + Duration::from_secs(1)));
-        let mut text = format!("--- our log from {from} to {to}\n");
+        let mut text = format!("--- supervisor's log from {from} to {to}\n");
         // "2026-11-22T02:36:59.318Z …"
         let ours = node.node.as_ref().map(Supervisor::log).unwrap_or_default();
         let ours: Vec<_> = node.past.iter().cloned().chain(ours).collect();
@@ -194,9 +197,9 @@ impl RouteLog {
         for (ns, path, _) in &self.0 {
             text += &format!("--- routes of {ns} from {from} to {to}\n");
             let log = std::fs::read_to_string(path).unwrap_or_default();
-            // "[2026-11-22T02:36:59.318000] …", and lines that go on.
+            // "[2026-11-22T02:36:59.318000] …", and continuation lines.
             let at = |line: &str| line.strip_prefix('[')?.get(11..23).map(str::to_owned);
-            // Of thousands of routes those that the flows go by.
+            // Only the routes that the flows use, of thousands.
             let concerns = |line: &str| {
                 let route = ["unicast ", "Deleted unicast "].iter().any(|word| line.contains(word));
                 !route
@@ -231,12 +234,12 @@ pub struct Runner<'a> {
     env: Vec<(String, String)>,
     ns: &'static str,
     pub node: Option<Supervisor>,
-    /// What earlier ones have said.
+    /// The logs of earlier instances.
     past: Vec<Line>,
 }
 
 impl<'a> Runner<'a> {
-    /// Brings it up. The windows are short, so that a cell sees their end.
+    /// Starts the node. The windows are short, so that they end within a cell.
     pub fn new(lab: &'a Lab, extra: &[(&str, &str)]) -> Self {
         let ns = if extra.contains(&("NETNS", "host")) { "host" } else { "perouter" };
         let base = [("GR_RESTART_TIME", "30"), ("GR_SELECT_DEFER_TIME", "5"), ("METALLB_HOLD_TIME", "20")];
@@ -277,7 +280,7 @@ impl<'a> Runner<'a> {
         self.signal(&[name], Signal::CONT);
     }
 
-    /// Does what the cell says; what has to be started again is.
+    /// Kills or stops what the cell names, and starts again what has to be started.
     pub fn disturb(&mut self, cell: &Cell) {
         match cell {
             Cell::Kill(names) => self.kill(names),
@@ -288,7 +291,7 @@ impl<'a> Runner<'a> {
                     self.past.extend(node.log());
                 }
             }
-            Cell::Ourselves | Cell::Everything => {
+            Cell::Supervisor | Cell::Everything => {
                 if let Some(mut node) = self.node.take() {
                     node.kill9();
                     self.past.extend(node.log());
@@ -304,20 +307,20 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Lets what the cell says happen under traffic, and counts.
+    /// Runs the cell under traffic, and counts the packets.
     pub fn run(&mut self, cell: &Cell) -> Cost {
         settle();
         let flows = flows();
         thread::sleep(Duration::from_secs(1));
         let before = self.complete();
-        let died = Instant::now();
+        let killed = Instant::now();
         self.disturb(cell);
         if matches!(cell, Cell::Kill(_) | Cell::Freeze(_)) {
             wait_until(&format!("the daemons to be back after {cell}"), SOON, || self.complete() > before);
         }
         settle();
-        // Past the time at which the leaves' BFD gives up what the dead had, and the end of bgpd's deferral.
-        thread::sleep((died + Duration::from_secs(20)).saturating_duration_since(Instant::now()));
+        // Past the detection time of the leaves' BFD for the killed daemon's sessions, and the end of bgpd's deferral.
+        thread::sleep((killed + Duration::from_secs(20)).saturating_duration_since(Instant::now()));
         Cost::of(flows)
     }
 }

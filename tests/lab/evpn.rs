@@ -1,4 +1,4 @@
-//! Two nodes that are VTEPs, and a leaf that speaks EVPN, between them and as the edge to an external VRF:
+//! Two nodes that are VTEPs, and a leaf with EVPN, between them and as the edge to an external VRF:
 //!
 //! ```text
 //!   speaker ─ host ── perouter ──┐               ┌── perouter ── host2 ─ speaker2
@@ -87,7 +87,7 @@ impl Evpn {
             node.wait_log(super::DAEMONS_ANSWER, Duration::from_secs(60));
         }
         for i in 0..HOSTS.len() {
-            // What the second node runs in is named where only its own mounts are.
+            // The second node's namespace has a name only in that node's own mount namespace.
             if i > 0 {
                 let pid = must("pid", fs::read_to_string(lab.run(i, "zebra.pid")));
                 exec("", &["ip", "netns", "attach", &lab.router(i), pid.trim()]);
@@ -115,7 +115,7 @@ impl Evpn {
                 must("pid", fs::read_to_string(self.run(i, &format!("{name}.pid")))).trim().parse(),
             );
             let pid = Pid::from_raw(pid).expect("a process has a number");
-            // One may have taken the other along already.
+            // The daemon may already have been stopped as a dependent of another one.
             let _ = kill_process(pid, Signal::KILL);
         }
     }
@@ -235,7 +235,7 @@ pub fn attach(w: usize, i: usize) {
     );
 }
 
-/// Takes it off again.
+/// Removes workload `w` from node `i`'s bridge.
 pub fn detach(w: usize, i: usize) {
     ip(HOSTS[i], &format!("link del {}", WORKLOADS[w]));
 }

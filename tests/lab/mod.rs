@@ -1,4 +1,4 @@
-//! The fabric that the tests stand on, built in network namespaces of the kernel that `tests/lab/run` boots:
+//! The fabric of the tests, built in network namespaces of the kernel that `tests/lab/run` boots:
 //!
 //! ```text
 //!   client1 ── leaf1 ──┐ eth1          (mgmt) eth0
@@ -7,19 +7,19 @@
 //!                               └── (pod)
 //! ```
 //!
-//! `host` is the node's host namespace, where the program under test starts. Everything goes when the `Lab` is dropped, and with
-//! it whatever the node left behind, so that the next test in the same boot starts clean: run with `--test-threads=1`.
+//! `host` is the node's host namespace, where the program under test starts. Dropping the `Lab` removes everything,
+//! also what the node left behind, so that the next test in the same boot starts clean: run with `--test-threads=1`.
 #![allow(dead_code, unused_imports, clippy::cast_possible_truncation)]
 
-mod alone;
 mod cells;
 mod evpn;
-mod faces;
 mod node;
 mod other;
 mod random;
 mod router;
 mod sh;
+mod standalone;
+mod status;
 mod steady;
 mod supervisor;
 mod traffic;
@@ -34,15 +34,15 @@ use std::time::Duration;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
-pub use alone::*;
 pub use cells::*;
 pub use evpn::*;
-pub use faces::*;
 pub use node::*;
 pub use other::{Kind, Other};
 pub use random::Random;
 pub use router::{Router, Speaker, daemon, frr_is_8};
 pub use sh::*;
+pub use standalone::*;
+pub use status::*;
 pub use steady::stood_still;
 pub use supervisor::{Line, Supervisor, program};
 pub use traffic::{Flow, Loss};
@@ -58,7 +58,7 @@ pub const CLIENT_NET4: [&str; 2] = ["192.0.2.0/25", "192.0.2.128/25"];
 pub const CLIENT_NET6: [&str; 2] = ["2001:db8:1::/64", "2001:db8:2::/64"];
 pub const CLIENT4: [&str; 2] = ["192.0.2.2", "192.0.2.130"];
 pub const CLIENT6: [&str; 2] = ["2001:db8:1::2", "2001:db8:2::2"];
-/// Announced by both leaves, so that the node has two equal ways; nobody lives there.
+/// Announced by both leaves, so that the node has two equal paths; no host has an address in it.
 pub const SHARED_NET4: &str = "203.0.113.64/26";
 pub const SHARED_NET6: &str = "2001:db8:5::/64";
 /// The service that the speaker announces.
@@ -69,16 +69,16 @@ pub const NODE_IP: &str = "203.0.113.130";
 pub const NODE_IP6: &str = "2001:db8:ffff::2";
 pub const MGMT_IP: &str = "203.0.113.129";
 pub const MGMT_IP6: &str = "2001:db8:ffff::1";
-/// The pod that answers for the service when it is translated.
+/// The pod that the service's addresses are translated to.
 pub const POD_IP: &str = "10.244.0.10";
 pub const POD_IP6: &str = "fd00:10:244::10";
 
-/// What the lab is to look like; `Options::default()` for the usual one.
+/// The options of the lab; `Options::default()` for the usual one.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Of the fabric links; 9000 for jumbo frames.
     pub mtu: u32,
-    /// A management network on `eth0`, with the host's default routes through it. It leads nowhere.
+    /// A management network on `eth0`, with the host's default routes through it. Nothing is behind it.
     pub mgmt: bool,
     /// The service's addresses are not on the node: they are translated (DNAT) to a pod, as kube-proxy does.
     pub pod: bool,
@@ -105,7 +105,7 @@ impl Default for Options {
     }
 }
 
-/// The fabric, while it is there.
+/// A running fabric.
 pub struct Lab {
     pub options: Options,
     /// `leaf1`, `leaf2`.
@@ -115,7 +115,7 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Builds it, with the leaves and the speaker configured and running.
+    /// Builds the fabric, with the leaves and the speaker configured and running.
     pub fn new(options: Options) -> Self {
         assert!(
             std::env::var_os("LAB_KERNEL").is_some(),
@@ -143,20 +143,21 @@ impl Lab {
             routers.push((router, speaker.config()));
         }
         Router::start_all(&mut routers);
-        // What a test compares must not change by itself: link-local addresses come in after a second.
+        // What a test compares must not change by itself: link-local addresses appear after a second.
         wait_until("the host's addresses to settle", Duration::from_secs(20), || {
             ip("host", "-6 addr show tentative").trim().is_empty()
         });
         lab
     }
 
-    /// The first NIC vanishes from the node's namespace, as when its driver is unloaded; the leaf's port has no link then.
+    /// Removes the first NIC from the node's namespace, as when its driver is unloaded. The leaf's port has no link
+    /// then.
     pub fn unload_nic() {
         ip("", "netns add attic");
         ip("perouter", "link set eth1 netns attic");
     }
 
-    /// It is back in the host's namespace, as its driver makes it.
+    /// Puts that NIC into the host's namespace, as its driver creates it.
     pub fn reload_nic() {
         ip_batch("attic", "link set eth1 alias \"\" group 0\nlink set eth1 netns host\n");
         ip("", "netns del attic");
@@ -229,7 +230,7 @@ impl Lab {
                 "link set eth0 up\naddr add {NODE_IP}/25 dev eth0\naddr add {NODE_IP6}/64 dev eth0 nodad\n\
                  route add default via {MGMT_IP}\nroute add default via {MGMT_IP6}\n"
             );
-            // Whatever is to go on from there ends in a dummy, which counts it.
+            // What is sent beyond it ends in a dummy, which counts the packets.
             forward("mgmt");
             ip_batch(
                 "mgmt",
@@ -252,7 +253,8 @@ impl Lab {
                 ),
             );
         } else {
-            // kube-proxy leaves its dummy down; the addresses answer all the same, but the IPv6 one only on a link that is up.
+            // kube-proxy leaves its dummy down. The addresses answer nevertheless, but the IPv6 one only on a link that
+            // is up.
             host += &format!(
                 "link set kube-ipvs0 arp off up\naddr add {SERVICE4}/32 dev kube-ipvs0\naddr add {SERVICE6}/128 dev kube-ipvs0 nodad\n"
             );
@@ -282,7 +284,7 @@ impl Lab {
         Supervisor::start("host", args, env)
     }
 
-    /// Each leaf announces so many routes of its own.
+    /// Makes each leaf announce this number of routes of its own.
     pub fn announce_from_leaves(&self, routes: usize) {
         for (n, (leaf, asn)) in self.leaves.iter().zip(LEAF_ASN).enumerate().filter(|_| routes > 0) {
             let network = |i: usize| format!("  network 10.{}.{}.0/24\n", 100 * n + i / 250, i % 250);
@@ -294,7 +296,7 @@ impl Lab {
         }
     }
 
-    /// Service prefixes come and go.
+    /// Makes the speaker announce a service prefix.
     pub fn announce(&self, prefix: &str) {
         self.speaker_options().change(prefix, true);
     }
@@ -310,7 +312,7 @@ impl Lab {
         }
     }
 
-    /// How many packets left by the management network for somewhere beyond it.
+    /// The number of packets that left through the management network for destinations beyond it.
     pub fn mgmt_lost(&self) -> u64 {
         ip_json("mgmt", "-s link show dev sink")[0]["stats64"]["tx"]["packets"].as_u64().unwrap_or_default()
     }
@@ -340,15 +342,15 @@ impl Drop for Lab {
     }
 }
 
-/// Whether the kernel has neither VRFs nor dummies, and bridges stand for them: see `Desired::for_plain_kernel`.
+/// Whether the kernel has neither VRFs nor dummies, and bridges replace them: see `Desired::for_plain_kernel`.
 pub fn plain() -> bool {
     std::env::var_os("LAB_PLAIN").is_some()
 }
 
-/// Ends what runs in any namespace but our own, removes the namespaces, and empties FRR's run directory.
+/// Kills the processes in all other network namespaces, removes the namespaces, and empties FRR's run directory.
 fn sweep() {
     let own = fs::metadata("/proc/self/ns/net").map(|file| file.ino()).unwrap_or_default();
-    // Once more for what was just being forked.
+    // Repeated for processes that were being forked.
     for _ in 0..100 {
         let pids = processes_where(|net| net != own);
         if pids.is_empty() {
@@ -376,7 +378,7 @@ fn processes_where(wanted: impl Fn(u64) -> bool) -> Vec<(u32, String)> {
     let pids =
         names("/proc").into_iter().filter_map(|name| name.parse::<u32>().ok()).filter(|pid| *pid != own);
     pids.filter_map(|pid| {
-        // A zombie has no namespace any more; neither has a kernel thread a program.
+        // A zombie has no namespace any more, and a kernel thread has no program.
         let net = fs::metadata(format!("/proc/{pid}/ns/net")).ok()?.ino();
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
         wanted(net).then(|| (pid, name.trim_end().to_owned()))

@@ -1,4 +1,4 @@
-//! The node under test: started, waited for, and looked at.
+//! The node under test: start it, wait for it, inspect it.
 
 use std::collections::BTreeSet;
 use std::thread;
@@ -6,21 +6,21 @@ use std::time::Duration;
 
 use super::*;
 
-/// Long enough for a loaded machine; what is waited for comes in a second or two.
+/// Long enough for a loaded machine; usually a second or two is enough.
 pub const SOON: Duration = Duration::from_secs(60);
 pub const SERVICES: [&str; 2] = [SERVICE4, SERVICE6];
 pub const DAEMONS_ANSWER: &str = "all daemons answer";
 
 pub fn start(lab: &Lab, extra: &[(&str, &str)]) -> Supervisor {
     let mut env = Lab::node_env();
-    // Connection marks need a kernel with nf_tables: see `connmark` below.
+    // Connection marks need a kernel with nf_tables: see `connmark` in node.rs.
     env.push(("RETURN_PATH", "default-route"));
     env.retain(|(name, _)| !extra.iter().any(|(n, _)| n == name));
     env.extend(extra);
     lab.start_supervisor(&env)
 }
 
-/// Starts the node and waits until both leaves know the service.
+/// Starts the node and waits until both leaves have the service's routes.
 pub fn up(lab: &Lab, extra: &[(&str, &str)]) -> Supervisor {
     await_up(start(lab, extra))
 }
@@ -35,10 +35,10 @@ pub fn await_up(node: Supervisor) -> Supervisor {
     node
 }
 
-/// FRR 8.4 may take in the peer's OPEN before it has noticed that its own connection is up ("unexpected packet
-/// received", notification 5/0), and then doubles the time before it dials again, up to a minute and more. When both
-/// ends share a slow machine this happens now and then; 9 and later don't.
-pub fn dial_again() {
+/// FRR 8.4 may process the peer's OPEN before it has noticed that its own connection is up ("unexpected packet
+/// received", notification 5/0), and then doubles the time until its next connect, up to a minute and more. When both
+/// ends share a slow machine this happens sometimes; 9 and later do not have this bug.
+pub fn reconnect_speaker() {
     if frr_is_8() && !session("speaker", "default", "fda1:b2c3:d4e5:1::").is_empty() {
         wait_until("the speaker's BGP session", SOON, || {
             let up = session("speaker", "default", "fda1:b2c3:d4e5:1::") == "Established";
@@ -67,14 +67,14 @@ pub fn settle() {
 }
 
 pub fn both_leaves_have(prefix: &str) {
-    dial_again();
+    reconnect_speaker();
     for leaf in ["leaf1", "leaf2"] {
         wait_until(&format!("{prefix} on {leaf}"), SOON, || has_route(leaf, prefix));
     }
 }
 
-/// So short a flap of a link as when a NIC is reset or moved may be none to a leaf's zebra, though its kernel has dropped the
-/// routes over it (seen with 10.3). This one has it look.
+/// A leaf's zebra may miss a link flap as short as that of a NIC that is reset or moved, although the leaf's kernel has
+/// dropped the routes over it (seen with 10.3). This flap is long enough for zebra to notice it.
 pub fn flap(leaves: &[&str]) {
     for state in ["down", "up"] {
         leaves.iter().for_each(|leaf| drop(ip(leaf, &format!("link set node {state}"))));
@@ -84,7 +84,7 @@ pub fn flap(leaves: &[&str]) {
     settle();
 }
 
-/// Sends a signal to those of the node's daemons that are named, or to all of them.
+/// Sends a signal to the named daemons of the node, or to all of them if the list is empty.
 pub fn signal_daemons(lab: &Lab, ns: &str, names: &[&str], signal: Signal) {
     for (name, pid) in daemons(lab, ns) {
         if names.is_empty() || names.contains(&name.as_str()) {
@@ -94,14 +94,14 @@ pub fn signal_daemons(lab: &Lab, ns: &str, names: &[&str], signal: Signal) {
     }
 }
 
-/// The daemons of the node, which are those in `ns` that are not the speaker's.
+/// The daemons of the node: those in `ns` that are not the speaker's.
 pub fn daemons(lab: &Lab, ns: &str) -> BTreeSet<(String, u32)> {
     let speaker = |name: &str| lab.speaker.as_ref().and_then(|s| s.pid(name));
     let all = Lab::processes(ns).into_iter().map(|(pid, name)| (name, pid));
     all.filter(|(name, pid)| daemon(name).exists() && speaker(name) != Some(*pid)).collect()
 }
 
-/// Routes as FRR has them of the fabric, so many in either family, over the first leaf.
+/// Adds routes as FRR installs those of the fabric: `count` in each family, through the first leaf.
 pub fn learn_routes(ns: &str, count: usize) {
     let via = "fe80::fa:b0ff:fe00:102";
     let route = |n: usize| {

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::*;
 
-/// Whose BGP it is.
+/// The BGP implementation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Bird,
@@ -20,7 +20,7 @@ pub struct Other {
 
 const BIRD_SOCKET: &str = "/tmp/leaf2-bird.ctl";
 
-/// What eth2 makes of its MAC address (RFC 4291, appendix A).
+/// The link-local address that eth2 derives from its MAC address (RFC 4291, appendix A).
 const NODE_LINK_LOCAL: &str = "fe80::fa:b0ff:fe00:201";
 
 /// Graceful-restart helper and radv, for FRR's unnumbered neighbors; timers as the FRR leaves have them.
@@ -69,7 +69,7 @@ fn gobgp_config() -> String {
 }
 
 impl Other {
-    /// Ends `leaf2`'s own BGP, and what it had learnt with it, and starts the other.
+    /// Stops `leaf2`'s own BGP, removes the routes that it learnt, and starts the other.
     pub fn instead(lab: &mut Lab, kind: Kind) -> Self {
         let leaf = &mut lab.leaves[1];
         for daemon in ["bgpd", "bfdd"] {
@@ -101,16 +101,17 @@ impl Other {
         Self { kind, child: must(argv[0], in_ns("leaf2", || command.spawn())) }
     }
 
-    /// What it says of a prefix; nothing if it has no route to it.
+    /// Its output for the route to a prefix; empty if it has none.
     pub fn route(&self, prefix: &str) -> String {
         let family = if prefix.contains(':') { "ipv6" } else { "ipv4" };
-        let said = match self.kind {
+        let output = match self.kind {
             Kind::Bird => {
                 try_exec("leaf2", &["birdc", "-s", BIRD_SOCKET, "show", "route", "for", prefix, "all"])
             }
             Kind::Gobgp => try_exec("leaf2", &["gobgp", "global", "rib", "-a", family, prefix]),
         };
-        said.unwrap_or_default()
+        output
+            .unwrap_or_default()
             .lines()
             .filter(|line| !line.starts_with("BIRD"))
             .collect::<Vec<_>>()
@@ -134,15 +135,15 @@ impl Other {
     }
 
     pub fn is_established(&self) -> bool {
-        let said = self.session().to_lowercase();
-        said.contains("established") && !said.contains("bgp state = idle")
+        let output = self.session().to_lowercase();
+        output.contains("established") && !output.contains("bgp state = idle")
     }
 
     /// Whether its BFD session is up, if it can have one.
     pub fn has_bfd_or_none(&self) -> bool {
         self.kind == Kind::Gobgp
             || try_exec("leaf2", &["birdc", "-s", BIRD_SOCKET, "show", "bfd", "sessions"])
-                .is_ok_and(|said| said.contains(" Up "))
+                .is_ok_and(|output| output.contains(" Up "))
     }
 
     pub fn log_text(&self) -> String {

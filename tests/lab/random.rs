@@ -1,4 +1,4 @@
-//! Chance that takes the same course for the same seed.
+//! Random numbers that are the same for the same seed.
 
 use std::thread;
 use std::time::Duration;
@@ -8,7 +8,7 @@ pub struct Random(u64);
 
 impl Random {
     pub fn new(seed: u64) -> Self {
-        // Neighbouring seeds far apart, and never zero.
+        // This spreads neighbouring seeds, and is never zero.
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 

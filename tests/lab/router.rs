@@ -27,7 +27,7 @@ pub struct Router {
 }
 
 impl Router {
-    /// `daemons` with their flags, in the order to start them; mgmtd comes by itself where this FRR has one.
+    /// `daemons` with their flags, in the order to start them; mgmtd is added where this FRR has it.
     pub fn new(name: &str, ns: &str, daemons: &[(&str, &str)]) -> Self {
         let mut list = vec![];
         if !frr_is_8() {
@@ -42,14 +42,15 @@ impl Router {
     /// Starts routers together, and gives each its configuration.
     pub fn start_all(routers: &mut [(&mut Router, String)]) {
         for (router, _) in routers.iter() {
-            // 8.4 wants them all to be there.
+            // FRR 8.4 needs all of them.
             let dirs = ["/run/frr", "/etc/frr", "/var/lib/frr", "/var/tmp/frr"]
                 .map(|dir| format!("{dir}/{}", router.name));
             let argv = ["install", "-d", "-o", "frr", "-g", "frr", &dirs[0], &dirs[1], &dirs[2], &dirs[3]];
             exec("", &argv);
             must("vtysh.conf", File::create(format!("{}/vtysh.conf", dirs[1])));
         }
-        // mgmtd before zebra before the rest: a daemon that does not find the one it needs waits long before it asks again.
+        // mgmtd before zebra before the rest: a daemon that does not find the one it needs retries only after a long
+        // time.
         for stage in [&["mgmtd"] as &[&str], &["zebra"], &[]] {
             let in_stage = |daemon: &str| match stage {
                 [] => daemon != "mgmtd" && daemon != "zebra",
@@ -104,7 +105,7 @@ impl Router {
         );
     }
 
-    /// Feeds lines of configuration to the running daemons (`vtysh -f`).
+    /// Sends lines of configuration to the running daemons (`vtysh -f`).
     pub fn configure(&self, config: &str) -> Result {
         let file = format!("/tmp/{}.conf", self.name);
         must(&file, fs::write(&file, config));
@@ -205,7 +206,7 @@ fn bfd_profile(name: &str, interval: u32, multiplier: u32) -> String {
     )
 }
 
-/// What MetalLB's BGPPeer resource says; see `Default` for what it is without being told.
+/// The settings of MetalLB's BGPPeer resource; `Default` has those of the usual lab.
 #[derive(Clone, Debug)]
 pub struct Speaker {
     pub asn: u32,
@@ -249,14 +250,14 @@ impl Default for Speaker {
 }
 
 impl Speaker {
-    /// `capability extended-nexthop`, which MetalLB itself has no field for: IPv4 services over the IPv6 session.
-    /// The usual one, with so many services more, of which nobody serves any.
+    /// The usual one with more services, which no process serves.
     pub fn with_more(services: usize) -> Self {
         let mut speaker = Self::default();
         speaker.services.extend((0..services).map(|n| format!("198.51.{}.{}/32", 101 + n / 100, n % 100)));
         speaker
     }
 
+    /// `capability extended-nexthop`, which MetalLB itself has no field for: IPv4 services over the IPv6 session.
     pub fn extended_nexthop(mut self) -> Self {
         self.extra +=
             &format!("router bgp {}\n neighbor {} capability extended-nexthop\nexit\n", self.asn, self.peer);
@@ -275,7 +276,8 @@ impl Speaker {
         Router::new("speaker", "host", &daemons)
     }
 
-    /// The lines for what changes when services come and go. MetalLB numbers its lists anew each time; we only add and remove.
+    /// The lines that announce or withdraw a service. MetalLB renumbers its lists each time; the lab only adds and
+    /// removes entries.
     fn prefix_lines(&self, prefix: &str, no: &str) -> String {
         let (family, list) = if prefix.contains(':') { ("ipv6", "ipv6") } else { ("ip", "ipv4") };
         let af = if family == "ip" { "ipv4" } else { "ipv6" };

@@ -1,4 +1,4 @@
-//! Running things: programs in a namespace, questions to an FRR router, and waiting for what they say.
+//! Run programs in a namespace, query an FRR router, and wait for a result.
 
 use std::fmt;
 use std::fs::File;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 
-/// A command that did not do what it was asked to, with what it said.
+/// A command that failed, with its output.
 pub struct Failed {
     pub command: String,
     pub reason: String,
@@ -34,7 +34,7 @@ impl fmt::Debug for Failed {
 
 pub type Result<T = String> = std::result::Result<T, Failed>;
 
-/// Unwraps with the whole story, at the line of the test that asked.
+/// Unwraps, or panics with the error at the line of the caller.
 #[track_caller]
 pub fn must<T, E: fmt::Display>(what: &str, result: std::result::Result<T, E>) -> T {
     match result {
@@ -43,7 +43,7 @@ pub fn must<T, E: fmt::Display>(what: &str, result: std::result::Result<T, E>) -
     }
 }
 
-/// Moves the calling thread (only) into the network namespace `ns`; "" is where it already is.
+/// Moves the calling thread (only) into the network namespace `ns`; "" is the present one.
 pub fn enter(ns: &str) {
     if ns.is_empty() {
         return;
@@ -56,8 +56,8 @@ pub fn netns_path(ns: &str) -> PathBuf {
     Path::new("/run/netns").join(ns)
 }
 
-/// Runs `f` on a thread of its own that is in the network namespace `ns`. A process that `f` starts is in it too, and in the
-/// test's own mount namespace (unlike with `ip netns exec`): what it mounts, the test sees.
+/// Runs `f` on a thread of its own that is in the network namespace `ns`. A process that `f` starts is in it too, and
+/// in the test's own mount namespace (unlike with `ip netns exec`): the test sees what it mounts.
 pub fn in_ns<T: Send>(ns: &str, f: impl FnOnce() -> T + Send) -> T {
     let result = thread::scope(|scope| {
         scope
@@ -111,7 +111,7 @@ pub fn ip(ns: &str, args: &str) -> String {
     must("ip", try_exec(ns, &argv))
 }
 
-/// Many `ip` commands, one per line, in one process: a fork is the dear thing in user-mode Linux.
+/// Many `ip` commands, one per line, in one process: a fork is expensive in user-mode Linux.
 #[track_caller]
 pub fn ip_batch(ns: &str, lines: &str) {
     must("ip -batch", try_exec_input(ns, &["ip", "-batch", "-"], lines));
@@ -154,13 +154,13 @@ pub fn vtysh(router: &str, cmd: &str) -> String {
     must("vtysh", try_vtysh(router, cmd))
 }
 
-/// Commands to one daemon by its own socket, one after the other: the status and the words of each.
-pub fn converse(router: &str, daemon: &str, cmds: &[impl AsRef<str>]) -> std::io::Result<Vec<(u8, String)>> {
+/// Sends commands to one daemon by its own socket, one after the other: the status and the output of each.
+pub fn query_all(router: &str, daemon: &str, cmds: &[impl AsRef<str>]) -> std::io::Result<Vec<(u8, String)>> {
     let mut socket = UnixStream::connect(frr_dir(router).join(format!("{daemon}.vty")))?;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut one = |cmd: &str| {
         socket.write_all(&[cmd.as_bytes(), &[0]].concat())?;
-        // The answer ends with three NULs and a status.
+        // The reply ends with three NULs and a status.
         let (mut answer, mut buffer) = (Vec::new(), [0; 65536]);
         while answer.len() < 4 || answer[answer.len() - 4..answer.len() - 1] != [0; 3] {
             match socket.read(&mut buffer)? {
@@ -171,15 +171,15 @@ pub fn converse(router: &str, daemon: &str, cmds: &[impl AsRef<str>]) -> std::io
         let status = answer[answer.len() - 1];
         Ok((status, String::from_utf8_lossy(&answer[..answer.len() - 4]).into_owned()))
     };
-    // Not everything may be asked by anyone.
+    // Some commands need the enable mode.
     one("enable")?;
     cmds.iter().map(|cmd| one(cmd.as_ref())).collect()
 }
 
-/// A question to one daemon, without a vtysh: for polling.
+/// Sends a command to one daemon, without vtysh: for polling.
 pub fn vty(router: &str, daemon: &str, cmd: &str) -> Result {
     let failed = |reason, output| Failed { command: format!("{router} {daemon}: {cmd}"), reason, output };
-    match converse(router, daemon, &[cmd]).map(|mut answers| answers.remove(0)) {
+    match query_all(router, daemon, &[cmd]).map(|mut answers| answers.remove(0)) {
         Ok((0, answer)) => Ok(answer),
         Ok((status, answer)) => Err(failed(format!("status {status}"), answer)),
         Err(error) => Err(failed(error.to_string(), String::new())),
@@ -191,7 +191,7 @@ pub fn show(router: &str, daemon: &str, cmd: &str) -> Value {
     vty(router, daemon, cmd).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or(Value::Null)
 }
 
-/// The state of the BGP session with `peer` (interface or address) as `router` sees it, "" when there is none such.
+/// The state of the BGP session with `peer` (interface or address) as `router` shows it, "" if there is none.
 pub fn session(router: &str, vrf: &str, peer: &str) -> String {
     let all = show(router, "bgpd", &format!("show bgp vrf {vrf} neighbors {peer} json"));
     all[peer]["bgpState"].as_str().unwrap_or_default().to_owned()
@@ -206,7 +206,7 @@ pub fn has_route(router: &str, prefix: &str) -> bool {
         .is_some_and(|paths| paths.iter().any(|path| path["bestpath"]["overall"] == true))
 }
 
-/// What `wait_until` takes for an answer: `true`, or `Some`.
+/// A result that ends `wait_until`: `true`, or `Some`.
 pub trait Ready {
     type Value;
     fn ready(self) -> Option<Self::Value>;
@@ -226,10 +226,11 @@ impl<T> Ready for Option<T> {
     }
 }
 
-/// What a turn of [`wait_until`] counts for at most: when the machine stands still, so does what is waited for.
+/// The longest time that one turn of [`wait_until`] counts: when the machine stands still, the processes under test do,
+/// too.
 const TURN: Duration = Duration::from_millis(500);
 
-/// Asks again and again until there is an answer; panics with the state of the lab when `limit` is over.
+/// Calls `ask` until it has a result; panics with the state of the lab when `limit` is over.
 #[track_caller]
 pub fn wait_until<R: Ready>(what: &str, limit: Duration, mut ask: impl FnMut() -> R) -> R::Value {
     let (start, mut waited) = (Instant::now(), Duration::ZERO);
@@ -242,9 +243,9 @@ pub fn wait_until<R: Ready>(what: &str, limit: Duration, mut ask: impl FnMut() -
             return value;
         }
         if last {
-            panic!("waited {:.1} s in vain for {what}\n{}", start.elapsed().as_secs_f64(), state());
+            panic!("waited {:.1} s without success for {what}\n{}", start.elapsed().as_secs_f64(), state());
         }
-        // Most of the time is for what is waited for: there is one processor.
+        // Most of the time is left for the processes under test: there is one processor.
         thread::sleep((3 * turn.elapsed()).clamp(Duration::from_millis(50), TURN));
         waited += turn.elapsed().min(TURN);
     }
@@ -259,14 +260,14 @@ pub fn names(dir: impl AsRef<Path>) -> Vec<String> {
     names
 }
 
-/// What somebody who looks into a failure asks first.
+/// The state of the lab, for the analysis of a failure.
 pub fn state() -> String {
     let mut text = String::new();
     let mut add = |title: String, result: Result| {
         let body = result.unwrap_or_else(|error| error.to_string());
         text += &format!("--- {title}\n{}\n", body.trim_end());
     };
-    let telling = |text: &str| -> String {
+    let summary = |text: &str| -> String {
         let words = ["BGP neighbor ", "BGP state", "Last reset", "otification", "Timer due"];
         let lines = text.lines().filter(|line| words.iter().any(|word| line.contains(word)));
         lines.map(|line| format!("{line}\n")).collect()
@@ -276,7 +277,7 @@ pub fn state() -> String {
     let ask = |router| vty(router, "bgpd", "show bgp vrf all neighbors").unwrap_or_else(|e| e.to_string());
     let neighbors: Vec<(&str, String)> = routers.map(|router| (router, ask(router))).collect();
     for (router, text) in &neighbors {
-        add(format!("{router}: sessions"), Ok(telling(text)));
+        add(format!("{router}: sessions"), Ok(summary(text)));
     }
     for ns in names("/run/netns").iter().filter(|ns| !ns.starts_with("client")) {
         add(format!("{ns}: addresses"), try_exec(ns, &["ip", "-br", "addr"]));
@@ -311,15 +312,15 @@ pub fn number_of(path: &str, name: &str) -> f64 {
     must(&line, line.trim().trim_end_matches(" kB").parse())
 }
 
-/// For how many seconds it has had a processor.
-pub fn ran_for(path: &str) -> f64 {
+/// The CPU time of a process or thread in seconds.
+pub fn cpu_seconds(path: &str) -> f64 {
     let text = must(path, std::fs::read_to_string(format!("{path}/schedstat")));
     let nanoseconds: f64 = must(&text, text.split(' ').next().unwrap_or_default().parse());
     nanoseconds / 1e9
 }
 
-/// Has the calling thread, and what it starts, run before all others, if the machine lets us.
-pub fn go_first() {
+/// Gives the calling thread and its children real-time priority, if the machine allows it.
+pub fn raise_priority() {
     let me = rustix::thread::gettid().as_raw_nonzero().to_string();
     let _ = try_exec("", &["chrt", "--fifo", "--pid", "50", &me]);
 }
@@ -344,6 +345,6 @@ pub fn ping(ns: &str, dst: &str, count: u32, interval_ms: u32) -> (u32, u32) {
     match (number("transmitted"), number("received")) {
         (Some(sent), Some(received)) => (sent, received),
         _ if text.contains("unreachable") => (0, 0),
-        _ => panic!("`{}` in {ns} says:\n{text}", argv.join(" ")),
+        _ => panic!("`{}` in {ns} printed:\n{text}", argv.join(" ")),
     }
 }

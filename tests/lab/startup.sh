@@ -33,9 +33,9 @@ for port in $ports; do
     ip -n $ns link set "$port" up
 done
 
-# The same configuration as ours, from our own template.
+# The same configuration as with frr-supervisor, from its template.
 "/host${LAB_SUPERVISOR:?}" render >/etc/frr/frr.conf.in
-# Ours is given its BFD peers by the supervisor.
+# With frr-supervisor, the supervisor adds the BFD peers.
 sed -i 's/^ neighbor fabric timers [0-9].*/ neighbor fabric bfd profile fabric\n&/' /etc/frr/frr.conf.in
 n=0
 for port in $ports; do

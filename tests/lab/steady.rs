@@ -1,5 +1,5 @@
-//! Whether the machine itself goes on. One of many on its host may stand still for seconds, which no router's timers outlast:
-//! what fails meanwhile says nothing, and `steadily` runs it once more.
+//! Detects standstills of the machine. A virtual machine may stand still for seconds, longer than any router's timers:
+//! a failure in that time proves nothing, and `steadily` runs that test once more.
 
 use std::panic;
 use std::sync::Once;
@@ -7,22 +7,23 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::sh::go_first;
+use super::sh::raise_priority;
 
 const TURN: Duration = Duration::from_millis(100);
 
-/// That is standing still; a busy machine is late by a tenth of the time, and now and then by a second.
+/// The delay that is a standstill. A busy machine is late by a tenth of the time, and sometimes by a second.
 const STILL: Duration = Duration::from_secs(2);
 
-/// Milliseconds that it has been late, at the worst since the test began.
+/// The longest delay since the test began, in milliseconds.
 static WORST: AtomicU64 = AtomicU64::new(0);
 
-/// A test begins: if it fails, and the machine stood still meanwhile, its output says so.
+/// To be called when a test begins: if the test fails, and the machine stood still meanwhile, its output has a line
+/// about that.
 pub fn watch_the_machine() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         thread::spawn(|| {
-            go_first();
+            raise_priority();
             let mut late = Duration::ZERO;
             loop {
                 let start = Instant::now();
@@ -35,7 +36,7 @@ pub fn watch_the_machine() {
         let usual = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
             usual(info);
-            // What stands still just now is known when it goes on.
+            // A standstill at this moment is known only when it is over.
             thread::sleep(2 * TURN);
             if let Some(time) = stood_still() {
                 eprintln!("the machine stood still for {time:?}");
@@ -45,7 +46,7 @@ pub fn watch_the_machine() {
     WORST.store(0, Relaxed);
 }
 
-/// For how long, if it did since the test began or this was asked.
+/// How long the machine stood still since the test began or the last call; nothing if it did not.
 pub fn stood_still() -> Option<Duration> {
     Some(Duration::from_millis(WORST.swap(0, Relaxed))).filter(|time| *time >= STILL)
 }

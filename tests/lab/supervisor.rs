@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::sh::{in_ns, must, wait_until};
 
-/// A line of output, and when it came (since the start of the process).
+/// A line of output, and its time since the start of the process.
 pub type Line = (Duration, String);
 
 pub struct Supervisor {
@@ -22,7 +22,7 @@ pub struct Supervisor {
     status: Option<ExitStatus>,
 }
 
-/// The program's path: LAB_SUPERVISOR, which on the machine's side of the lab is under /host.
+/// The program's path: LAB_SUPERVISOR, which is under /host inside the lab.
 pub fn program() -> String {
     let path = must("LAB_SUPERVISOR (the program under test)", std::env::var("LAB_SUPERVISOR"));
     let inside = format!("/host{path}");
@@ -36,7 +36,7 @@ impl Supervisor {
         Self::of(ns, command)
     }
 
-    /// Starts whatever runs it.
+    /// Starts a command that runs the program.
     pub fn of(ns: &str, mut command: Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let started = Instant::now();
@@ -48,7 +48,7 @@ impl Supervisor {
         ];
         for output in outputs.into_iter().flatten() {
             let lines = Arc::clone(&lines);
-            // Ends when the last process that has the pipe does.
+            // Ends with the last process that has the pipe open.
             thread::spawn(move || follow(output, started, &lines));
         }
         Self { child, started, lines, status: None }
@@ -58,7 +58,7 @@ impl Supervisor {
         self.child.id()
     }
 
-    /// What it has said so far, standard output and error together.
+    /// Its output so far, standard output and error together.
     pub fn log(&self) -> Vec<Line> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -67,18 +67,18 @@ impl Supervisor {
         self.log().iter().map(|(at, line)| format!("{:8.3} {line}\n", at.as_secs_f64())).collect()
     }
 
-    /// Waits for a line with `text` in it; that line.
+    /// Waits for a line with `text` in it, and returns that line.
     #[track_caller]
     pub fn wait_log(&self, text: &str, limit: Duration) -> Line {
-        wait_until(&format!("the log to say {text:?}"), limit, || {
+        wait_until(&format!("{text:?} in the log"), limit, || {
             self.log().into_iter().find(|(_, line)| line.contains(text))
         })
     }
 
-    /// Waits for a line with `text` in it that comes after the first `from`; all that was said since.
+    /// Waits for a line with `text` in it after the first `from` lines, and returns all lines after those.
     #[track_caller]
     pub fn wait_log_after(&self, from: usize, text: &str, limit: Duration) -> String {
-        wait_until(&format!("the log to say {text:?}"), limit, || {
+        wait_until(&format!("{text:?} in the log"), limit, || {
             self.log()[from..].iter().any(|(_, line)| line.contains(text))
         });
         self.log()[from..].iter().map(|(_, line)| format!("{line}\n")).collect()

@@ -1,4 +1,4 @@
-//! Numbered packets at a steady rate between two namespaces, and the count of what arrived.
+//! Numbered packets at a constant rate between two namespaces, and the count of those that arrived.
 
 use std::fmt;
 use std::io::{ErrorKind, IoSliceMut};
@@ -17,10 +17,10 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, MultiHeaders, recvmmsg, se
 use nix::sys::time::TimeSpec;
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 
-use super::sh::{go_first, in_ns, must};
+use super::sh::{in_ns, must, raise_priority};
 
-/// What became of a flow. `gap` is the longest time without a packet, and `gap_at` when it began (since the start); `lost_at`
-/// is when the first and the last of those that were lost were due.
+/// The result of a flow. `gap` is the longest time without a packet, and `gap_at` when it began (since the start);
+/// `lost_at` is when the first and the last of those that were lost were due.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Loss {
     pub sent: u64,
@@ -30,7 +30,7 @@ pub struct Loss {
     pub gap: Duration,
     pub gap_at: Duration,
     pub lost_at: Option<(SystemTime, SystemTime)>,
-    /// Of those that were lost, how many the sender's kernel refused, and why it did the last one.
+    /// How many of the lost packets the sender's kernel refused, and why it refused the last one.
     pub refused: u64,
     pub refusal: Option<ErrorKind>,
 }
@@ -47,7 +47,8 @@ impl fmt::Display for Loss {
     }
 }
 
-/// A running flow. A packet counts as lost when it has not come and for two seconds nothing has, after the last was sent.
+/// A running flow. A packet counts as lost if it has not arrived when, after the last was sent, none arrives for two
+/// seconds.
 pub struct Flow {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -68,7 +69,7 @@ impl Flow {
         must("timestamps", setsockopt(&receiver, ReceiveTimestampns, &true));
         let (stop, sent) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let (done, result) = channel();
-        let course = Course {
+        let flow = FlowState {
             sender,
             receiver,
             dst,
@@ -83,7 +84,7 @@ impl Flow {
             last: Duration::ZERO,
             idle: None,
         };
-        must("the flows' thread", COURSES.send(course));
+        must("the flows' thread", FLOWS.send(flow));
         Self { stop, sent, result }
     }
 
@@ -108,39 +109,40 @@ impl Drop for Flow {
 /// How often packets are sent.
 const TURN: Duration = Duration::from_millis(4);
 
-/// Every so many turns they are taken in; the kernel has noted when they came.
+/// Packets are received every so many turns; the kernel has recorded their arrival times.
 const TAKE: u32 = 5;
 
-/// So many turns without a packet, after the last was sent, are the end. Turns, not time: a busy machine may stand still.
+/// A flow ends after so many turns without a packet, after the last was sent. Turns, not time: a busy machine may stand
+/// still.
 const END: u32 = 500;
 
-/// How many packets are taken in at once.
+/// How many packets are received at once.
 const BATCH: usize = 16;
 
-/// One thread does it for all flows: one for each end of each would cost more than the packets do.
-static COURSES: LazyLock<Sender<Course>> = LazyLock::new(|| {
-    let (sender, new) = channel::<Course>();
+/// One thread serves all flows: one thread for each end of each flow would cost more than the packets do.
+static FLOWS: LazyLock<Sender<FlowState>> = LazyLock::new(|| {
+    let (sender, new) = channel::<FlowState>();
     thread::spawn(move || {
-        // On one processor others come between the parts of a call, and a packet that has its route by then is dropped if that
-        // route is deleted (`dst_dev_put`, net/core/dst.c): a fault of a crowded machine, and none where packets come from
-        // elsewhere.
-        go_first();
-        let mut courses: Vec<Course> = vec![];
+        // On one processor other processes may run in the middle of a call, and a packet that already has its route is
+        // dropped if that route is deleted then (`dst_dev_put`, net/core/dst.c): this happens on a busy machine, and
+        // never to packets from another machine.
+        raise_priority();
+        let mut flows: Vec<FlowState> = vec![];
         for turn in 0u32.. {
-            if courses.is_empty() {
-                let Ok(course) = new.recv() else { return };
-                courses.push(course);
+            if flows.is_empty() {
+                let Ok(flow) = new.recv() else { return };
+                flows.push(flow);
             }
-            courses.extend(new.try_iter());
+            flows.extend(new.try_iter());
             let now = Instant::now();
-            courses.iter_mut().for_each(|course| course.send(now));
+            flows.iter_mut().for_each(|flow| flow.send(now));
             if turn.is_multiple_of(TAKE) {
-                courses.retain_mut(|course| {
-                    let goes_on = course.take_in();
-                    if !goes_on {
-                        let _ = course.done.send(course.loss);
+                flows.retain_mut(|flow| {
+                    let continues = flow.receive_arrived();
+                    if !continues {
+                        let _ = flow.done.send(flow.loss);
                     }
-                    goes_on
+                    continues
                 });
             }
             thread::sleep(TURN);
@@ -149,7 +151,7 @@ static COURSES: LazyLock<Sender<Course>> = LazyLock::new(|| {
     sender
 });
 
-struct Course {
+struct FlowState {
     sender: UdpSocket,
     receiver: UdpSocket,
     dst: SocketAddr,
@@ -162,13 +164,13 @@ struct Course {
     done: Sender<Loss>,
     seen: Vec<bool>,
     loss: Loss,
-    /// When the last packet came, since the start.
+    /// When the last packet arrived, since the start.
     last: Duration,
     /// Turns without a packet since it was stopped.
     idle: Option<u32>,
 }
 
-impl Course {
+impl FlowState {
     /// Sends what is due.
     fn send(&mut self, now: Instant) {
         if self.stop.load(Ordering::Relaxed) {
@@ -182,7 +184,7 @@ impl Course {
             match self.sender.send_to(&self.loss.sent.to_be_bytes(), self.dst) {
                 // A socket that blocks would wait, too.
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                // No route, no neighbour: a packet that is lost before it is under way.
+                // No route, no neighbour: the packet is lost before it is sent.
                 Err(e) => {
                     self.loss.refused += 1;
                     self.loss.refusal = Some(e.kind());
@@ -194,8 +196,8 @@ impl Course {
         self.sent.store(self.loss.sent, Ordering::Relaxed);
     }
 
-    /// Takes in what has come. Whether it goes on.
-    fn take_in(&mut self) -> bool {
+    /// Receives the packets that have arrived. Returns whether the flow continues.
+    fn receive_arrived(&mut self) -> bool {
         loop {
             let packets = must("packets", receive(&self.receiver));
             for (number, at) in &packets {
@@ -238,7 +240,7 @@ impl Course {
         };
         let first = self.seen.iter().position(|seen| !seen);
         loss.lost_at = first.zip(self.seen.iter().rposition(|seen| !seen)).map(|(a, b)| (due(a), due(b)));
-        // The end of a flow that never came back is a gap too.
+        // A time without packets at the end of the flow is a gap, too.
         let tail = self.start.elapsed().saturating_sub(self.last);
         if loss.lost > 0 && tail > loss.gap.max(TURN * END + Duration::from_millis(600)) {
             (loss.gap, loss.gap_at) = (tail, self.last);
@@ -246,7 +248,7 @@ impl Course {
     }
 }
 
-/// The numbers of the packets that are there, a batch at most, and when each came (since 1970).
+/// The numbers of the packets that have arrived, a batch at most, and the arrival time of each (since 1970).
 fn receive(socket: &UdpSocket) -> nix::Result<Vec<(u64, Duration)>> {
     let mut numbers = [[0; 8]; BATCH];
     let mut times = Vec::with_capacity(BATCH);
@@ -273,7 +275,7 @@ fn bind(ns: &str, address: SocketAddr) -> UdpSocket {
     must(&format!("UDP socket on {address} in {ns}"), in_ns(ns, || UdpSocket::bind(address)))
 }
 
-/// As the program's log says it: UTC.
+/// The time of day as in the program's log: UTC.
 pub fn clock(time: SystemTime) -> String {
     let ms = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
     format!("{:02}:{:02}:{:02}.{:03}", ms / 3_600_000 % 24, ms / 60_000 % 60, ms / 1000 % 60, ms % 1000)

@@ -60,7 +60,7 @@ pub fn link_monitor(ns: &str) -> LinkMonitor {
 }
 
 impl LinkMonitor {
-    /// What has come since the last call.
+    /// The notifications since the last call.
     pub fn events(&self) -> Vec<LinkEvent> {
         let (mut events, mut buffer) = (vec![], vec![0; 65536]);
         loop {
@@ -113,10 +113,10 @@ fn parse(mut bytes: &[u8], events: &mut Vec<LinkEvent>) {
     }
 }
 
-/// Everything in a namespace that a program could have changed, a line for each link, address, rule and route, without what
-/// changes by itself (lifetimes, timers, the rules that keep bgpd from dialling for seconds).
+/// Everything in a namespace that a program could have changed, a line for each link, address, rule and route, without
+/// what changes by itself (lifetimes, timers, the rules of the connect guard, which last seconds).
 pub fn snapshot(ns: &str) -> BTreeSet<String> {
-    let questions = [
+    let queries = [
         ("link", "-d link show"),
         ("addr", "-d addr show"),
         ("rule", "-4 rule show"),
@@ -126,7 +126,7 @@ pub fn snapshot(ns: &str) -> BTreeSet<String> {
         ("nexthop", "nexthop show"),
     ];
     let mut lines = BTreeSet::new();
-    for (kind, args) in questions {
+    for (kind, args) in queries {
         for mut item in ip_json(ns, args).as_array().cloned().unwrap_or_default() {
             if item["priority"] == 8799 {
                 continue;
@@ -139,14 +139,14 @@ pub fn snapshot(ns: &str) -> BTreeSet<String> {
     lines
 }
 
-/// The same, when nothing has changed any more for a moment: a link that has just come up gets routes, and more of them when its
-/// addresses are found to be no one else's.
+/// A snapshot after nothing has changed for a moment: a link that has just come up gets routes, and more of them when
+/// duplicate address detection for its addresses is over.
 pub fn settled(ns: &str) -> BTreeSet<String> {
     wait_until(&format!("{ns} to settle"), SOON, || {
         let before = snapshot(ns);
         thread::sleep(Duration::from_millis(500));
-        let tried = ip(ns, "-6 addr show tentative");
-        (tried.trim().is_empty() && snapshot(ns) == before).then_some(before)
+        let tentative = ip(ns, "-6 addr show tentative");
+        (tentative.trim().is_empty() && snapshot(ns) == before).then_some(before)
     })
 }
 
@@ -169,9 +169,9 @@ fn normalize(value: &mut Value) {
     }
 }
 
-/// The lines that went (`-`) and came (`+`); empty when nothing changed.
+/// The removed (`-`) and added (`+`) lines; empty when nothing changed.
 pub fn difference(before: &BTreeSet<String>, after: &BTreeSet<String>) -> String {
-    let went = before.difference(after).map(|line| format!("- {line}\n"));
-    let came = after.difference(before).map(|line| format!("+ {line}\n"));
-    went.chain(came).collect()
+    let removed = before.difference(after).map(|line| format!("- {line}\n"));
+    let added = after.difference(before).map(|line| format!("+ {line}\n"));
+    removed.chain(added).collect()
 }

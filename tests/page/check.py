@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The status page in a browser: check.py DIR
 
-DIR has healthy.html, broken.html, starting.html and large.html, as the program renders them. Each is looked at in two widths
-and two colour schemes, of which DIR/<name>-<width>-<scheme>.png is left; then one is kept open while the status changes.
+DIR has healthy.html, broken.html, starting.html and large.html, as the program renders them. Each is checked in two widths
+and two colour schemes, which leaves DIR/<name>-<width>-<scheme>.png; then one is kept open while the status changes.
 The browser is $CHROMIUM, or chromium."""
 import base64, collections, http.server, itertools, json, os, pathlib, re, select, signal, subprocess, sys, tempfile
 import threading, time
@@ -12,7 +12,7 @@ NAMES = ["healthy", "broken", "starting", "large"]
 POLICY = ("default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
           "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 
-# Or cut off. A table's head that is there for screen readers alone takes no place.
+# Elements that are too wide or cut off. A table's head for screen readers only has no size.
 WIDE = """[...document.querySelectorAll('html, body *')].filter(e => {
   const r = e.getBoundingClientRect(), cut = e.clientWidth && e.scrollWidth > e.clientWidth + 1;
   if (e.closest('thead')?.offsetWidth < 2 || r.width <= 1) return false;
@@ -47,14 +47,14 @@ COLOURS = """(() => {
   }
   return Object.values(seen); })()"""
 
-# Whether the page is what a new one would be, but for what the reader has opened and what is shown on hovering.
+# Whether the page equals a new one, except for what the reader has opened and what is shown on hovering.
 SAME = """(html => {
   const parts = d => ['title', 'link[rel=icon]', 'header', 'main', 'footer'].map(s => d.querySelector(s).cloneNode(true));
   const bare = e => e.querySelectorAll('*').forEach(e => { e.removeAttribute('open'); e.removeAttribute('title'); }) || e;
   const fresh = parts(new DOMParser().parseFromString(html, 'text/html'));
   return parts(document).every((part, i) => bare(part).isEqualNode(bare(fresh[i]))); })"""
 
-# What the reader has done, and what of it is lost.
+# The reader's actions, and those whose result is lost.
 READ = "more = document.querySelector('main details'); more.open = true; more.firstElementChild.focus(); scrollTo(0, 900)"
 LOST = """Object.entries({open: more.isConnected && more.open, closed: document.querySelectorAll('details[open]').length == 1,
   focus: document.activeElement == more.firstElementChild, 'scroll position': scrollY == 900}).filter(([_, kept]) => !kept)"""
@@ -64,9 +64,9 @@ BANNER = """(e => { const r = e.getBoundingClientRect();
 
 
 class Site(http.server.ThreadingHTTPServer):
-    """Serves the pages under their names, and at / that of `now`, with a number in it that is another in each answer."""
+    """Serves the pages under their names, and at / that of `now`, with a number in it that differs in each answer."""
 
-    handle_error = lambda *_: None  # A page that is left takes no answer.
+    handle_error = lambda *_: None  # A page that is left reads no answer.
 
     def __init__(self, directory):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -123,7 +123,7 @@ class Browser:
         while True:
             while b"\0" not in self.buffer:
                 assert select.select([self.come], [], [], 60)[0], "the browser does not answer"
-                self.buffer += os.read(self.come, 1 << 20) or sys.exit("the browser has gone")
+                self.buffer += os.read(self.come, 1 << 20) or sys.exit("the browser has exited")
             message, self.buffer = self.buffer.split(b"\0", 1)
             message = json.loads(message)
             if message.get("id") == self.number:
@@ -144,7 +144,7 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def heard(self, method):
+    def received(self, method):
         self.call("Browser.getVersion")  # What has come before is read with its answer.
         return [event["params"] for event in self.events if event["method"] == method]
 
@@ -160,22 +160,22 @@ failures = []
 
 
 def check(what, wrong):
-    """`wrong`: what is not as it should be, or whether anything is."""
+    """`wrong`: what is wrong, or whether anything is."""
     failures.append(bool(wrong))
     if wrong:
         print(f"FAILED {what}" + ("" if wrong is True else f": {str(wrong)[:300]}"), flush=True)
 
 
 def check_quiet(site, browser, of):
-    urls = {e["request"]["url"] for e in browser.heard("Network.requestWillBeSent")}
-    check(f"{of}: it asks for nothing else", site.strange + [u for u in urls if not u.startswith((site.url, "data:"))])
+    urls = {e["request"]["url"] for e in browser.received("Network.requestWillBeSent")}
+    check(f"{of}: it requests nothing else", site.strange + [u for u in urls if not u.startswith((site.url, "data:"))])
     site.strange = []
     kinds = ["Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"]
-    check(f"{of}: nothing in the console", [said for kind in kinds for said in browser.heard(kind)])
+    check(f"{of}: nothing in the console", [entry for kind in kinds for entry in browser.received(kind)])
 
 
-def look(site, browser, directory):
-    """Looks at every page. The least contrast."""
+def check_pages(site, browser, directory):
+    """Checks every page. Returns the least contrast."""
     least = []
     for name, width, scheme in itertools.product(NAMES, (1280, 390), ("light", "dark")):
         of = f"{name}-{width}-{scheme}"
@@ -194,7 +194,7 @@ def look(site, browser, directory):
         check(f"{of}: one of each landmark", [role for role in ("banner", "main", "contentinfo") if roles[role] != 1])
         check(f"{of}: tables have captions and heads", browser.js(TABLES))
         check(f"{of}: a screen reader has these heads", roles["columnheader"] + roles["rowheader"] != browser.js(HEADS))
-        check(f"{of}: words of others are no markup", browser.js(MARKUP))
+        check(f"{of}: foreign text is no markup", browser.js(MARKUP))
         check(f"{of}: contrast", [colour for colour in colours if colour[0] < 4.5])  # WCAG 2.2, AA
         check(f"{of}: its icon is in it", not browser.js(ICON))
         check_quiet(site, browser, of)
@@ -203,7 +203,7 @@ def look(site, browser, directory):
 
 
 def live(site, browser):
-    """Keeps a page open while the status changes, the node goes and comes back, and the reader looks elsewhere."""
+    """Keeps a page open while the status changes, the node stops and starts, and the reader hides the page."""
     browser.open(site.url)
     browser.js(READ)
     same = lambda: browser.js(f"{SAME}({json.dumps(site.last)})")
@@ -215,14 +215,14 @@ def live(site, browser):
         words = lambda: browser.js("document.title.split(' ')[0] + document.querySelector('.badge').textContent")
         check(f"{site.now}: title and badge follow", not until(lambda: words() == word + word.capitalize()))
         check(f"{site.now}: all is what it would be in a new page", not until(same))
-        check(f"{site.now}: words of others are no markup", browser.js(MARKUP))
+        check(f"{site.now}: foreign text is no markup", browser.js(MARKUP))
     check_quiet(site, browser, "open")
     for site.away in ("cut", "503"):
-        check(f"{site.away}: it says so", not (words := until(lambda: browser.js(BANNER))))
+        check(f"{site.away}: the banner appears", not (words := until(lambda: browser.js(BANNER))))
         time.sleep(4)
         check(f"{site.away}: since when stays", browser.js(BANNER) != words)
         site.away = None
-        check("back: it says so no longer", not until(lambda: not browser.js("document.getElementById('lost').textContent")))
+        check("back: the banner disappears", not until(lambda: not browser.js("document.getElementById('lost').textContent")))
     turn = "document.dispatchEvent(new Event('visibilitychange'))"
     browser.js(f"away = true; Object.defineProperty(document, 'hidden', {{get: () => away}}); {turn}")
     time.sleep(1)
@@ -230,10 +230,10 @@ def live(site, browser):
     time.sleep(7)
     check("hidden: it does not ask", len(site.asked) != before)
     browser.js(f"away = false; {turn}")
-    check("seen again: it asks at once", not until(lambda: len(site.asked) > before, 2))
+    check("visible again: it asks at once", not until(lambda: len(site.asked) > before, 2))
     until(lambda: len(site.asked) > before + 2)
     gaps = [b - a for a, b in itertools.pairwise(site.asked[before:])]
-    check("seen again: it asks every 3 s", len(gaps) < 2 or not 2.5 < min(gaps) <= max(gaps) < 6)
+    check("visible again: it asks every 3 s", len(gaps) < 2 or not 2.5 < min(gaps) <= max(gaps) < 6)
     browser.open(site.url, script=False)
     before = len(site.asked)
     check("without JavaScript: it is loaded again", not until(lambda: len(site.asked) > before, 15))
@@ -247,7 +247,7 @@ with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
     browser = Browser(profile)
     try:
         site = Site(directory)
-        least = look(site, browser, directory)
+        least = check_pages(site, browser, directory)
         live(site, browser)
     finally:
         os.killpg(browser.process.pid, signal.SIGKILL)

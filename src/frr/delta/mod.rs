@@ -9,9 +9,9 @@ mod tree;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::Version;
 use super::redact::redact;
 use super::split::{LineOwner, line_owners};
+use super::{DaemonKind, Version};
 
 pub use tree::{Context, is_default_bgp_instance, lines_with_path};
 
@@ -19,7 +19,7 @@ pub use tree::{Context, is_default_bgp_instance, lines_with_path};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// The name of the daemon.
-    pub daemon: &'static str,
+    pub daemon: DaemonKind,
     /// The commands, in order.
     pub commands: Vec<VtyCommand>,
 }
@@ -44,7 +44,7 @@ pub enum Delta {
     /// The new configuration is invalid, for this reason.
     Invalid(String),
     /// Commands are not possible, for this reason. The named daemons must restart; all daemons, if none is named.
-    Restart(&'static [&'static str], String),
+    Restart(&'static [DaemonKind], String),
 }
 
 /// The reason why commands are not possible for a daemon.
@@ -84,28 +84,28 @@ pub fn delta(old: &str, new: &str, version: Version) -> Delta {
     // profiles, so they are added before and removed after its commands.
     let (mut steps, mut deferred, mut bgpd_restart_reason) = (vec![], vec![], None);
     for (daemon, pass) in [
-        ("mgmtd", Pass::All),
-        ("zebra", Pass::All),
-        ("staticd", Pass::All),
-        ("bfdd", Pass::Add),
-        ("bgpd", Pass::All),
-        ("bfdd", Pass::Remove),
+        (DaemonKind::Mgmtd, Pass::All),
+        (DaemonKind::Zebra, Pass::All),
+        (DaemonKind::Staticd, Pass::All),
+        (DaemonKind::Bfdd, Pass::Add),
+        (DaemonKind::Bgpd, Pass::All),
+        (DaemonKind::Bfdd, Pass::Remove),
     ] {
-        let (old, new) = (old.of.get(daemon).unwrap_or(&EMPTY), new.of.get(daemon).unwrap_or(&EMPTY));
+        let (old, new) = (old.of.get(&daemon).unwrap_or(&EMPTY), new.of.get(&daemon).unwrap_or(&EMPTY));
         let vrfs = remove_vrf_commands(old, new).filter(|_| pass == Pass::All);
         deferred
             .extend(vrfs.map(|text| Step { daemon, commands: vec![VtyCommand { text, optional: true }] }));
         match commands(daemon, old, new, pass, version) {
             Ok(commands) if commands.is_empty() => {}
             Ok(commands) => steps.push(Step { daemon, commands }),
-            Err(NeedsRestart(reason)) if daemon == "bgpd" => bgpd_restart_reason = Some(reason),
+            Err(NeedsRestart(reason)) if daemon == DaemonKind::Bgpd => bgpd_restart_reason = Some(reason),
             Err(NeedsRestart(reason)) => return Delta::Restart(&[], reason),
         }
     }
     if let Some(reason) = bgpd_restart_reason {
         // With a restart of bgpd alone, the other daemons would not get their changes.
         let is_bgpd_only = steps.is_empty() && deferred.is_empty();
-        return Delta::Restart(if is_bgpd_only { &["bgpd"] } else { &[] }, reason);
+        return Delta::Restart(if is_bgpd_only { &[DaemonKind::Bgpd] } else { &[] }, reason);
     }
     Delta::Commands(steps, deferred)
 }
@@ -114,7 +114,7 @@ pub fn delta(old: &str, new: &str, version: Version) -> Delta {
 /// (missing), without passwords, and the commands that repair it. The latter are `None` if one of the texts cannot be
 /// parsed, or if only a restart can repair the difference.
 pub fn drift(
-    daemon: &str,
+    daemon: DaemonKind,
     running: &str,
     expected: &str,
     version: Version,
@@ -138,7 +138,7 @@ pub fn drift(
     let (Some(present), Some(wanted)) = (parse(&running), parse(&expected)) else {
         // A context is unknown: only the lines can be compared. For bfdd they include the peers that are configured at
         // run time, so nothing is reported.
-        if daemon == "bfdd" {
+        if daemon == DaemonKind::Bfdd {
             return (vec![], None);
         }
         let (present, wanted) = (lines_without_path(&running), lines_without_path(&expected));
@@ -186,7 +186,7 @@ enum Pass {
 #[derive(Debug, Default)]
 struct DaemonParts {
     /// The part of each daemon.
-    of: HashMap<&'static str, Context>,
+    of: HashMap<DaemonKind, Context>,
     /// Lines that every daemon reads.
     common: Vec<String>,
 }
@@ -225,13 +225,13 @@ fn first_difference<'a>(old: &'a [String], new: &'a [String]) -> Option<&'a Stri
 
 /// The commands that change one daemon from `old` to `new`.
 fn commands(
-    daemon: &str,
+    daemon: DaemonKind,
     old: &Context,
     new: &Context,
     pass: Pass,
     version: Version,
 ) -> Result<Vec<VtyCommand>, NeedsRestart> {
-    let mut script = Script { shares_route_maps: daemon != "bgpd", ..Script::default() };
+    let mut script = Script { shares_route_maps: daemon != DaemonKind::Bgpd, ..Script::default() };
     // FRR 8.4 ignores a new list entry if the list has an equal entry with another number.
     let removes_entries_first = version < Version(10, 0);
     let (adds, removes) = (pass != Pass::Remove, pass != Pass::Add);

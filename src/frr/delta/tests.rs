@@ -17,7 +17,10 @@ fn steps(old: &str, new: &str) -> Vec<String> {
             })
             .collect(),
         Delta::Invalid(reason) => vec![format!("invalid: {reason}")],
-        Delta::Restart(which, reason) => vec![format!("restart {which:?}: {reason}")],
+        Delta::Restart(which, reason) => {
+            let names: Vec<_> = which.iter().map(|daemon| daemon.name()).collect();
+            vec![format!("restart {names:?}: {reason}")]
+        }
     }
 }
 

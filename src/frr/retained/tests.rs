@@ -219,7 +219,7 @@ fn a_change_does_not_end_the_retention() {
         "x",
     ];
     let commands = texts.iter().map(|text| VtyCommand { text: (*text).into(), optional: false }).collect();
-    let mut steps = [Step { daemon: "bgpd", commands }];
+    let mut steps = [Step { daemon: crate::frr::DaemonKind::Bgpd, commands }];
     remove_import_check(&mut steps);
     let left: Vec<&str> = steps[0].commands.iter().map(|command| command.text.as_str()).collect();
     assert_eq!(left, [texts[0], texts[1], texts[2], "x"]);

@@ -1,4 +1,4 @@
-//! FRR's daemons by themselves, started as ours are, without a network to route for.
+//! Standalone FRR daemons, started as the program starts them, without a network.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,7 +11,7 @@ use frr_supervisor::frr::delta::{self, Context, Step};
 use frr_supervisor::frr::{Inputs, Version, render, split};
 use frr_supervisor::model::{IfName, Value as _};
 
-use super::sh::{converse, exec, must, vty, wait_until};
+use super::sh::{exec, must, query_all, vty, wait_until};
 
 /// The FRR of this suite.
 pub fn version() -> Version {
@@ -22,7 +22,7 @@ pub fn version() -> Version {
     }
 }
 
-/// The file → the text, as the program does it.
+/// Renders a configuration file to the text of frr.conf, as the program does.
 pub fn text_of(yaml: &str) -> String {
     let env = [("NODE_IP", "203.0.113.130"), ("ASN_LOCAL", "65001"), ("FE_MACS", "02:fa:b0:00:01:01")];
     let config = from_vars(env.iter().map(|(k, v)| ((*k).into(), (*v).into())));
@@ -42,12 +42,12 @@ pub fn text_of(yaml: &str) -> String {
 }
 
 /// Daemons that have been started with a configuration.
-pub struct Alone {
+pub struct Standalone {
     pub name: &'static str,
     children: Vec<(&'static str, Child)>,
 }
 
-impl Alone {
+impl Standalone {
     pub fn start(name: &'static str, text: &str) -> Self {
         let dirs =
             ["/run/frr", "/etc/frr", "/var/lib/frr", "/var/tmp/frr"].map(|dir| format!("{dir}/{name}"));
@@ -69,7 +69,7 @@ impl Alone {
                 command.args(["-p", "0"]);
             }
             if let Some((_, part)) =
-                parts.iter().find(|(d, _)| *d == daemon).filter(|_| !old && daemon != "mgmtd")
+                parts.iter().find(|(d, _)| d.name() == daemon).filter(|_| !old && daemon != "mgmtd")
             {
                 let file = format!("/tmp/{name}-{daemon}.conf");
                 fs::write(&file, part).expect("the lab's own");
@@ -90,15 +90,20 @@ impl Alone {
         all
     }
 
-    /// Sends a step to its daemon, whatever that answers: each command with its status and words.
-    pub fn tell<'s>(&self, step: &'s Step) -> Vec<(&'s delta::VtyCommand, u8, String)> {
+    /// Sends a step to its daemon, also past a refused command: each command with its status and output.
+    pub fn send<'s>(&self, step: &'s Step) -> Vec<(&'s delta::VtyCommand, u8, String)> {
         let texts = step.commands.iter().map(|command| command.text.as_str());
         let all: Vec<&str> = ["configure terminal"].into_iter().chain(texts).collect();
-        let answers = converse(self.name, step.daemon, &all).expect("the daemon answers").into_iter().skip(1);
-        step.commands.iter().zip(answers).map(|(command, (status, words))| (command, status, words)).collect()
+        let replies =
+            query_all(self.name, step.daemon.name(), &all).expect("the daemon answers").into_iter().skip(1);
+        step.commands
+            .iter()
+            .zip(replies)
+            .map(|(command, (status, output))| (command, status, output))
+            .collect()
     }
 
-    /// What they run with, in an order of its own.
+    /// The running configuration of each daemon, as a sorted set of lines.
     pub fn running(&self) -> Vec<(&'static str, BTreeSet<String>)> {
         let one = |(daemon, _): &(&'static str, Child)| {
             let text = must(daemon, vty(self.name, daemon, "show running-config"));
@@ -107,7 +112,7 @@ impl Alone {
             lines.retain(|line| {
                 !["Building", "Current", "frr version", "log file"].iter().any(|w| line.starts_with(w))
             });
-            // FRR 8.4 gives it lists, which are nothing to it.
+            // FRR 8.4 also gives lists to bfdd, which does not use them.
             lines.retain(|line| *daemon != "bfdd" || line.starts_with("bfd: "));
             (*daemon, lines)
         };
@@ -115,7 +120,7 @@ impl Alone {
     }
 }
 
-impl Drop for Alone {
+impl Drop for Standalone {
     fn drop(&mut self) {
         for (_, child) in &mut self.children {
             child.kill().expect("the lab's own");

@@ -1,4 +1,4 @@
-// What MetalLB's speaker announced stays announced while it is not back. Included by node.rs.
+// Services of MetalLB's speaker are retained until it reconnects. Included by node.rs.
 
 /// The route to the service as a leaf has it: AS path, communities, whether it is stale.
 fn service_at(leaf: &str) -> (String, String, bool) {
@@ -9,7 +9,8 @@ fn service_at(leaf: &str) -> (String, String, bool) {
     (text("/aspath/string"), text("/community/string"), path["stale"] == true)
 }
 
-/// Both leaves know another way to the services, by a node of another AS, and tell us of it although ours is better for them.
+/// Both leaves have another path to the services, by a node of another AS, and announce it although the node's is
+/// better for them.
 fn foreign_paths(lab: &Lab) {
     for (leaf, asn) in lab.leaves.iter().zip(LEAF_ASN) {
         let config = format!(
@@ -43,14 +44,14 @@ fn services_stay_announced_until_a_slow_speaker_is_back() {
     };
     let lab = Lab::new(Options { speaker: Some(speaker), ..Options::default() });
     lab.announce("198.51.100.101/32");
-    // bgpd shall tell zebra what it has while the speaker is still away.
+    // bgpd sends its routes to zebra while the speaker is still not connected.
     let node = Runner::new(&lab, &[("METALLB_HOLD_TIME", "120"), ("GR_SELECT_DEFER_TIME", "1")]);
     every_ping_is_answered(&SERVICES, 20);
     both_leaves_have("198.51.100.101/32");
     foreign_paths(&lab);
     let before = service_at("leaf1");
     assert_eq!((before.1.as_str(), before.2), ("65000:7", false));
-    wait_until("the services to be known", SOON, || {
+    wait_until("the services to be stored", SOON, || {
         std::fs::read_to_string("/run/frr/services.json").is_ok_and(|text| text.contains("198.51.100.101"))
     });
     let flows = flows();
@@ -64,7 +65,7 @@ fn services_stay_announced_until_a_slow_speaker_is_back() {
     // A slow one.
     let speaker = Pid::from_raw(lab.speaker.as_ref().unwrap().pid("bgpd").unwrap().cast_signed()).unwrap();
     kill_process(speaker, Signal::STOP).unwrap();
-    // The second death comes before the speaker is back: the leaves keep a route only over one.
+    // The second kill comes before the speaker is back: the leaves keep a route only over one restart.
     for _ in 0..2 {
         node.kill(&["bgpd"]);
         for leaf in ["leaf1", "leaf2"] {
@@ -76,13 +77,13 @@ fn services_stay_announced_until_a_slow_speaker_is_back() {
     }
     thread::sleep(Duration::from_secs(5));
     kill_process(speaker, Signal::CONT).unwrap();
-    // What the speaker withdraws meanwhile goes when it has spoken.
+    // What the speaker withdraws meanwhile is removed when its End-of-RIB has come.
     lab.withdraw("198.51.100.101/32");
     wait_until("the speaker to be back", SOON, || returns() == 2);
     supervisor.wait_log("the speaker no longer announces 1 services: 198.51.100.101/32", SOON);
     wait_until("what was withdrawn to go", SOON, || !has_route("leaf1", "198.51.100.101/32"));
     wait_until("the service as it was", SOON, || service_at("leaf1") == before);
-    // A death while what was held before is still being cleared up.
+    // A kill while the services retained before are still being released.
     kill_process(speaker, Signal::STOP).unwrap();
     node.kill(&["bgpd"]);
     thread::sleep(Duration::from_secs(12));
@@ -96,19 +97,19 @@ fn services_stay_announced_until_a_slow_speaker_is_back() {
     let config = vtysh("node", "show running-config");
     assert!(!config.contains("frr-supervisor-held") && !config.contains("import-check"), "{config}");
     let cost = Cost::of(flows);
-    println!("four deaths of bgpd, the speaker away: {cost}");
+    println!("bgpd killed four times, the speaker not connected: {cost}");
     assert_eq!(cost.lost, 0, "{cost}");
 }
 
 #[test]
-fn nothing_is_held_for_a_speaker_that_does_not_come_back() {
+fn no_service_is_retained_for_a_speaker_that_does_not_return() {
     let lab = Lab::new(Options::default());
     let node = Runner::new(&lab, &[("METALLB_HOLD_TIME", "6")]);
-    wait_until("the services to be known", SOON, || {
+    wait_until("the services to be stored", SOON, || {
         std::fs::read_to_string("/run/frr/services.json")
             .is_ok_and(|text| SERVICES.iter().all(|service| text.contains(service)))
     });
-    // Services that the leaves are not told of are named with the reason.
+    // Services that are not announced to the leaves are reported with the reason.
     let map = "route-map fda1:b2c3:d4e5:1::-out permit 1";
     let mark = |set: &str| vtysh("speaker", &format!("conf t\n{map}\n{set}\nend\nclear bgp * soft out"));
     let import = |no: &str| {
@@ -119,18 +120,18 @@ fn nothing_is_held_for_a_speaker_that_does_not_come_back() {
         ("no-export", "community no-export", &(|| mark("set community no-export")) as &dyn Fn() -> String, &(|| mark("no set community")) as &dyn Fn() -> String),
         ("import", "import them from VRF metallb", &|| import("no "), &|| import("")),
     ] {
-        let named = || {
+        let reported = || {
             let problems = status()["problems"].as_array().cloned().unwrap_or_default();
             problems.into_iter().find(|p| p["code"] == "service-not-announced" && p["subject"] == subject)
         };
         let from = std::time::Instant::now();
         begin();
-        let problem = wait_until(&format!("{subject} to be named"), SOON, &named);
-        println!("{subject}: named after {} ms: {}", from.elapsed().as_millis(), problem["what"]);
+        let problem = wait_until(&format!("{subject} to be reported"), SOON, &reported);
+        println!("{subject}: reported after {} ms: {}", from.elapsed().as_millis(), problem["what"]);
         let what = problem["what"].as_str().unwrap();
         assert!(what.contains(words) && what.contains(SERVICE4), "{what}");
         end();
-        wait_until(&format!("{subject} to be over"), SOON, || named().is_none());
+        wait_until(&format!("{subject} to be resolved"), SOON, || reported().is_none());
     }
     both_leaves_have(&format!("{SERVICE4}/32"));
     let speaker = lab.speaker.as_ref().unwrap().pid("bgpd").unwrap();
@@ -144,7 +145,7 @@ fn nothing_is_held_for_a_speaker_that_does_not_come_back() {
     wait_until("the route to go", SOON, || !has_route("leaf1", &format!("{SERVICE4}/32")));
 }
 
-/// Thousands of services: bgpd is never asked for all of them at once, and none of its answers keeps it or us busy.
+/// Thousands of services: bgpd is never queried for all of them at once, and no reply keeps it or the supervisor busy.
 #[test]
 fn thousands_of_services_take_little_memory() {
     const MANY: usize = 5_000;
@@ -168,19 +169,19 @@ fn thousands_of_services_take_little_memory() {
     };
     memory("at first");
     let count = |text: &str| text.matches("/32\"").count();
-    wait_until("all services to be known", Duration::from_secs(300), || {
+    wait_until("all services to be stored", Duration::from_secs(300), || {
         std::fs::read_to_string("/run/frr/services.json").is_ok_and(|text| count(&text) > MANY)
     });
-    memory("all services known");
+    memory("all services stored");
     let flows = flows();
     node.kill(&["bgpd"]);
     supervisor.wait_log("services stay announced until the speaker is back", SOON);
     let begin = std::time::Instant::now();
     supervisor.wait_log("the speaker is back:", Duration::from_secs(900));
-    println!("all of them released {:.1} s after the death", begin.elapsed().as_secs_f64());
+    println!("all of them released {:.1} s after the kill", begin.elapsed().as_secs_f64());
     settle();
     thread::sleep(Duration::from_secs(10));
-    let peak = memory("after a death of bgpd");
+    let peak = memory("after a restart of bgpd");
     let cost = Cost::of(flows);
     println!("{MANY} services: {cost}");
     let log = supervisor.log_text();
@@ -204,7 +205,7 @@ fn services_stay_announced_while_a_new_zebra_is_busy() {
         table["routes"].as_object().is_some_and(|routes| services.iter().filter(|s| s.contains('.')).all(|s| routes.contains_key(s)))
     };
     wait_until("all services on the leaf", SOON, complete);
-    wait_until("all services to be known", SOON, || {
+    wait_until("all services to be stored", SOON, || {
         std::fs::read_to_string("/run/frr/services.json").is_ok_and(|text| services.iter().all(|s| text.contains(s)))
     });
     let routes = RouteLog::start(&["perouter", "leaf1", "leaf2"]);

@@ -1,6 +1,6 @@
-// How the node shows what is wrong with it.
+// How the node reports problems. Included by node.rs.
 
-/// What is wrong in the file of another node is not in this one's.
+/// The node's configuration file.
 const CONFIG: &str = "/tmp/seen.yaml";
 
 fn put_config(text: &str) {
@@ -8,28 +8,29 @@ fn put_config(text: &str) {
     std::fs::rename("/tmp/.seen.new", CONFIG).unwrap();
 }
 
-/// Every fault is named with its remedy in the file, on the page, in the metrics and in the log, and is gone when it is over.
+/// Every fault is reported with its remedy in the file, on the page, in the metrics and in the log, and is resolved
+/// afterwards.
 #[test]
-fn every_fault_is_seen_everywhere_and_clears() {
+fn every_fault_is_reported_everywhere_and_clears() {
     put_config("rawFRRConfigs: []\n");
     let speaker = Speaker { password: Some("s3cr3t-words".into()), ..Speaker::default() };
     let mut lab = Lab::new(Options { speaker: Some(speaker), ..Options::default() });
     let node = up(&lab, &[("CONFIG_FILE", CONFIG), ("METALLB_PASSWORD", "s3cr3t-words")]);
     let ready = || get("/readyz").is_ok_and(|answer| answer == (200, "ready\n".into()));
     let healthy = || status()["health"] == "healthy" && ready();
-    // What is named and when does not depend on what the wall clock says.
+    // What is reported and when does not depend on the wall clock.
     let step_clock = |days: i64| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
         exec("", &["date", "-s", &format!("@{}", now.cast_signed() + days * 86_400)]);
     };
     wait_until("a healthy node", SOON, healthy);
     assert_eq!(get("/healthz").unwrap(), (200, "ok\n".into()));
-    let seen = |code: &str, from: usize| {
+    let await_fault = |code: &str, from: usize| {
         let (after, problem) = await_problem(&node, code, from);
-        println!("{code}: named after {} ms: {}", after.as_millis(), problem["what"]);
+        println!("{code}: reported after {} ms: {}", after.as_millis(), problem["what"]);
         problem
     };
-    let over = |problem: &Value| {
+    let await_resolved = |problem: &Value| {
         let after = await_end(&node, problem);
         println!("{}: resolved after {} ms", problem["code"], after.as_millis());
     };
@@ -39,11 +40,11 @@ fn every_fault_is_seen_everywhere_and_clears() {
     let at = from();
     step_clock(-1);
     ip("leaf2", "link set node down");
-    let problem = seen("link-down", at);
+    let problem = await_fault("link-down", at);
     let (code, body) = get("/readyz").unwrap();
     assert!(code == 503 && body.contains("BGP with eth2 in VRF default is "), "{code} {body}");
     assert_eq!(status()["health"], "degraded");
-    // It is so whether there is a bgpd to ask or not.
+    // The problem stays, also while there is no bgpd to query.
     let at = from();
     signal_daemons(&lab, "perouter", &["bgpd"], Signal::KILL);
     let restarted = std::time::Instant::now();
@@ -53,10 +54,10 @@ fn every_fault_is_seen_everywhere_and_clears() {
     }
     assert!(!node.log()[at..].iter().any(|(_, line)| line.contains("resolved after")), "{}", node.log_text());
     ip("leaf2", "link set node up");
-    over(&problem);
+    await_resolved(&problem);
     settle();
 
-    // What the leaf does to the session, with what to do about it.
+    // Settings of the leaf that end the session, with their remedy.
     let leaf1 = |lines: &str| drop(vtysh("leaf1", &format!("conf t\nrouter bgp 65101\n{lines}\nend\nclear bgp *")));
     let family = |line: &str| format!("address-family ipv4 unicast\n{line}\nexit-address-family");
     lab.announce("198.51.100.77/32");
@@ -73,13 +74,13 @@ fn every_fault_is_seen_everywhere_and_clears() {
     for (words, wrong, right) in all {
         let (at, begin) = (from(), std::time::Instant::now());
         leaf1(&wrong);
-        let named = || {
+        let find = || {
             let all = status();
             let mut all = all["problems"].as_array().into_iter().flatten();
             all.find(|p| p["remedy"].to_string().contains(words) || p["what"].to_string().contains(words)).cloned()
         };
-        let problem = wait_until(&format!("a remedy for {words}"), SOON, named);
-        println!("{words}: named after {} ms: {}", begin.elapsed().as_millis(), problem["what"]);
+        let problem = wait_until(&format!("a remedy for {words}"), SOON, find);
+        println!("{words}: reported after {} ms: {}", begin.elapsed().as_millis(), problem["what"]);
         node.wait_log_after(at, words, SOON);
         leaf1(&right);
         wait_until("the session", SOON, || !problems().contains(&"session-down".to_owned()));
@@ -88,8 +89,9 @@ fn every_fault_is_seen_everywhere_and_clears() {
 
     lab.withdraw("198.51.100.77/32");
 
-    // Someone on the link has the port's address, or its MAC address. What is said of it may change on the way.
-    let well = || {
+    // Another host on the link has the port's address, or its MAC address. The text of the problem may change
+    // meanwhile.
+    let recovered = || {
         wait_until("the session", SOON, || !problems().contains(&"session-down".to_owned()));
         settle();
     };
@@ -101,72 +103,72 @@ fn every_fault_is_seen_everywhere_and_clears() {
     node.wait_log_after(at, "(duplicate address)", SOON);
     ip("leaf1", &format!("addr del {ours} dev node"));
     ip_batch("perouter", "link set eth1 down\nlink set eth1 up\n");
-    well();
+    recovered();
     let theirs = ip_json("leaf1", "link show node")[0]["address"].as_str().unwrap().to_owned();
     let at = from();
     ip_batch("leaf1", &format!("link set node down\nlink set node address {}\nlink set node up\n", MACS[0]));
-    let problem = seen("session-down", at);
+    let problem = await_fault("session-down", at);
     assert!(problem["remedy"].as_str().unwrap().contains("MAC address"), "{problem}");
     ip_batch("leaf1", &format!("link set node down\nlink set node address {theirs}\nlink set node up\n"));
-    well();
+    recovered();
 
     // Another AS number at the leaf.
     let at = from();
     step_clock(2);
     vtysh("leaf1", "conf t\nrouter bgp 65101\nneighbor node remote-as 65009\nend\nclear bgp *");
-    let problem = seen("wrong-as", at);
+    let problem = await_fault("wrong-as", at);
     vtysh("leaf1", "conf t\nrouter bgp 65101\nneighbor node remote-as external\nend\nclear bgp *");
-    over(&problem);
+    await_resolved(&problem);
 
     // A password at the leaf.
     let at = from();
     vtysh("leaf2", "conf t\nrouter bgp 65102\nneighbor node password wrong\nend\nclear bgp *");
-    let problem = seen("wrong-password", at);
+    let problem = await_fault("wrong-password", at);
     assert!(problem["what"].as_str().unwrap().contains("FABRIC_PASSWORD is not set"), "{problem}");
     vtysh("leaf2", "conf t\nrouter bgp 65102\nno neighbor node password\nend\nclear bgp *");
-    over(&problem);
+    await_resolved(&problem);
 
-    // A NIC is gone.
+    // A NIC is missing.
     let at = from();
     Lab::unload_nic();
-    let problem = seen("interface-missing", at);
+    let problem = await_fault("interface-missing", at);
     Lab::reload_nic();
-    over(&problem);
+    await_resolved(&problem);
     settle();
 
-    // A next hop that is not reached.
+    // A next hop that is not reachable.
     let at = from();
     let map = "route-map fda1:b2c3:d4e5:1::-out permit 1";
     vtysh("speaker", &format!("conf t\n{map}\nset ip next-hop 10.99.0.9\nend\nclear bgp * soft out"));
-    let problem = seen("next-hop-inaccessible", at);
+    let problem = await_fault("next-hop-inaccessible", at);
     assert_eq!(problem["subject"], "10.99.0.9");
     vtysh("speaker", &format!("conf t\n{map}\nno set ip next-hop 10.99.0.9\nend\nclear bgp * soft out"));
-    over(&problem);
+    await_resolved(&problem);
 
     // MetalLB does not connect.
     let at = from();
     let speaker = lab.options.speaker.clone().unwrap();
     lab.speaker.as_mut().unwrap().kill("bgpd");
-    let problem = seen("metallb-down", at);
+    let problem = await_fault("metallb-down", at);
     lab.speaker.as_mut().unwrap().restart("bgpd", &speaker.config());
-    over(&problem);
+    await_resolved(&problem);
 
     // A daemon hangs.
     let at = from();
     signal_daemons(&lab, "perouter", &["staticd"], Signal::STOP);
-    let problem = seen("daemon-hung", at);
-    over(&problem);
+    let problem = await_fault("daemon-hung", at);
+    await_resolved(&problem);
 
-    // One that keeps dying.
+    // A daemon that keeps crashing.
     let at = from();
     for _ in 0..4 {
         signal_daemons(&lab, "perouter", &["staticd"], Signal::KILL);
         thread::sleep(Duration::from_millis(100));
         wait_until("staticd", SOON, || daemons(&lab, "perouter").iter().any(|(name, _)| name == "staticd"));
     }
-    let crashing = seen("daemon-crash-loop", at);
+    let crashing = await_fault("daemon-crash-loop", at);
 
-    // The veth pair is deleted: put right at once, counted and told of.
+    // The veth pair is deleted: repaired at once, counted and reported.
     let repairs = |text: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix("frr_supervisor_repairs_total "));
         line.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0)
@@ -189,59 +191,60 @@ fn every_fault_is_seen_everywhere_and_clears() {
     let at = from();
     let mut other = Router::new("other", "perouter", &[("zebra", "-P 0 -r")]);
     Router::start_all(&mut [(&mut other, String::new())]);
-    let problem = seen("second-zebra", at);
+    let problem = await_fault("second-zebra", at);
     drop(other);
-    over(&problem);
+    await_resolved(&problem);
 
-    // A configuration that is not taken.
+    // A configuration that is rejected.
     let at = from();
     put_config("l3vnis:\n  - vni: 99999999\n");
-    let problem = seen("configuration-rejected", at);
+    let problem = await_fault("configuration-rejected", at);
     assert!(problem["what"].as_str().unwrap().contains("seen.yaml:2"), "{problem}");
     put_config("rawFRRConfigs: []\n");
-    over(&problem);
+    await_resolved(&problem);
 
-    // One that FRR itself refuses: vtysh, and bgpd where vtysh lets it pass. It names the place, and not the password.
+    // A configuration that FRR itself refuses: vtysh, or bgpd where vtysh accepts it. The problem names the place, and
+    // not the password.
     for line in ["neighbor 10.9.9.9 pasword s3cr3t-too", "neighbor 10.9.9.9 password s3cr3t-too"] {
         let at = from();
         put_config(&format!(
             "rawFRRConfigs:\n- rawConfig: |\n    router bgp 65001\n     neighbor 10.9.9.9 pass\n- rawConfig: |\n    router bgp 65001\n     {line}\n"
         ));
-        let problem = seen("configuration-rejected", at);
+        let problem = await_fault("configuration-rejected", at);
         let what = problem["what"].as_str().unwrap();
         println!("refused: {what}");
         put_config("rawFRRConfigs: []\n");
-        over(&problem);
+        await_resolved(&problem);
     }
     assert!(!node.log_text().contains("s3cr3t"), "{}", node.log_text());
 
     step_clock(-1);
-    over(&crashing);
+    await_resolved(&crashing);
     wait_until("a healthy node", SOON, healthy);
     for path in ["/", "/metrics", "/status.json", "/status.txt"] {
         assert!(!get(path).unwrap().1.contains("s3cr3t"), "{path}");
     }
 }
 
-/// How long each of these daemons is away: from its death until the line about its successor's start.
-fn away(lab: &Lab, node: &Supervisor, names: &[&str]) -> Vec<Duration> {
+/// How long each of these daemons is down: from its kill until the log line about its restart.
+fn downtimes(lab: &Lab, node: &Supervisor, names: &[&str]) -> Vec<Duration> {
     names
         .iter()
         .map(|name| {
-            let (from, died) = (node.log().len(), node.started.elapsed());
+            let (from, killed) = (node.log().len(), node.started.elapsed());
             signal_daemons(lab, "perouter", &[name], Signal::KILL);
             let text = format!("{name} started (pid");
             node.wait_log_after(from, &text, SOON);
             let log = node.log();
             let (at, _) = log[from..].iter().find(|(_, line)| line.contains(&text)).unwrap();
-            let away = at.saturating_sub(died);
+            let downtime = at.saturating_sub(killed);
             node.wait_log_after(from, DAEMONS_ANSWER, SOON);
-            away
+            downtime
         })
         .collect()
 }
 
-/// Clients of all bad sorts, until they are told to stop. How many connections they had.
+/// Runs clients of all bad kinds until `stop` is set. Returns the number of their connections.
 fn flood(stop: &std::sync::atomic::AtomicBool) -> u64 {
     use std::io::{Read as _, Write as _};
     use std::sync::atomic::Ordering::Relaxed;
@@ -262,11 +265,11 @@ fn flood(stop: &std::sync::atomic::AtomicBool) -> u64 {
         };
         let _ = stream.write_all(words);
         match connections % 3 {
-            // Reads, as one does.
+            // Reads the reply.
             0 => {
                 let _ = stream.read_to_end(&mut Vec::new());
             }
-            // Stays, and does not read.
+            // Stays connected, and does not read.
             1 => open.push(stream),
             _ => {}
         }
@@ -284,27 +287,27 @@ fn clients_of_any_sort_do_not_disturb() {
     let lab = Lab::new(Options::default());
     let quiet = {
         let node = up(&lab, &[]);
-        away(&lab, &node, &DAEMONS)
+        downtimes(&lab, &node, &DAEMONS)
     };
     let node = up(&lab, &[]);
     let stop = AtomicBool::new(false);
     let (busy, connections) = thread::scope(|scope| {
         let clients: Vec<_> = (0..3).map(|_| scope.spawn(|| flood(&stop))).collect();
         thread::sleep(Duration::from_secs(1));
-        let busy = [(); 3].map(|()| away(&lab, &node, &DAEMONS));
+        let busy = [(); 3].map(|()| downtimes(&lab, &node, &DAEMONS));
         thread::sleep(Duration::from_secs(3));
         stop.store(true, Relaxed);
         (busy, clients.into_iter().map(|client| client.join().unwrap()).sum::<u64>())
     });
-    println!("away without clients {quiet:?}; with {connections} connections {busy:?}");
-    // On one processor the clients take their share of it; what must not be is that anything waits for them, which would
-    // take their 3 s each time.
+    println!("down without clients {quiet:?}; with {connections} connections {busy:?}");
+    // On one processor the clients use their share of it; but nothing may wait for them, which would take their 3 s
+    // each time.
     for (i, name) in DAEMONS.iter().enumerate() {
         let least = busy.iter().map(|times| times[i]).min();
         assert!(least < Some(Duration::from_millis(2500)), "{name}: {busy:?}");
     }
     assert!(connections > 100, "{connections}");
-    // And it answers at once again.
+    // Then it answers at once again.
     wait_until("an answer", Duration::from_secs(5), || get("/healthz").is_ok_and(|(code, _)| code == 200));
     let (code, head, body) = request("HEAD / HTTP/1.1\r\n\r\n").unwrap();
     assert!(code == 200 && body.is_empty() && head.contains("Content-Security-Policy: default-src 'none'"), "{head}");
@@ -313,9 +316,9 @@ fn clients_of_any_sort_do_not_disturb() {
     settle();
 }
 
-/// What `frr-supervisor status` says and exits with, and what systemd is told.
+/// The output and the exit status of `frr-supervisor status`, and the notifications to systemd.
 #[test]
-fn the_command_and_systemd_say_the_same() {
+fn the_command_and_systemd_report_the_same_status() {
     let command = |args: &[&str]| {
         let output = in_ns("host", || Command::new(program()).arg("status").args(args).output()).unwrap();
         (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
@@ -327,18 +330,18 @@ fn the_command_and_systemd_say_the_same() {
     let _ = std::fs::remove_file(path);
     let systemd = std::os::unix::net::UnixDatagram::bind(path).unwrap();
     let all = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
-    let heard = std::sync::Arc::clone(&all);
+    let received = std::sync::Arc::clone(&all);
     thread::spawn(move || {
         let mut buffer = [0; 4096];
         while let Ok(n) = systemd.recv(&mut buffer) {
-            *heard.lock().unwrap() += &format!("{}\n", String::from_utf8_lossy(&buffer[..n]));
+            *received.lock().unwrap() += &format!("{}\n", String::from_utf8_lossy(&buffer[..n]));
         }
     });
-    let is_said = |words: &[&str], limit: Duration| {
-        let mut said = String::new();
-        wait_until(&format!("systemd to be told {words:?}"), limit, || {
-            said += &std::mem::take(&mut *all.lock().unwrap());
-            words.iter().all(|word| said.contains(word))
+    let await_notified = |words: &[&str], limit: Duration| {
+        let mut notified = String::new();
+        wait_until(&format!("the notification {words:?} to systemd"), limit, || {
+            notified += &std::mem::take(&mut *all.lock().unwrap());
+            words.iter().all(|word| notified.contains(word))
         });
     };
     let mut node = up(&lab, &[("NOTIFY_SOCKET", path), ("WATCHDOG_USEC", "2000000")]);
@@ -360,10 +363,10 @@ fn the_command_and_systemd_say_the_same() {
     wait_until("as many lines over HTTP", SOON, || {
         get("/status.txt").is_ok_and(|(_, text)| text.lines().count() == command(&[]).1.lines().count())
     });
-    is_said(&["READY=1", "STATUS=healthy: 3 of 3 BGP sessions up"], SOON);
-    is_said(&["WATCHDOG=1"], Duration::from_secs(5));
+    await_notified(&["READY=1", "STATUS=healthy: 3 of 3 BGP sessions up"], SOON);
+    await_notified(&["WATCHDOG=1"], Duration::from_secs(5));
 
-    // The daemons have not got the socket.
+    // The daemons do not inherit the socket.
     let pid = daemons(&lab, "perouter").into_iter().find(|(name, _)| name == "bgpd").unwrap().1;
     assert!(!std::fs::read_to_string(format!("/proc/{pid}/environ")).unwrap().contains("NOTIFY_SOCKET"));
 
@@ -375,12 +378,12 @@ fn the_command_and_systemd_say_the_same() {
     ip("leaf2", "link set node down");
     wait_until("a node that is cut off", SOON, || command(&[]).0 == 3);
     node.terminate();
-    is_said(&["STATUS=down: ", "STOPPING=1"], SOON);
+    await_notified(&["STATUS=down: ", "STOPPING=1"], SOON);
     let (code, text) = command(&[]);
     assert!(code == 3 && text.contains("does not run; its last phase was stopping"), "{code} {text}");
 }
 
-/// Its output is what `make alerts` gives to promtool.
+/// `make alerts` gives its output to promtool.
 #[test]
 fn the_metrics_are_well_formed() {
     let lab = Lab::new(Options::default());

@@ -1,4 +1,4 @@
-//! What the node shows of itself: the file, HTTP, and the log, asked for one after the other.
+//! The status of the node: the file, HTTP and the log.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -29,13 +29,13 @@ pub fn request(text: &str) -> std::io::Result<(u16, String, String)> {
     Ok((code, head.to_owned(), body.to_owned()))
 }
 
-/// What `/run/frr/status.json` says.
+/// The content of `/run/frr/status.json`.
 pub fn status() -> Value {
     let text = std::fs::read_to_string("/run/frr/status.json").unwrap_or_default();
     serde_json::from_str(&text).unwrap_or_default()
 }
 
-/// One word of it.
+/// One text field of it.
 pub fn status_of(name: &str) -> String {
     status()[name].as_str().unwrap_or_default().to_owned()
 }
@@ -47,7 +47,8 @@ pub fn problems() -> Vec<String> {
     all.iter().map(|p| p["code"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
-/// Until the file, the page, the metrics and the log all name this problem; how long it took, and its sentences.
+/// Waits until the file, the page, the metrics and the log all show this problem; the time that it took, and the
+/// problem.
 #[track_caller]
 pub fn await_problem(node: &Supervisor, code: &str, from: usize) -> (Duration, Value) {
     let begin = Instant::now();
@@ -57,7 +58,7 @@ pub fn await_problem(node: &Supervisor, code: &str, from: usize) -> (Duration, V
     });
     let (what, remedy) = (sentence(&problem, "what"), sentence(&problem, "remedy"));
     wait_until(&format!("{code} on the page"), SOON, || {
-        // What markup would be is written otherwise.
+        // The page escapes markup.
         let page = get("/").map(|(_, page)| page).unwrap_or_default();
         page.contains(escaped(&what).as_str()) && page.contains(escaped(&remedy).as_str())
     });
@@ -74,7 +75,7 @@ pub fn await_problem(node: &Supervisor, code: &str, from: usize) -> (Duration, V
     (begin.elapsed(), problem)
 }
 
-/// Until all of them say that it is over.
+/// Waits until all of them show that the problem is resolved; the time that it took.
 #[track_caller]
 pub fn await_end(node: &Supervisor, problem: &Value) -> Duration {
     let begin = Instant::now();
