@@ -105,8 +105,8 @@ size: build
 FIRST_ONLY  = bad_configurations nics_are_found nic_that_carries stale_namespace conflicting_unmanaged log_can_be_json \
               every_fault clients_of_any the_command_and the_metrics another_namespace a_broken_template an_instance_that lost_when_daemons_are_killed killed_at_any conflicting_writer rebuild_token altered deleted_namespace nic_that_returns dead_daemon no_one_reads what_others_put
 SECOND_ONLY = leave_by_another_leaf port_that_flaps does_not_affect typed_into withdraw_shuts_down services_stay no_service_is_retained lost_in_the_hosts container_is_killed only_bgpd_is_killed a_leaf_may host_mode ipv4_over full_run may_not_announce shortage_of_file wrong_with_one_nic peers_cannot_forge only_a_regular_file a_stop_overrides crashes_a_daemon
-EVERY_ONLY  = a_leaf_may_be_gobgp altered_in_the_hosts same_link_local repaired_in_the_hosts announced_while thousands_of_services kernel_made thousands_of_backup boots_slowly
-NOT_8.4     = does_not_affect typed_into crashes_a_daemon no_packet host_mode another_namespace ipv4_over services_stay no_service_is_retained may_not_announce thousands_of_services
+EVERY_ONLY  = in_maintenance a_leaf_may_be_gobgp altered_in_the_hosts same_link_local repaired_in_the_hosts announced_while thousands_of_services kernel_made thousands_of_backup boots_slowly
+NOT_8.4     = in_maintenance does_not_affect typed_into crashes_a_daemon no_packet host_mode another_namespace ipv4_over services_stay no_service_is_retained may_not_announce thousands_of_services
 without     = connmark kernel_without_vrf $(if $(EVERY),,$(EVERY_ONLY) \
               $(if $(filter $(1),$(firstword $(SUITES))),,$(FIRST_ONLY)) $(if $(filter $(1),$(or $(word 2,$(SUITES)),$(1))),,$(SECOND_ONLY))) \
               $(if $(filter $(1),bookworm),$(NOT_8.4))

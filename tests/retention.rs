@@ -228,3 +228,42 @@ fn services_stay_announced_while_a_new_zebra_is_busy() {
     }
     assert_eq!(lost, Vec::<String>::new());
 }
+
+/// bgpd selects no route before every leaf has sent End-of-RIB or the deferral time is over, and one leaf is away. Its own
+/// selection of the retained routes is older than that.
+#[test]
+fn services_stay_announced_while_one_leaf_is_in_maintenance() {
+    let file = "/tmp/maintenance.yaml";
+    let vnis = "underlay: {tunnelEndpoint: {cidrs: [100.65.0.0/24]}}
+l3vnis:
+- {vrf: red, vni: 100, hostSession: {asn: 64514, hostASN: 64515, localCIDR: {ipv4: 192.169.10.0/24}}}
+l2vnis:
+- {vni: 200, routingDomain: {type: L3VNI, l3vni: {name: red}}, gatewayIPs: [192.168.200.1/24]}
+";
+    std::fs::write(file, vnis).unwrap();
+    let lab = Lab::new(Options::default());
+    let node = Runner::new(&lab, &[("CONFIG_FILE", file)]);
+    every_ping_is_answered(&SERVICES, 20);
+    // A leaf whose bgpd is younger than its restart time announces a restart, and then no leaf is waited for.
+    thread::sleep(Duration::from_secs(115));
+    vtysh("leaf1", "conf t\nrouter bgp 65101\nneighbor node shutdown\nend");
+    thread::sleep(Duration::from_secs(10));
+    let supervisor = node.node.as_ref().unwrap();
+    let mut lost = vec![];
+    for (turn, daemon) in ["bgpd", "bgpd", "zebra"].into_iter().enumerate() {
+        if turn == 1 {
+            ip("leaf1", "link set node down");
+            thread::sleep(Duration::from_secs(3));
+        }
+        let from = supervisor.log().len();
+        let flows = flows_of(&["client2"]);
+        thread::sleep(Duration::from_secs(1));
+        node.kill(&[daemon]);
+        supervisor.wait_log_after(from, "the speaker is back:", SOON);
+        thread::sleep(Duration::from_secs(20));
+        let cost = Cost::of(flows);
+        println!("{daemon} killed, turn {turn}: {cost}");
+        lost.extend((cost.lost > 0).then(|| format!("{daemon}, turn {turn}: {cost}")));
+    }
+    assert_eq!(lost, Vec::<String>::new());
+}

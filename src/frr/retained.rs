@@ -337,8 +337,14 @@ pub enum SpeakerPath {
 pub fn speaker_path(path: &str, advertised: &str) -> SpeakerPath {
     let advertised: Value = serde_json::from_str(advertised).unwrap_or_default();
     let is_valid = |path: &&Value| path.get("valid").and_then(Value::as_bool) == Some(true);
-    // Without a best path bgpd has not selected its routes yet.
-    if imported(&advertised).filter(is_valid).is_some() && best(&advertised).is_some() {
+    let weight = |path: &Value| path.get("weight").and_then(Value::as_u64).unwrap_or(0);
+    let retained = u64::from(RETAINED_WEIGHT);
+    // Without a best path bgpd has not selected its routes yet. It has not selected them again while the retained route is
+    // the best one although the imported one has more weight: until then the prefix has no route without the retained one.
+    let is_selected = |import: &&Value| {
+        best(&advertised).is_some_and(|best| weight(best) != retained || weight(import) <= retained)
+    };
+    if imported(&advertised).filter(is_valid).filter(is_selected).is_some() {
         return SpeakerPath::Imported;
     }
     // For a path that is not usable, bgpd shows at least the prefix.

@@ -129,6 +129,15 @@ fn a_service_is_released_when_the_speakers_path_is_imported() {
     assert_eq!(speaker_path(vrf, &default(&valid, "")), SpeakerPath::Imported);
     // A template of the operator may give the speaker's paths no weight.
     assert_eq!(speaker_path(vrf, &default(r#""valid":true,"#, best)), SpeakerPath::Imported);
+    // bgpd defers its selection: the retained route is still the best one.
+    let weights = |imported: u16| {
+        default(
+            &format!(r#""valid":true,"weight":{imported},"#),
+            r#""weight":29998,"bestpath":{"overall":true},"#,
+        )
+    };
+    assert_eq!(speaker_path(vrf, &weights(29999)), SpeakerPath::Pending);
+    assert_eq!(speaker_path(vrf, &weights(0)), SpeakerPath::Imported);
     // Its next hop is not resolved yet in the default instance, or no path is selected yet.
     assert_eq!(speaker_path(vrf, &default(r#""valid":false,"#, best)), SpeakerPath::Pending);
     assert_eq!(speaker_path(vrf, &default("", best)), SpeakerPath::Pending);
