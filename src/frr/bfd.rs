@@ -76,30 +76,35 @@ pub fn update_sessions(sessions: &mut Vec<BfddSession>, replies: &[Reply]) -> bo
     now.is_some_and(|now| std::mem::replace(sessions, now) != *sessions)
 }
 
-/// The link-local address of the leaf at the other end of each fabric interface.
-pub type PeerAddresses = BTreeMap<IfName, Ipv6Addr>;
+/// The link-local address of the leaf at the other end of each fabric interface; `None` if bgpd has no neighbor on that
+/// interface any more, for example because its name has changed.
+pub type PeerAddresses = BTreeMap<IfName, Option<Ipv6Addr>>;
 
-/// Adds the addresses in the reply to [`SHOW_NEIGHBORS`](super::neighbors::SHOW_NEIGHBORS) to `peers`. An interface
-/// whose peer has no link-local address in the reply keeps its entry.
+/// Updates `peers` from the reply to [`SHOW_NEIGHBORS`](super::neighbors::SHOW_NEIGHBORS). An interface whose peer has no
+/// link-local address in the reply keeps its entry. A reply without neighbors changes nothing: bgpd may be starting.
 pub fn update_peers(peers: &mut PeerAddresses, reply: &Value) {
-    for (name, neighbor) in reply.as_object().into_iter().flatten() {
+    let Some(neighbors) = reply.as_object().filter(|neighbors| !neighbors.is_empty()) else { return };
+    for (port, address) in peers.iter_mut() {
+        address.take_if(|_| !neighbors.contains_key(port.as_str()));
+    }
+    for (name, neighbor) in neighbors {
         let address = neighbor.get("bgpNeighborAddr").and_then(Value::as_str).and_then(|ip| ip.parse().ok());
         if let (Ok(port), Some(ip)) = (IfName::parse(name), address.filter(Ipv6Addr::is_unicast_link_local)) {
-            peers.insert(port, ip);
+            peers.insert(port, Some(ip));
         }
     }
 }
 
-/// The commands that add the `peers` without a session to bfdd, and remove the old peers of their interfaces. Empty if
+/// The commands that add the `peers` without a session to bfdd, and remove the other peers of their interfaces. Empty if
 /// bfdd has exactly these peers.
 pub fn peer_commands(peers: &PeerAddresses, sessions: &[BfddSession]) -> Vec<String> {
     let mut commands = Vec::new();
     for (port, ip) in peers {
         let on_port = |s: &&BfddSession| s.interface == port.as_str() && !s.multihop && s.is_link_local();
         let (current, outdated): (Vec<_>, Vec<_>) =
-            sessions.iter().filter(on_port).partition(|session| session.peer == IpAddr::V6(*ip));
+            sessions.iter().filter(on_port).partition(|session| ip.is_some_and(|ip| session.peer == ip));
         commands.extend(outdated.iter().map(|session| format!("no peer {} interface {port}", session.peer)));
-        if current.is_empty() {
+        if let Some(ip) = ip.filter(|_| current.is_empty()) {
             commands.extend([
                 format!("peer {ip} interface {port}"),
                 format!("profile {PROFILE}"),
@@ -219,6 +224,13 @@ mod tests {
         assert_eq!(peer_commands(&peers, &sessions(REPLY))[3..], instead);
         let other = REPLY.replace("eth1", "eth2");
         assert_eq!(peer_commands(&peers, &sessions(&other))[3..], add("fe80::2"));
+        // The interface has another name; a bgpd that starts shows no neighbor yet.
+        update_peers(&mut peers, "{}");
+        assert_eq!(peer_commands(&peers, &[])[3..], add("fe80::2"));
+        update_peers(&mut peers, r#"{"fab0":{"bgpNeighborAddr":"fe80::3"}}"#);
+        let commands = peer_commands(&peers, &sessions(REPLY));
+        assert_eq!(commands[3], "no peer fe80::1 interface eth1");
+        assert_eq!(commands[4], "peer fe80::3 interface fab0");
     }
 
     #[test]

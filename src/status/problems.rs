@@ -386,9 +386,13 @@ fn unannounced(facts: &NodeFacts, state: &FrrState, now: Time, faults: &mut Vec<
     let bgpd = facts.daemons.iter().find(|daemon| daemon.name == "bgpd");
     let is_new =
         bgpd.is_none_or(|bgpd| bgpd.state != DaemonState::Running || bgpd.since.ago(now) < BGPD_STARTUP);
-    if !state.bgp.iter().any(|session| session.role == SessionRole::Fabric && session.is_up()) {
+    let mut up =
+        state.bgp.iter().filter(|session| session.role == SessionRole::Fabric && session.is_up()).peekable();
+    if up.peek().is_none() {
         return;
     }
+    // A new session gets its routes a little later.
+    let is_new = is_new || up.all(|session| session.since.ago(now) < BGPD_STARTUP);
     let vrf = &facts.metallb.0;
     for (why, prefixes) in &facts.unannounced {
         let prefixes: Vec<&str> = prefixes.iter().map(String::as_str).collect();

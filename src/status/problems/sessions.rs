@@ -58,6 +58,10 @@ pub(super) fn can_persist(code: &str, about: &str, facts: &NodeFacts, state: &Fr
             session.is_some_and(|session| !session.is_up() && (is_starting || session.state == UNKNOWN))
         }
         "next-hop-inaccessible" => is_starting,
+        // While this node's own zebra is not there, one zebra is the other one.
+        "second-zebra" => {
+            running_daemon(facts, "zebra").is_none_or(|zebra| zebra.since.ago(now) < BGPD_STARTUP)
+        }
         "bfd-down" => {
             running_daemon(facts, "bfdd").is_none()
                 || state.bfd.iter().any(|s| s.state == UNKNOWN)
@@ -150,7 +154,11 @@ fn group(session: &BgpSession, code: &str) -> Option<GroupWording> {
 
 fn bfd(state: &FrrState, faults: &mut Vec<Fault>) {
     let is_bgp_up = |peer: &str, interface: &str| {
-        state.bgp.iter().any(|s| s.is_up() && (s.address == peer || s.peer == interface || s.peer == peer))
+        // Several leaves may have one link-local address.
+        let is_scoped = !interface.is_empty();
+        let is_session =
+            |s: &BgpSession| s.peer == interface || s.peer == peer || (s.address == peer && !is_scoped);
+        state.bgp.iter().any(|s| s.is_up() && is_session(s))
     };
     // Where BGP is down, that is the problem.
     let down = state.bfd.iter().filter(|s| s.state == "down" && is_bgp_up(&s.peer, &s.interface));
