@@ -23,8 +23,11 @@ const RETRY_DELAY: Duration = Duration::from_secs(10);
 /// Delay after an interrupted change. The exit of the daemon is noticed by then.
 const INTERRUPTED_DELAY: Duration = Duration::from_secs(1);
 
-/// A change that was interrupted this many times in a row may be what makes the daemon exit.
+/// A change that was interrupted this many times in a row may be what makes the daemon exit: its retries back off.
 const MAX_INTERRUPTIONS: u32 = 3;
+
+/// The maximum of that back-off.
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(600);
 
 /// The first FRR version that can remove a VRF with a VNI.
 const CAN_REMOVE_VRFS: Version = Version(10, 6);
@@ -327,15 +330,17 @@ impl Supervisor<'_> {
                 self.publisher.update(|facts| facts.counts.rollbacks += 1);
                 let interruptions = self.interruptions.saturating_add(1);
                 let is_repeated = interruptions >= MAX_INTERRUPTIONS;
-                // A change that only waits for the lock of another vtysh makes no daemon exit.
-                if error.interrupted && (!is_repeated || error.locked) {
+                if error.interrupted {
                     let reason = error.reason;
                     let delay = if is_repeated {
-                        if interruptions == MAX_INTERRUPTIONS {
-                            log::error!("{reason}: {KEPT}; retrying every {} s", RETRY_DELAY.as_secs());
+                        let more = interruptions.saturating_sub(MAX_INTERRUPTIONS);
+                        // A change that only waits for the lock of another vtysh makes no daemon exit.
+                        let delay = if error.locked { RETRY_DELAY } else { backed_off(more) };
+                        if more == 0 || !error.locked {
+                            log::error!("{reason}{source}: {KEPT}; retrying in {} s", delay.as_secs());
                         }
-                        self.show_rejection(&[reason]);
-                        RETRY_DELAY
+                        self.show_rejection(&[format!("{reason}{source}")]);
+                        delay
                     } else {
                         log::warn!(
                             "{reason}: the change was interrupted and rolled back; retrying when all daemons run"
@@ -348,9 +353,8 @@ impl Supervisor<'_> {
                     let again = PendingConfig { interruptions, not_before: now + delay, ..pending };
                     self.pending_config.get_or_insert(again);
                 } else {
-                    let repeated = if error.interrupted { ", several times in a row" } else { "" };
-                    log::error!("{}{source}{repeated}: rolled back, {KEPT}", error.reason);
-                    self.show_rejection(&[format!("{}{source}{repeated}", error.reason)]);
+                    log::error!("{}{source}: rolled back, {KEPT}", error.reason);
+                    self.show_rejection(&[format!("{}{source}", error.reason)]);
                 }
                 for (i, daemon) in self.daemons.iter().enumerate() {
                     // A daemon that was started meanwhile has the previous configuration.
@@ -441,6 +445,11 @@ impl Supervisor<'_> {
             ),
         }
     }
+}
+
+/// [`RETRY_DELAY`], doubled `times` times.
+fn backed_off(times: u32) -> Duration {
+    RETRY_DELAY.saturating_mul(1 << times.min(8)).min(MAX_RETRY_DELAY)
 }
 
 /// The error of a check of `checked` by FRR's parser, with the source of the refused line. `indented`: the lines of
