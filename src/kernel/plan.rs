@@ -150,7 +150,7 @@ impl Planner {
         if self.effective_side(from) != side {
             if self.now.get(side).link(&name).is_some() {
                 return self.conflict(format!(
-                    "{side}: {name} cannot be moved back: another interface has its name; rename that one"
+                    "{from}: {name} cannot be moved back to {side}: an interface of this name exists in {side}; rename the one in {side}"
                 ));
             }
             self.push(Op::Move { from, to: side, name: name.clone() });
@@ -213,7 +213,7 @@ impl Planner {
         if let Some(link) = self.now.get(to).link(&name) {
             if from != to && self.now.get(from).link(&name).is_some() {
                 self.conflict(format!(
-                    "{to}: {name} cannot be moved here from {from}: another interface has its name; rename that one"
+                    "{from}: {name} cannot be moved to {to}: an interface of this name exists in {to}; rename the one in {to}"
                 ));
                 return false;
             }

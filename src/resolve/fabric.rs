@@ -129,7 +129,7 @@ pub fn find_nics(wanted: &[NicSelector], now: &Namespaces, before: &[FabricNic])
                 Ok(name) => match search.found.iter().find(|f| f.side == side && f.name == name) {
                     Some(twin) => {
                         format!(
-                            "{} {selector} and {} {} are both {name}",
+                            "{} {selector} and {} {} are both {name}: remove one of them",
                             selector.setting(),
                             twin.selector.setting(),
                             twin.selector
@@ -143,7 +143,8 @@ pub fn find_nics(wanted: &[NicSelector], now: &Namespaces, before: &[FabricNic])
                 },
             },
             several => format!(
-                "FE_MACS {selector}: {} interfaces have this address: {}",
+                "FE_MACS {selector}: {} interfaces have this address: {}; use the permanent address of one, or name it in \
+                 underlay.interfaces",
                 several.len(),
                 list_links(several.iter().copied())
             ),

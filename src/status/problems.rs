@@ -236,7 +236,7 @@ fn setup(facts: &NodeFacts, faults: &mut Vec<Fault>) {
             subject: sentence.clone(),
             what: format!("the node can't be set up: {sentence}"),
             traffic: NOT_CONNECTED.into(),
-            remedy: "fix the named cause; the supervisor retries automatically".into(),
+            remedy: "fix the named cause; the supervisor retries every 5 s for SETUP_TIMEOUT, then exits and is started again".into(),
             ..Fault::default()
         });
     }
@@ -296,9 +296,14 @@ fn daemon_fault(daemon: &DaemonStatus, facts: &NodeFacts) -> Option<Fault> {
     });
     let fault = Fault {
         subject: name.clone(),
-        traffic: format!(
-            "the kernel forwards with the existing routes; routing changes have no effect until {name} runs again"
-        ),
+        traffic: match name.as_str() {
+            "bgpd" => "the kernel forwards with the existing routes; the leaves keep the routes of this node for \
+                       GR_RESTART_TIME over one crash, but not over several in a row"
+                .into(),
+            "zebra" => "the kernel forwards with the existing routes; route changes have no effect until zebra runs again".into(),
+            "bfdd" => "no traffic is lost now; a failed link is detected only when the BGP hold time expires".into(),
+            _ => format!("no traffic is lost now; configuration changes have no effect until {name} runs again"),
+        },
         fields: vec![("daemon", name.clone())],
         ..Fault::default()
     };
@@ -316,8 +321,8 @@ fn daemon_fault(daemon: &DaemonStatus, facts: &NodeFacts) -> Option<Fault> {
             code: "daemon-hung",
             what: format!("{name} does not respond"),
             remedy: format!(
-                "the supervisor restarts it after {} s (LIVENESS_TIMEOUT); if this happens often, check what keeps {name} \
-                 busy, and whether the node lacks memory or CPU",
+                "the supervisor restarts it after {} s (LIVENESS_TIMEOUT), or later if its main thread is busy; if this \
+                 happens often, check what keeps {name} busy, and whether the node lacks memory or CPU",
                 facts.liveness_s
             ),
             ..fault
@@ -491,9 +496,17 @@ fn kernel(facts: &NodeFacts, faults: &mut Vec<Fault>) {
                 facts.findings.zebras, facts.namespace.name
             ),
             traffic: "each zebra removes the routes of the other; packets can be lost at any time".into(),
-            remedy: "stop the other FRR: look for pods with FRR and hostNetwork (frr-k8s, MetalLB's FRR mode, OpenPERouter); \
-                     if it has to stay in the host namespace, set NETNS=perouter for this FRR"
-                .into(),
+            remedy: if facts.namespace.name == "host" {
+                "stop the other FRR: look for pods with FRR and hostNetwork (frr-k8s, MetalLB's FRR mode, OpenPERouter); if \
+                 it has to stay, set NETNS=perouter for this FRR"
+                    .into()
+            } else {
+                format!(
+                    "stop the other zebra in namespace {0} (ip netns pids {0} lists the processes): OpenPERouter, or an FRR \
+                     that someone started there",
+                    facts.namespace.name
+                )
+            },
             grace: TRANSIENT,
             ..Fault::default()
         });
@@ -549,7 +562,10 @@ fn configuration(facts: &NodeFacts, faults: &mut Vec<Fault>) {
             subject: "file".into(),
             what: format!("the last configuration was rejected: {}", rejected.reasons.join("; ")),
             traffic: "the previous configuration stays active; no traffic is lost".into(),
-            remedy: "correct the file (frr-supervisor check prints its errors); the supervisor reads it when it changes".into(),
+            remedy: "correct what the reasons name: the configuration file (frr-supervisor check prints its errors), FRR_TEMPLATE, the \
+                     environment, or the device in the way; a changed file is read at once, a template at SIGHUP or a restart \
+                     of the service"
+                .into(),
             ..Fault::default()
         });
     }
@@ -557,15 +573,19 @@ fn configuration(facts: &NodeFacts, faults: &mut Vec<Fault>) {
         faults.push(Fault {
             code: "configuration-rejected",
             subject: "fallback".into(),
-            what: "daemons kept crashing with the last configuration; rolled back to the last-known-good configuration".into(),
+            what: "a daemon kept crashing with the last configuration (the log names it): rolled back to the last-known-good \
+                   configuration"
+                .into(),
             traffic: "traffic follows the last-known-good configuration".into(),
-            remedy: "compare /run/frr/frr.conf.bad with /run/frr/frr.conf, and correct the configuration".into(),
+            remedy: "compare /run/frr/frr.conf.bad with /run/frr/frr.conf, and correct FRR_TEMPLATE or the configuration file; a \
+                     restart of the service tries the same configuration again"
+                .into(),
             ..Fault::default()
         });
     }
     if facts.incomplete || !configuration.left_out.is_empty() {
         let what = match configuration.left_out.len() {
-            0 => "not all of frr.conf could be loaded".into(),
+            0 => "daemons refused lines of frr.conf".into(),
             _ => {
                 format!("parts of the configuration file are left out: {}", configuration.left_out.join("; "))
             }
@@ -575,7 +595,12 @@ fn configuration(facts: &NodeFacts, faults: &mut Vec<Fault>) {
             subject: "file".into(),
             what,
             traffic: "these parts of the configuration do not work; everything else does".into(),
-            remedy: "correct the named parts; frr-supervisor check finds such errors before a change".into(),
+            remedy: if configuration.left_out.is_empty() {
+                "find the refused lines in vtysh's log lines, correct FRR_TEMPLATE or rawFRRConfigs, then restart the service"
+                    .into()
+            } else {
+                "correct the named parts; frr-supervisor check finds such errors before a change".into()
+            },
             ..Fault::default()
         });
     }

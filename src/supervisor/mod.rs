@@ -446,7 +446,7 @@ impl<'a> Supervisor<'a> {
                     } else {
                         log::error!(
                             daemon = name, pid = pid.as_raw_nonzero().get();
-                            "{name} (pid {pid}) has not answered for {s} s: aborting it"
+                            "{name} (pid {pid}) is unresponsive (LIVENESS_TIMEOUT={s} s): aborting it; its backtrace follows"
                         );
                         child.abort();
                     }

@@ -71,12 +71,36 @@ pub fn parse(line: &str) -> ParsedLine<'_> {
     let is_error = text.contains("% ") || text.contains("Received signal");
     let unprioritised = if is_error { Level::Warn } else { Level::Info };
     let (level, text) = prioritised.unwrap_or((unprioritised, text));
+    let level_of = |message: &str| if is_harmless(message) { Level::Debug } else { level };
     match text.split_once(": ") {
         Some((name, rest)) if !name.is_empty() && name.bytes().all(|b| b.is_ascii_uppercase()) => {
-            ParsedLine { level, text: rest, message: after_timestamp.map(|_| strip_identifiers(rest)) }
+            let message = strip_identifiers(rest);
+            ParsedLine { level: level_of(message), text: rest, message: after_timestamp.map(|_| message) }
         }
-        _ => ParsedLine { level, text, message: None },
+        _ => ParsedLine { level: level_of(text), text, message: None },
     }
+}
+
+/// Messages of FRR that need no action, by their first and last words: they appear at every start, while the connect
+/// guard blocks, or for interfaces without link settings. Seen with FRR 10.3 and 10.7.
+const HARMLESS: [(&str, &str); 10] = [
+    (
+        "vty_open_config: failed to open configuration file /etc/frr/",
+        "No such file or directory, checking backup",
+    ),
+    ("vty_open_config: can't open configuration file [/etc/frr/", ".conf]"),
+    ("can't connect to fe80:", " : Permission denied"),
+    ("generic-netlink-cmd (NS 0) error: Operation not supported, type=", ""),
+    ("Extended Error: failed to retrieve link settings", ""),
+    ("Disabling MPLS support (no kernel support)", ""),
+    ("Graceful restart configuration changed, reset ", " to take effect"),
+    ("client ", " routes vrf=0"),
+    ("", "last reset: Waiting for VRF to be initialized"),
+    ("", ", whereas no BoRR received"),
+];
+
+fn is_harmless(message: &str) -> bool {
+    HARMLESS.iter().any(|(first, last)| message.starts_with(first) && message.ends_with(last))
 }
 
 /// A message without the identifiers at its beginning.
@@ -166,6 +190,20 @@ mod tests {
             (Level::Warn, "line 3: % Unknown command: x")
         );
         assert_eq!(level_and_text("plain words: here"), (Level::Info, "plain words: here"));
+    }
+
+    #[test]
+    fn what_every_start_prints_is_debug() {
+        let at = "2026/11/21 00:28:30.123 ";
+        for line in [
+            "informational: MGMTD: [RQT05-4D0H5][EC 100663319] vty_open_config: failed to open configuration file /etc/frr//ripd.conf: \
+             No such file or directory, checking backup",
+            "errors: BGP: [HKWM3-ZC5QP] can't connect to fe80::1 fd 4 : Permission denied",
+        ] {
+            assert_eq!(parse(&format!("{at}{line}")).level, Level::Debug, "{line}");
+        }
+        let line = "errors: BGP: can't connect to 10.0.0.1 fd 4 : Permission denied";
+        assert_eq!(parse(&format!("{at}{line}")).level, Level::Error);
     }
 
     #[test]

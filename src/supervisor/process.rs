@@ -280,7 +280,10 @@ fn log_line(name: &str, line: &str, last_line: &mut String, findings: &mut Outpu
         Some(message) => findings.add_message(message),
         None => findings.add_line(parsed.text),
     }
-    *last_line = redacted.into_owned();
+    // The last one explains an exit; what FRR prints at every start does not.
+    if parsed.level != log::Level::Debug {
+        *last_line = redacted.into_owned();
+    }
 }
 
 #[cfg(test)]

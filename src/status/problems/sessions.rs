@@ -164,12 +164,14 @@ fn bfd(state: &FrrState, faults: &mut Vec<Fault>) {
     let down = state.bfd.iter().filter(|s| s.state == "down" && is_bgp_up(&s.peer, &s.interface));
     faults.extend(down.map(|s| {
         let subject = if s.interface.is_empty() { &s.peer } else { &s.interface };
+        let on = if s.interface.is_empty() { String::new() } else { format!(" on {}", s.interface) };
         Fault {
             code: "bfd-down",
             subject: subject.clone(),
-            what: format!("BFD with {} on {} is down, although BGP is up", s.peer, s.interface),
+            what: format!("BFD with {}{on} is down, although BGP is up", s.peer),
             traffic: "no traffic is lost now; a failed link is detected only when the BGP hold time expires".into(),
-            remedy: "enable BFD at the leaf with the same timers (BFD_…), or disable it on this node (ENABLE_BFD=false)"
+            remedy: "enable BFD for this node at the neighbor, and let no filter drop UDP port 3784 (multihop: 4784); or disable it \
+                     on this node (ENABLE_BFD=false, or the bfd settings of this neighbor in the file)"
                 .into(),
             fields: vec![
                 ("peer", s.peer.clone()),
@@ -372,7 +374,8 @@ fn refused(session: &BgpSession, notification: &BgpNotification) -> (String, Str
             format!(
                 "FRR ended the session with {peer}: the neighbor announces more prefixes than this node allows (maximum-prefix)"
             ),
-            "find out why the neighbor announces so many prefixes, or raise the limit in the configuration of this node",
+            "find out why the neighbor announces so many prefixes, or raise the limit of this node (FABRIC_MAX_PREFIXES; \
+             in FRR_TEMPLATE or rawFRRConfigs: maximum-prefix)",
         ),
         (SHUTDOWN, true) => (
             format!("the neighbor on {peer} has shut the session down"),
@@ -451,9 +454,7 @@ fn metallb(
                 "MetalLB's speaker ({}) announces more services than this node allows (maximum-prefix): its session was ended",
                 session.peer
             ),
-            remedy:
-                "find out what the speaker announces, or raise the limit in the configuration of this node"
-                    .into(),
+            remedy: "find out what the speaker announces, or raise METALLB_MAX_PREFIXES".into(),
             grace: TRANSIENT,
             ..fault
         },

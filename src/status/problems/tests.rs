@@ -124,6 +124,7 @@ fn one_fault_is_one_problem() {
 
     let mut second = facts.clone();
     second.findings.zebras = 2;
+    second.namespace.name = "perouter".into();
     assert_eq!(after_a_minute(&second, &state)[0].0, "second-zebra");
 
     let mut failing = facts.clone();
