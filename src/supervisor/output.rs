@@ -81,7 +81,7 @@ pub fn parse(line: &str) -> ParsedLine<'_> {
     }
 }
 
-/// Messages of FRR that need no action, by their first and last words: they appear at every start, while the connect
+/// Messages of FRR that need no action, each by how it begins and ends: they appear at every start, while the connect
 /// guard blocks, or for interfaces without link settings. Seen with FRR 10.3 and 10.7.
 const HARMLESS: [(&str, &str); 10] = [
     (
