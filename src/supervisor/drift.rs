@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::Supervisor;
+use super::back_off::back_off;
 use super::change::{RepairReport, start_repair};
 use super::policy::Event;
 use crate::frr::delta::{self, Step, VtyCommand};
@@ -215,7 +216,7 @@ impl DriftMonitor {
     /// Restarts the daemon. The restarts back off, so that a conflicting writer does not cause a restart loop.
     fn restart(&mut self, daemon: DaemonKind, now: Instant) -> DriftEvent {
         let (last, count) = self.restarts.get(&daemon).copied().unwrap_or((now, 0));
-        let delay = retry_delay(count).min(RESET_AFTER);
+        let delay = back_off(REPAIR_RETRY, count, RESET_AFTER);
         let since = now - last;
         if count > 0
             && since < delay
@@ -259,7 +260,7 @@ impl DriftMonitor {
             Err(failure) => failure,
         };
         let open = self.open.get_mut(&daemon)?;
-        let delay = retry_delay(open.failures).min(MAX_REPAIR_RETRY);
+        let delay = back_off(REPAIR_RETRY, open.failures, MAX_REPAIR_RETRY);
         open.failures = open.failures.saturating_add(1);
         open.refusals += u32::from(!is_transient);
         open.not_before = now + delay;
@@ -268,11 +269,6 @@ impl DriftMonitor {
         (last_reason.as_ref() != Some(&reason))
             .then(|| DriftEvent::RepairFailed(daemon, open.lines.clone(), reason, delay))
     }
-}
-
-/// [`REPAIR_RETRY`], doubled `times` times.
-fn retry_delay(times: u32) -> Duration {
-    REPAIR_RETRY.saturating_mul(1 << times.min(8))
 }
 
 impl Supervisor<'_> {

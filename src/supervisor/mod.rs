@@ -2,6 +2,7 @@
 //! events.
 
 mod activity;
+mod back_off;
 mod backup;
 mod build;
 mod carrier;

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::back_off::back_off;
 use crate::frr::Daemon;
 
 /// Back-off before the second restart in a row; it doubles with each further restart. The first restart has no delay.
@@ -399,7 +400,7 @@ impl Policy {
             _ if exit_expected => Duration::ZERO,
             0 => Duration::ZERO,
             n => {
-                let delay = FIRST_BACKOFF.saturating_mul(1 << (n - 1).min(16)).min(MAX_BACKOFF);
+                let delay = back_off(FIRST_BACKOFF, n - 1, MAX_BACKOFF);
                 // Subtract up to a quarter, so that nodes that failed together do not restart together.
                 delay - delay * random / 1024
             }
@@ -428,7 +429,7 @@ impl Policy {
     /// A failed start is not a crash and no reason for a rollback.
     fn start_failed(&mut self, i: usize, now: Instant) {
         let state = &mut self.states[i];
-        let delay = FIRST_BACKOFF.saturating_mul(1 << state.start_failures.min(8)).min(MAX_START_RETRY);
+        let delay = back_off(FIRST_BACKOFF, state.start_failures, MAX_START_RETRY);
         state.start_failures = state.start_failures.saturating_add(1);
         state.exit_expected = false;
         state.phase = DaemonPhase::Down { not_before: (now + delay).max(state.delayed_until) };

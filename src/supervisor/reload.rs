@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
+use super::back_off::back_off;
 use super::build::Build;
 use super::change::{Change, Task, start_cleanup};
 use super::policy::Event;
@@ -335,7 +336,11 @@ impl Supervisor<'_> {
                     let delay = if is_repeated {
                         let more = interruptions.saturating_sub(MAX_INTERRUPTIONS);
                         // A change that only waits for the lock of another vtysh makes no daemon exit.
-                        let delay = if error.locked { RETRY_DELAY } else { backed_off(more) };
+                        let delay = if error.locked {
+                            RETRY_DELAY
+                        } else {
+                            back_off(RETRY_DELAY, more, MAX_RETRY_DELAY)
+                        };
                         if more == 0 || !error.locked {
                             log::error!("{reason}{source}: {KEPT}; retrying in {} s", delay.as_secs());
                         }
@@ -445,11 +450,6 @@ impl Supervisor<'_> {
             ),
         }
     }
-}
-
-/// [`RETRY_DELAY`], doubled `times` times.
-fn backed_off(times: u32) -> Duration {
-    RETRY_DELAY.saturating_mul(1 << times.min(8)).min(MAX_RETRY_DELAY)
 }
 
 /// The error of a check of `checked` by FRR's parser, with the source of the refused line. `indented`: the lines of
