@@ -272,14 +272,12 @@ impl Observer {
         let is_short = has_viewer || self.reevaluate_at.is_some() || !self.status.problems.is_empty();
         let time = Time::now();
         let is_recent = |s: &BgpSession| !s.is_up() && s.since.ago(time) < DIAGNOSIS_TIME;
-        self.round_at = now
-            + if self.frr_state.bgp.iter().any(is_recent) {
-                DIAGNOSIS_ROUND_INTERVAL
-            } else if is_short {
-                SHORT_ROUND_INTERVAL
-            } else {
-                ROUND_INTERVAL
-            };
+        let interval = match is_short {
+            _ if self.frr_state.bgp.iter().any(is_recent) => DIAGNOSIS_ROUND_INTERVAL,
+            true => SHORT_ROUND_INTERVAL,
+            false => ROUND_INTERVAL,
+        };
+        self.round_at = now + interval;
         (self.round_started_at, self.change_round_at) = (Some(now), None);
         (self.collect_at, self.collect_delay) = (now + COLLECT_DELAY, COLLECT_DELAY);
         let runs = |name: &str| {

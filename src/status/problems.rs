@@ -388,16 +388,14 @@ fn services(facts: &NodeFacts, state: &FrrState, now: Time, faults: &mut Vec<Fau
 /// Services that are announced to no leaf although a session with a leaf is up. Without such a session, that is the
 /// problem.
 fn unannounced(facts: &NodeFacts, state: &FrrState, now: Time, faults: &mut Vec<Fault>) {
-    let bgpd = facts.daemons.iter().find(|daemon| daemon.name == "bgpd");
-    let is_new =
-        bgpd.is_none_or(|bgpd| bgpd.state != DaemonState::Running || bgpd.since.ago(now) < BGPD_STARTUP);
     let mut up =
         state.bgp.iter().filter(|session| session.role == SessionRole::Fabric && session.is_up()).peekable();
     if up.peek().is_none() {
         return;
     }
     // A new session gets its routes a little later.
-    let is_new = is_new || up.all(|session| session.since.ago(now) < BGPD_STARTUP);
+    let is_new =
+        sessions::is_starting(facts, "bgpd", now) || up.all(|session| session.since.ago(now) < BGPD_STARTUP);
     let vrf = &facts.metallb.0;
     for (why, prefixes) in &facts.unannounced {
         let prefixes: Vec<&str> = prefixes.iter().map(String::as_str).collect();

@@ -44,28 +44,30 @@ pub(super) fn running_daemon<'f>(facts: &'f NodeFacts, name: &str) -> Option<&'f
     facts.daemons.iter().find(|daemon| daemon.name == name && daemon.state == DaemonState::Running)
 }
 
+/// Whether the daemon does not run, or is so new that what it reports may not be complete.
+pub(super) fn is_starting(facts: &NodeFacts, name: &str, now: Time) -> bool {
+    running_daemon(facts, name).is_none_or(|daemon| daemon.since.ago(now) < BGPD_STARTUP)
+}
+
 fn has_link(interface: &InterfaceStatus) -> bool {
     !interface.present || interface.carrier
 }
 
 /// Whether a raised problem can persist although no fault shows it: the state is not known at the moment.
 pub(super) fn can_persist(code: &str, about: &str, facts: &NodeFacts, state: &FrrState, now: Time) -> bool {
-    let bgpd = running_daemon(facts, "bgpd");
-    let is_starting = bgpd.is_none_or(|bgpd| bgpd.since.ago(now) < BGPD_STARTUP);
+    let is_bgpd_starting = is_starting(facts, "bgpd", now);
     match code {
         "wrong-as" | "wrong-password" | "session-down" | "metallb-down" => {
             let session = state.bgp.iter().find(|session| subject(session) == about);
-            session.is_some_and(|session| !session.is_up() && (is_starting || session.state == UNKNOWN))
+            session.is_some_and(|session| !session.is_up() && (is_bgpd_starting || session.state == UNKNOWN))
         }
-        "next-hop-inaccessible" => is_starting,
+        "next-hop-inaccessible" => is_bgpd_starting,
         // While this node's own zebra is not there, one zebra is the other one.
-        "second-zebra" => {
-            running_daemon(facts, "zebra").is_none_or(|zebra| zebra.since.ago(now) < BGPD_STARTUP)
-        }
+        "second-zebra" => is_starting(facts, "zebra", now),
         "bfd-down" => {
             running_daemon(facts, "bfdd").is_none()
                 || state.bfd.iter().any(|s| s.state == UNKNOWN)
-                || is_starting
+                || is_bgpd_starting
         }
         _ => false,
     }
