@@ -13,8 +13,7 @@ use libc::{
 
 use super::attributes::attributes;
 use super::link::ParsedLink;
-use crate::model::MAIN_TABLE;
-use crate::model::{Address, KernelRoute, KernelRouteKind, KernelRule, KernelTable, LinkKind};
+use crate::model::{Address, KernelRoute, KernelRouteKind, KernelRule, KernelTable, LinkKind, MAIN_TABLE};
 
 /// The kernel's local table (`RT_TABLE_LOCAL`, `linux/rtnetlink.h`) and its default table (`RT_TABLE_DEFAULT`).
 pub(super) const LOCAL_TABLE: u32 = 255;

@@ -17,9 +17,8 @@ use netlink_packet_route::route::{
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 
-use crate::model::MAIN_TABLE;
 use crate::model::{
-    IfName, IpRule, KernelRoute, KernelRouteKind, KernelRule, KernelTable, MacAddr, OWNER_GROUP,
+    IfName, IpRule, KernelRoute, KernelRouteKind, KernelRule, KernelTable, MAIN_TABLE, MacAddr, OWNER_GROUP,
     OWNER_PROTOCOL, Route, SpecKind,
 };
 

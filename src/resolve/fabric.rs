@@ -5,11 +5,9 @@ use std::fmt;
 use crate::config::Config;
 use crate::config::file::peer_interface_error;
 use crate::model::{
-    IfName, Link, LinkKind, MacAddr, Namespaces, NsState, OWNER_PROTOCOL, Ownership, RA_PROTOCOL, Side,
-    UnderlayInterface, Value as _,
+    IfName, Link, LinkKind, MAIN_TABLE, MacAddr, Namespaces, NsState, OWNER_PROTOCOL, Ownership, RA_PROTOCOL,
+    Side, UnderlayInterface, Value as _,
 };
-
-use crate::model::MAIN_TABLE;
 
 /// Maximum length of a link's alias (`IFALIASZ` less the closing NUL, `linux/if.h`).
 const LONGEST_ALIAS: usize = 255;
