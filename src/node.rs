@@ -616,7 +616,7 @@ impl Node {
         }
         let done = outcome.done;
         let mut reconfigured = resolved.ports != self.ports;
-        if reconfigured && self.config_store.is_rolled_back() {
+        if reconfigured && self.config_store.replaces_rolled_back() {
             // The settings of the active configuration are unknown, and the known settings were rolled back.
             failures.insert(SETTINGS_UNKNOWN.into());
             reconfigured = false;

@@ -20,15 +20,24 @@ fn path(name: &str) -> PathBuf {
     Path::new(RUN_DIR).join(name)
 }
 
+/// Where the active configuration comes from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Origin {
+    /// It was rendered from the settings of this node.
+    #[default]
+    Settings,
+    /// It is a stored one, because the rendered one was rejected.
+    Stored,
+    /// It is the last-known-good one, because the rendered one was rolled back.
+    RolledBack,
+}
+
 /// The active configuration and the last-known-good one.
 #[derive(Debug, Default)]
 pub struct ConfigStore {
     active: String,
     last_good: Option<String>,
-    /// The active configuration is a stored one: the one rendered for this node was rejected or rolled back.
-    is_substitute: bool,
-    /// The configuration rendered for this node was rolled back.
-    is_rolled_back: bool,
+    origin: Origin,
 }
 
 impl ConfigStore {
@@ -62,30 +71,32 @@ impl ConfigStore {
     /// Whether the active configuration is a stored one, because the one rendered for this node was rejected or rolled
     /// back.
     pub fn is_substitute(&self) -> bool {
-        self.is_substitute
+        self.origin != Origin::Settings
     }
 
     /// Records that the active configuration is the one rendered for this node.
     pub fn clear_substitute(&mut self) {
-        (self.is_substitute, self.is_rolled_back) = (false, false);
+        self.origin = Origin::Settings;
     }
 
-    /// Whether the configuration rendered for this node was rolled back.
-    pub fn is_rolled_back(&self) -> bool {
-        self.is_rolled_back
+    /// Whether the active configuration replaces one that was rolled back.
+    pub fn replaces_rolled_back(&self) -> bool {
+        self.origin == Origin::RolledBack
     }
 
     /// Makes sure that a configuration is active when FRR rejects the rendered one: without an active one it activates
     /// the stored active or last-known-good configuration, the first that FRR accepts. Returns whether one is active.
     pub fn use_stored(&mut self) -> bool {
         if !self.active.is_empty() {
-            self.is_substitute = true;
+            if self.origin == Origin::Settings {
+                self.origin = Origin::Stored;
+            }
             return true;
         }
         let stored = stored(ACTIVE).into_iter().chain(self.last_good.clone());
         let Some(text) = stored.into_iter().find(|text| is_valid(text)) else { return false };
         self.activate(text);
-        self.is_substitute = true;
+        self.origin = Origin::Stored;
         true
     }
 
@@ -129,7 +140,7 @@ impl ConfigStore {
         check(&last_good)?;
         files::save(&path(BAD), &self.active, Access::Root);
         self.activate(last_good);
-        (self.is_substitute, self.is_rolled_back) = (true, true);
+        self.origin = Origin::RolledBack;
         Ok(())
     }
 }
