@@ -157,13 +157,23 @@ impl BackupRoutes {
     /// # Errors
     /// The routes can't be read.
     pub fn remove_link(&mut self, index: u32) -> io::Result<usize> {
+        self.reduce(|backup| without_link(backup.clone(), index))
+    }
+
+    /// Removes the backup routes for which `which` is true. Returns their number.
+    fn remove_if(&mut self, which: impl Fn(&RouteMessage) -> bool) -> io::Result<usize> {
+        self.reduce(|backup| if which(backup) { Remaining::Nothing } else { Remaining::All })
+    }
+
+    /// Reduces every backup route to what `remaining` says. Returns the number of changed and removed backup routes.
+    fn reduce(&mut self, remaining: impl Fn(&RouteMessage) -> Remaining) -> io::Result<usize> {
         let mut count = 0;
         for family in FAMILIES {
             let batches: RouteBatches = for_each_route(
                 &mut self.0,
                 (family, PROTOCOL, None),
                 |backup, batches: &mut RouteBatches| {
-                    let rest = match without_link(backup.clone(), index) {
+                    let rest = match remaining(&backup) {
                         Remaining::All => return,
                         Remaining::Nothing => None,
                         Remaining::Some(rest) => Some(rest),
@@ -178,26 +188,6 @@ impl BackupRoutes {
             )?;
             self.delete(batches.remove)?;
             self.0.change_all(batches.add, &[EEXIST])?;
-            count += batches.count;
-        }
-        Ok(count)
-    }
-
-    /// Removes the backup routes for which `which` is true. Returns their number.
-    fn remove_if(&mut self, which: impl Fn(&RouteMessage) -> bool) -> io::Result<usize> {
-        let mut count = 0;
-        for family in FAMILIES {
-            let batches: RouteBatches = for_each_route(
-                &mut self.0,
-                (family, PROTOCOL, None),
-                |backup, batches: &mut RouteBatches| {
-                    if which(&backup) {
-                        batches.count += 1;
-                        batches.remove.push(RtnlMessage::DelRoute(delete_key(backup)), 0);
-                    }
-                },
-            )?;
-            self.delete(batches.remove)?;
             count += batches.count;
         }
         Ok(count)
@@ -352,7 +342,7 @@ enum Remaining {
 }
 
 fn without_link(mut backup: RouteMessage, index: u32) -> Remaining {
-    let mut remaining = Remaining::All;
+    let mut is_changed = false;
     for attribute in &mut backup.attributes {
         match attribute {
             RouteAttribute::Oif(oif) if *oif == index => return Remaining::Nothing,
@@ -364,19 +354,17 @@ fn without_link(mut backup: RouteMessage, index: u32) -> Remaining {
                 }
                 if hops.len() < before {
                     hops.iter_mut().for_each(|hop| hop.flags &= RouteNextHopFlags::Onlink);
-                    remaining = Remaining::Some(RouteMessage::default());
+                    is_changed = true;
                 }
             }
             _ => {}
         }
     }
-    match remaining {
-        Remaining::Some(_) => {
-            backup.header.flags &= RouteFlags::Onlink;
-            Remaining::Some(backup)
-        }
-        other => other,
+    if !is_changed {
+        return Remaining::All;
     }
+    backup.header.flags &= RouteFlags::Onlink;
+    Remaining::Some(backup)
 }
 
 impl super::Kernel {
