@@ -66,9 +66,6 @@ pub struct Node {
 /// How long a deleted namespace may stay unmounted before it is mounted again. Its processes keep it alive.
 pub const UNMOUNTED_GRACE: Duration = Duration::from_millis(500);
 
-/// Prefix of the sentence about a NIC that has disappeared.
-const NIC_MISSING: &str = "the fabric interface ";
-
 /// The problem of a renamed port after a rollback to a configuration whose settings only an earlier instance knew.
 const SETTINGS_UNKNOWN: &str = "a fabric interface was renamed, but the settings that the active configuration was \
      made from are unknown: its session stays down until the configuration changes or the service is restarted";
@@ -421,8 +418,7 @@ impl Node {
 
     /// Publishes what can't be repaired. Missing NICs are a problem of their own.
     fn publish_failures(&self) {
-        let failures = self.logged_failures.iter();
-        let broken = failures.filter(|sentence| !sentence.starts_with(NIC_MISSING)).cloned().collect();
+        let broken = self.logged_failures.iter().cloned().collect();
         self.publisher.update(|facts| facts.broken = broken);
     }
 
@@ -560,10 +556,7 @@ impl Node {
             find_nics(&NicSelector::from_config(&self.config), &now, &self.nics);
         if !missing.is_empty() {
             let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
-            failures.insert(format!(
-                "{NIC_MISSING}{} is missing: traffic uses only the other ones until it returns",
-                names.join(", ")
-            ));
+            log::debug!("missing fabric interfaces: {}", names.join(", "));
         }
         // A rejected NIC does not affect the other ones.
         let has_rejected = !rejected.is_empty();
@@ -638,7 +631,7 @@ impl Node {
         }
         match done.into_iter().next_back() {
             Some(last) => CheckOutcome::Repaired(last),
-            None if failures.is_empty() => CheckOutcome::Clean,
+            None if failures.is_empty() && complete => CheckOutcome::Clean,
             None => CheckOutcome::Partial,
         }
     }

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
+use serde::Deserialize;
+
 use crate::files::{self, LARGEST, Owner};
 use crate::instance;
 
@@ -39,21 +41,29 @@ pub struct PrintOptions {
     pub watch: bool,
 }
 
+/// The fields of status.json that the exit code depends on.
+#[derive(Debug, Deserialize, Default)]
+#[serde(default)]
+struct Summary {
+    health: String,
+    phase: String,
+}
+
 /// Prints the status. The exit code is the health of the node.
 pub fn print(options: PrintOptions) -> ExitCode {
     let out = io::stdout();
     let mut before = String::new();
     loop {
         let read = read_file(TEXT);
-        let plain = without_colours(read.as_deref().unwrap_or_default());
+        let summary: Summary =
+            read_file(FILE).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
         let runs = instance::is_taken();
         let text = match read {
             _ if options.json => read_file(FILE).map(|text| text + "\n").unwrap_or_default(),
             Ok(text) if runs && out.is_terminal() => text,
-            Ok(_) if runs => plain.clone(),
+            Ok(text) if runs => without_colours(&text),
             Ok(_) => {
-                let last = plain.split_whitespace().nth(1).unwrap_or_default();
-                format!("frr-supervisor does not run; its last phase was {last}\n")
+                format!("frr-supervisor does not run; its last phase was {}\n", summary.phase)
             }
             Err(e) => format!("frr-supervisor does not run on this node: {TEXT}: {e}\n"),
         };
@@ -64,9 +74,9 @@ pub fn print(options: PrintOptions) -> ExitCode {
             }
         }
         if !options.watch {
-            return match plain.split_whitespace().next().filter(|_| runs) {
-                Some(health) if health == Health::Healthy.as_str() => ExitCode::SUCCESS,
-                Some(health) if health == Health::Degraded.as_str() => EXIT_DEGRADED.into(),
+            return match summary.health {
+                health if runs && health == Health::Healthy.as_str() => ExitCode::SUCCESS,
+                health if runs && health == Health::Degraded.as_str() => EXIT_DEGRADED.into(),
                 _ => EXIT_DOWN.into(),
             };
         }
