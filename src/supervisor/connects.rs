@@ -1,0 +1,64 @@
+//! The connect guard of a new bgpd: when BGP connects are blocked, and when they are allowed again.
+
+use std::time::{Duration, Instant};
+
+use crate::kernel::Connects;
+
+use super::repairs::RETRY;
+use super::{START_BLOCK_TIME, Supervisor};
+/// Time from the first reply of a new bgpd during which its outbound connects stay blocked: zebra needs some 10 ms to
+/// announce the ports to it.
+const OUTBOUND_BLOCK_TIME: Duration = Duration::from_millis(500);
+
+/// Time from the first reply of a new bgpd during which inbound connects stay blocked: bgpd connects a second after its
+/// first attempt, and later on a loaded machine.
+const INBOUND_BLOCK_TIME: Duration = Duration::from_secs(5);
+
+/// Longest extension of these times while backup routes are being installed.
+pub(super) const MAX_BLOCK_EXTENSION: Duration = Duration::from_secs(30);
+
+impl Supervisor<'_> {
+    /// Blocks the BGP connects of a bgpd that is about to start, and those of its peers.
+    pub(super) fn block_connects(&mut self) {
+        let until = Instant::now() + START_BLOCK_TIME;
+        self.blocked_connects = vec![(Connects::Outbound, until), (Connects::Inbound, until)];
+        for (direction, _) in &self.blocked_connects {
+            if let Err(e) = self.node.kernel.block_connects(*direction) {
+                log::warn!(
+                    "BGP connects cannot be blocked: {e}; a new session may be established and closed again"
+                );
+            }
+        }
+    }
+
+    /// Schedules the end of the block after the first reply of a new bgpd.
+    pub(super) fn schedule_connects(&mut self, now: Instant) {
+        self.blocked_connects = vec![
+            (Connects::Outbound, now + OUTBOUND_BLOCK_TIME),
+            (Connects::Inbound, now + INBOUND_BLOCK_TIME),
+        ];
+    }
+
+    /// Extension of the block while backup routes are being installed: bgpd changes routes as soon as its sessions are
+    /// established.
+    pub(super) fn block_extension(&self) -> Duration {
+        if self.backup.is_installing() { MAX_BLOCK_EXTENSION } else { Duration::ZERO }
+    }
+
+    /// Allows the connects whose block has ended.
+    pub(super) fn allow_due_connects(&mut self, now: Instant) {
+        let extension = self.block_extension();
+        let kernel = &mut self.node.kernel;
+        self.blocked_connects.retain_mut(|(direction, at)| {
+            if *at + extension > now {
+                return true;
+            }
+            let allowed = kernel.allow_connects(*direction);
+            if let Err(e) = &allowed {
+                log::error!("BGP connects are still blocked: {e}; retrying");
+                *at = now + RETRY;
+            }
+            allowed.is_err()
+        });
+    }
+}

@@ -1,0 +1,144 @@
+//! Starts and exits of the daemons' processes.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::process::{WaitOptions, wait};
+
+use crate::frr::daemons::BIN_DIR;
+use crate::frr::memfd::Memfd;
+use crate::frr::{DaemonKind, host, sockets};
+
+use super::policy::{ADMIN_DOWN_DELAY, Event};
+use super::process::Child;
+use super::services::PRUNE_DELAY;
+use super::{Supervisor, linked_kill, part};
+impl Supervisor<'_> {
+    pub(super) fn start(&mut self, i: usize) -> io::Result<Child> {
+        let daemon = self.daemons[i];
+        if daemon.kind == DaemonKind::Zebra
+            && let Some(conflict) = self.node.zebra_conflict()
+        {
+            return Err(io::Error::other(conflict));
+        }
+        let retained =
+            if daemon.kind == DaemonKind::Bgpd { self.retention.configuration() } else { String::new() };
+        let config = part(&self.parts, daemon.kind)
+            .map(|text| Memfd::sealed(daemon.kind.name(), &(text.to_owned() + &retained)));
+        let config = config.transpose()?;
+        let pid = Memfd::empty("pid")?;
+        host::clear_socket_path(daemon.kind);
+        let mut command = Command::new(Path::new(BIN_DIR).join(daemon.kind.name()));
+        let config_path = config.as_ref().map(Memfd::path);
+        command.args(daemon.arguments(self.node.version, config_path.as_deref(), &pid.path()));
+        let inherited: Vec<&Memfd> = config.iter().chain([&pid]).collect();
+        let victim =
+            daemon.required_dependents().find_map(|name| self.children[self.running(name)?].as_ref());
+        let victim = victim.map(|zebra| zebra.pid);
+        let not_linked = |e: io::Error| {
+            log::warn!(
+                daemon = "zebra";
+                "the linked kill of zebra cannot be set up: {e}; if bgpd exits, the VNIs lose packets until it runs again"
+            );
+        };
+        let (link, ends) = victim.and_then(|_| linked_kill::create().map_err(not_linked).ok()).unzip();
+        let (input, _last) = ends.map_or((Stdio::null(), None), |ends| (ends.input, Some(ends.inherited)));
+        // A child starts in the namespace of the thread that creates it.
+        let child = self
+            .node
+            .kernel
+            .router_ns()
+            .within(|| Child::spawn(daemon.kind.name(), command, input, &inherited))?;
+        if let Some((link, victim)) = link.zip(victim) {
+            self.linked_kill = link.arm(victim).map_err(not_linked).ok().map(|()| link);
+        }
+        host::write_pid_file(daemon.kind, child.pid);
+        Ok(child)
+    }
+
+    /// Reaps every exited child: those of the supervisor and, if it is PID 1, orphans.
+    pub(super) fn reap(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
+        let mut exited = vec![];
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => exited.push((pid, ExitStatus::from_raw(status.as_raw()))),
+                Ok(None) | Err(Errno::CHILD) => break,
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        // A daemon whose exit kills others comes before them, whatever order the kernel reports.
+        exited.sort_by_key(|(pid, _)| {
+            let daemon = self.children.iter().position(|child| child.as_ref().is_some_and(|c| c.pid == *pid));
+            daemon.is_none_or(|i| self.daemons[i].required_dependents().next().is_none())
+        });
+        for (pid, status) in exited {
+            let has_pid = |child: &Option<Child>| child.as_ref().is_some_and(|c| c.pid == pid);
+            if let Some(i) = self.children.iter().position(has_pid) {
+                if let Some(child) = self.children[i].take() {
+                    self.daemon_exited(i, child, status, events);
+                }
+            } else if has_pid(&self.load) {
+                if let Some(child) = self.load.take() {
+                    self.load_exited(child, status);
+                }
+                self.start_next_load(events);
+            } else {
+                log::debug!("reaped orphan {pid}: {status}");
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn daemon_exited(
+        &mut self,
+        i: usize,
+        mut child: Child,
+        status: ExitStatus,
+        events: &mut VecDeque<Event>,
+    ) {
+        if self.daemons[i].kind == DaemonKind::Bgpd && self.end.is_none() {
+            self.retain_services();
+        }
+        // While stopping, nothing would remove them.
+        if self.daemons[i].owns_kernel_routes && self.end.is_none() {
+            // The service of a route that is missing now may still be announced.
+            if let Some((at, _)) = &mut self.released {
+                *at = Instant::now()
+                    + Duration::from_secs(self.node.config.metallb.retention_s.into())
+                    + PRUNE_DELAY;
+            }
+            self.install_backup_routes(self.running(DaemonKind::Zebra).is_none());
+        }
+        child.read_rest();
+        self.records[i].exited(&child, status);
+        self.reset_drift(i);
+        self.starting.retain(|q| q.daemon != i);
+        self.pings.retain(|(daemon, _)| *daemon != i);
+        self.partial_replies.retain(|(daemon, _)| *daemon != i);
+        if let Some((queries, _)) = &mut self.session_queries {
+            queries.retain(|q| q.daemon != i);
+        }
+        if self.daemons[i].owns_bfd_sessions {
+            self.bfd_query = None;
+            let sessions = std::mem::take(&mut self.bfd_sessions);
+            self.admin_down = Some((Instant::now() + ADMIN_DOWN_DELAY, sessions));
+        }
+        let (name, pid) = (self.daemons[i].kind, child.pid);
+        log::log!(
+            child.exit_log_level(),
+            daemon = name, pid = pid.as_raw_nonzero().get();
+            "{name} exited (pid {pid}, {status}){}",
+            child.last_log_line_suffix()
+        );
+        host::remove_pid_file(name);
+        sockets::remove_hard_links(name);
+        host::remove_daemon_directory(name, pid);
+        events.push_back(Event::Exited(i));
+    }
+}

@@ -1,0 +1,131 @@
+//! Retained services: what bgpd announces in the place of MetalLB's speaker, and what is logged of it.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+
+use crate::config::Config;
+use crate::frr::retained::RetainedRouters;
+use crate::frr::{DaemonKind, state};
+use crate::printable::first;
+
+use super::retention::{RetentionEvent, RetentionOutcome};
+use super::{MAX_LOGGED_NAMES, Supervisor, backup, part};
+/// Time from the end of the retention until FRR has installed or removed its own routes.
+pub(super) const PRUNE_DELAY: Duration = Duration::from_secs(5);
+
+/// Time that backup routes stay installed after the end of the retention.
+const RETENTION_MARGIN: Duration = Duration::from_secs(5);
+
+impl Supervisor<'_> {
+    /// Time that backup routes stay installed after the exit of a daemon.
+    pub(super) fn window(&self) -> Duration {
+        let config = &self.node.config;
+        // Retained services need their routes.
+        let retention = self
+            .retention
+            .is_active()
+            .then(|| Duration::from_secs(config.metallb.retention_s.into()) + RETENTION_MARGIN);
+        Duration::from_secs(config.timers.restart_s.into()).max(retention.unwrap_or_default())
+    }
+
+    /// Retains the speaker's services: they stay announced to the leaves until the speaker announces them again.
+    pub(super) fn retain_services(&mut self) {
+        let config = &self.node.config;
+        // A bgpd that gets its configuration from vtysh starts without retained services.
+        let is_in_file = part(&self.parts, DaemonKind::Bgpd).is_some();
+        let is_allowed = |prefix: &IpNet| {
+            let all = &config.metallb.allowed;
+            is_in_file && (all.is_empty() || all.iter().any(|net| net.contains(prefix)))
+        };
+        match self.node.kernel.bgp_prefixes(config.metallb.table.get()) {
+            Ok(mut prefixes) => {
+                prefixes.retain(is_allowed);
+                let n = self.retention.bgpd_exited(&prefixes, Instant::now());
+                if n > 0 {
+                    log::info!(
+                        "{n} retained services stay announced until the speaker is back, for up to {} s",
+                        config.metallb.retention_s
+                    );
+                }
+            }
+            Err(e) => {
+                log::warn!("the kernel's routes cannot be read: {e}; retaining all known services");
+                let known: BTreeSet<IpNet> =
+                    self.retention.known().prefixes().copied().filter(is_allowed).collect();
+                self.retention.bgpd_exited(&known, Instant::now());
+            }
+        }
+        self.show_retained();
+        self.show_unannounced();
+    }
+
+    /// Continues the retention and the queries for services.
+    pub(super) fn step_retention(&mut self, now: Instant) {
+        let bgpd = self.ready(DaemonKind::Bgpd);
+        let events = self.retention.step(bgpd.and_then(|_| part(&self.parts, DaemonKind::Bgpd)), now);
+        if self.retention.is_waiting_for_prefixes() {
+            match self.node.kernel.bgp_prefixes(self.node.config.metallb.table.get()) {
+                Ok(prefixes) => self.retention.take_prefixes(prefixes, now),
+                Err(e) => log::debug!("the routes of the services cannot be read: {e}"),
+            }
+        }
+        for event in events {
+            self.process_retention_event(event, now);
+        }
+        // Retained services need their routes.
+        if let Some((until, retained)) = self.backup.until.as_mut().zip(self.retention.until()) {
+            *until = (*until).max(retained + RETENTION_MARGIN);
+        }
+        if let Some((_, prefixes)) = self.released.take_if(|(at, _)| *at <= now) {
+            self.queue_backup_job(backup::BackupJob::Prune(prefixes));
+        }
+    }
+
+    pub(super) fn process_retention_event(&mut self, event: RetentionEvent, now: Instant) {
+        match event {
+            RetentionEvent::KnownChanged => {
+                self.publisher.update(|facts| facts.session_changes += 1);
+                state::save_state(state::SERVICES, self.retention.known());
+            }
+            RetentionEvent::UnannouncedChanged => self.show_unannounced(),
+            RetentionEvent::Released(withdrawn) => {
+                self.show_retained();
+                // Services that were withdrawn before another exit of bgpd are pruned now, too.
+                if !withdrawn.is_empty() || self.released.is_some() {
+                    let mut all = self.released.take().map(|(_, before)| before).unwrap_or_default();
+                    all.extend(withdrawn);
+                    self.released = Some((now + PRUNE_DELAY, all));
+                }
+            }
+            RetentionEvent::Finished(RetentionOutcome::SpeakerBack(announced, withdrawn)) => {
+                log::info!("the speaker is back: it announces {announced} services again");
+                if !withdrawn.is_empty() {
+                    log::info!(
+                        "the speaker no longer announces {} services: {}",
+                        withdrawn.len(),
+                        first(MAX_LOGGED_NAMES, &withdrawn)
+                    );
+                }
+            }
+            RetentionEvent::Finished(RetentionOutcome::TimedOut(released, is_up)) => log::error!(
+                "{} for {} s (METALLB_HOLD_TIME): {} services are no longer announced: {}",
+                if is_up {
+                    "the speaker is back, but its routes could not be used"
+                } else {
+                    "the speaker has not come back"
+                },
+                self.node.config.metallb.retention_s,
+                released.len(),
+                first(MAX_LOGGED_NAMES, &released)
+            ),
+        }
+    }
+}
+
+/// The BGP instances that announce retained services.
+pub(super) fn retained_routers(config: &Config) -> RetainedRouters {
+    let metallb = &config.metallb;
+    RetainedRouters { asn: config.asn, vrf_asn: metallb.asn, vrf: metallb.vrf.clone() }
+}

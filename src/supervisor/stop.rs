@@ -1,0 +1,76 @@
+//! The stop that a signal requests.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::config::{Config, OnStop};
+use crate::frr::vty::socket;
+use crate::frr::{DaemonKind, state};
+use crate::printable::first;
+use crate::signals::Signals;
+
+use super::graceful_shutdown::{GracefulShutdown, ShutdownOutcome};
+use super::policy::Event;
+use super::queries::SESSION_QUERY_TIME;
+use super::{End, MAX_LOGGED_NAMES, Supervisor};
+impl Supervisor<'_> {
+    /// A signal requests the stop, which takes precedence over any other end.
+    pub(super) fn stop(&mut self, events: &mut VecDeque<Event>, now: Instant) {
+        let withdraw = withdraws(&self.node.config, self.signals);
+        if withdraw && self.end.is_some() {
+            // The daemons are stopping already, and the peers keep this node's routes: the next bgpd withdraws them.
+            return;
+        }
+        self.end = Some(End::Stopped);
+        self.show_stop();
+        self.end_load();
+        if !withdraw {
+            log::info!("stopping: the peers keep this node's routes, and the kernel keeps its own");
+            events.push_back(Event::Stop);
+            return;
+        }
+        let drain = Duration::from_secs(self.node.config.drain_s.into());
+        log::info!(
+            "stopping: graceful shutdown: the peers prefer other paths, and the sessions are shut down in {} s",
+            drain.as_secs()
+        );
+        let bgpd = self.ready_child(DaemonKind::Bgpd);
+        let settled = bgpd.is_some_and(|bgpd| bgpd.age() >= SESSION_QUERY_TIME);
+        let bgpd = bgpd.map(|bgpd| bgpd.pid);
+        self.graceful_shutdown =
+            Some(GracefulShutdown::start(socket(DaemonKind::Bgpd), &self.text, drain, bgpd, settled, now));
+    }
+
+    /// Does the next step of the graceful shutdown, and stops the daemons after the last one.
+    pub(super) fn step_graceful_shutdown(&mut self, events: &mut VecDeque<Event>, now: Instant) {
+        let bgpd = self.ready_child(DaemonKind::Bgpd).map(|bgpd| bgpd.pid);
+        let Some(outcome) = self.graceful_shutdown.as_mut().and_then(|shutdown| shutdown.step(bgpd, now))
+        else {
+            return;
+        };
+        self.graceful_shutdown = None;
+        let effect = format!(
+            "it may send traffic to this node for {} s (GR_RESTART_TIME), unless its port goes down",
+            self.node.config.timers.restart_s
+        );
+        match outcome {
+            ShutdownOutcome::Complete(missing) if missing.is_empty() => {}
+            ShutdownOutcome::Complete(missing) => {
+                let peers = first(MAX_LOGGED_NAMES, &missing);
+                log::warn!("stopping: no session with {peers}: {effect}");
+            }
+            ShutdownOutcome::Failed => {
+                log::error!(
+                    daemon = "bgpd";
+                    "stopping: the graceful shutdown failed, and every peer keeps this node's routes: {effect}"
+                );
+            }
+        }
+        events.push_back(Event::Stop);
+    }
+}
+
+/// Whether a stop at this moment withdraws this node's routes from the peers.
+pub fn withdraws(config: &Config, signals: &Signals) -> bool {
+    signals.withdraw_requested() || state::on_stop_override().unwrap_or(config.on_stop) == OnStop::Withdraw
+}
