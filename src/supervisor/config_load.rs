@@ -1,5 +1,6 @@
 //! Runs of vtysh that load the configuration into daemons.
 
+use crate::frr::DaemonKind;
 use std::collections::VecDeque;
 use std::process::{Command, ExitStatus, Stdio};
 
@@ -10,18 +11,34 @@ use crate::frr::with_log_settings;
 use super::Supervisor;
 use super::policy::Event;
 use super::process::Child;
+/// Runs of vtysh.
+#[derive(Debug)]
+pub(super) struct ConfigLoad {
+    /// The running vtysh that loads the configuration.
+    pub(super) running: Option<Child>,
+    /// The daemons of the next runs of vtysh; `None` for all daemons.
+    pub(super) queue: VecDeque<Option<DaemonKind>>,
+    pub(super) succeeded: bool,
+}
+
+impl Default for ConfigLoad {
+    fn default() -> Self {
+        Self { running: None, queue: VecDeque::new(), succeeded: true }
+    }
+}
+
 impl Supervisor<'_> {
     pub(super) fn end_load(&mut self) {
-        self.load_queue.clear();
-        self.load_succeeded = false;
-        if let Some(child) = &mut self.load {
+        self.load.queue.clear();
+        self.load.succeeded = false;
+        if let Some(child) = &mut self.load.running {
             child.kill();
         }
     }
 
     /// Starts the next vtysh, or reports the result after the last one.
     pub(super) fn start_next_load(&mut self, events: &mut VecDeque<Event>) {
-        while let Some(daemon) = self.load_queue.pop_front() {
+        while let Some(daemon) = self.load.queue.pop_front() {
             let start = || {
                 let text = Memfd::sealed("frr.conf", &with_log_settings(&self.text))?;
                 let mut command = Command::new("/usr/bin/vtysh");
@@ -31,32 +48,32 @@ impl Supervisor<'_> {
             };
             match start() {
                 Ok(child) => {
-                    self.load = Some(child);
+                    self.load.running = Some(child);
                     return;
                 }
                 Err(e) => {
                     log::error!("vtysh: cannot be started: {e}");
-                    self.load_succeeded = false;
+                    self.load.succeeded = false;
                 }
             }
         }
-        events.push_back(Event::Loaded(self.load_succeeded));
+        events.push_back(Event::Loaded(self.load.succeeded));
     }
 
     pub(super) fn load_exited(&mut self, mut child: Child, status: ExitStatus) {
         child.read_rest();
         if child.was_killed() {
             log::debug!("vtysh was killed");
-            self.load_succeeded = false;
+            self.load.succeeded = false;
         } else if !status.success() {
             log::error!("vtysh: loading the configuration failed: {status}{}", child.last_log_line_suffix());
-            self.load_succeeded = false;
+            self.load.succeeded = false;
         } else if child.is_refused() {
             log::error!("vtysh: parts of the configuration were refused: see its output above");
-            self.load_succeeded = false;
+            self.load.succeeded = false;
         } else if child.has_lost_changes() {
             log::warn!("vtysh: a concurrent change interfered: loading the configuration again");
-            self.load_succeeded = false;
+            self.load.succeeded = false;
         }
     }
 }

@@ -26,8 +26,11 @@ impl Supervisor<'_> {
         {
             return Err(io::Error::other(conflict));
         }
-        let retained =
-            if daemon.kind == DaemonKind::Bgpd { self.retention.configuration() } else { String::new() };
+        let retained = if daemon.kind == DaemonKind::Bgpd {
+            self.services.retention.configuration()
+        } else {
+            String::new()
+        };
         let config = part(&self.parts, daemon.kind)
             .map(|text| Memfd::sealed(daemon.kind.name(), &(text.to_owned() + &retained)));
         let config = config.transpose()?;
@@ -83,8 +86,8 @@ impl Supervisor<'_> {
                 if let Some(child) = self.children[i].take() {
                     self.daemon_exited(i, child, status, events);
                 }
-            } else if has_pid(&self.load) {
-                if let Some(child) = self.load.take() {
+            } else if has_pid(&self.load.running) {
+                if let Some(child) = self.load.running.take() {
                     self.load_exited(child, status);
                 }
                 self.start_next_load(events);
@@ -102,13 +105,13 @@ impl Supervisor<'_> {
         status: ExitStatus,
         events: &mut VecDeque<Event>,
     ) {
-        if self.daemons[i].kind == DaemonKind::Bgpd && self.end.is_none() {
+        if self.daemons[i].kind == DaemonKind::Bgpd && self.ending.end.is_none() {
             self.retain_services();
         }
         // While stopping, nothing would remove them.
-        if self.daemons[i].owns_kernel_routes && self.end.is_none() {
+        if self.daemons[i].owns_kernel_routes && self.ending.end.is_none() {
             // The service of a route that is missing now may still be announced.
-            if let Some((at, _)) = &mut self.released {
+            if let Some((at, _)) = &mut self.services.released {
                 *at = Instant::now()
                     + Duration::from_secs(self.node.config.metallb.retention_s.into())
                     + PRUNE_DELAY;
@@ -118,16 +121,16 @@ impl Supervisor<'_> {
         child.read_rest();
         self.records[i].exited(&child, status);
         self.reset_drift(i);
-        self.starting.retain(|q| q.daemon != i);
-        self.pings.retain(|(daemon, _)| *daemon != i);
-        self.partial_replies.retain(|(daemon, _)| *daemon != i);
-        if let Some((queries, _)) = &mut self.session_queries {
+        self.queries.starting.retain(|q| q.daemon != i);
+        self.queries.pings.retain(|(daemon, _)| *daemon != i);
+        self.queries.partial_replies.retain(|(daemon, _)| *daemon != i);
+        if let Some((queries, _)) = &mut self.queries.sessions {
             queries.retain(|q| q.daemon != i);
         }
         if self.daemons[i].owns_bfd_sessions {
-            self.bfd_query = None;
-            let sessions = std::mem::take(&mut self.bfd_sessions);
-            self.admin_down = Some((Instant::now() + ADMIN_DOWN_DELAY, sessions));
+            self.bfd.query = None;
+            let sessions = std::mem::take(&mut self.bfd.sessions);
+            self.bfd.admin_down = Some((Instant::now() + ADMIN_DOWN_DELAY, sessions));
         }
         let (name, pid) = (self.daemons[i].kind, child.pid);
         log::log!(

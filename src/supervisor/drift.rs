@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Supervisor;
 use super::back_off::back_off;
-use super::change::{RepairReport, start_repair};
+use super::change::{RepairReport, Task, start_repair};
 use super::policy::Event;
 use crate::frr::delta::{self, Step, VtyCommand};
 use crate::frr::vty::{Query, socket};
@@ -271,27 +271,45 @@ impl DriftMonitor {
     }
 }
 
+/// Drift of the daemons' configuration.
+#[derive(Debug)]
+pub(super) struct ConfigDrift {
+    pub(super) monitor: DriftMonitor,
+    /// The running repair of a daemon's configuration.
+    pub(super) repair: Option<Task<RepairReport>>,
+    /// The next repairs.
+    pub(super) queued: VecDeque<Step>,
+}
+
+impl ConfigDrift {
+    pub(super) fn new(version: Version, now: Instant) -> Self {
+        Self { monitor: DriftMonitor::new(version, now), repair: None, queued: VecDeque::new() }
+    }
+}
+
 impl Supervisor<'_> {
     /// Checks whether the daemons run with the expected configuration, and repairs it.
     pub(super) fn check_drift(&mut self, events: &mut VecDeque<Event>, now: Instant) {
         let mut drift_events = vec![];
-        if let Some(task) = self.drift_repair.take_if(|task| task.is_finished()) {
+        if let Some(task) = self.drift.repair.take_if(|task| task.is_finished()) {
             // If the thread has panicked, the next check finds the result.
-            drift_events.extend(task.join().and_then(|report| self.drift.repair_finished(report, now)));
+            drift_events
+                .extend(task.join().and_then(|report| self.drift.monitor.repair_finished(report, now)));
         }
-        let is_settling =
-            self.retention.is_active() || self.released.is_some() || self.graceful_shutdown.is_some();
-        let configuring = self.is_configuring() || !self.queued_drift_repairs.is_empty();
+        let is_settling = self.services.retention.is_active()
+            || self.services.released.is_some()
+            || self.ending.graceful_shutdown.is_some();
+        let configuring = self.is_configuring() || !self.drift.queued.is_empty();
         let quiet = self.policy.is_complete() && !configuring && !is_settling;
         let enforce = self.node.config.enforce;
-        drift_events.extend(self.drift.step(quiet, enforce, &self.daemons, now));
+        drift_events.extend(self.drift.monitor.step(quiet, enforce, &self.daemons, now));
         for event in drift_events {
             self.process_drift_event(event, enforce, events);
         }
         if !self.is_configuring()
-            && let Some(step) = self.queued_drift_repairs.pop_front()
+            && let Some(step) = self.drift.queued.pop_front()
         {
-            self.drift_repair = start_repair(step)
+            self.drift.repair = start_repair(step)
                 .inspect_err(|e| log::error!("the repair of FRR's configuration cannot be started: {e}"))
                 .ok();
         }
@@ -321,7 +339,7 @@ impl Supervisor<'_> {
                     self.publisher.update(|facts| drop(facts.drift.insert(daemon.to_string(), lines)));
                 }
             }
-            DriftEvent::Repair(DriftRepair::Commands(step)) => self.queued_drift_repairs.push_back(step),
+            DriftEvent::Repair(DriftRepair::Commands(step)) => self.drift.queued.push_back(step),
             DriftEvent::Repair(DriftRepair::Restart(daemon)) => {
                 log::warn!(
                     daemon = daemon;

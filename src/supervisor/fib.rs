@@ -156,26 +156,26 @@ impl FibCheck {
 impl Supervisor<'_> {
     /// Makes zebra install the routes again that the kernel has lost.
     pub(super) fn check_fib(&mut self, now: Instant) {
-        if self.fib_check.running.as_ref().is_some_and(Task::is_finished) {
-            match self.fib_check.running.take().and_then(Task::join) {
+        if self.kernel.fib.running.as_ref().is_some_and(Task::is_finished) {
+            match self.kernel.fib.running.take().and_then(Task::join) {
                 Some(Ok(missing)) => self.report_missing_routes(&missing, now),
                 Some(Err(e)) => {
                     log::debug!("zebra's routes cannot be compared with those of the kernel: {e}");
-                    self.fib_check.failed(now);
+                    self.kernel.fib.failed(now);
                 }
-                None => self.fib_check.failed(now),
+                None => self.kernel.fib.failed(now),
             }
         }
-        if self.fib_check.deadline().is_none_or(|due| due > now) {
+        if self.kernel.fib.deadline().is_none_or(|due| due > now) {
             return;
         }
         let Some(age) =
             self.ready_child(DaemonKind::Bgpd).filter(|_| self.policy.is_complete()).map(Child::age)
         else {
-            self.fib_check.due = now + SESSION_DELAY;
+            self.kernel.fib.due = now + SESSION_DELAY;
             return;
         };
-        let compare_all = self.fib_check.start(now);
+        let compare_all = self.kernel.fib.start(now);
         let bgpd_age = Some(age).filter(|age| *age < NO_STALE_ROUTES_AFTER);
         let fib = self.node.kernel.fib();
         let task = fib.and_then(|fib| {
@@ -184,22 +184,22 @@ impl Supervisor<'_> {
             })
         });
         match task {
-            Ok(task) => self.fib_check.running = Some(task),
+            Ok(task) => self.kernel.fib.running = Some(task),
             Err(e) => {
                 log::debug!("the check of zebra's routes cannot be started: {e}");
-                self.fib_check.failed(now);
+                self.kernel.fib.failed(now);
             }
         }
     }
 
     fn report_missing_routes(&mut self, missing: &[FibRoute], now: Instant) {
-        let (new, is_problem) = self.fib_check.finished(missing, now);
+        let (new, is_problem) = self.kernel.fib.finished(missing, now);
         self.publisher.update_missing_routes(is_problem.then(|| first(MAX_LOGGED_ROUTES, missing)));
         if !new.is_empty() {
             log::warn!(
                 daemon = "zebra";
                 "repaired in {} µs: zebra installs {} of its routes again, which the kernel had lost: {}",
-                self.fib_check.started.elapsed().as_micros(),
+                self.kernel.fib.started.elapsed().as_micros(),
                 new.len(),
                 first(MAX_LOGGED_ROUTES, &new)
             );

@@ -1,5 +1,8 @@
 //! Checks of the kernel's state, and what follows from them.
 
+use super::fib;
+use super::repairs::RepairSchedule;
+use crate::config::Config;
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -10,6 +13,28 @@ use crate::time::Time;
 use super::policy::Event;
 use super::repairs::{RETRY, RepairOutcome};
 use super::{End, Supervisor};
+/// The checks of the kernel.
+#[derive(Debug)]
+pub(super) struct KernelState {
+    pub(super) repairs: RepairSchedule,
+    pub(super) fib: fib::FibCheck,
+    /// Another program reverts the repairs.
+    pub(super) has_conflicting_writer: bool,
+    /// When to check for silent workloads, if the node is their gateway.
+    pub(super) workloads_at: Option<Instant>,
+}
+
+impl KernelState {
+    pub(super) fn new(config: &Config, now: Instant) -> Self {
+        Self {
+            repairs: RepairSchedule::default(),
+            fib: fib::FibCheck::new(now),
+            has_conflicting_writer: false,
+            workloads_at: config.overlay.has_gateways().then_some(now),
+        }
+    }
+}
+
 impl Supervisor<'_> {
     /// Checks the kernel's state and repairs drift.
     pub(super) fn check_kernel(&mut self, events: &mut VecDeque<Event>) {
@@ -41,15 +66,15 @@ impl Supervisor<'_> {
             CheckOutcome::Failed => RepairOutcome::Failed,
             CheckOutcome::Unmounted => RepairOutcome::CheckAfter(UNMOUNTED_GRACE),
             CheckOutcome::NamespaceLost(how) => {
-                self.end = Some(End::NamespaceGone(how));
+                self.ending.end = Some(End::NamespaceGone(how));
                 self.end_load();
                 events.push_back(Event::Stop);
                 RepairOutcome::Clean
             }
         };
-        let delay = self.repairs.check_done(outcome, Instant::now());
-        if outcome == RepairOutcome::Repaired || delay.is_some() != self.has_conflicting_writer {
-            self.has_conflicting_writer = delay.is_some();
+        let delay = self.kernel.repairs.check_done(outcome, Instant::now());
+        if outcome == RepairOutcome::Repaired || delay.is_some() != self.kernel.has_conflicting_writer {
+            self.kernel.has_conflicting_writer = delay.is_some();
             self.publisher.update(|facts| {
                 facts.conflicting_writer = delay.is_some();
                 if outcome == RepairOutcome::Repaired {
@@ -70,7 +95,7 @@ impl Supervisor<'_> {
     pub(super) fn reconfigure(&mut self, events: &mut VecDeque<Event>) {
         // These would continue with the new processes.
         self.end_load();
-        self.queued_drift_repairs.clear();
+        self.drift.queued.clear();
         self.read_parts();
         events.push_back(Event::Reconfigured { can_roll_back: self.node.config_store.can_roll_back() });
     }

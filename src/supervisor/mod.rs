@@ -29,42 +29,40 @@ mod show;
 mod stop;
 mod watch;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ipnet::IpNet;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::config::Config;
-use crate::frr::delta::Step;
-use crate::frr::vty::{Query, socket};
+use crate::frr::vty::socket;
 use crate::frr::{Daemon, DaemonKind, bfd, sockets, state};
 use crate::kernel::{Connects, KernelEvents};
-use crate::model::FilePath;
 use crate::node::Node;
 use crate::signals::Signals;
 use crate::status::{NodePhase, Probe, Publisher};
 
+use bfd_peers::BfdState;
 use build::Build;
-use change::{Change, RepairReport, Task};
+use config_load::ConfigLoad;
 use connects::MAX_BLOCK_EXTENSION;
-use drift::DriftMonitor;
+use drift::ConfigDrift;
 use graceful_shutdown::GracefulShutdown;
+use kernel_check::KernelState;
 use linked_kill::LinkedKill;
-use policy::{ADMIN_DOWN_DELAY, Action, Event, Policy, PolicySettings};
+use policy::{Action, Event, Policy, PolicySettings};
 use process::Child;
 use queries::DaemonQuery;
-use reload::{FileRead, PendingConfig};
-use repairs::RepairSchedule;
-use retention::Retention;
+use queries::QueryState;
+use reload::{ConfigFile, RunningChange};
 pub use rollback::RollbackHistory;
-use services::retained_routers;
+use services::Services;
 use show::DaemonHistory;
 pub use show::describe;
+use stop::Ending;
 pub use stop::withdraws;
 use watch::FileWatch;
 
@@ -109,81 +107,23 @@ pub struct Supervisor<'a> {
     parts: Vec<(DaemonKind, String)>,
     policy: Policy,
     children: Vec<Option<Child>>,
-    /// Daemons that have not replied since their start.
-    starting: Vec<DaemonQuery>,
-    /// Pinged daemons without a reply; `None` if the connection failed.
-    pings: Vec<(usize, Option<Query>)>,
-    /// Pinged daemons that have replied to the first of several commands, and so are alive.
-    partial_replies: Vec<(usize, Query)>,
-    /// When to collect the replies to the pings, and the delay until the next collection.
-    collect_at: Option<(Instant, Duration)>,
-    /// Queries of daemons whose sessions may be new, and the end of these queries.
-    session_queries: Option<(Vec<DaemonQuery>, Instant)>,
-    /// Number of periodic checks.
-    checks: u32,
     /// Start of the current iteration of the loop.
     iteration_started: Instant,
-    /// Earliest next Router Solicitation.
-    solicit_at: Instant,
-    /// The last known BFD sessions of bfdd.
-    bfd_sessions: Vec<bfd::BfddSession>,
-    /// The BFD peers that the supervisor configures in bfdd.
-    bfd_peers: bfd::PeerAddresses,
-    /// The running configuration of BFD peers.
-    bfd_query: Option<Query>,
-    /// bfdd's last error for one of them.
-    bfd_error: Option<String>,
-    /// The sessions of an exited bfdd, and when to send their peers AdminDown: after the exit of bgpd, so that BGP is
-    /// in graceful restart.
-    admin_down: Option<(Instant, Vec<bfd::BfddSession>)>,
-    retention: Retention,
     carriers: carrier::FabricPorts,
-    /// Released services, and when to prune their backup routes.
-    released: Option<(Instant, BTreeSet<IpNet>)>,
-    repairs: RepairSchedule,
-    fib_check: fib::FibCheck,
-    /// Another program reverts the repairs.
-    has_conflicting_writer: bool,
     /// Kills zebra when the bgpd of a VTEP exits.
     linked_kill: Option<LinkedKill>,
-    /// When to check for silent workloads, if the node is their gateway.
-    workloads_at: Option<Instant>,
     backup: backup::BackupRouteJobs,
     /// The directions in which BGP connects are blocked, and until when.
     blocked_connects: Vec<(Connects, Instant)>,
-    /// The running vtysh that loads the configuration.
-    load: Option<Child>,
-    /// The daemons of the next runs of vtysh; `None` for all daemons.
-    load_queue: VecDeque<Option<DaemonKind>>,
-    load_succeeded: bool,
-    /// The watch on the configuration file, if there is one.
-    watch: Option<FileWatch>,
-    file_read: Option<FileRead>,
-    pending_config: Option<PendingConfig>,
-    /// How often in a row the running change was interrupted before.
-    interruptions: u32,
-    /// The last reported problems of the file, so that they are logged once.
-    reported_problems: Vec<String>,
-    /// When to read the file again without an event.
-    reread_at: Option<Instant>,
-    /// Whether the file was read since it is watched.
-    has_read_file: bool,
-    change: Option<Change>,
-    build: Option<Build>,
-    /// The running removal of what is left of VRFs in FRR's configuration.
-    cleanup: Option<Task<()>>,
-    /// Finished queries. They are closed while nothing is being configured: whenever a connection is closed, mgmtd of
-    /// FRR 10.3 discards uncommitted changes (`mgmt_fe_session_cfg_txn_cleanup`, `mgmtd/mgmt_fe_adapter.c`; not in
-    /// 10.4).
-    finished_queries: Vec<Query>,
-    drift: DriftMonitor,
-    /// The running repair of a daemon's configuration.
-    drift_repair: Option<Task<RepairReport>>,
-    /// The next repairs.
-    queued_drift_repairs: VecDeque<Step>,
-    graceful_shutdown: Option<GracefulShutdown>,
-    end: Option<End>,
-    finished: bool,
+    queries: QueryState,
+    bfd: BfdState,
+    services: Services,
+    load: ConfigLoad,
+    file: ConfigFile,
+    change: RunningChange,
+    drift: ConfigDrift,
+    kernel: KernelState,
+    ending: Ending,
 }
 
 impl<'a> Supervisor<'a> {
@@ -231,57 +171,21 @@ impl<'a> Supervisor<'a> {
             daemons,
             text,
             parts,
-            starting: vec![],
-            pings: vec![],
-            partial_replies: vec![],
-            collect_at: None,
-            session_queries: None,
-            checks: 0,
             iteration_started: now,
-            solicit_at: now,
-            admin_down: Some((now + ADMIN_DOWN_DELAY, bfd_sessions)),
-            bfd_sessions: vec![],
-            bfd_peers: bfd::PeerAddresses::new(),
-            bfd_query: None,
-            bfd_error: None,
-            retention: Retention::new(
-                retained_routers(&node.config),
-                socket(DaemonKind::Bgpd),
-                Duration::from_secs(node.config.metallb.retention_s.into()),
-                state::load_state(state::SERVICES),
-                now,
-            ),
             carriers: carrier::FabricPorts::default(),
-            released: None,
-            repairs: RepairSchedule::default(),
-            fib_check: fib::FibCheck::new(now),
-            has_conflicting_writer: false,
             linked_kill: None,
-            workloads_at: node.config.overlay.has_gateways().then_some(now),
             backup: backup::BackupRouteJobs::default(),
             // An earlier instance may have left them blocked.
             blocked_connects: vec![(Connects::Outbound, now), (Connects::Inbound, now)],
-            load: None,
-            load_queue: VecDeque::new(),
-            load_succeeded: true,
-            watch: base.file.as_ref().and_then(watch_file),
-            file_read: None,
-            pending_config: None,
-            interruptions: 0,
-            reported_problems: vec![],
-            // The file may have changed before it was watched.
-            reread_at: base.file.as_ref().map(|_| now),
-            has_read_file: false,
-            change: None,
-            build: None,
-            cleanup: None,
-            finished_queries: vec![],
-            drift: DriftMonitor::new(node.version, now),
-            drift_repair: None,
-            queued_drift_repairs: VecDeque::new(),
-            graceful_shutdown: None,
-            end: None,
-            finished: false,
+            queries: QueryState::new(now),
+            bfd: BfdState::new(bfd_sessions, now),
+            services: Services::new(&node.config, now),
+            load: ConfigLoad::default(),
+            file: ConfigFile::new(base, now),
+            change: RunningChange::default(),
+            drift: ConfigDrift::new(node.version, now),
+            kernel: KernelState::new(&node.config, now),
+            ending: Ending::default(),
             base,
             node,
             signals,
@@ -309,9 +213,9 @@ impl<'a> Supervisor<'a> {
                 }
             }
             self.show_daemons(Instant::now());
-            if self.finished {
+            if self.ending.finished {
                 self.allow_due_connects(Instant::now() + START_BLOCK_TIME + MAX_BLOCK_EXTENSION);
-                return Ok(self.end.take().unwrap_or(End::Stopped));
+                return Ok(self.ending.end.take().unwrap_or(End::Stopped));
             }
             self.wait(&mut events)?;
         }
@@ -332,7 +236,11 @@ impl<'a> Supervisor<'a> {
                         log::info!(daemon = name, pid = pid.as_raw_nonzero().get(); "{name} started (pid {pid})");
                         self.children[i] = Some(child);
                         self.records[i].started(&self.publisher);
-                        self.starting.push(DaemonQuery { daemon: i, query: None, next_at: Instant::now() });
+                        self.queries.starting.push(DaemonQuery {
+                            daemon: i,
+                            query: None,
+                            next_at: Instant::now(),
+                        });
                     }
                     Err(e) => {
                         if self.records[i].start_failed(e.to_string()) {
@@ -343,22 +251,22 @@ impl<'a> Supervisor<'a> {
                 }
             }
             Action::PeriodicCheck => {
-                self.checks = self.checks.wrapping_add(1);
+                self.queries.checks = self.queries.checks.wrapping_add(1);
                 if crate::files::retry() {
                     // Publish that the problem is resolved; the next update may be a minute away.
                     self.publisher.update(|_| ());
                 }
                 if self.node.has_sysctl_drift() {
-                    self.repairs.state_changed(Instant::now());
+                    self.kernel.repairs.state_changed(Instant::now());
                 }
                 self.probe();
                 let ready = self.daemons.iter().filter(|daemon| self.ready(daemon.kind).is_some());
                 ready.for_each(|daemon| sockets::restore(daemon.kind));
-                events.extend(self.load.as_mut().map(|load| Event::Loading { idle: load.is_idle() }));
+                events.extend(self.load.running.as_mut().map(|load| Event::Loading { idle: load.is_idle() }));
                 // Failed connections are retried. Until then they count as a missing reply.
-                let failed = self.pings.iter().filter(|(_, query)| query.is_none()).map(|(i, _)| *i);
+                let failed = self.queries.pings.iter().filter(|(_, query)| query.is_none()).map(|(i, _)| *i);
                 let failed: Vec<usize> = failed.collect();
-                self.pings.retain(|(_, query)| query.is_some());
+                self.queries.pings.retain(|(_, query)| query.is_some());
                 failed.into_iter().for_each(|i| self.ping(i, events));
             }
             Action::Ping(i) => {
@@ -407,9 +315,9 @@ impl<'a> Supervisor<'a> {
                 }
             }
             Action::Load(which) => {
-                self.load_succeeded = true;
+                self.load.succeeded = true;
                 which.iter().for_each(|&i| self.reset_drift(i));
-                self.load_queue = if which.len() == self.daemons.len() {
+                self.load.queue = if which.len() == self.daemons.len() {
                     [None].into()
                 } else {
                     which.iter().map(|&i| Some(self.daemons[i].kind)).collect()
@@ -436,7 +344,7 @@ impl<'a> Supervisor<'a> {
                 log::debug!("the active configuration is stored as the last-known-good configuration");
             }
             Action::RollBack(i) => self.roll_back(i, events),
-            Action::Finished => self.finished = true,
+            Action::Finished => self.ending.finished = true,
         }
     }
 
@@ -447,7 +355,7 @@ impl<'a> Supervisor<'a> {
 
     /// The index of the daemon of that name, if it has replied since its start.
     fn ready(&self, name: DaemonKind) -> Option<usize> {
-        self.running(name).filter(|i| !self.starting.iter().any(|starting| starting.daemon == *i))
+        self.running(name).filter(|i| !self.queries.starting.iter().any(|starting| starting.daemon == *i))
     }
 
     /// The process of the daemon of that name, if it has replied since its start.
@@ -463,24 +371,24 @@ impl<'a> Supervisor<'a> {
     /// Called when a daemon runs, or is about to run, with exactly its configuration.
     fn reset_drift(&mut self, i: usize) {
         let daemon = self.daemons[i].kind;
-        self.drift.reset(daemon, Instant::now());
+        self.drift.monitor.reset(daemon, Instant::now());
         self.publisher.update(|facts| drop(facts.drift.remove(daemon.name())));
     }
 
     /// Whether a change of the kernel runs or will follow a change of FRR's configuration.
     fn is_kernel_change_pending(&self) -> bool {
-        self.change.is_some() || self.build.is_some()
+        self.change.commands.is_some() || self.change.build.is_some()
     }
 
     /// When to continue if nothing happens.
     fn next_deadline(&self) -> Option<Instant> {
-        let is_running = self.end.is_none();
+        let is_running = self.ending.end.is_none();
         let queries =
-            self.starting.iter().chain(self.session_queries.iter().flat_map(|(queries, _)| queries));
+            self.queries.starting.iter().chain(self.queries.sessions.iter().flat_map(|(queries, _)| queries));
         let next_queries = queries.filter(|q| q.query.is_none()).map(|q| q.next_at);
         let unresponsive = self.policy.next_unresponsive_at(Instant::now());
-        let admin_down = self.admin_down.as_ref().map(|(at, _)| *at);
-        let repairs = self.repairs.due().filter(|_| is_running && !self.is_kernel_change_pending());
+        let admin_down = self.bfd.admin_down.as_ref().map(|(at, _)| *at);
+        let repairs = self.kernel.repairs.due().filter(|_| is_running && !self.is_kernel_change_pending());
         let others = [
             unresponsive,
             self.policy.next_deadline(),
@@ -488,25 +396,25 @@ impl<'a> Supervisor<'a> {
             self.backup.retry_at,
             repairs,
             admin_down,
-            self.workloads_at,
-            self.collect_at.map(|(at, _)| at),
+            self.kernel.workloads_at,
+            self.queries.collect_at.map(|(at, _)| at),
         ];
-        let graceful_shutdown = self.graceful_shutdown.as_ref().map(GracefulShutdown::deadline);
-        let released = self.released.as_ref().map(|(at, _)| *at);
+        let graceful_shutdown = self.ending.graceful_shutdown.as_ref().map(GracefulShutdown::deadline);
+        let released = self.services.released.as_ref().map(|(at, _)| *at);
         let extension = self.block_extension();
         let connects = self.blocked_connects.iter().map(|(_, at)| *at + extension);
-        let file = self.watch.as_ref().and_then(FileWatch::due).filter(|_| is_running);
+        let file = self.file.watch.as_ref().and_then(FileWatch::due).filter(|_| is_running);
         let carriers = self.carriers.deadline().filter(|_| is_running);
-        let drift = self.drift.deadline().filter(|_| is_running && self.policy.is_complete());
+        let drift = self.drift.monitor.deadline().filter(|_| is_running && self.policy.is_complete());
         let complete = self.policy.is_complete();
-        let pending = self.pending_config.as_ref().filter(|_| !self.is_changing() && is_running);
+        let pending = self.file.pending.as_ref().filter(|_| !self.is_changing() && is_running);
         let pending = pending.map(|pending| pending.due(complete));
-        let build = self.build.as_ref().map(Build::deadline).filter(|_| is_running);
-        let reread = self.reread_at.filter(|_| is_running);
-        let fib_check = self.fib_check.deadline().filter(|_| is_running);
+        let build = self.change.build.as_ref().map(Build::deadline).filter(|_| is_running);
+        let reread = self.file.reread_at.filter(|_| is_running);
+        let fib_check = self.kernel.fib.deadline().filter(|_| is_running);
         let more = graceful_shutdown
             .into_iter()
-            .chain(self.retention.deadline())
+            .chain(self.services.retention.deadline())
             .chain(released)
             .chain(carriers)
             .chain(connects)
@@ -528,28 +436,33 @@ impl<'a> Supervisor<'a> {
             fds.extend(self.node.fds());
             fds.extend(self.backup.task().map(|task| PollFd::new(task, PollFlags::IN)));
             // While stopping, nothing reads these, and a readable one would wake the loop again and again.
-            let is_running = self.end.is_none();
+            let is_running = self.ending.end.is_none();
             if is_running {
-                fds.extend(self.watch.as_ref().map(|watch| PollFd::new(watch, PollFlags::IN)));
-                fds.extend(self.file_read.as_ref().map(|read| PollFd::new(&read.task, PollFlags::IN)));
-                fds.extend(self.change.as_ref().map(|change| PollFd::new(&change.task, PollFlags::IN)));
-                fds.extend(self.cleanup.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
-                fds.extend(self.fib_check.task().map(|task| PollFd::new(task, PollFlags::IN)));
-                fds.extend(self.drift_repair.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
+                fds.extend(self.file.watch.as_ref().map(|watch| PollFd::new(watch, PollFlags::IN)));
+                fds.extend(self.file.read.as_ref().map(|read| PollFd::new(&read.task, PollFlags::IN)));
+                fds.extend(
+                    self.change.commands.as_ref().map(|change| PollFd::new(&change.task, PollFlags::IN)),
+                );
+                fds.extend(self.change.cleanup.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
+                fds.extend(self.kernel.fib.task().map(|task| PollFd::new(task, PollFlags::IN)));
+                fds.extend(self.drift.repair.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
             }
-            let children = self.children.iter().chain([&self.load]).flatten();
+            let children = self.children.iter().chain([&self.load.running]).flatten();
             let outputs = children.filter_map(|child| child.output.as_ref());
             fds.extend(outputs.map(|output| PollFd::new(output, PollFlags::IN)));
-            let queries =
-                self.starting.iter().chain(self.session_queries.iter().flat_map(|(queries, _)| queries));
+            let queries = self
+                .queries
+                .starting
+                .iter()
+                .chain(self.queries.sessions.iter().flat_map(|(queries, _)| queries));
             let queries = queries
                 .filter_map(|q| q.query.as_ref())
-                .chain(&self.bfd_query)
-                .chain(self.retention.queries());
+                .chain(&self.bfd.query)
+                .chain(self.services.retention.queries());
             let queries = queries.chain(self.carriers.queries().filter(|_| is_running));
             fds.extend(
                 queries
-                    .chain(self.graceful_shutdown.iter().filter_map(GracefulShutdown::query))
+                    .chain(self.ending.graceful_shutdown.iter().filter_map(GracefulShutdown::query))
                     .map(|query| PollFd::new(query, PollFlags::IN)),
             );
             match poll(&mut fds, timeout.and_then(|t| Timespec::try_from(t).ok()).as_ref()) {
@@ -560,7 +473,7 @@ impl<'a> Supervisor<'a> {
         };
         let now = Instant::now();
         self.iteration_started = now;
-        for child in self.children.iter_mut().chain([&mut self.load]).flatten() {
+        for child in self.children.iter_mut().chain([&mut self.load.running]).flatten() {
             child.read();
         }
         // Every child, so that no finding is processed later.
@@ -568,35 +481,35 @@ impl<'a> Supervisor<'a> {
         for child in self.children.iter_mut().flatten() {
             sessions_changed |= child.take_sessions_changed();
             if child.take_install_failed() {
-                self.fib_check.install_failed(now);
+                self.kernel.fib.install_failed(now);
             }
         }
         if sessions_changed {
             self.start_session_queries(now);
             self.show_notifications();
-            self.fib_check.sessions_changed(now);
+            self.kernel.fib.sessions_changed(now);
         }
-        if self.signals.stop_requested() && self.end != Some(End::Stopped) {
+        if self.signals.stop_requested() && self.ending.end != Some(End::Stopped) {
             self.stop(events, now);
         }
         self.reap(events)?;
         self.poll_queries(events);
         self.step_graceful_shutdown(events, now);
-        if let Some((_, sessions)) = self.admin_down.take_if(|(at, _)| *at <= now) {
+        if let Some((_, sessions)) = self.bfd.admin_down.take_if(|(at, _)| *at <= now) {
             self.send_admin_down(&sessions);
         }
         self.step_retention(now);
         let KernelEvents { managed_changed, nexthop_deleted } = self.node.drain_events();
         if nexthop_deleted {
-            self.fib_check.next_hop_removed(now);
+            self.kernel.fib.next_hop_removed(now);
         }
         if managed_changed || mounts_changed {
-            self.repairs.state_changed(now);
+            self.kernel.repairs.state_changed(now);
         }
-        if mounts_changed && let Some(watch) = &mut self.watch {
+        if mounts_changed && let Some(watch) = &mut self.file.watch {
             watch.mounts_changed(now);
         }
-        if self.end.is_none() {
+        if self.ending.end.is_none() {
             if managed_changed {
                 self.check_ports(now);
             }
@@ -606,23 +519,23 @@ impl<'a> Supervisor<'a> {
             self.check_fib(now);
         }
         // A pending change may still need what the check would remove.
-        if self.end.is_none()
+        if self.ending.end.is_none()
             && !self.is_kernel_change_pending()
-            && self.repairs.due().is_some_and(|due| due <= now)
+            && self.kernel.repairs.due().is_some_and(|due| due <= now)
         {
             self.check_kernel(events);
         }
         if self.backup.until.is_some_and(|until| until <= now) {
             self.remove_backup_routes();
         }
-        if self.workloads_at.is_some_and(|at| at <= now) {
+        if self.kernel.workloads_at.is_some_and(|at| at <= now) {
             self.node.refresh_neighbours();
-            self.workloads_at = Some(now + NEIGHBOUR_REFRESH_INTERVAL);
+            self.kernel.workloads_at = Some(now + NEIGHBOUR_REFRESH_INTERVAL);
         }
         self.run_backup_jobs();
         self.allow_due_connects(now);
         if !self.is_configuring() {
-            self.finished_queries.clear();
+            self.queries.finished.clear();
         }
         events.push_back(Event::Tick);
         Ok(())
@@ -632,12 +545,4 @@ impl<'a> Supervisor<'a> {
 /// The part of the configuration that a daemon reads from its file, without what is added at its start.
 fn part(parts: &[(DaemonKind, String)], name: DaemonKind) -> Option<&str> {
     parts.iter().find(|(daemon, _)| *daemon == name).map(|(_, text)| text.as_str())
-}
-
-fn watch_file(path: &FilePath) -> Option<FileWatch> {
-    FileWatch::new(Path::new(path.as_str()))
-        .inspect_err(|e| {
-            log::warn!("CONFIG_FILE: cannot be watched for changes: {e}; send SIGHUP to read it again")
-        })
-        .ok()
 }

@@ -38,11 +38,49 @@ pub(super) struct DaemonQuery {
     pub next_at: Instant,
 }
 
+/// The open queries.
+#[derive(Debug)]
+pub(super) struct QueryState {
+    /// Daemons that have not replied since their start.
+    pub(super) starting: Vec<DaemonQuery>,
+    /// Pinged daemons without a reply; `None` if the connection failed.
+    pub(super) pings: Vec<(usize, Option<Query>)>,
+    /// Pinged daemons that have replied to the first of several commands, and so are alive.
+    pub(super) partial_replies: Vec<(usize, Query)>,
+    /// When to collect the replies to the pings, and the delay until the next collection.
+    pub(super) collect_at: Option<(Instant, Duration)>,
+    /// Queries of daemons whose sessions may be new, and the end of these queries.
+    pub(super) sessions: Option<(Vec<DaemonQuery>, Instant)>,
+    /// Number of periodic checks.
+    pub(super) checks: u32,
+    /// Earliest next Router Solicitation.
+    pub(super) solicit_at: Instant,
+    /// Finished queries. They are closed while nothing is being configured: whenever a connection is closed, mgmtd of
+    /// FRR 10.3 discards uncommitted changes (`mgmt_fe_session_cfg_txn_cleanup`, `mgmtd/mgmt_fe_adapter.c`; not in
+    /// 10.4).
+    pub(super) finished: Vec<Query>,
+}
+
+impl QueryState {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            starting: vec![],
+            pings: vec![],
+            partial_replies: vec![],
+            collect_at: None,
+            sessions: None,
+            checks: 0,
+            solicit_at: now,
+            finished: vec![],
+        }
+    }
+}
+
 impl Supervisor<'_> {
     pub(super) fn ping(&mut self, i: usize, events: &mut VecDeque<Event>) {
         let daemon = self.daemons[i];
-        let with_neighbors = self.checks.is_multiple_of(NEIGHBOR_QUERY_CHECKS);
-        let commands = status_commands(daemon, &self.retention, with_neighbors);
+        let with_neighbors = self.queries.checks.is_multiple_of(NEIGHBOR_QUERY_CHECKS);
+        let commands = status_commands(daemon, &self.services.retention, with_neighbors);
         let query = match Query::show(&socket(daemon.kind), commands) {
             Ok(query) => Some(query),
             Err(e) if limits::is_own_shortage(&e) => {
@@ -53,8 +91,8 @@ impl Supervisor<'_> {
             }
             Err(_) => None,
         };
-        self.pings.push((i, query));
-        self.collect_at = Some((Instant::now() + COLLECT_DELAY, COLLECT_DELAY));
+        self.queries.pings.push((i, query));
+        self.queries.collect_at = Some((Instant::now() + COLLECT_DELAY, COLLECT_DELAY));
     }
 
     /// Processes a daemon's replies to the status commands.
@@ -62,17 +100,19 @@ impl Supervisor<'_> {
         match self.daemons[i].kind {
             DaemonKind::Bfdd => self.process_bfd_sessions(replies),
             DaemonKind::Bgpd => {
-                if replies.first().is_some_and(|summary| self.retention.take_summary(summary, Instant::now()))
+                if replies
+                    .first()
+                    .is_some_and(|summary| self.services.retention.take_summary(summary, Instant::now()))
                 {
                     self.publisher.update(|facts| {
                         facts.session_changes += 1;
-                        facts.services = self.retention.received();
+                        facts.services = self.services.retention.received();
                     });
                 }
                 if let Some(neighbors) = replies.get(1) {
                     let neighbors = serde_json::from_str(&neighbors.text).unwrap_or_default();
                     if self.node.config.timers.bfd.is_some_and(|bfd| !bfd.coupled) {
-                        bfd::update_peers(&mut self.bfd_peers, &neighbors);
+                        bfd::update_peers(&mut self.bfd.peers, &neighbors);
                     }
                     self.solicit(&solicit::unknown_peers(&neighbors));
                 }
@@ -84,10 +124,10 @@ impl Supervisor<'_> {
     /// Sends Router Solicitations on the ports whose peer address bgpd does not know.
     pub(super) fn solicit(&mut self, ports: &[IfName]) {
         let now = Instant::now();
-        if ports.is_empty() || now < self.solicit_at {
+        if ports.is_empty() || now < self.queries.solicit_at {
             return;
         }
-        self.solicit_at = now + SOLICIT_INTERVAL;
+        self.queries.solicit_at = now + SOLICIT_INTERVAL;
         if let Err(e) = self.node.kernel.router_ns().within(|| solicit::solicit(ports)) {
             log::debug!("Router Solicitations cannot be sent: {e}");
         }
@@ -97,7 +137,7 @@ impl Supervisor<'_> {
     pub(super) fn start_session_queries(&mut self, now: Instant) {
         let ready: Vec<_> =
             [DaemonKind::Bfdd, DaemonKind::Bgpd].into_iter().filter_map(|name| self.ready(name)).collect();
-        let (queries, until) = self.session_queries.get_or_insert((vec![], now));
+        let (queries, until) = self.queries.sessions.get_or_insert((vec![], now));
         *until = now + SESSION_QUERY_TIME;
         for daemon in ready {
             if !queries.iter().any(|q| q.daemon == daemon) {
@@ -111,7 +151,7 @@ impl Supervisor<'_> {
         let now = Instant::now();
         let daemons = &self.daemons;
         let mut started = Vec::new();
-        self.starting.retain_mut(|starting| {
+        self.queries.starting.retain_mut(|starting| {
             match starting.poll(daemons, || vec![PING.to_owned()], START_QUERY_INTERVAL, now, events) {
                 Some(_) => {
                     started.push(starting.daemon);
@@ -130,7 +170,7 @@ impl Supervisor<'_> {
         }
         events.extend(started.into_iter().map(Event::Responded));
         let mut replied = Vec::new();
-        if let Some((queries, until)) = &mut self.session_queries {
+        if let Some((queries, until)) = &mut self.queries.sessions {
             // A running query ends with its reply: daemons log an error if the other end closes the connection.
             let is_over = |q: &DaemonQuery| *until <= now && q.query.is_none();
             queries.retain_mut(|query| {
@@ -138,37 +178,37 @@ impl Supervisor<'_> {
                     return false;
                 }
                 let daemon = self.daemons[query.daemon];
-                let commands = || status_commands(daemon, &self.retention, true);
+                let commands = || status_commands(daemon, &self.services.retention, true);
                 let replies = query.poll(&self.daemons, commands, SESSION_QUERY_INTERVAL, now, events);
                 replied.extend(replies.map(|replies| (query.daemon, replies)));
                 !is_over(query)
             });
             if queries.is_empty() {
-                self.session_queries = None;
+                self.queries.sessions = None;
             }
         }
-        if self.collect_at.is_some_and(|(at, _)| at <= now) {
+        if self.queries.collect_at.is_some_and(|(at, _)| at <= now) {
             self.collect_pings(events, &mut replied, now);
         }
         events.extend(replied.iter().map(|(i, _)| Event::Responded(*i)));
         for (i, replies) in replied {
             self.process_replies(i, &replies);
         }
-        match self.bfd_query.as_mut().map(Query::poll_replies) {
+        match self.bfd.query.as_mut().map(Query::poll_replies) {
             Some(Ok(None)) | None => {}
             Some(Ok(Some(replies))) => {
-                self.bfd_query = None;
+                self.bfd.query = None;
                 let error = replies.into_iter().find(|reply| !reply.success).map(|reply| reply.text);
-                if let Some(text) = error.as_ref().filter(|_| error != self.bfd_error) {
+                if let Some(text) = error.as_ref().filter(|_| error != self.bfd.error) {
                     log::warn!(
                         daemon = "bfdd";
                         "bfdd refuses a peer, which stays without BFD: {}",
                         redact_output(text.trim())
                     );
                 }
-                self.bfd_error = error;
+                self.bfd.error = error;
             }
-            Some(Err(_)) => self.bfd_query = None,
+            Some(Err(_)) => self.bfd.query = None,
         }
     }
 
@@ -179,38 +219,42 @@ impl Supervisor<'_> {
         replied: &mut Vec<(usize, Vec<Reply>)>,
         now: Instant,
     ) {
-        for (i, query) in std::mem::take(&mut self.pings) {
+        for (i, query) in std::mem::take(&mut self.queries.pings) {
             let Some(mut query) = query else {
-                self.pings.push((i, None));
+                self.queries.pings.push((i, None));
                 continue;
             };
             match query.poll_replies() {
                 Ok(Some(replies)) => {
                     replied.push((i, replies));
-                    self.finished_queries.push(query);
+                    self.queries.finished.push(query);
                 }
                 Ok(None) if query.has_reply() => {
                     events.push_back(Event::Responded(i));
-                    self.partial_replies.push((i, query));
+                    self.queries.partial_replies.push((i, query));
                 }
                 // The policy decides how long to wait for a missing reply.
-                Ok(None) => self.pings.push((i, Some(query))),
-                Err(_) => self.pings.push((i, None)),
+                Ok(None) => self.queries.pings.push((i, Some(query))),
+                Err(_) => self.queries.pings.push((i, None)),
             }
         }
-        for (i, mut query) in std::mem::take(&mut self.partial_replies) {
+        for (i, mut query) in std::mem::take(&mut self.queries.partial_replies) {
             match query.poll_replies() {
                 Ok(Some(replies)) => {
                     replied.push((i, replies));
-                    self.finished_queries.push(query);
+                    self.queries.finished.push(query);
                 }
-                Ok(None) => self.partial_replies.push((i, query)),
+                Ok(None) => self.queries.partial_replies.push((i, query)),
                 Err(_) => {}
             }
         }
-        let is_open = self.pings.iter().any(|(_, query)| query.is_some()) || !self.partial_replies.is_empty();
-        self.collect_at =
-            self.collect_at.filter(|_| is_open).map(|(_, delay)| (now + delay, delay.saturating_mul(2)));
+        let is_open = self.queries.pings.iter().any(|(_, query)| query.is_some())
+            || !self.queries.partial_replies.is_empty();
+        self.queries.collect_at = self
+            .queries
+            .collect_at
+            .filter(|_| is_open)
+            .map(|(_, delay)| (now + delay, delay.saturating_mul(2)));
     }
 }
 

@@ -1,7 +1,10 @@
 //! Changes of the configuration file: reads the file, and changes FRR and the kernel to its configuration.
 
+use super::watch::FileWatch;
+use crate::model::FilePath;
 use std::collections::VecDeque;
 use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::back_off::back_off;
@@ -116,6 +119,47 @@ pub(super) struct FileRead {
     repeat: Option<bool>,
 }
 
+/// The configuration file.
+#[derive(Debug)]
+pub(super) struct ConfigFile {
+    /// The watch on the configuration file, if there is one.
+    pub(super) watch: Option<FileWatch>,
+    pub(super) read: Option<FileRead>,
+    pub(super) pending: Option<PendingConfig>,
+    /// How often in a row the running change was interrupted before.
+    pub(super) interruptions: u32,
+    /// The last reported problems of the file, so that they are logged once.
+    pub(super) reported_problems: Vec<String>,
+    /// When to read the file again without an event.
+    pub(super) reread_at: Option<Instant>,
+    /// Whether the file was read since it is watched.
+    pub(super) has_read: bool,
+}
+
+impl ConfigFile {
+    pub(super) fn new(base: &Config, now: Instant) -> Self {
+        Self {
+            watch: base.file.as_ref().and_then(watch_file),
+            read: None,
+            pending: None,
+            interruptions: 0,
+            reported_problems: vec![],
+            // The file may have changed before it was watched.
+            reread_at: base.file.as_ref().map(|_| now),
+            has_read: false,
+        }
+    }
+}
+
+/// A change of the running configuration.
+#[derive(Debug, Default)]
+pub(super) struct RunningChange {
+    pub(super) commands: Option<Change>,
+    pub(super) build: Option<Build>,
+    /// The running removal of what is left of VRFs in FRR's configuration.
+    pub(super) cleanup: Option<Task<()>>,
+}
+
 impl Supervisor<'_> {
     /// Reads the file if it may have changed, and continues the changes in progress.
     pub(super) fn process_file_changes(&mut self, events: &mut VecDeque<Event>, now: Instant) {
@@ -123,72 +167,75 @@ impl Supervisor<'_> {
             // A template may have changed, too.
             self.read_file(true, now);
         }
-        if self.reread_at.is_some_and(|at| at <= now) {
+        if self.file.reread_at.is_some_and(|at| at <= now) {
             self.read_file(false, now);
         }
-        if let Some(watch) = &mut self.watch {
+        if let Some(watch) = &mut self.file.watch {
             watch.read_events(now);
             if watch.take_due(now) {
                 self.read_file(false, now);
             }
         }
-        if let Some(read) = self.file_read.take_if(|read| read.task.is_finished()) {
+        if let Some(read) = self.file.read.take_if(|read| read.task.is_finished()) {
             let contents = read.task.join();
             self.process_contents(contents.unwrap_or_else(|| FileContents::read(self.base)), read.force, now);
             if let Some(force) = read.repeat {
                 self.read_file(force, now);
             }
         }
-        if let Some(change) = self.change.take_if(|change| change.task.is_finished()) {
+        if let Some(change) = self.change.commands.take_if(|change| change.task.is_finished()) {
             self.change_finished(change, events);
         }
-        if self.build.as_mut().is_some_and(|build| build.is_processed(now)) {
+        if self.change.build.as_mut().is_some_and(|build| build.is_processed(now)) {
             self.build_batch();
         }
-        self.cleanup.take_if(|task| task.is_finished());
+        self.change.cleanup.take_if(|task| task.is_finished());
         let complete = self.policy.is_complete();
         if !self.is_changing()
-            && let Some(pending) = self.pending_config.take_if(|pending| pending.due(complete) <= now)
+            && let Some(pending) = self.file.pending.take_if(|pending| pending.due(complete) <= now)
         {
-            self.interruptions = pending.interruptions;
+            self.file.interruptions = pending.interruptions;
             let (problems, retry) = match self.start_change(pending.config.clone(), events) {
                 Ok(()) => return,
                 Err(StartError::Invalid(problems)) => (problems, false),
                 Err(StartError::Transient(problems)) => (problems, true),
             };
-            if self.reported_problems != problems {
+            if self.file.reported_problems != problems {
                 problems.iter().for_each(|problem| log::error!("{problem}"));
                 let then = if retry { "; retrying every 10 s" } else { "" };
                 log::error!("the configuration change is rejected: {KEPT}{then}");
                 self.show_rejection(&problems);
-                self.reported_problems = problems;
+                self.file.reported_problems = problems;
             }
             if retry {
-                self.pending_config = Some(PendingConfig { not_before: now + RETRY_DELAY, ..pending });
+                self.file.pending = Some(PendingConfig { not_before: now + RETRY_DELAY, ..pending });
             }
         }
     }
 
     /// Whether the supervisor sends commands to daemons, or changes the kernel.
     pub(super) fn is_changing(&self) -> bool {
-        self.change.is_some() || self.build.is_some() || self.cleanup.is_some() || self.drift_repair.is_some()
+        self.change.commands.is_some()
+            || self.change.build.is_some()
+            || self.change.cleanup.is_some()
+            || self.drift.repair.is_some()
     }
 
     /// Whether anything configures a daemon: a change, vtysh, or the removal of stale paths.
     pub(super) fn is_configuring(&self) -> bool {
-        self.load.is_some() || self.is_changing() || self.carriers.is_configuring()
+        self.load.running.is_some() || self.is_changing() || self.carriers.is_configuring()
     }
 
     /// Starts to read the file. `force`: apply the configuration even if it equals the active one.
     fn read_file(&mut self, force: bool, now: Instant) {
-        self.reread_at = None;
-        if let Some(read) = &mut self.file_read {
+        self.file.reread_at = None;
+        if let Some(read) = &mut self.file.read {
             read.repeat = Some(force || read.repeat.unwrap_or_default());
             return;
         }
         let base = self.base.clone();
         match Task::start(move || FileContents::read(&base)) {
-            Ok(task) => self.file_read = Some(FileRead { task, force, repeat: None }),
+            Ok(task) => self.file.read = Some(FileRead { task, force, repeat: None }),
             // No thread is available.
             Err(_) => self.process_contents(FileContents::read(self.base), force, now),
         }
@@ -197,7 +244,7 @@ impl Supervisor<'_> {
     /// Accepts or rejects the configuration of the file as a whole. `force`: apply it even if it equals the active one.
     fn process_contents(&mut self, contents: FileContents, force: bool, now: Instant) {
         let FileContents { config, problems, is_unreadable } = contents;
-        let is_first = !std::mem::replace(&mut self.has_read_file, true);
+        let is_first = !std::mem::replace(&mut self.file.has_read, true);
         let is_active = !self.node.config_store.is_substitute();
         // What was left out of the configuration at the start was reported then.
         if is_first && is_active && config.as_ref().is_ok_and(|config| self.node.is_current(config)) && !force
@@ -207,25 +254,27 @@ impl Supervisor<'_> {
         let mut problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         let config = config.map_err(|problem| problems.push(problem.to_string())).ok();
         match config.filter(|_| problems.is_empty()) {
-            Some(config) if is_active && config == self.node.config && self.change.is_none() && !force => {
-                self.pending_config = None;
-                self.reported_problems.clear();
+            Some(config)
+                if is_active && config == self.node.config && self.change.commands.is_none() && !force =>
+            {
+                self.file.pending = None;
+                self.file.reported_problems.clear();
                 self.show_rejection(&[]);
                 log::info!("{UNCHANGED}");
             }
             Some(config) => {
-                self.reported_problems.clear();
-                self.pending_config = Some(PendingConfig::new(config, now));
+                self.file.reported_problems.clear();
+                self.file.pending = Some(PendingConfig::new(config, now));
             }
             None => {
-                if self.reported_problems != problems {
+                if self.file.reported_problems != problems {
                     self.show_rejection(&problems);
                     logging::problems(&problems);
                     log::error!("the configuration file is rejected: {KEPT}");
-                    self.reported_problems = problems;
+                    self.file.reported_problems = problems;
                 }
                 // An unreadable file may become readable without an event.
-                self.reread_at = is_unreadable.then_some(now + RETRY_DELAY);
+                self.file.reread_at = is_unreadable.then_some(now + RETRY_DELAY);
             }
         }
     }
@@ -271,7 +320,7 @@ impl Supervisor<'_> {
                     let text = &candidate.text;
                     check::check(text).map_err(|e| check_error(&e, &candidate, text, true))?;
                 }
-                if self.retention.is_active() {
+                if self.services.retention.is_active() {
                     retained::remove_import_check(&mut steps);
                 }
                 let commands = text(&steps);
@@ -281,7 +330,7 @@ impl Supervisor<'_> {
                     Delta::Commands(undo, late) => [undo, late].concat(),
                     Delta::Restart(..) | Delta::Invalid(_) => vec![],
                 };
-                self.change =
+                self.change.commands =
                     Some(Change::start(candidate, steps, undo, late).map_err(StartError::transient)?);
                 self.publisher.update(|facts| facts.counts.changing = true);
             }
@@ -292,7 +341,7 @@ impl Supervisor<'_> {
                 self.activate_text(&candidate);
                 if needs_other_daemons {
                     log::warn!("{reason}: restarting all daemons; the kernel continues to forward");
-                    self.end = Some(End::Reconfigured(Box::new(candidate.config)));
+                    self.ending.end = Some(End::Reconfigured(Box::new(candidate.config)));
                     events.push_back(Event::Stop);
                     return Ok(());
                 }
@@ -329,7 +378,7 @@ impl Supervisor<'_> {
             Err(error) => {
                 let source = origin(&candidate, &error.command, None);
                 self.publisher.update(|facts| facts.counts.rollbacks += 1);
-                let interruptions = self.interruptions.saturating_add(1);
+                let interruptions = self.file.interruptions.saturating_add(1);
                 let is_repeated = interruptions >= MAX_INTERRUPTIONS;
                 if error.interrupted {
                     let reason = error.reason;
@@ -356,7 +405,7 @@ impl Supervisor<'_> {
                     let now = Instant::now();
                     let pending = PendingConfig::new(candidate.config, now);
                     let again = PendingConfig { interruptions, not_before: now + delay, ..pending };
-                    self.pending_config.get_or_insert(again);
+                    self.file.pending.get_or_insert(again);
                 } else {
                     log::error!("{}{source}: rolled back, {KEPT}", error.reason);
                     self.show_rejection(&[format!("{}{source}", error.reason)]);
@@ -396,19 +445,19 @@ impl Supervisor<'_> {
     pub(super) fn change_kernel(&mut self, candidate: Candidate, commands: Option<usize>, late: Vec<Step>) {
         let now = Instant::now();
         match self.node.adopt(candidate) {
-            Ok(changes) => self.build = Some(Build::new(changes, commands, late, now)),
+            Ok(changes) => self.change.build = Some(Build::new(changes, commands, late, now)),
             Err(e) => {
                 log::error!("{e}; the kernel is changed as soon as possible");
-                self.repairs.state_changed(now);
-                self.cleanup = start_cleanup(late);
+                self.kernel.repairs.state_changed(now);
+                self.change.cleanup = start_cleanup(late);
             }
         }
         self.show_configuration();
         // Without commands to the daemons, drift of their configuration remains.
         let has_no_commands = commands == Some(0);
         if !has_no_commands {
-            self.drift.reset_all(now);
-            self.queued_drift_repairs.clear();
+            self.drift.monitor.reset_all(now);
+            self.drift.queued.clear();
         }
         self.publisher.update(|facts| {
             if !has_no_commands {
@@ -416,18 +465,18 @@ impl Supervisor<'_> {
             }
             facts.configuration.left_out.clear();
         });
-        self.workloads_at = self.node.config.overlay.has_gateways().then_some(now);
+        self.kernel.workloads_at = self.node.config.overlay.has_gateways().then_some(now);
         self.build_batch();
     }
 
     /// Makes the next batch of kernel changes, and logs the result after the last one.
     fn build_batch(&mut self) {
-        let Some(mut build) = self.build.take() else { return };
+        let Some(mut build) = self.change.build.take() else { return };
         match self.node.build(&mut build.changes) {
             Ok(false) => {
                 log::debug!("{} kernel changes remain", build.changes.remaining());
                 build.batch_done(Instant::now());
-                self.build = Some(build);
+                self.change.build = Some(build);
                 return;
             }
             Ok(true) => {}
@@ -435,7 +484,7 @@ impl Supervisor<'_> {
         }
         let Build { changes, started, commands, late, .. } = build;
         let changes = self.node.finish_build(changes, started);
-        self.cleanup = start_cleanup(late);
+        self.change.cleanup = start_cleanup(late);
         let ms = started.elapsed().as_millis();
         self.publisher.update(|facts| {
             facts.counts.changes += 1;
@@ -473,4 +522,12 @@ fn origin(candidate: &Candidate, command: &str, path: Option<&[&str]>) -> String
 fn text(steps: &[Step]) -> String {
     let commands = steps.iter().flat_map(|step| &step.commands);
     commands.map(|command| format!("{}\n", command.text)).collect()
+}
+
+fn watch_file(path: &FilePath) -> Option<FileWatch> {
+    FileWatch::new(Path::new(path.as_str()))
+        .inspect_err(|e| {
+            log::warn!("CONFIG_FILE: cannot be watched for changes: {e}; send SIGHUP to read it again")
+        })
+        .ok()
 }

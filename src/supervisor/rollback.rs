@@ -101,11 +101,11 @@ impl Supervisor<'_> {
     /// with the active one.
     pub(super) fn roll_back(&mut self, i: usize, events: &mut VecDeque<Event>) {
         let name = self.daemons[i].kind;
-        if self.end.is_some() {
+        if self.ending.end.is_some() {
             return;
         }
         // A running change may cause the crashes, and is then rolled back itself. A cleanup must finish first.
-        if self.change.is_some() || self.cleanup.is_some() {
+        if self.change.commands.is_some() || self.change.cleanup.is_some() {
             events.push_back(Event::Changed { can_roll_back: true });
             return;
         }
@@ -131,7 +131,7 @@ impl Supervisor<'_> {
         self.publisher.update(|facts| facts.configuration.rolled_back = true);
         // A vtysh that loads the rejected configuration would continue with the new processes.
         self.end_load();
-        self.queued_drift_repairs.clear();
+        self.drift.queued.clear();
         self.read_parts();
         self.roll_back_devices(events);
         events.push_back(Event::Reconfigured { can_roll_back: self.node.config_store.can_roll_back() });
@@ -145,7 +145,7 @@ impl Supervisor<'_> {
             return;
         };
         if self.node.daemons(&config) != self.daemons {
-            self.end = Some(End::Reconfigured(Box::new(config)));
+            self.ending.end = Some(End::Reconfigured(Box::new(config)));
             events.push_back(Event::Stop);
             return;
         }

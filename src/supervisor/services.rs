@@ -1,5 +1,7 @@
 //! Retained services: what bgpd announces in the place of MetalLB's speaker, and what is logged of it.
 
+use super::retention::Retention;
+use crate::frr::vty::socket;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -18,12 +20,34 @@ pub(super) const PRUNE_DELAY: Duration = Duration::from_secs(5);
 /// Time that backup routes stay installed after the end of the retention.
 const RETENTION_MARGIN: Duration = Duration::from_secs(5);
 
+/// The services of MetalLB's speaker.
+#[derive(Debug)]
+pub(super) struct Services {
+    pub(super) retention: Retention,
+    /// Released services, and when to prune their backup routes.
+    pub(super) released: Option<(Instant, BTreeSet<IpNet>)>,
+}
+
+impl Services {
+    pub(super) fn new(config: &Config, now: Instant) -> Self {
+        let retention = Retention::new(
+            retained_routers(config),
+            socket(DaemonKind::Bgpd),
+            Duration::from_secs(config.metallb.retention_s.into()),
+            state::load_state(state::SERVICES),
+            now,
+        );
+        Self { retention, released: None }
+    }
+}
+
 impl Supervisor<'_> {
     /// Time that backup routes stay installed after the exit of a daemon.
     pub(super) fn window(&self) -> Duration {
         let config = &self.node.config;
         // Retained services need their routes.
         let retention = self
+            .services
             .retention
             .is_active()
             .then(|| Duration::from_secs(config.metallb.retention_s.into()) + RETENTION_MARGIN);
@@ -42,7 +66,7 @@ impl Supervisor<'_> {
         match self.node.kernel.bgp_prefixes(config.metallb.table.get()) {
             Ok(mut prefixes) => {
                 prefixes.retain(is_allowed);
-                let n = self.retention.bgpd_exited(&prefixes, Instant::now());
+                let n = self.services.retention.bgpd_exited(&prefixes, Instant::now());
                 if n > 0 {
                     log::info!(
                         "{n} retained services stay announced until the speaker is back, for up to {} s",
@@ -53,8 +77,8 @@ impl Supervisor<'_> {
             Err(e) => {
                 log::warn!("the kernel's routes cannot be read: {e}; retaining all known services");
                 let known: BTreeSet<IpNet> =
-                    self.retention.known().prefixes().copied().filter(is_allowed).collect();
-                self.retention.bgpd_exited(&known, Instant::now());
+                    self.services.retention.known().prefixes().copied().filter(is_allowed).collect();
+                self.services.retention.bgpd_exited(&known, Instant::now());
             }
         }
         self.show_retained();
@@ -64,10 +88,11 @@ impl Supervisor<'_> {
     /// Continues the retention and the queries for services.
     pub(super) fn step_retention(&mut self, now: Instant) {
         let bgpd = self.ready(DaemonKind::Bgpd);
-        let events = self.retention.step(bgpd.and_then(|_| part(&self.parts, DaemonKind::Bgpd)), now);
-        if self.retention.is_waiting_for_prefixes() {
+        let events =
+            self.services.retention.step(bgpd.and_then(|_| part(&self.parts, DaemonKind::Bgpd)), now);
+        if self.services.retention.is_waiting_for_prefixes() {
             match self.node.kernel.bgp_prefixes(self.node.config.metallb.table.get()) {
-                Ok(prefixes) => self.retention.take_prefixes(prefixes, now),
+                Ok(prefixes) => self.services.retention.take_prefixes(prefixes, now),
                 Err(e) => log::debug!("the routes of the services cannot be read: {e}"),
             }
         }
@@ -75,10 +100,10 @@ impl Supervisor<'_> {
             self.process_retention_event(event, now);
         }
         // Retained services need their routes.
-        if let Some((until, retained)) = self.backup.until.as_mut().zip(self.retention.until()) {
+        if let Some((until, retained)) = self.backup.until.as_mut().zip(self.services.retention.until()) {
             *until = (*until).max(retained + RETENTION_MARGIN);
         }
-        if let Some((_, prefixes)) = self.released.take_if(|(at, _)| *at <= now) {
+        if let Some((_, prefixes)) = self.services.released.take_if(|(at, _)| *at <= now) {
             self.queue_backup_job(backup::BackupJob::Prune(prefixes));
         }
     }
@@ -87,16 +112,16 @@ impl Supervisor<'_> {
         match event {
             RetentionEvent::KnownChanged => {
                 self.publisher.update(|facts| facts.session_changes += 1);
-                state::save_state(state::SERVICES, self.retention.known());
+                state::save_state(state::SERVICES, self.services.retention.known());
             }
             RetentionEvent::UnannouncedChanged => self.show_unannounced(),
             RetentionEvent::Released(withdrawn) => {
                 self.show_retained();
                 // Services that were withdrawn before another exit of bgpd are pruned now, too.
-                if !withdrawn.is_empty() || self.released.is_some() {
-                    let mut all = self.released.take().map(|(_, before)| before).unwrap_or_default();
+                if !withdrawn.is_empty() || self.services.released.is_some() {
+                    let mut all = self.services.released.take().map(|(_, before)| before).unwrap_or_default();
                     all.extend(withdrawn);
-                    self.released = Some((now + PRUNE_DELAY, all));
+                    self.services.released = Some((now + PRUNE_DELAY, all));
                 }
             }
             RetentionEvent::Finished(RetentionOutcome::SpeakerBack(announced, withdrawn)) => {

@@ -169,14 +169,18 @@ impl Supervisor<'_> {
     pub(super) fn show_retained(&self) {
         let is_announced = part(&self.parts, DaemonKind::Bgpd).is_some();
         let retained: Vec<String> = self
+            .services
             .retention
             .retained_prefixes()
             .filter(|_| is_announced)
             .take(MAX_LISTED_SERVICES)
             .map(ToString::to_string)
             .collect();
-        let unlisted =
-            if is_announced { self.retention.retained_prefixes().count() - retained.len() } else { 0 };
+        let unlisted = if is_announced {
+            self.services.retention.retained_prefixes().count() - retained.len()
+        } else {
+            0
+        };
         self.publisher.update(|facts| {
             (facts.retained, facts.retained_unlisted) = (retained, unlisted);
             facts.session_changes += 1;
@@ -186,7 +190,7 @@ impl Supervisor<'_> {
     /// Publishes which services are announced to no leaf.
     pub(super) fn show_unannounced(&self) {
         let mut by_reason: BTreeMap<Unannounced, Vec<String>> = BTreeMap::new();
-        for (prefix, why) in self.retention.unannounced() {
+        for (prefix, why) in self.services.retention.unannounced() {
             by_reason.entry(why.clone()).or_default().push(prefix.to_string());
         }
         self.publisher.update(|facts| facts.unannounced = by_reason);

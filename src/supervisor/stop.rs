@@ -13,15 +13,23 @@ use super::graceful_shutdown::{GracefulShutdown, ShutdownOutcome};
 use super::policy::Event;
 use super::queries::SESSION_QUERY_TIME;
 use super::{End, MAX_LOGGED_NAMES, Supervisor};
+/// The end of the loop.
+#[derive(Debug, Default)]
+pub(super) struct Ending {
+    pub(super) graceful_shutdown: Option<GracefulShutdown>,
+    pub(super) end: Option<End>,
+    pub(super) finished: bool,
+}
+
 impl Supervisor<'_> {
     /// A signal requests the stop, which takes precedence over any other end.
     pub(super) fn stop(&mut self, events: &mut VecDeque<Event>, now: Instant) {
         let withdraw = withdraws(&self.node.config, self.signals);
-        if withdraw && self.end.is_some() {
+        if withdraw && self.ending.end.is_some() {
             // The daemons are stopping already, and the peers keep this node's routes: the next bgpd withdraws them.
             return;
         }
-        self.end = Some(End::Stopped);
+        self.ending.end = Some(End::Stopped);
         self.show_stop();
         self.end_load();
         if !withdraw {
@@ -37,18 +45,19 @@ impl Supervisor<'_> {
         let bgpd = self.ready_child(DaemonKind::Bgpd);
         let settled = bgpd.is_some_and(|bgpd| bgpd.age() >= SESSION_QUERY_TIME);
         let bgpd = bgpd.map(|bgpd| bgpd.pid);
-        self.graceful_shutdown =
+        self.ending.graceful_shutdown =
             Some(GracefulShutdown::start(socket(DaemonKind::Bgpd), &self.text, drain, bgpd, settled, now));
     }
 
     /// Does the next step of the graceful shutdown, and stops the daemons after the last one.
     pub(super) fn step_graceful_shutdown(&mut self, events: &mut VecDeque<Event>, now: Instant) {
         let bgpd = self.ready_child(DaemonKind::Bgpd).map(|bgpd| bgpd.pid);
-        let Some(outcome) = self.graceful_shutdown.as_mut().and_then(|shutdown| shutdown.step(bgpd, now))
+        let Some(outcome) =
+            self.ending.graceful_shutdown.as_mut().and_then(|shutdown| shutdown.step(bgpd, now))
         else {
             return;
         };
-        self.graceful_shutdown = None;
+        self.ending.graceful_shutdown = None;
         let effect = format!(
             "it may send traffic to this node for {} s (GR_RESTART_TIME), unless its port goes down",
             self.node.config.timers.restart_s
