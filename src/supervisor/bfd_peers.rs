@@ -45,7 +45,7 @@ impl Supervisor<'_> {
             log::debug!(daemon = "bfdd"; "bfdd: {}", commands.join("; "));
             self.bfd.query = self
                 .running(DaemonKind::Bfdd)
-                .and_then(|i| Query::commands(&socket(self.daemons[i].kind), commands).ok());
+                .and_then(|i| Query::commands(&socket(self.processes[i].daemon.kind), commands).ok());
         }
     }
 

@@ -1,5 +1,9 @@
 //! Starts and exits of the daemons' processes.
 
+use super::show::DaemonHistory;
+use crate::frr::Daemon;
+use crate::status::Publisher;
+use rustix::process::Pid;
 use std::collections::VecDeque;
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
@@ -18,9 +22,34 @@ use super::policy::{ADMIN_DOWN_DELAY, Event};
 use super::process::Child;
 use super::services::PRUNE_DELAY;
 use super::{Supervisor, linked_kill, part};
+/// A daemon with its process.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub daemon: &'static Daemon,
+    /// The process, if it runs.
+    pub child: Option<Child>,
+    pub history: DaemonHistory,
+}
+
+impl Process {
+    /// No process yet; what is published of an earlier one goes on.
+    pub(super) fn new(daemon: &'static Daemon, publisher: &Publisher) -> Self {
+        Self { daemon, child: None, history: DaemonHistory::load(daemon.kind.name(), publisher) }
+    }
+
+    fn has_pid(&self, pid: Pid) -> bool {
+        self.child.as_ref().is_some_and(|child| child.pid == pid)
+    }
+}
+
 impl Supervisor<'_> {
+    /// The daemons, in the order of their start.
+    pub(super) fn daemons(&self) -> Vec<&'static Daemon> {
+        self.processes.iter().map(|process| process.daemon).collect()
+    }
+
     pub(super) fn start(&mut self, i: usize) -> io::Result<Child> {
-        let daemon = self.daemons[i];
+        let daemon = self.processes[i].daemon;
         if daemon.kind == DaemonKind::Zebra
             && let Some(conflict) = self.node.zebra_conflict()
         {
@@ -41,7 +70,7 @@ impl Supervisor<'_> {
         command.args(daemon.arguments(self.node.version, config_path.as_deref(), &pid.path()));
         let inherited: Vec<&Memfd> = config.iter().chain([&pid]).collect();
         let victim =
-            daemon.required_dependents().find_map(|name| self.children[self.running(name)?].as_ref());
+            daemon.required_dependents().find_map(|name| self.processes[self.running(name)?].child.as_ref());
         let victim = victim.map(|zebra| zebra.pid);
         let not_linked = |e: io::Error| {
             log::warn!(
@@ -77,13 +106,13 @@ impl Supervisor<'_> {
         }
         // A daemon whose exit kills others comes before them, whatever order the kernel reports.
         exited.sort_by_key(|(pid, _)| {
-            let daemon = self.children.iter().position(|child| child.as_ref().is_some_and(|c| c.pid == *pid));
-            daemon.is_none_or(|i| self.daemons[i].required_dependents().next().is_none())
+            let daemon = self.processes.iter().position(|process| process.has_pid(*pid));
+            daemon.is_none_or(|i| self.processes[i].daemon.required_dependents().next().is_none())
         });
         for (pid, status) in exited {
             let has_pid = |child: &Option<Child>| child.as_ref().is_some_and(|c| c.pid == pid);
-            if let Some(i) = self.children.iter().position(has_pid) {
-                if let Some(child) = self.children[i].take() {
+            if let Some(i) = self.processes.iter().position(|process| process.has_pid(pid)) {
+                if let Some(child) = self.processes[i].child.take() {
                     self.daemon_exited(i, child, status, events);
                 }
             } else if has_pid(&self.load.running) {
@@ -105,11 +134,11 @@ impl Supervisor<'_> {
         status: ExitStatus,
         events: &mut VecDeque<Event>,
     ) {
-        if self.daemons[i].kind == DaemonKind::Bgpd && self.ending.end.is_none() {
+        if self.processes[i].daemon.kind == DaemonKind::Bgpd && self.ending.end.is_none() {
             self.retain_services();
         }
         // While stopping, nothing would remove them.
-        if self.daemons[i].owns_kernel_routes && self.ending.end.is_none() {
+        if self.processes[i].daemon.owns_kernel_routes && self.ending.end.is_none() {
             // The service of a route that is missing now may still be announced.
             if let Some((at, _)) = &mut self.services.released {
                 *at = Instant::now()
@@ -119,7 +148,7 @@ impl Supervisor<'_> {
             self.install_backup_routes(self.running(DaemonKind::Zebra).is_none());
         }
         child.read_rest();
-        self.records[i].exited(&child, status);
+        self.processes[i].history.exited(&child, status);
         self.reset_drift(i);
         self.queries.starting.retain(|q| q.daemon != i);
         self.queries.pings.retain(|(daemon, _)| *daemon != i);
@@ -127,12 +156,12 @@ impl Supervisor<'_> {
         if let Some((queries, _)) = &mut self.queries.sessions {
             queries.retain(|q| q.daemon != i);
         }
-        if self.daemons[i].owns_bfd_sessions {
+        if self.processes[i].daemon.owns_bfd_sessions {
             self.bfd.query = None;
             let sessions = std::mem::take(&mut self.bfd.sessions);
             self.bfd.admin_down = Some((Instant::now() + ADMIN_DOWN_DELAY, sessions));
         }
-        let (name, pid) = (self.daemons[i].kind, child.pid);
+        let (name, pid) = (self.processes[i].daemon.kind, child.pid);
         log::log!(
             child.exit_log_level(),
             daemon = name, pid = pid.as_raw_nonzero().get();

@@ -302,7 +302,7 @@ impl Supervisor<'_> {
         let configuring = self.is_configuring() || !self.drift.queued.is_empty();
         let quiet = self.policy.is_complete() && !configuring && !is_settling;
         let enforce = self.node.config.enforce;
-        drift_events.extend(self.drift.monitor.step(quiet, enforce, &self.daemons, now));
+        drift_events.extend(self.drift.monitor.step(quiet, enforce, &self.daemons(), now));
         for event in drift_events {
             self.process_drift_event(event, enforce, events);
         }

@@ -49,6 +49,7 @@ use bfd_peers::BfdState;
 use build::Build;
 use config_load::ConfigLoad;
 use connects::MAX_BLOCK_EXTENSION;
+use daemons::Process;
 use drift::ConfigDrift;
 use graceful_shutdown::GracefulShutdown;
 use kernel_check::KernelState;
@@ -60,7 +61,6 @@ use queries::QueryState;
 use reload::{ConfigFile, RunningChange};
 pub use rollback::RollbackHistory;
 use services::Services;
-use show::DaemonHistory;
 pub use show::describe;
 use stop::Ending;
 pub use stop::withdraws;
@@ -98,15 +98,14 @@ pub struct Supervisor<'a> {
     signals: &'a mut Signals,
     publisher: Arc<Publisher>,
     history: &'a mut RollbackHistory,
-    records: Vec<DaemonHistory>,
     probe: Option<Probe>,
-    daemons: Vec<&'static Daemon>,
+    /// In the order of their start; the restart policy counts them by it.
+    processes: Vec<Process>,
     /// The text of frr.conf.
     text: String,
     /// The parts of frr.conf that daemons read from a file.
     parts: Vec<(DaemonKind, String)>,
     policy: Policy,
-    children: Vec<Option<Child>>,
     /// Start of the current iteration of the loop.
     iteration_started: Instant,
     carriers: carrier::FabricPorts,
@@ -155,11 +154,7 @@ impl<'a> Supervisor<'a> {
         };
         Ok(Self {
             policy: Policy::new(settings, now),
-            children: daemons.iter().map(|_| None).collect(),
-            records: daemons
-                .iter()
-                .map(|daemon| DaemonHistory::load(daemon.kind.name(), publisher))
-                .collect(),
+            processes: daemons.iter().map(|daemon| Process::new(daemon, publisher)).collect(),
             probe: node
                 .kernel
                 .router_ns()
@@ -168,7 +163,6 @@ impl<'a> Supervisor<'a> {
                 .ok(),
             publisher: Arc::clone(publisher),
             history,
-            daemons,
             text,
             parts,
             iteration_started: now,
@@ -224,7 +218,7 @@ impl<'a> Supervisor<'a> {
     fn act(&mut self, action: Action, events: &mut VecDeque<Event>) {
         match action {
             Action::Start(i) => {
-                let name = self.daemons[i].kind;
+                let name = self.processes[i].daemon.kind;
                 match name {
                     DaemonKind::Bgpd => self.block_connects(),
                     DaemonKind::Zebra => self.await_backup_jobs(),
@@ -234,8 +228,8 @@ impl<'a> Supervisor<'a> {
                     Ok(child) => {
                         let pid = child.pid;
                         log::info!(daemon = name, pid = pid.as_raw_nonzero().get(); "{name} started (pid {pid})");
-                        self.children[i] = Some(child);
-                        self.records[i].started(&self.publisher);
+                        self.processes[i].child = Some(child);
+                        self.processes[i].history.started(&self.publisher);
                         self.queries.starting.push(DaemonQuery {
                             daemon: i,
                             query: None,
@@ -243,7 +237,7 @@ impl<'a> Supervisor<'a> {
                         });
                     }
                     Err(e) => {
-                        if self.records[i].start_failed(e.to_string()) {
+                        if self.processes[i].history.start_failed(e.to_string()) {
                             log::error!(daemon = name; "{name} cannot be started: {e}; retrying");
                         }
                         events.push_back(Event::StartFailed(i));
@@ -260,7 +254,11 @@ impl<'a> Supervisor<'a> {
                     self.kernel.repairs.state_changed(Instant::now());
                 }
                 self.probe();
-                let ready = self.daemons.iter().filter(|daemon| self.ready(daemon.kind).is_some());
+                let ready = self
+                    .processes
+                    .iter()
+                    .map(|p| p.daemon)
+                    .filter(|daemon| self.ready(daemon.kind).is_some());
                 ready.for_each(|daemon| sockets::restore(daemon.kind));
                 events.extend(self.load.running.as_mut().map(|load| Event::Loading { idle: load.is_idle() }));
                 // Failed connections are retried. Until then they count as a missing reply.
@@ -270,7 +268,7 @@ impl<'a> Supervisor<'a> {
                 failed.into_iter().for_each(|i| self.ping(i, events));
             }
             Action::Ping(i) => {
-                if let Some(child) = &mut self.children[i] {
+                if let Some(child) = &mut self.processes[i].child {
                     child.sample_main_thread();
                 }
                 self.ping(i, events);
@@ -280,16 +278,16 @@ impl<'a> Supervisor<'a> {
                 events.push_back(Event::PingFailed(i));
             }
             Action::CheckBusy(i) => {
-                if let Some(child) = &mut self.children[i] {
+                if let Some(child) = &mut self.processes[i].child {
                     let is_busy = child.is_main_thread_busy();
                     log::debug!(daemon = child.name; "{} has not answered; busy: {is_busy}", child.name);
                     events.push_back(if is_busy { Event::Busy(i) } else { Event::Idle(i) });
                 }
             }
             Action::Abort(i) => {
-                if let Some(child) = &mut self.children[i] {
-                    let (name, pid, s) =
-                        (self.daemons[i].kind, child.pid, self.node.config.liveness_timeout_s);
+                let Process { daemon, child, .. } = &mut self.processes[i];
+                if let Some(child) = child {
+                    let (name, pid, s) = (daemon.kind, child.pid, self.node.config.liveness_timeout_s);
                     if sockets::is_missing(name) {
                         // The daemon may work, so a backtrace would show nothing.
                         log::error!(
@@ -308,7 +306,7 @@ impl<'a> Supervisor<'a> {
                 }
             }
             Action::Kill(i) => {
-                if let Some(child) = &mut self.children[i] {
+                if let Some(child) = &mut self.processes[i].child {
                     let (name, pid) = (child.name, child.pid);
                     log::info!(daemon = name, pid = pid.as_raw_nonzero().get(); "killing {name} (pid {pid})");
                     child.kill();
@@ -317,10 +315,10 @@ impl<'a> Supervisor<'a> {
             Action::Load(which) => {
                 self.load.succeeded = true;
                 which.iter().for_each(|&i| self.reset_drift(i));
-                self.load.queue = if which.len() == self.daemons.len() {
+                self.load.queue = if which.len() == self.processes.len() {
                     [None].into()
                 } else {
-                    which.iter().map(|&i| Some(self.daemons[i].kind)).collect()
+                    which.iter().map(|&i| Some(self.processes[i].daemon.kind)).collect()
                 };
                 self.start_next_load(events);
             }
@@ -350,7 +348,7 @@ impl<'a> Supervisor<'a> {
 
     /// The index of the daemon of that name, if its process runs.
     fn running(&self, name: DaemonKind) -> Option<usize> {
-        self.daemons.iter().position(|d| d.kind == name).filter(|&i| self.children[i].is_some())
+        self.processes.iter().position(|p| p.daemon.kind == name && p.child.is_some())
     }
 
     /// The index of the daemon of that name, if it has replied since its start.
@@ -360,7 +358,7 @@ impl<'a> Supervisor<'a> {
 
     /// The process of the daemon of that name, if it has replied since its start.
     fn ready_child(&self, name: DaemonKind) -> Option<&Child> {
-        self.children[self.ready(name)?].as_ref()
+        self.processes[self.ready(name)?].child.as_ref()
     }
 
     fn read_parts(&mut self) {
@@ -370,7 +368,7 @@ impl<'a> Supervisor<'a> {
 
     /// Called when a daemon runs, or is about to run, with exactly its configuration.
     fn reset_drift(&mut self, i: usize) {
-        let daemon = self.daemons[i].kind;
+        let daemon = self.processes[i].daemon.kind;
         self.drift.monitor.reset(daemon, Instant::now());
         self.publisher.update(|facts| drop(facts.drift.remove(daemon.name())));
     }
@@ -447,7 +445,7 @@ impl<'a> Supervisor<'a> {
                 fds.extend(self.kernel.fib.task().map(|task| PollFd::new(task, PollFlags::IN)));
                 fds.extend(self.drift.repair.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
             }
-            let children = self.children.iter().chain([&self.load.running]).flatten();
+            let children = self.processes.iter().map(|p| &p.child).chain([&self.load.running]).flatten();
             let outputs = children.filter_map(|child| child.output.as_ref());
             fds.extend(outputs.map(|output| PollFd::new(output, PollFlags::IN)));
             let queries = self
@@ -473,12 +471,13 @@ impl<'a> Supervisor<'a> {
         };
         let now = Instant::now();
         self.iteration_started = now;
-        for child in self.children.iter_mut().chain([&mut self.load.running]).flatten() {
+        for child in self.processes.iter_mut().map(|p| &mut p.child).chain([&mut self.load.running]).flatten()
+        {
             child.read();
         }
         // Every child, so that no finding is processed later.
         let mut sessions_changed = false;
-        for child in self.children.iter_mut().flatten() {
+        for child in self.processes.iter_mut().filter_map(|p| p.child.as_mut()) {
             sessions_changed |= child.take_sessions_changed();
             if child.take_install_failed() {
                 self.kernel.fib.install_failed(now);

@@ -78,7 +78,7 @@ impl QueryState {
 
 impl Supervisor<'_> {
     pub(super) fn ping(&mut self, i: usize, events: &mut VecDeque<Event>) {
-        let daemon = self.daemons[i];
+        let daemon = self.processes[i].daemon;
         let with_neighbors = self.queries.checks.is_multiple_of(NEIGHBOR_QUERY_CHECKS);
         let commands = status_commands(daemon, &self.services.retention, with_neighbors);
         let query = match Query::show(&socket(daemon.kind), commands) {
@@ -97,7 +97,7 @@ impl Supervisor<'_> {
 
     /// Processes a daemon's replies to the status commands.
     pub(super) fn process_replies(&mut self, i: usize, replies: &[Reply]) {
-        match self.daemons[i].kind {
+        match self.processes[i].daemon.kind {
             DaemonKind::Bfdd => self.process_bfd_sessions(replies),
             DaemonKind::Bgpd => {
                 if replies
@@ -149,7 +149,7 @@ impl Supervisor<'_> {
     /// Processes the replies of the daemons, and queries starting daemons again.
     pub(super) fn poll_queries(&mut self, events: &mut VecDeque<Event>) {
         let now = Instant::now();
-        let daemons = &self.daemons;
+        let daemons = &self.daemons();
         let mut started = Vec::new();
         self.queries.starting.retain_mut(|starting| {
             match starting.poll(daemons, || vec![PING.to_owned()], START_QUERY_INTERVAL, now, events) {
@@ -160,8 +160,8 @@ impl Supervisor<'_> {
                 None => true,
             }
         });
-        started.iter().for_each(|i| sockets::add_hard_links(self.daemons[*i].kind));
-        if started.iter().any(|i| self.daemons[*i].kind == DaemonKind::Bgpd) {
+        started.iter().for_each(|i| sockets::add_hard_links(self.processes[*i].daemon.kind));
+        if started.iter().any(|i| self.processes[*i].daemon.kind == DaemonKind::Bgpd) {
             self.schedule_connects(now);
         }
         if !started.is_empty() {
@@ -177,9 +177,9 @@ impl Supervisor<'_> {
                 if is_over(query) {
                     return false;
                 }
-                let daemon = self.daemons[query.daemon];
+                let daemon = self.processes[query.daemon].daemon;
                 let commands = || status_commands(daemon, &self.services.retention, true);
-                let replies = query.poll(&self.daemons, commands, SESSION_QUERY_INTERVAL, now, events);
+                let replies = query.poll(daemons, commands, SESSION_QUERY_INTERVAL, now, events);
                 replied.extend(replies.map(|replies| (query.daemon, replies)));
                 !is_over(query)
             });

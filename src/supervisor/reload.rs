@@ -295,7 +295,7 @@ impl Supervisor<'_> {
             }
             return Ok(());
         }
-        let needs_other_daemons = self.node.daemons(&candidate.config) != self.daemons;
+        let needs_other_daemons = self.node.daemons(&candidate.config) != self.daemons();
         let method = match delta(&self.text, &candidate.text, self.node.version) {
             Delta::Invalid(reason) => Delta::Invalid(reason),
             _ if needs_other_daemons => {
@@ -356,8 +356,9 @@ impl Supervisor<'_> {
                 self.read_parts();
                 self.adopt(candidate, 0, vec![]);
                 events.push_back(Event::Changed { can_roll_back: self.node.config_store.can_roll_back() });
-                let is_named = |i: &usize| which.is_empty() || which.contains(&self.daemons[*i].kind);
-                events.extend((0..self.daemons.len()).filter(is_named).map(Event::Restart));
+                let is_named =
+                    |i: &usize| which.is_empty() || which.contains(&self.processes[*i].daemon.kind);
+                events.extend((0..self.processes.len()).filter(is_named).map(Event::Restart));
             }
         }
         Ok(())
@@ -410,9 +411,9 @@ impl Supervisor<'_> {
                     log::error!("{}{source}: rolled back, {KEPT}", error.reason);
                     self.show_rejection(&[format!("{}{source}", error.reason)]);
                 }
-                for (i, daemon) in self.daemons.iter().enumerate() {
+                for (i, daemon) in self.daemons().into_iter().enumerate() {
                     // A daemon that was started meanwhile has the previous configuration.
-                    let child = self.children[i].as_ref();
+                    let child = self.processes[i].child.as_ref();
                     let is_older = child.is_some_and(|child| child.age() >= started.elapsed());
                     if error.diverged.contains(&daemon.kind) && is_older {
                         let name = daemon.kind;

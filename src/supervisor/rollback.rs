@@ -100,7 +100,7 @@ impl Supervisor<'_> {
     /// Rolls back to the last-known-good configuration and restarts every daemon with it. Daemon `i` keeps crashing
     /// with the active one.
     pub(super) fn roll_back(&mut self, i: usize, events: &mut VecDeque<Event>) {
-        let name = self.daemons[i].kind;
+        let name = self.processes[i].daemon.kind;
         if self.ending.end.is_some() {
             return;
         }
@@ -144,7 +144,7 @@ impl Supervisor<'_> {
             log::warn!("the source of the last-known-good configuration is unknown after a restart: {KEPT}");
             return;
         };
-        if self.node.daemons(&config) != self.daemons {
+        if self.node.daemons(&config) != self.daemons() {
             self.ending.end = Some(End::Reconfigured(Box::new(config)));
             events.push_back(Event::Stop);
             return;

@@ -150,10 +150,13 @@ impl Supervisor<'_> {
         let daemon_status = |i: usize| {
             let (state, crashes) = self.policy.daemon_state(i, now);
             let state = status_of(state);
-            let record = &self.records[i];
+            let record = &self.processes[i].history;
             DaemonStatus {
-                name: self.daemons[i].kind.to_string(),
-                pid: self.children[i].as_ref().map(|child| child.pid.as_raw_nonzero().get().unsigned_abs()),
+                name: self.processes[i].daemon.kind.to_string(),
+                pid: self.processes[i]
+                    .child
+                    .as_ref()
+                    .map(|child| child.pid.as_raw_nonzero().get().unsigned_abs()),
                 state,
                 since: record.since,
                 failures: record.failures,
@@ -162,7 +165,7 @@ impl Supervisor<'_> {
                 last_exit: record.last_exit.clone(),
             }
         };
-        self.publisher.update_daemons((0..self.daemons.len()).map(daemon_status).collect());
+        self.publisher.update_daemons((0..self.processes.len()).map(daemon_status).collect());
     }
 
     /// Publishes which services are retained.
@@ -209,8 +212,12 @@ impl Supervisor<'_> {
     pub(super) fn show_notifications(&mut self) {
         // Read the counters first: packets that are dropped from now on may be the cause of the change.
         self.probe();
-        let lines: Vec<String> =
-            self.children.iter_mut().flatten().flat_map(Child::take_notifications).collect();
+        let lines: Vec<String> = self
+            .processes
+            .iter_mut()
+            .filter_map(|p| p.child.as_mut())
+            .flat_map(Child::take_notifications)
+            .collect();
         self.publisher.update(|facts| {
             facts.add_notifications(lines.iter().filter_map(|line| BgpNotification::parse(line)));
             facts.session_changes += 1;
