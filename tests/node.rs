@@ -303,6 +303,45 @@ fn no_packet_is_lost_when_the_container_is_killed() {
     no_packet_is_lost(&[], &[Cell::Everything]);
 }
 
+/// A busy leaf notices late that bgpd has exited, and gets no BFD AdminDown before.
+#[test]
+fn a_busy_leaf_keeps_its_routes_when_bfdd_is_killed() {
+    let lab = Lab::new(Options::default());
+    let node = Runner::new(&lab, &[]);
+    let flows = flows();
+    let leaves = lab.leaves.each_ref().map(|leaf| leaf.pid("bgpd").unwrap());
+    let read_connections_last = |policy: &str| {
+        for leaf in leaves {
+            for task in
+                std::fs::read_dir(format!("/proc/{leaf}/task")).unwrap().map(|task| task.unwrap().path())
+            {
+                if std::fs::read_to_string(task.join("comm")).unwrap().trim() == "bgpd_io" {
+                    exec("", &["chrt", policy, "--pid", "0", task.file_name().unwrap().to_str().unwrap()]);
+                }
+            }
+        }
+    };
+    let signal = |signal| {
+        leaves
+            .iter()
+            .for_each(|leaf| kill_process(Pid::from_raw(leaf.cast_signed()).unwrap(), signal).unwrap());
+    };
+    read_connections_last("--idle");
+    signal(Signal::STOP);
+    node.kill(&["bfdd"]);
+    thread::sleep(Duration::from_millis(1500));
+    let supervisor = node.node.as_ref().unwrap();
+    assert!(!supervisor.log_text().contains("BFD AdminDown sent"), "{}", supervisor.log_text());
+    signal(Signal::CONT);
+    thread::sleep(Duration::from_millis(100));
+    read_connections_last("--other");
+    supervisor.wait_log("BFD AdminDown sent to 2 peers", SOON);
+    thread::sleep(Duration::from_secs(15));
+    let result = Cost::of(flows);
+    println!("SIGKILL bfdd, busy leaves: {result}");
+    assert_eq!(result.lost, 0, "{result}");
+}
+
 fn no_packet_is_lost(extra: &[(&str, &str)], cells: &[Cell]) {
     let lab = Lab::new(Options::default());
     let mut node = Runner::new(&lab, extra);

@@ -119,19 +119,28 @@ pub fn peer_commands(peers: &PeerAddresses, sessions: &[BfddSession]) -> Vec<Str
 }
 
 impl BfddSession {
+    /// The peer's address.
+    pub fn peer(&self) -> IpAddr {
+        self.peer
+    }
+
     fn is_link_local(&self) -> bool {
         matches!(self.peer, IpAddr::V6(ip) if ip.is_unicast_link_local())
     }
 }
 
-/// Sends an AdminDown packet to the peer of each single-hop session that was up. The calling thread must be in FRR's
-/// namespace. Returns the number of packets sent.
+/// The sessions of an exited bfdd whose peers get AdminDown: single-hop sessions that were up.
+pub fn peers_to_notify(sessions: &[BfddSession]) -> impl Iterator<Item = &BfddSession> {
+    sessions.iter().filter(|session| session.status == "up" && !session.multihop)
+}
+
+/// Sends an AdminDown packet to each of [`peers_to_notify`]. The calling thread must be in FRR's namespace. Returns the
+/// number of packets sent.
 ///
 /// # Errors
 /// The first send that failed. The packets for the other peers are still sent.
 pub fn send_admin_down(sessions: &[BfddSession]) -> io::Result<usize> {
-    let up = sessions.iter().filter(|s| s.status == "up" && !s.multihop);
-    let results: Vec<io::Result<()>> = up.map(send).collect();
+    let results: Vec<io::Result<()>> = peers_to_notify(sessions).map(send).collect();
     let sent = results.iter().filter(|result| result.is_ok()).count();
     results.into_iter().collect::<io::Result<()>>().map(|()| sent)
 }

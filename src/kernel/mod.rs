@@ -21,6 +21,7 @@ mod plan;
 mod record;
 mod rtnl;
 mod tables;
+mod tcp;
 
 pub use apply::{Changes, Error, Kernel, ReconcileOutcome};
 pub use backup_routes::{BackupRoutes, RemoveOriginals};
@@ -33,3 +34,4 @@ pub use netns::Netns;
 pub use op::{LinkSetting, Op};
 pub use plan::{Plan, plan};
 pub use tables::{SharedTable, shared_tables};
+pub use tcp::{BgpConnection, TcpState, bgp_connections};

@@ -1,11 +1,23 @@
 //! The BFD sessions of bfdd, and the peers that the supervisor configures in it.
 
-use super::policy::ADMIN_DOWN_DELAY;
-use crate::frr::vty::{Query, Reply, socket};
-use crate::frr::{DaemonKind, bfd, state};
-use std::time::Instant;
+use std::collections::{BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use super::Supervisor;
+use super::policy::Event;
+use crate::frr::vty::{Query, Reply, socket};
+use crate::frr::{DaemonKind, bfd, state};
+use crate::kernel::{BgpConnection, TcpState, bgp_connections};
+
+/// Time from the exit of bfdd until its peers get AdminDown. Most peers notice the exit of bgpd within that time.
+const ADMIN_DOWN_DELAY: Duration = Duration::from_millis(300);
+/// The same for a peer that has not closed its end of the TCP connection: its bgpd is busy, and may take AdminDown for
+/// a failure before it has noticed the exit of bgpd. bgpd does not start before.
+const MAX_ADMIN_DOWN_DELAY: Duration = Duration::from_secs(3);
+/// Interval between two looks at the connections.
+const CONNECTION_POLL_INTERVAL: Duration = Duration::from_millis(50);
+
 /// What is known of bfdd.
 #[derive(Debug)]
 pub(super) struct BfdState {
@@ -17,9 +29,39 @@ pub(super) struct BfdState {
     pub(super) query: Option<Query>,
     /// bfdd's last error for one of them.
     pub(super) error: Option<String>,
-    /// The sessions of an exited bfdd, and when to send their peers AdminDown: after the exit of bgpd, so that BGP is
-    /// in graceful restart.
-    pub(super) admin_down: Option<(Instant, Vec<bfd::BfddSession>)>,
+    admin_down: Option<AdminDown>,
+}
+
+/// The sessions of an exited bfdd, whose peers get AdminDown when they have noticed the exit of bgpd: BGP is in graceful
+/// restart then.
+#[derive(Debug)]
+struct AdminDown {
+    sessions: Vec<bfd::BfddSession>,
+    next_at: Instant,
+    latest_at: Instant,
+}
+
+impl AdminDown {
+    fn new(sessions: Vec<bfd::BfddSession>, now: Instant) -> Self {
+        Self { sessions, next_at: now + ADMIN_DOWN_DELAY, latest_at: now + MAX_ADMIN_DOWN_DELAY }
+    }
+
+    /// Whether the packets are to be sent now. `connections`: those of FRR's network namespace.
+    fn is_due(&mut self, connections: impl FnOnce() -> Vec<BgpConnection>, now: Instant) -> bool {
+        if now < self.next_at {
+            return false;
+        }
+        let peers: BTreeSet<IpAddr> =
+            bfd::peers_to_notify(&self.sessions).map(|session| session.peer()).collect();
+        let is_open = |c: &BgpConnection| {
+            matches!(c.state, TcpState::Established | TcpState::Closing) && peers.contains(&c.peer)
+        };
+        if now >= self.latest_at || peers.is_empty() || !connections().iter().any(is_open) {
+            return true;
+        }
+        self.next_at = (now + CONNECTION_POLL_INTERVAL).min(self.latest_at);
+        false
+    }
 }
 
 impl BfdState {
@@ -30,8 +72,21 @@ impl BfdState {
             peers: bfd::PeerAddresses::new(),
             query: None,
             error: None,
-            admin_down: Some((now + ADMIN_DOWN_DELAY, exited)),
+            admin_down: (!exited.is_empty()).then(|| AdminDown::new(exited, now)),
         }
+    }
+
+    /// bfdd has exited. Its peers get AdminDown, and those of an earlier exit that wait for it.
+    pub(super) fn exited(&mut self, now: Instant) {
+        self.query = None;
+        let mut sessions = std::mem::take(&mut self.sessions);
+        sessions.extend(self.admin_down.take().into_iter().flat_map(|waiting| waiting.sessions));
+        self.admin_down = Some(AdminDown::new(sessions, now));
+    }
+
+    /// When to look at the peers of an exited bfdd again.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.admin_down.as_ref().map(|waiting| waiting.next_at)
     }
 }
 
@@ -49,9 +104,18 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Sends BFD AdminDown to the peers of an exited bfdd.
-    pub(super) fn send_admin_down(&mut self, sessions: &[bfd::BfddSession]) {
-        let sent = self.node.kernel.router_ns().within(|| Ok(bfd::send_admin_down(sessions)));
+    /// Sends BFD AdminDown to the peers of an exited bfdd when they are ready for it.
+    pub(super) fn step_admin_down(&mut self, events: &mut VecDeque<Event>, now: Instant) {
+        let router = self.node.kernel.router_ns();
+        let connections = || {
+            let tables = router.within_on_this_thread(|| bgp_connections("/proc/thread-self/net"));
+            tables.ok().flatten().unwrap_or_default()
+        };
+        let Some(due) = self.bfd.admin_down.take_if(|waiting| waiting.is_due(connections, now)) else {
+            return;
+        };
+        events.push_back(Event::BfdPeersNotified);
+        let sent = router.within(|| Ok(bfd::send_admin_down(&due.sessions)));
         match sent.and_then(|sent| sent) {
             Ok(0) => {}
             Ok(n) => log::info!(daemon = "bfdd"; "BFD AdminDown sent to {n} peers, because bfdd has exited"),
@@ -60,5 +124,59 @@ impl Supervisor<'_> {
                 "BFD AdminDown cannot be sent: {e}; the peers may close their BGP sessions"
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn admin_down_waits_for_peers_that_have_not_noticed_the_exit_of_bgpd() {
+        let now = Instant::now();
+        let peer: IpAddr = "fe80::102".parse().unwrap();
+        let session = |peer: IpAddr, status: &str| -> bfd::BfddSession {
+            let session = serde_json::json!({"peer": peer, "status": status, "id": 1, "remote-id": 2});
+            serde_json::from_value(session).unwrap()
+        };
+        let connection = |peer, state| BgpConnection {
+            peer,
+            state,
+            is_inbound: true,
+            unacknowledged: 0,
+            retransmissions: 0,
+        };
+        let sessions = || vec![session(peer, "up"), session("fe80::202".parse().unwrap(), "down")];
+        let at = |ms| now + Duration::from_millis(ms);
+        let unread = || -> Vec<BgpConnection> { unreachable!("the tables are not read before") };
+
+        let mut waiting = AdminDown::new(sessions(), now);
+        assert!(!waiting.is_due(unread, at(299)));
+        assert!(!waiting.is_due(|| vec![connection(peer, TcpState::Closing)], at(300)));
+        assert_eq!(waiting.next_at, at(350));
+        assert!(!waiting.is_due(unread, at(310)));
+        let others = || {
+            vec![
+                connection(peer, TcpState::Closed),
+                connection(peer, TcpState::SynReceived),
+                connection("fe80::202".parse().unwrap(), TcpState::Established),
+            ]
+        };
+        assert!(waiting.is_due(others, at(350)));
+        // A peer that is gone closes nothing.
+        assert!(waiting.is_due(unread, at(3000)));
+        assert!(AdminDown::new(vec![], now).is_due(unread, at(300)));
+    }
+
+    #[test]
+    fn a_second_exit_of_bfdd_forgets_no_peer() {
+        let now = Instant::now();
+        let session: bfd::BfddSession = serde_json::from_value(
+            serde_json::json!({"peer": "fe80::102", "status": "up", "id": 1, "remote-id": 2}),
+        )
+        .unwrap();
+        let mut state = BfdState::new(vec![session.clone()], now);
+        state.exited(now);
+        assert_eq!(state.admin_down.unwrap().sessions, [session]);
     }
 }

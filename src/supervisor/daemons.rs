@@ -18,7 +18,7 @@ use crate::frr::daemons::BIN_DIR;
 use crate::frr::memfd::Memfd;
 use crate::frr::{DaemonKind, host, sockets};
 
-use super::policy::{ADMIN_DOWN_DELAY, Event};
+use super::policy::Event;
 use super::process::Child;
 use super::services::PRUNE_DELAY;
 use super::{Supervisor, linked_kill, part};
@@ -157,9 +157,7 @@ impl Supervisor<'_> {
             queries.retain(|q| q.daemon != i);
         }
         if self.processes[i].daemon.owns_bfd_sessions {
-            self.bfd.query = None;
-            let sessions = std::mem::take(&mut self.bfd.sessions);
-            self.bfd.admin_down = Some((Instant::now() + ADMIN_DOWN_DELAY, sessions));
+            self.bfd.exited(Instant::now());
         }
         let (name, pid) = (self.processes[i].daemon.kind, child.pid);
         log::log!(

@@ -385,7 +385,6 @@ impl<'a> Supervisor<'a> {
             self.queries.starting.iter().chain(self.queries.sessions.iter().flat_map(|(queries, _)| queries));
         let next_queries = queries.filter(|q| q.query.is_none()).map(|q| q.next_at);
         let unresponsive = self.policy.next_unresponsive_at(Instant::now());
-        let admin_down = self.bfd.admin_down.as_ref().map(|(at, _)| *at);
         let repairs = self.kernel.repairs.due().filter(|_| is_running && !self.is_kernel_change_pending());
         let others = [
             unresponsive,
@@ -393,7 +392,7 @@ impl<'a> Supervisor<'a> {
             self.backup.until,
             self.backup.retry_at,
             repairs,
-            admin_down,
+            self.bfd.deadline(),
             self.kernel.workloads_at,
             self.queries.collect_at.map(|(at, _)| at),
         ];
@@ -494,9 +493,7 @@ impl<'a> Supervisor<'a> {
         self.reap(events)?;
         self.poll_queries(events);
         self.step_graceful_shutdown(events, now);
-        if let Some((_, sessions)) = self.bfd.admin_down.take_if(|(at, _)| *at <= now) {
-            self.send_admin_down(&sessions);
-        }
+        self.step_admin_down(events, now);
         self.step_retention(now);
         let KernelEvents { managed_changed, nexthop_deleted } = self.node.drain_events();
         if nexthop_deleted {

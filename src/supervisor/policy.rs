@@ -37,9 +37,6 @@ const PING_INTERVAL: Duration = Duration::from_secs(3);
 const UNRESPONSIVE_AFTER: Duration = Duration::from_secs(1);
 /// Time between the SIGABRT for an unresponsive daemon, which writes a backtrace, and its SIGKILL.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Time from the exit of bfdd until its peers get the BFD AdminDown packets and its dependents are started. By then the
-/// peers have noticed that bgpd has exited.
-pub const ADMIN_DOWN_DELAY: Duration = Duration::from_millis(300);
 /// An unresponsive daemon that uses processor time is busy, not hung, for at most this long: bgpd of FRR 10.7 needs 6 s
 /// and more for 20,000 services, zebra as much for 150 VRFs. bgpd sends its keepalives from a separate thread meanwhile
 /// (`bgp_keepalives_start`, `bgpd/bgp_keepalives.c`).
@@ -83,6 +80,8 @@ pub enum Event {
     },
     /// This daemon does not run with its configuration and must be restarted.
     Restart(usize),
+    /// The peers of an exited bfdd have got the AdminDown packets.
+    BfdPeersNotified,
     /// Stop all daemons.
     Stop,
 }
@@ -168,8 +167,8 @@ struct RestartState {
     start_failures: u32,
     /// The supervisor has killed it, so its exit is not a crash.
     exit_expected: bool,
-    /// Earliest next start.
-    delayed_until: Instant,
+    /// It starts after [`Event::BfdPeersNotified`].
+    waits_for_bfd_peers: bool,
     /// Reads its configuration from a file when it starts.
     reads_file: bool,
     configured: bool,
@@ -238,7 +237,7 @@ impl Policy {
             crashes_with_active: 0,
             start_failures: 0,
             exit_expected: false,
-            delayed_until: now,
+            waits_for_bfd_peers: false,
             reads_file: settings.with_file.contains(&daemon),
             configured: false,
             load_failed: false,
@@ -262,7 +261,7 @@ impl Policy {
         };
         for i in 0..policy.states.len() {
             if settings.has_stale_bfd_sessions && policy.states[i].daemon.owns_bfd_sessions {
-                policy.restart_dependents(i, now, &mut vec![]);
+                policy.restart_dependents(i, &mut vec![]);
             }
         }
         policy
@@ -322,6 +321,9 @@ impl Policy {
                 self.complete_since = self.complete_since.map(|_| now);
             }
             Event::Restart(i) => self.kill(i, &mut actions),
+            Event::BfdPeersNotified => {
+                self.states.iter_mut().for_each(|state| state.waits_for_bfd_peers = false)
+            }
             Event::Stop => self.stopping = true,
         }
         if self.stopping {
@@ -408,7 +410,7 @@ impl Policy {
         state.crashes += u32::from(!exit_expected);
         state.crashes_with_active += u32::from(!exit_expected);
         state.start_failures = 0;
-        state.phase = DaemonPhase::Down { not_before: (now + delay).max(state.delayed_until) };
+        state.phase = DaemonPhase::Down { not_before: now + delay };
         state.configured = false;
         state.load_failed = false;
         state.ping_sent = None;
@@ -423,7 +425,7 @@ impl Policy {
             self.can_roll_back = false;
             actions.push(Action::RollBack(i));
         }
-        self.restart_dependents(i, now, actions);
+        self.restart_dependents(i, actions);
     }
 
     /// A failed start is not a crash and no reason for a rollback.
@@ -432,23 +434,18 @@ impl Policy {
         let delay = back_off(FIRST_BACKOFF, state.start_failures, MAX_START_RETRY);
         state.start_failures = state.start_failures.saturating_add(1);
         state.exit_expected = false;
-        state.phase = DaemonPhase::Down { not_before: (now + delay).max(state.delayed_until) };
+        state.phase = DaemonPhase::Down { not_before: now + delay };
     }
 
     /// Restarts the daemons that cannot continue without this one.
-    fn restart_dependents(&mut self, i: usize, now: Instant, actions: &mut Vec<Action>) {
+    fn restart_dependents(&mut self, i: usize, actions: &mut Vec<Action>) {
         let daemon = self.states[i].daemon;
-        let pause = if daemon.owns_bfd_sessions { ADMIN_DOWN_DELAY } else { Duration::ZERO };
         for j in 0..self.states.len() {
             let state = &mut self.states[j];
-            if !daemon.dependents.contains(&state.daemon.kind) {
-                continue;
+            if daemon.dependents.contains(&state.daemon.kind) {
+                state.waits_for_bfd_peers |= daemon.owns_bfd_sessions;
+                self.kill(j, actions);
             }
-            state.delayed_until = now + pause;
-            if let DaemonPhase::Down { not_before } = &mut state.phase {
-                *not_before = (*not_before).max(state.delayed_until);
-            }
-            self.kill(j, actions);
         }
     }
 
@@ -624,12 +621,13 @@ impl Policy {
     /// Whether a daemon may start: it waits for the daemons in `after`, but not for one in a crash loop, unless it is
     /// restarted with that one.
     fn can_start(&self, i: usize) -> bool {
-        let daemon = self.states[i].daemon;
+        let RestartState { daemon, waits_for_bfd_peers, .. } = self.states[i];
         let is_running = |s: &RestartState| !matches!(s.phase, DaemonPhase::Down { .. });
-        if self
-            .states
-            .iter()
-            .any(|s| is_running(s) && s.daemon.required_dependents().any(|name| name == daemon.kind))
+        if waits_for_bfd_peers
+            || self
+                .states
+                .iter()
+                .any(|s| is_running(s) && s.daemon.required_dependents().any(|name| name == daemon.kind))
         {
             return false;
         }

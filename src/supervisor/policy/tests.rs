@@ -301,8 +301,10 @@ fn bgpd_waits_for_the_admin_down_packets_of_bfdd() {
     let mut policy = up(now);
     assert_eq!(policy.step(Event::Exited(BFDD), now), [Action::Kill(BGPD), Action::Start(BFDD)]);
     assert_eq!(policy.step(Event::Exited(BGPD), now), []);
-    assert_eq!(policy.next_deadline(), Some(now + ADMIN_DOWN_DELAY));
-    assert_eq!(policy.step(Event::Tick, now + ADMIN_DOWN_DELAY), [Action::Start(BGPD)]);
+    let later = now + Duration::from_millis(300);
+    assert_eq!(policy.step(Event::Responded(BFDD), later), [Action::Load(vec![BFDD])]);
+    assert_eq!(policy.step(Event::Tick, later), []);
+    assert_eq!(policy.step(Event::BfdPeersNotified, later), [Action::Start(BGPD)]);
     // bgpd exits first and was already started: it is killed again.
     let mut policy = up(now);
     assert_eq!(policy.step(Event::Exited(BGPD), now), [Action::Start(BGPD)]);
@@ -404,6 +406,7 @@ fn a_configuration_that_crashes_a_daemon_is_rolled_back() {
     for i in [MGMTD, ZEBRA, 2, BFDD] {
         policy.step(Event::Responded(i), now);
     }
+    policy.step(Event::BfdPeersNotified, now);
     now = policy.next_deadline().unwrap().max(now + MAX_BACKOFF);
     policy.step(Event::Tick, now);
     policy.step(Event::Responded(BGPD), now);
