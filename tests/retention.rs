@@ -134,9 +134,11 @@ fn no_service_is_retained_for_a_speaker_that_does_not_return() {
         wait_until(&format!("{subject} to be resolved"), SOON, || reported().is_none());
     }
     both_leaves_have(&format!("{SERVICE4}/32"));
-    let speaker = lab.speaker.as_ref().unwrap().pid("bgpd").unwrap();
-    kill_process(Pid::from_raw(speaker.cast_signed()).unwrap(), Signal::KILL).unwrap();
+    // The end of the speaker's session would withdraw its services: bgpd must not see it before its own end.
+    let speaker = Pid::from_raw(lab.speaker.as_ref().unwrap().pid("bgpd").unwrap().cast_signed()).unwrap();
+    kill_process(speaker, Signal::STOP).unwrap();
     node.kill(&["bgpd"]);
+    kill_process(speaker, Signal::KILL).unwrap();
     wait_until("the leaf to have it from the new bgpd", SOON, || {
         session("leaf1", "default", "node") == "Established" && !service_at("leaf1").2
     });
