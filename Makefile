@@ -102,7 +102,7 @@ size: build
 # long and resemble another test run only with EVERY=1.
 # FRR 8.4 ends its BFD sessions with bgpd, so tests that allow no loss do not run with it. Its zebra, as the speaker's in the host's
 # namespace, sometimes misses addresses of the veth pair.
-FIRST_ONLY  = bad_configurations nics_are_found nic_that_carries stale_namespace conflicting_unmanaged log_can_be_json \
+FIRST_ONLY  = a_busy_leaf bad_configurations nics_are_found nic_that_carries stale_namespace conflicting_unmanaged log_can_be_json \
               every_fault clients_of_any the_command_and the_metrics another_namespace a_broken_template an_instance_that lost_when_daemons_are_killed killed_at_any conflicting_writer rebuild_token altered deleted_namespace nic_that_returns dead_daemon no_one_reads what_others_put
 SECOND_ONLY = leave_by_another_leaf port_that_flaps does_not_affect typed_into withdraw_shuts_down services_stay no_service_is_retained lost_in_the_hosts container_is_killed only_bgpd_is_killed a_leaf_may host_mode ipv4_over full_run may_not_announce shortage_of_file wrong_with_one_nic peers_cannot_forge only_a_regular_file a_stop_overrides crashes_a_daemon
 EVERY_ONLY  = in_maintenance a_leaf_may_be_gobgp altered_in_the_hosts same_link_local repaired_in_the_hosts announced_while thousands_of_services kernel_made thousands_of_backup boots_slowly
