@@ -6,9 +6,12 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use rustix::event::{PollFd, PollFlags};
 
 use super::Supervisor;
 use super::change::Task;
+use super::part::Part;
+use super::policy::Event;
 use crate::frr::Version;
 use crate::kernel::{BackupRoutes, RemoveOriginals};
 
@@ -56,11 +59,6 @@ impl BackupRouteJobs {
         if self.queue.back() != Some(&job) {
             self.queue.push_back(job);
         }
-    }
-
-    /// The running job, to poll.
-    pub fn task(&self) -> Option<&Task<FinishedJob>> {
-        self.running.as_ref()
     }
 
     /// Whether backup routes are being installed.
@@ -137,6 +135,29 @@ fn log_result((job, result, took): FinishedJob) {
     }
 }
 
+/// The jobs for the backup routes, and their removal.
+pub(super) struct BackupPart;
+
+impl Part for BackupPart {
+    fn add_fds<'a>(&self, supervisor: &'a Supervisor<'_>, fds: &mut Vec<PollFd<'a>>) {
+        fds.extend(supervisor.kernel.backup.running.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
+    }
+
+    fn deadline(&self, supervisor: &Supervisor<'_>) -> Option<Instant> {
+        let BackupRouteJobs { until, retry_at, .. } = supervisor.kernel.backup;
+        until.into_iter().chain(retry_at).min()
+    }
+
+    fn step(&self, supervisor: &mut Supervisor<'_>, _: &mut VecDeque<Event>, now: Instant) -> io::Result<()> {
+        if supervisor.kernel.backup.until.is_some_and(|until| until <= now) {
+            supervisor.kernel.backup.until = None;
+            supervisor.kernel.backup.push(BackupJob::Remove);
+        }
+        supervisor.run_backup_jobs();
+        Ok(())
+    }
+}
+
 impl Supervisor<'_> {
     /// Installs backup routes before a daemon can remove the BGP routes: bgpd's successor changes none before its
     /// sessions are established, which wait for this job (`Supervisor::allow_due_connects`); zebra's successor sweeps
@@ -148,44 +169,39 @@ impl Supervisor<'_> {
             (true, true) => RemoveOriginals::Ipv4ViaIpv6,
             (true, false) => RemoveOriginals::WithoutNexthopObject,
         };
-        self.backup.until = Some(Instant::now() + window);
+        self.kernel.backup.until = Some(Instant::now() + window);
         self.queue_backup_job(BackupJob::Install(remove_originals, window));
-    }
-
-    /// Removes the backup routes.
-    pub(super) fn remove_backup_routes(&mut self) {
-        self.backup.until = None;
-        self.queue_backup_job(BackupJob::Remove);
     }
 
     /// Queues a job for the backup routes.
     pub(super) fn queue_backup_job(&mut self, job: BackupJob) {
-        self.backup.push(job);
+        self.kernel.backup.push(job);
         self.run_backup_jobs();
     }
 
     /// Processes a finished job and starts the next one.
-    pub(super) fn run_backup_jobs(&mut self) {
-        if self.backup.running.as_ref().is_some_and(Task::is_finished) {
-            self.backup.finish_job();
+    fn run_backup_jobs(&mut self) {
+        if self.kernel.backup.running.as_ref().is_some_and(Task::is_finished) {
+            self.kernel.backup.finish_job();
         }
         let kernel = &self.node.kernel;
-        self.backup.start_next(|| kernel.backup_routes(), Instant::now());
+        self.kernel.backup.start_next(|| kernel.backup_routes(), Instant::now());
     }
 
     /// Whether a new zebra damages existing IPv4 routes with an IPv6 next hop.
     fn can_zebra_damage_routes(&self) -> bool {
-        self.node.version < ADOPTS_NEXTHOP_OBJECTS || self.text.lines().any(|line| line == NO_NEXTHOP_OBJECTS)
+        self.node.version < ADOPTS_NEXTHOP_OBJECTS
+            || self.config.text.lines().any(|line| line == NO_NEXTHOP_OBJECTS)
     }
 
     /// Called before zebra starts. If a new zebra damages existing routes, this waits until the jobs have removed them.
     pub(super) fn await_backup_jobs(&mut self) {
         let must_wait = self.can_zebra_damage_routes();
-        while must_wait && (self.backup.running.is_some() || !self.backup.queue.is_empty()) {
-            self.backup.finish_job();
+        while must_wait && (self.kernel.backup.running.is_some() || !self.kernel.backup.queue.is_empty()) {
+            self.kernel.backup.finish_job();
             let kernel = &self.node.kernel;
-            self.backup.start_next(|| kernel.backup_routes(), Instant::now());
-            if self.backup.retry_at.is_some() {
+            self.kernel.backup.start_next(|| kernel.backup_routes(), Instant::now());
+            if self.kernel.backup.retry_at.is_some() {
                 return;
             }
         }

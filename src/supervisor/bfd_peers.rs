@@ -1,10 +1,12 @@
 //! The BFD sessions of bfdd, and the peers that the supervisor configures in it.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::Supervisor;
+use super::part::Part;
 use super::policy::Event;
 use crate::frr::vty::{Query, Reply, socket};
 use crate::frr::{DaemonKind, bfd, state};
@@ -83,10 +85,24 @@ impl BfdState {
         sessions.extend(self.admin_down.take().into_iter().flat_map(|waiting| waiting.sessions));
         self.admin_down = Some(AdminDown::new(sessions, now));
     }
+}
 
-    /// When to look at the peers of an exited bfdd again.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.admin_down.as_ref().map(|waiting| waiting.next_at)
+/// AdminDown for the peers of an exited bfdd.
+pub(super) struct AdminDownPart;
+
+impl Part for AdminDownPart {
+    fn deadline(&self, supervisor: &Supervisor<'_>) -> Option<Instant> {
+        supervisor.bfd.admin_down.as_ref().map(|waiting| waiting.next_at)
+    }
+
+    fn step(
+        &self,
+        supervisor: &mut Supervisor<'_>,
+        events: &mut VecDeque<Event>,
+        now: Instant,
+    ) -> io::Result<()> {
+        supervisor.step_admin_down(events, now);
+        Ok(())
     }
 }
 
@@ -105,7 +121,7 @@ impl Supervisor<'_> {
     }
 
     /// Sends BFD AdminDown to the peers of an exited bfdd when they are ready for it.
-    pub(super) fn step_admin_down(&mut self, events: &mut VecDeque<Event>, now: Instant) {
+    fn step_admin_down(&mut self, events: &mut VecDeque<Event>, now: Instant) {
         let router = self.node.kernel.router_ns();
         let connections = || {
             let tables = router.within_on_this_thread(|| bgp_connections("/proc/thread-self/net"));

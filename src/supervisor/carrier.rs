@@ -6,15 +6,20 @@
 //! (`peer_flag_modify_action`, `bgpd/bgpd.c`), and the session of such a peer is down anyway.
 
 use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use rustix::event::{PollFd, PollFlags};
 use serde_json::Value;
 
 use super::Supervisor;
 use super::backup::BackupJob;
+use super::part::Part;
+use super::policy::Event;
 use crate::frr::delta::is_default_bgp_instance;
 use crate::frr::neighbors::{SHOW_NEIGHBORS, is_established};
 use crate::frr::vty::{CONFIGURE, Query, Reply, socket};
@@ -75,14 +80,36 @@ struct CarrierLoss {
     is_back: bool,
 }
 
+/// The carriers of the fabric ports.
+pub(super) struct PortPart;
+
+impl Part for PortPart {
+    fn runs_while_stopping(&self) -> bool {
+        false
+    }
+
+    fn add_fds<'a>(&self, supervisor: &'a Supervisor<'_>, fds: &mut Vec<PollFd<'a>>) {
+        fds.extend(supervisor.kernel.carriers.queries().map(|query| PollFd::new(query, PollFlags::IN)));
+    }
+
+    fn deadline(&self, supervisor: &Supervisor<'_>) -> Option<Instant> {
+        supervisor.kernel.carriers.deadline()
+    }
+
+    fn step(&self, supervisor: &mut Supervisor<'_>, _: &mut VecDeque<Event>, now: Instant) -> io::Result<()> {
+        supervisor.drop_stale_paths(now);
+        Ok(())
+    }
+}
+
 impl Supervisor<'_> {
     /// Reads the carriers of the fabric ports.
     pub(super) fn check_ports(&mut self, now: Instant) {
         for port in self.node.fabric_ports() {
             let is = self.node.kernel.carrier(&port);
             let kernel = &mut self.node.kernel;
-            if self.carriers.record_carrier(&port, is, || kernel.subnets(is.index), now)
-                && self.backup.until.is_some()
+            if self.kernel.carriers.record_carrier(&port, is, || kernel.subnets(is.index), now)
+                && self.kernel.backup.until.is_some()
             {
                 self.queue_backup_job(BackupJob::RemoveLink(is.index));
             }
@@ -90,9 +117,9 @@ impl Supervisor<'_> {
     }
 
     /// Makes bgpd drop the paths of peers whose port has lost its carrier.
-    pub(super) fn drop_stale_paths(&mut self, now: Instant) {
-        let text = self.ready(DaemonKind::Bgpd).map(|_| self.text.as_str());
-        for peer in self.carriers.step(&socket(DaemonKind::Bgpd), text, self.node.version, now) {
+    fn drop_stale_paths(&mut self, now: Instant) {
+        let text = self.ready(DaemonKind::Bgpd).map(|_| self.config.text.as_str());
+        for peer in self.kernel.carriers.step(&socket(DaemonKind::Bgpd), text, self.node.version, now) {
             log::warn!(
                 peer = peer.as_str();
                 "neighbor {peer}: its port lost its carrier while the peer was restarting: its routes are dropped until the \

@@ -1,16 +1,16 @@
 //! Runs of vtysh that load the configuration into daemons.
 
-use crate::frr::DaemonKind;
 use std::collections::VecDeque;
 use std::process::{Command, ExitStatus, Stdio};
-
-use crate::frr::daemons::{RUN_DIR, SOCKET_DIR};
-use crate::frr::memfd::Memfd;
-use crate::frr::with_log_settings;
 
 use super::Supervisor;
 use super::policy::Event;
 use super::process::Child;
+use crate::frr::DaemonKind;
+use crate::frr::daemons::{RUN_DIR, SOCKET_DIR};
+use crate::frr::memfd::Memfd;
+use crate::frr::with_log_settings;
+
 /// Runs of vtysh.
 #[derive(Debug)]
 pub(super) struct ConfigLoad {
@@ -29,18 +29,18 @@ impl Default for ConfigLoad {
 
 impl Supervisor<'_> {
     pub(super) fn end_load(&mut self) {
-        self.load.queue.clear();
-        self.load.succeeded = false;
-        if let Some(child) = &mut self.load.running {
+        self.config.load.queue.clear();
+        self.config.load.succeeded = false;
+        if let Some(child) = &mut self.config.load.running {
             child.kill();
         }
     }
 
     /// Starts the next vtysh, or reports the result after the last one.
     pub(super) fn start_next_load(&mut self, events: &mut VecDeque<Event>) {
-        while let Some(daemon) = self.load.queue.pop_front() {
+        while let Some(daemon) = self.config.load.queue.pop_front() {
             let start = || {
-                let text = Memfd::sealed("frr.conf", &with_log_settings(&self.text))?;
+                let text = Memfd::sealed("frr.conf", &with_log_settings(&self.config.text))?;
                 let mut command = Command::new("/usr/bin/vtysh");
                 command.args(["--vty_socket", SOCKET_DIR, "--config_dir", RUN_DIR, "-f", &text.path()]);
                 command.args(daemon.iter().flat_map(|name| ["-d", name.name()]));
@@ -48,32 +48,32 @@ impl Supervisor<'_> {
             };
             match start() {
                 Ok(child) => {
-                    self.load.running = Some(child);
+                    self.config.load.running = Some(child);
                     return;
                 }
                 Err(e) => {
                     log::error!("vtysh: cannot be started: {e}");
-                    self.load.succeeded = false;
+                    self.config.load.succeeded = false;
                 }
             }
         }
-        events.push_back(Event::Loaded(self.load.succeeded));
+        events.push_back(Event::Loaded(self.config.load.succeeded));
     }
 
     pub(super) fn load_exited(&mut self, mut child: Child, status: ExitStatus) {
         child.read_rest();
         if child.was_killed() {
             log::debug!("vtysh was killed");
-            self.load.succeeded = false;
+            self.config.load.succeeded = false;
         } else if !status.success() {
             log::error!("vtysh: loading the configuration failed: {status}{}", child.last_log_line_suffix());
-            self.load.succeeded = false;
+            self.config.load.succeeded = false;
         } else if child.is_refused() {
             log::error!("vtysh: parts of the configuration were refused: see its output above");
-            self.load.succeeded = false;
+            self.config.load.succeeded = false;
         } else if child.has_lost_changes() {
             log::warn!("vtysh: a concurrent change interfered: loading the configuration again");
-            self.load.succeeded = false;
+            self.config.load.succeeded = false;
         }
     }
 }

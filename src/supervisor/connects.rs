@@ -1,11 +1,18 @@
 //! The connect guard of a new bgpd: when BGP connects are blocked, and when they are allowed again.
 
+use std::collections::VecDeque;
+use std::io;
 use std::time::{Duration, Instant};
 
+use super::Supervisor;
+use super::part::Part;
+use super::policy::Event;
+use super::repairs::RETRY;
 use crate::kernel::Connects;
 
-use super::repairs::RETRY;
-use super::{START_BLOCK_TIME, Supervisor};
+/// Limit of the time until the first reply of a new bgpd: the policy kills it earlier.
+pub(super) const START_BLOCK_TIME: Duration = Duration::from_secs(60);
+
 /// Time from the first reply of a new bgpd during which its outbound connects stay blocked: zebra needs some 10 ms to
 /// announce the ports to it.
 const OUTBOUND_BLOCK_TIME: Duration = Duration::from_millis(500);
@@ -17,12 +24,27 @@ const INBOUND_BLOCK_TIME: Duration = Duration::from_secs(5);
 /// Longest extension of these times while backup routes are being installed.
 pub(super) const MAX_BLOCK_EXTENSION: Duration = Duration::from_secs(30);
 
+/// The end of the block.
+pub(super) struct ConnectPart;
+
+impl Part for ConnectPart {
+    fn deadline(&self, supervisor: &Supervisor<'_>) -> Option<Instant> {
+        let extension = supervisor.block_extension();
+        supervisor.kernel.blocked_connects.iter().map(|(_, at)| *at + extension).min()
+    }
+
+    fn step(&self, supervisor: &mut Supervisor<'_>, _: &mut VecDeque<Event>, now: Instant) -> io::Result<()> {
+        supervisor.allow_due_connects(now);
+        Ok(())
+    }
+}
+
 impl Supervisor<'_> {
     /// Blocks the BGP connects of a bgpd that is about to start, and those of its peers.
     pub(super) fn block_connects(&mut self) {
         let until = Instant::now() + START_BLOCK_TIME;
-        self.blocked_connects = vec![(Connects::Outbound, until), (Connects::Inbound, until)];
-        for (direction, _) in &self.blocked_connects {
+        self.kernel.blocked_connects = vec![(Connects::Outbound, until), (Connects::Inbound, until)];
+        for (direction, _) in &self.kernel.blocked_connects {
             if let Err(e) = self.node.kernel.block_connects(*direction) {
                 log::warn!(
                     "BGP connects cannot be blocked: {e}; a new session may be established and closed again"
@@ -33,7 +55,7 @@ impl Supervisor<'_> {
 
     /// Schedules the end of the block after the first reply of a new bgpd.
     pub(super) fn schedule_connects(&mut self, now: Instant) {
-        self.blocked_connects = vec![
+        self.kernel.blocked_connects = vec![
             (Connects::Outbound, now + OUTBOUND_BLOCK_TIME),
             (Connects::Inbound, now + INBOUND_BLOCK_TIME),
         ];
@@ -41,15 +63,15 @@ impl Supervisor<'_> {
 
     /// Extension of the block while backup routes are being installed: bgpd changes routes as soon as its sessions are
     /// established.
-    pub(super) fn block_extension(&self) -> Duration {
-        if self.backup.is_installing() { MAX_BLOCK_EXTENSION } else { Duration::ZERO }
+    fn block_extension(&self) -> Duration {
+        if self.kernel.backup.is_installing() { MAX_BLOCK_EXTENSION } else { Duration::ZERO }
     }
 
     /// Allows the connects whose block has ended.
     pub(super) fn allow_due_connects(&mut self, now: Instant) {
         let extension = self.block_extension();
         let kernel = &mut self.node.kernel;
-        self.blocked_connects.retain_mut(|(direction, at)| {
+        self.kernel.blocked_connects.retain_mut(|(direction, at)| {
             if *at + extension > now {
                 return true;
             }

@@ -1,9 +1,5 @@
 //! Starts and exits of the daemons' processes.
 
-use super::show::DaemonHistory;
-use crate::frr::Daemon;
-use crate::status::Publisher;
-use rustix::process::Pid;
 use std::collections::VecDeque;
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
@@ -11,17 +7,24 @@ use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
+use rustix::process::Pid;
 use rustix::process::{WaitOptions, wait};
 
-use crate::frr::daemons::BIN_DIR;
-use crate::frr::memfd::Memfd;
-use crate::frr::{DaemonKind, host, sockets};
-
+use super::linked_kill::LinkedKill;
+use super::part::Part;
 use super::policy::Event;
 use super::process::Child;
 use super::services::PRUNE_DELAY;
-use super::{Supervisor, linked_kill, part};
+use super::show::DaemonHistory;
+use super::{Supervisor, file_text, linked_kill};
+use crate::frr::Daemon;
+use crate::frr::daemons::BIN_DIR;
+use crate::frr::memfd::Memfd;
+use crate::frr::{DaemonKind, host, sockets};
+use crate::status::Publisher;
+
 /// A daemon with its process.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -29,16 +32,70 @@ pub(super) struct Process {
     /// The process, if it runs.
     pub child: Option<Child>,
     pub history: DaemonHistory,
+    /// Kills zebra when this process, the bgpd of a VTEP, exits.
+    linked_kill: Option<LinkedKill>,
 }
 
 impl Process {
     /// No process yet; what is published of an earlier one goes on.
     pub(super) fn new(daemon: &'static Daemon, publisher: &Publisher) -> Self {
-        Self { daemon, child: None, history: DaemonHistory::load(daemon.kind.name(), publisher) }
+        let history = DaemonHistory::load(daemon.kind.name(), publisher);
+        Self { daemon, child: None, history, linked_kill: None }
     }
 
     fn has_pid(&self, pid: Pid) -> bool {
         self.child.as_ref().is_some_and(|child| child.pid == pid)
+    }
+}
+
+/// The output of the daemons and of vtysh.
+pub(super) struct OutputPart;
+
+impl Part for OutputPart {
+    fn add_fds<'a>(&self, supervisor: &'a Supervisor<'_>, fds: &mut Vec<PollFd<'a>>) {
+        let children = supervisor.processes.iter().map(|process| &process.child);
+        let children = children.chain([&supervisor.config.load.running]).flatten();
+        let outputs = children.filter_map(|child| child.output.as_ref());
+        fds.extend(outputs.map(|output| PollFd::new(output, PollFlags::IN)));
+    }
+
+    fn step(&self, supervisor: &mut Supervisor<'_>, _: &mut VecDeque<Event>, now: Instant) -> io::Result<()> {
+        let mut sessions_changed = false;
+        for child in supervisor.processes.iter_mut().filter_map(|process| process.child.as_mut()) {
+            child.read();
+            sessions_changed |= child.take_sessions_changed();
+            if child.take_install_failed() {
+                supervisor.kernel.fib.install_failed(now);
+            }
+        }
+        if let Some(vtysh) = &mut supervisor.config.load.running {
+            vtysh.read();
+        }
+        if sessions_changed {
+            supervisor.start_session_queries(now);
+            supervisor.show_notifications();
+            supervisor.kernel.fib.sessions_changed(now);
+        }
+        Ok(())
+    }
+}
+
+/// The processes, and the restart policy's times. SIGCHLD wakes the loop.
+pub(super) struct ProcessPart;
+
+impl Part for ProcessPart {
+    fn deadline(&self, supervisor: &Supervisor<'_>) -> Option<Instant> {
+        let policy = &supervisor.policy;
+        policy.next_deadline().into_iter().chain(policy.next_unresponsive_at(Instant::now())).min()
+    }
+
+    fn step(
+        &self,
+        supervisor: &mut Supervisor<'_>,
+        events: &mut VecDeque<Event>,
+        _: Instant,
+    ) -> io::Result<()> {
+        supervisor.reap(events)
     }
 }
 
@@ -60,7 +117,7 @@ impl Supervisor<'_> {
         } else {
             String::new()
         };
-        let config = part(&self.parts, daemon.kind)
+        let config = file_text(&self.config.parts, daemon.kind)
             .map(|text| Memfd::sealed(daemon.kind.name(), &(text.to_owned() + &retained)));
         let config = config.transpose()?;
         let pid = Memfd::empty("pid")?;
@@ -87,14 +144,14 @@ impl Supervisor<'_> {
             .router_ns()
             .within(|| Child::spawn(daemon.kind.name(), command, input, &inherited))?;
         if let Some((link, victim)) = link.zip(victim) {
-            self.linked_kill = link.arm(victim).map_err(not_linked).ok().map(|()| link);
+            self.processes[i].linked_kill = link.arm(victim).map_err(not_linked).ok().map(|()| link);
         }
         host::write_pid_file(daemon.kind, child.pid);
         Ok(child)
     }
 
     /// Reaps every exited child: those of the supervisor and, if it is PID 1, orphans.
-    pub(super) fn reap(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
+    fn reap(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
         let mut exited = vec![];
         loop {
             match wait(WaitOptions::NOHANG) {
@@ -115,8 +172,8 @@ impl Supervisor<'_> {
                 if let Some(child) = self.processes[i].child.take() {
                     self.daemon_exited(i, child, status, events);
                 }
-            } else if has_pid(&self.load.running) {
-                if let Some(child) = self.load.running.take() {
+            } else if has_pid(&self.config.load.running) {
+                if let Some(child) = self.config.load.running.take() {
                     self.load_exited(child, status);
                 }
                 self.start_next_load(events);

@@ -3,11 +3,15 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
 
 use super::Supervisor;
 use super::back_off::back_off;
 use super::change::{RepairReport, Task, start_repair};
+use super::part::Part;
 use super::policy::Event;
 use crate::frr::delta::{self, Step, VtyCommand};
 use crate::frr::vty::{Query, socket};
@@ -287,29 +291,57 @@ impl ConfigDrift {
     }
 }
 
+/// The checks for drift, and the repairs.
+pub(super) struct DriftPart;
+
+impl Part for DriftPart {
+    fn runs_while_stopping(&self) -> bool {
+        false
+    }
+
+    fn add_fds<'a>(&self, supervisor: &'a Supervisor<'_>, fds: &mut Vec<PollFd<'a>>) {
+        fds.extend(supervisor.config.drift.repair.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
+    }
+
+    fn deadline(&self, supervisor: &Supervisor<'_>) -> Option<Instant> {
+        supervisor.config.drift.monitor.deadline().filter(|_| supervisor.policy.is_complete())
+    }
+
+    fn step(
+        &self,
+        supervisor: &mut Supervisor<'_>,
+        events: &mut VecDeque<Event>,
+        now: Instant,
+    ) -> io::Result<()> {
+        supervisor.check_drift(events, now);
+        Ok(())
+    }
+}
+
 impl Supervisor<'_> {
     /// Checks whether the daemons run with the expected configuration, and repairs it.
-    pub(super) fn check_drift(&mut self, events: &mut VecDeque<Event>, now: Instant) {
+    fn check_drift(&mut self, events: &mut VecDeque<Event>, now: Instant) {
         let mut drift_events = vec![];
-        if let Some(task) = self.drift.repair.take_if(|task| task.is_finished()) {
+        if let Some(task) = self.config.drift.repair.take_if(|task| task.is_finished()) {
             // If the thread has panicked, the next check finds the result.
-            drift_events
-                .extend(task.join().and_then(|report| self.drift.monitor.repair_finished(report, now)));
+            drift_events.extend(
+                task.join().and_then(|report| self.config.drift.monitor.repair_finished(report, now)),
+            );
         }
         let is_settling = self.services.retention.is_active()
             || self.services.released.is_some()
             || self.ending.graceful_shutdown.is_some();
-        let configuring = self.is_configuring() || !self.drift.queued.is_empty();
+        let configuring = self.is_configuring() || !self.config.drift.queued.is_empty();
         let quiet = self.policy.is_complete() && !configuring && !is_settling;
         let enforce = self.node.config.enforce;
-        drift_events.extend(self.drift.monitor.step(quiet, enforce, &self.daemons(), now));
+        drift_events.extend(self.config.drift.monitor.step(quiet, enforce, &self.daemons(), now));
         for event in drift_events {
             self.process_drift_event(event, enforce, events);
         }
         if !self.is_configuring()
-            && let Some(step) = self.drift.queued.pop_front()
+            && let Some(step) = self.config.drift.queued.pop_front()
         {
-            self.drift.repair = start_repair(step)
+            self.config.drift.repair = start_repair(step)
                 .inspect_err(|e| log::error!("the repair of FRR's configuration cannot be started: {e}"))
                 .ok();
         }
@@ -339,7 +371,7 @@ impl Supervisor<'_> {
                     self.publisher.update(|facts| drop(facts.drift.insert(daemon.to_string(), lines)));
                 }
             }
-            DriftEvent::Repair(DriftRepair::Commands(step)) => self.drift.queued.push_back(step),
+            DriftEvent::Repair(DriftRepair::Commands(step)) => self.config.drift.queued.push_back(step),
             DriftEvent::Repair(DriftRepair::Restart(daemon)) => {
                 log::warn!(
                     daemon = daemon;

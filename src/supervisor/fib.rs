@@ -4,15 +4,19 @@
 //! unchanged, or when the kernel has refused it because of a missing address that the supervisor repairs.
 
 use std::collections::BTreeSet;
+use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use rustix::event::{PollFd, PollFlags};
 
 use super::Supervisor;
 use super::change::Task;
+use super::part::Part;
+use super::policy::Event;
 use super::process::Child;
 use crate::frr::DaemonKind;
 use crate::frr::rib::{
@@ -118,11 +122,6 @@ impl FibCheck {
         self.running.is_none().then_some(self.due)
     }
 
-    /// The running check, to poll.
-    pub fn task(&self) -> Option<&Task<io::Result<Vec<FibRoute>>>> {
-        self.running.as_ref()
-    }
-
     /// A check starts. Returns whether to compare the routes even if their numbers are equal.
     fn start(&mut self, now: Instant) -> bool {
         (self.started, self.due, self.not_before) = (now, now + CHECK_INTERVAL, now + MIN_INTERVAL);
@@ -153,9 +152,31 @@ impl FibCheck {
     }
 }
 
+/// The checks of zebra's routes.
+pub(super) struct FibPart;
+
+impl Part for FibPart {
+    fn runs_while_stopping(&self) -> bool {
+        false
+    }
+
+    fn add_fds<'a>(&self, supervisor: &'a Supervisor<'_>, fds: &mut Vec<PollFd<'a>>) {
+        fds.extend(supervisor.kernel.fib.running.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
+    }
+
+    fn deadline(&self, supervisor: &Supervisor<'_>) -> Option<Instant> {
+        supervisor.kernel.fib.deadline()
+    }
+
+    fn step(&self, supervisor: &mut Supervisor<'_>, _: &mut VecDeque<Event>, now: Instant) -> io::Result<()> {
+        supervisor.check_fib(now);
+        Ok(())
+    }
+}
+
 impl Supervisor<'_> {
     /// Makes zebra install the routes again that the kernel has lost.
-    pub(super) fn check_fib(&mut self, now: Instant) {
+    fn check_fib(&mut self, now: Instant) {
         if self.kernel.fib.running.as_ref().is_some_and(Task::is_finished) {
             match self.kernel.fib.running.take().and_then(Task::join) {
                 Some(Ok(missing)) => self.report_missing_routes(&missing, now),

@@ -1,18 +1,29 @@
 //! Checks of the kernel's state, and what follows from them.
 
-use super::fib;
-use super::repairs::RepairSchedule;
-use crate::config::Config;
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::io;
+use std::time::{Duration, Instant};
 
-use crate::frr::DaemonKind;
-use crate::node::{CheckOutcome, UNMOUNTED_GRACE};
-use crate::time::Time;
+use rustix::event::PollFd;
 
+use super::backup::BackupRouteJobs;
+use super::carrier::FabricPorts;
+use super::fib;
+use super::part::Part;
 use super::policy::Event;
+use super::repairs::RepairSchedule;
 use super::repairs::{RETRY, RepairOutcome};
 use super::{End, Supervisor};
+use crate::frr::DaemonKind;
+use crate::kernel::{Connects, KernelEvents};
+use crate::node::Node;
+use crate::node::{CheckOutcome, UNMOUNTED_GRACE};
+use crate::status::Probe;
+use crate::time::Time;
+
+/// Interval of the checks for silent workloads: well below the 300 s after which a bridge forgets a MAC address.
+const NEIGHBOUR_REFRESH_INTERVAL: Duration = Duration::from_secs(30);
+
 /// The checks of the kernel.
 #[derive(Debug)]
 pub(super) struct KernelState {
@@ -22,16 +33,107 @@ pub(super) struct KernelState {
     pub(super) has_conflicting_writer: bool,
     /// When to check for silent workloads, if the node is their gateway.
     pub(super) workloads_at: Option<Instant>,
+    /// The table of mounts has changed.
+    pub(super) mounts_changed: bool,
+    pub(super) carriers: FabricPorts,
+    pub(super) backup: BackupRouteJobs,
+    /// The directions in which BGP connects are blocked, and until when.
+    pub(super) blocked_connects: Vec<(Connects, Instant)>,
+    /// Detects a second zebra, and packets with a wrong password.
+    pub(super) probe: Option<Probe>,
 }
 
 impl KernelState {
-    pub(super) fn new(config: &Config, now: Instant) -> Self {
+    pub(super) fn new(node: &Node, now: Instant) -> Self {
         Self {
             repairs: RepairSchedule::default(),
             fib: fib::FibCheck::new(now),
             has_conflicting_writer: false,
-            workloads_at: config.overlay.has_gateways().then_some(now),
+            workloads_at: node.config.overlay.has_gateways().then_some(now),
+            mounts_changed: false,
+            carriers: FabricPorts::default(),
+            backup: BackupRouteJobs::default(),
+            // An earlier instance may have left them blocked.
+            blocked_connects: vec![(Connects::Outbound, now), (Connects::Inbound, now)],
+            probe: node
+                .kernel
+                .router_ns()
+                .within(Probe::open)
+                .inspect_err(|e| log::warn!("a second zebra or a wrong password cannot be detected: {e}"))
+                .ok(),
         }
+    }
+}
+
+/// What the kernel reports.
+pub(super) struct KernelEventPart;
+
+impl Part for KernelEventPart {
+    fn add_fds<'a>(&self, supervisor: &'a Supervisor<'_>, fds: &mut Vec<PollFd<'a>>) {
+        fds.extend(supervisor.node.fds());
+    }
+
+    fn step(&self, supervisor: &mut Supervisor<'_>, _: &mut VecDeque<Event>, now: Instant) -> io::Result<()> {
+        let KernelEvents { managed_changed, nexthop_deleted } = supervisor.node.drain_events();
+        let mounts_changed = std::mem::take(&mut supervisor.kernel.mounts_changed);
+        if nexthop_deleted {
+            supervisor.kernel.fib.next_hop_removed(now);
+        }
+        if managed_changed || mounts_changed {
+            supervisor.kernel.repairs.state_changed(now);
+        }
+        if mounts_changed && let Some(watch) = &mut supervisor.config.file.watch {
+            watch.mounts_changed(now);
+        }
+        if managed_changed && supervisor.ending.end.is_none() {
+            supervisor.check_ports(now);
+        }
+        Ok(())
+    }
+}
+
+/// Checks of the kernel's state.
+pub(super) struct KernelCheckPart;
+
+impl Part for KernelCheckPart {
+    fn runs_while_stopping(&self) -> bool {
+        false
+    }
+
+    fn deadline(&self, supervisor: &Supervisor<'_>) -> Option<Instant> {
+        // A pending change may still need what the check would remove.
+        supervisor.kernel.repairs.due().filter(|_| !supervisor.is_kernel_change_pending())
+    }
+
+    fn step(
+        &self,
+        supervisor: &mut Supervisor<'_>,
+        events: &mut VecDeque<Event>,
+        now: Instant,
+    ) -> io::Result<()> {
+        if !supervisor.is_kernel_change_pending()
+            && supervisor.kernel.repairs.due().is_some_and(|due| due <= now)
+        {
+            supervisor.check_kernel(events);
+        }
+        Ok(())
+    }
+}
+
+/// The refresh of silent workloads.
+pub(super) struct WorkloadPart;
+
+impl Part for WorkloadPart {
+    fn deadline(&self, supervisor: &Supervisor<'_>) -> Option<Instant> {
+        supervisor.kernel.workloads_at
+    }
+
+    fn step(&self, supervisor: &mut Supervisor<'_>, _: &mut VecDeque<Event>, now: Instant) -> io::Result<()> {
+        if supervisor.kernel.workloads_at.is_some_and(|at| at <= now) {
+            supervisor.node.refresh_neighbours();
+            supervisor.kernel.workloads_at = Some(now + NEIGHBOUR_REFRESH_INTERVAL);
+        }
+        Ok(())
     }
 }
 
@@ -95,7 +197,7 @@ impl Supervisor<'_> {
     pub(super) fn reconfigure(&mut self, events: &mut VecDeque<Event>) {
         // These would continue with the new processes.
         self.end_load();
-        self.drift.queued.clear();
+        self.config.drift.queued.clear();
         self.read_parts();
         events.push_back(Event::Reconfigured { can_roll_back: self.node.config_store.can_roll_back() });
     }

@@ -1,16 +1,20 @@
 //! Queries of the daemons: whether they are responsive, and what they know of their sessions.
 
 use std::collections::VecDeque;
+use std::io;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags};
+
+use super::Supervisor;
+use super::part::Part;
+use super::policy::Event;
+use super::retention::Retention;
 use crate::frr::vty::{PING, Query, Reply, socket};
 use crate::frr::{Daemon, DaemonKind, bfd, neighbors, redact_output, sockets, solicit};
 use crate::limits;
 use crate::model::IfName;
 
-use super::Supervisor;
-use super::policy::Event;
-use super::retention::Retention;
 /// Interval of the queries to a daemon that starts, until its first reply, which takes some 50 ms.
 const START_QUERY_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -59,6 +63,8 @@ pub(super) struct QueryState {
     /// FRR 10.3 discards uncommitted changes (`mgmt_fe_session_cfg_txn_cleanup`, `mgmtd/mgmt_fe_adapter.c`; not in
     /// 10.4).
     pub(super) finished: Vec<Query>,
+    /// Start of the current iteration of the loop: what has arrived later is not read yet.
+    pub(super) iteration_started: Instant,
 }
 
 impl QueryState {
@@ -72,7 +78,43 @@ impl QueryState {
             checks: 0,
             solicit_at: now,
             finished: vec![],
+            iteration_started: now,
         }
+    }
+
+    /// The queries that are repeated.
+    fn repeated(&self) -> impl Iterator<Item = &DaemonQuery> {
+        self.starting.iter().chain(self.sessions.iter().flat_map(|(queries, _)| queries))
+    }
+}
+
+/// The queries, and their replies.
+pub(super) struct QueryPart;
+
+impl Part for QueryPart {
+    fn add_fds<'a>(&self, supervisor: &'a Supervisor<'_>, fds: &mut Vec<PollFd<'a>>) {
+        let queries =
+            supervisor.queries.repeated().filter_map(|q| q.query.as_ref()).chain(&supervisor.bfd.query);
+        fds.extend(queries.map(|query| PollFd::new(query, PollFlags::IN)));
+    }
+
+    fn deadline(&self, supervisor: &Supervisor<'_>) -> Option<Instant> {
+        let queries = &supervisor.queries;
+        let next = queries.repeated().filter(|q| q.query.is_none()).map(|q| q.next_at);
+        next.chain(queries.collect_at.map(|(at, _)| at)).min()
+    }
+
+    fn step(
+        &self,
+        supervisor: &mut Supervisor<'_>,
+        events: &mut VecDeque<Event>,
+        _: Instant,
+    ) -> io::Result<()> {
+        supervisor.poll_queries(events);
+        if !supervisor.is_configuring() {
+            supervisor.queries.finished.clear();
+        }
+        Ok(())
     }
 }
 
@@ -96,7 +138,7 @@ impl Supervisor<'_> {
     }
 
     /// Processes a daemon's replies to the status commands.
-    pub(super) fn process_replies(&mut self, i: usize, replies: &[Reply]) {
+    fn process_replies(&mut self, i: usize, replies: &[Reply]) {
         match self.processes[i].daemon.kind {
             DaemonKind::Bfdd => self.process_bfd_sessions(replies),
             DaemonKind::Bgpd => {
@@ -122,7 +164,7 @@ impl Supervisor<'_> {
     }
 
     /// Sends Router Solicitations on the ports whose peer address bgpd does not know.
-    pub(super) fn solicit(&mut self, ports: &[IfName]) {
+    fn solicit(&mut self, ports: &[IfName]) {
         let now = Instant::now();
         if ports.is_empty() || now < self.queries.solicit_at {
             return;
@@ -147,7 +189,7 @@ impl Supervisor<'_> {
     }
 
     /// Processes the replies of the daemons, and queries starting daemons again.
-    pub(super) fn poll_queries(&mut self, events: &mut VecDeque<Event>) {
+    fn poll_queries(&mut self, events: &mut VecDeque<Event>) {
         let now = Instant::now();
         let daemons = &self.daemons();
         let mut started = Vec::new();
@@ -213,7 +255,7 @@ impl Supervisor<'_> {
     }
 
     /// Collects the replies to the pings.
-    pub(super) fn collect_pings(
+    fn collect_pings(
         &mut self,
         events: &mut VecDeque<Event>,
         replied: &mut Vec<(usize, Vec<Reply>)>,

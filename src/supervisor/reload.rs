@@ -1,21 +1,25 @@
 //! Changes of the configuration file: reads the file, and changes FRR and the kernel to its configuration.
 
-use super::watch::FileWatch;
-use crate::model::FilePath;
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags};
+
+use super::ActiveConfig;
 use super::back_off::back_off;
 use super::build::Build;
 use super::change::{Change, Task, start_cleanup};
+use super::part::Part;
 use super::policy::Event;
+use super::watch::FileWatch;
 use super::{End, Supervisor};
 use crate::config::{Config, ConfigProblem, file};
 use crate::frr::delta::{Delta, Step, delta, lines_with_path};
 use crate::frr::{Version, check, raw_entries_of, retained};
 use crate::logging;
+use crate::model::FilePath;
 use crate::node::{Candidate, single_problem};
 
 /// Longest wait of a change for daemons that do not run with their configuration. The change may be the remedy.
@@ -160,91 +164,132 @@ pub(super) struct RunningChange {
     pub(super) cleanup: Option<Task<()>>,
 }
 
+/// The configuration file, and the changes to its configuration.
+pub(super) struct FilePart;
+
+impl Part for FilePart {
+    fn runs_while_stopping(&self) -> bool {
+        false
+    }
+
+    fn add_fds<'a>(&self, supervisor: &'a Supervisor<'_>, fds: &mut Vec<PollFd<'a>>) {
+        let ActiveConfig { file, change, .. } = &supervisor.config;
+        fds.extend(file.watch.as_ref().map(|watch| PollFd::new(watch, PollFlags::IN)));
+        fds.extend(file.read.as_ref().map(|read| PollFd::new(&read.task, PollFlags::IN)));
+        fds.extend(change.commands.as_ref().map(|change| PollFd::new(&change.task, PollFlags::IN)));
+        fds.extend(change.cleanup.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
+    }
+
+    fn deadline(&self, supervisor: &Supervisor<'_>) -> Option<Instant> {
+        let ActiveConfig { file, change, .. } = &supervisor.config;
+        let complete = supervisor.policy.is_complete();
+        let pending = file.pending.as_ref().filter(|_| !supervisor.is_changing());
+        let pending = pending.map(|pending| pending.due(complete));
+        let build = change.build.as_ref().map(Build::deadline);
+        let watch = file.watch.as_ref().and_then(FileWatch::due);
+        watch.into_iter().chain(file.reread_at).chain(pending).chain(build).min()
+    }
+
+    fn step(
+        &self,
+        supervisor: &mut Supervisor<'_>,
+        events: &mut VecDeque<Event>,
+        now: Instant,
+    ) -> io::Result<()> {
+        supervisor.process_file_changes(events, now);
+        Ok(())
+    }
+}
+
 impl Supervisor<'_> {
     /// Reads the file if it may have changed, and continues the changes in progress.
-    pub(super) fn process_file_changes(&mut self, events: &mut VecDeque<Event>, now: Instant) {
+    fn process_file_changes(&mut self, events: &mut VecDeque<Event>, now: Instant) {
         if self.signals.take_reload() {
             // A template may have changed, too.
             self.read_file(true, now);
         }
-        if self.file.reread_at.is_some_and(|at| at <= now) {
+        if self.config.file.reread_at.is_some_and(|at| at <= now) {
             self.read_file(false, now);
         }
-        if let Some(watch) = &mut self.file.watch {
+        if let Some(watch) = &mut self.config.file.watch {
             watch.read_events(now);
             if watch.take_due(now) {
                 self.read_file(false, now);
             }
         }
-        if let Some(read) = self.file.read.take_if(|read| read.task.is_finished()) {
+        if let Some(read) = self.config.file.read.take_if(|read| read.task.is_finished()) {
             let contents = read.task.join();
-            self.process_contents(contents.unwrap_or_else(|| FileContents::read(self.base)), read.force, now);
+            self.process_contents(
+                contents.unwrap_or_else(|| FileContents::read(self.config.base)),
+                read.force,
+                now,
+            );
             if let Some(force) = read.repeat {
                 self.read_file(force, now);
             }
         }
-        if let Some(change) = self.change.commands.take_if(|change| change.task.is_finished()) {
+        if let Some(change) = self.config.change.commands.take_if(|change| change.task.is_finished()) {
             self.change_finished(change, events);
         }
-        if self.change.build.as_mut().is_some_and(|build| build.is_processed(now)) {
+        if self.config.change.build.as_mut().is_some_and(|build| build.is_processed(now)) {
             self.build_batch();
         }
-        self.change.cleanup.take_if(|task| task.is_finished());
+        self.config.change.cleanup.take_if(|task| task.is_finished());
         let complete = self.policy.is_complete();
         if !self.is_changing()
-            && let Some(pending) = self.file.pending.take_if(|pending| pending.due(complete) <= now)
+            && let Some(pending) = self.config.file.pending.take_if(|pending| pending.due(complete) <= now)
         {
-            self.file.interruptions = pending.interruptions;
+            self.config.file.interruptions = pending.interruptions;
             let (problems, retry) = match self.start_change(pending.config.clone(), events) {
                 Ok(()) => return,
                 Err(StartError::Invalid(problems)) => (problems, false),
                 Err(StartError::Transient(problems)) => (problems, true),
             };
-            if self.file.reported_problems != problems {
+            if self.config.file.reported_problems != problems {
                 problems.iter().for_each(|problem| log::error!("{problem}"));
                 let then = if retry { "; retrying every 10 s" } else { "" };
                 log::error!("the configuration change is rejected: {KEPT}{then}");
                 self.show_rejection(&problems);
-                self.file.reported_problems = problems;
+                self.config.file.reported_problems = problems;
             }
             if retry {
-                self.file.pending = Some(PendingConfig { not_before: now + RETRY_DELAY, ..pending });
+                self.config.file.pending = Some(PendingConfig { not_before: now + RETRY_DELAY, ..pending });
             }
         }
     }
 
     /// Whether the supervisor sends commands to daemons, or changes the kernel.
     pub(super) fn is_changing(&self) -> bool {
-        self.change.commands.is_some()
-            || self.change.build.is_some()
-            || self.change.cleanup.is_some()
-            || self.drift.repair.is_some()
+        self.config.change.commands.is_some()
+            || self.config.change.build.is_some()
+            || self.config.change.cleanup.is_some()
+            || self.config.drift.repair.is_some()
     }
 
     /// Whether anything configures a daemon: a change, vtysh, or the removal of stale paths.
     pub(super) fn is_configuring(&self) -> bool {
-        self.load.running.is_some() || self.is_changing() || self.carriers.is_configuring()
+        self.config.load.running.is_some() || self.is_changing() || self.kernel.carriers.is_configuring()
     }
 
     /// Starts to read the file. `force`: apply the configuration even if it equals the active one.
     fn read_file(&mut self, force: bool, now: Instant) {
-        self.file.reread_at = None;
-        if let Some(read) = &mut self.file.read {
+        self.config.file.reread_at = None;
+        if let Some(read) = &mut self.config.file.read {
             read.repeat = Some(force || read.repeat.unwrap_or_default());
             return;
         }
-        let base = self.base.clone();
+        let base = self.config.base.clone();
         match Task::start(move || FileContents::read(&base)) {
-            Ok(task) => self.file.read = Some(FileRead { task, force, repeat: None }),
+            Ok(task) => self.config.file.read = Some(FileRead { task, force, repeat: None }),
             // No thread is available.
-            Err(_) => self.process_contents(FileContents::read(self.base), force, now),
+            Err(_) => self.process_contents(FileContents::read(self.config.base), force, now),
         }
     }
 
     /// Accepts or rejects the configuration of the file as a whole. `force`: apply it even if it equals the active one.
     fn process_contents(&mut self, contents: FileContents, force: bool, now: Instant) {
         let FileContents { config, problems, is_unreadable } = contents;
-        let is_first = !std::mem::replace(&mut self.file.has_read, true);
+        let is_first = !std::mem::replace(&mut self.config.file.has_read, true);
         let is_active = !self.node.config_store.is_substitute();
         // What was left out of the configuration at the start was reported then.
         if is_first && is_active && config.as_ref().is_ok_and(|config| self.node.is_current(config)) && !force
@@ -255,26 +300,29 @@ impl Supervisor<'_> {
         let config = config.map_err(|problem| problems.push(problem.to_string())).ok();
         match config.filter(|_| problems.is_empty()) {
             Some(config)
-                if is_active && config == self.node.config && self.change.commands.is_none() && !force =>
+                if is_active
+                    && config == self.node.config
+                    && self.config.change.commands.is_none()
+                    && !force =>
             {
-                self.file.pending = None;
-                self.file.reported_problems.clear();
+                self.config.file.pending = None;
+                self.config.file.reported_problems.clear();
                 self.show_rejection(&[]);
                 log::info!("{UNCHANGED}");
             }
             Some(config) => {
-                self.file.reported_problems.clear();
-                self.file.pending = Some(PendingConfig::new(config, now));
+                self.config.file.reported_problems.clear();
+                self.config.file.pending = Some(PendingConfig::new(config, now));
             }
             None => {
-                if self.file.reported_problems != problems {
+                if self.config.file.reported_problems != problems {
                     self.show_rejection(&problems);
                     logging::problems(&problems);
                     log::error!("the configuration file is rejected: {KEPT}");
-                    self.file.reported_problems = problems;
+                    self.config.file.reported_problems = problems;
                 }
                 // An unreadable file may become readable without an event.
-                self.file.reread_at = is_unreadable.then_some(now + RETRY_DELAY);
+                self.config.file.reread_at = is_unreadable.then_some(now + RETRY_DELAY);
             }
         }
     }
@@ -282,21 +330,21 @@ impl Supervisor<'_> {
     /// Starts the change to `config`. A change without commands is done at once.
     fn start_change(&mut self, config: Config, events: &mut VecDeque<Event>) -> Result<(), StartError> {
         let candidate = self.node.prepare(config).map_err(StartError::Transient)?;
-        if let Some(reason) = self.history.rejection_reason(&candidate.config, &candidate.text) {
+        if let Some(reason) = self.config.history.rejection_reason(&candidate.config, &candidate.text) {
             return Err(StartError::Invalid(vec![reason]));
         }
-        if candidate.text == self.text {
+        if candidate.text == self.config.text {
             if candidate.config == self.node.config && !self.node.config_store.is_substitute() {
                 self.show_rejection(&[]);
                 log::info!("{UNCHANGED}");
             } else {
                 self.adopt(candidate, 0, vec![]);
-                self.history.same_text_activated(self.node);
+                self.config.history.same_text_activated(self.node);
             }
             return Ok(());
         }
         let needs_other_daemons = self.node.daemons(&candidate.config) != self.daemons();
-        let method = match delta(&self.text, &candidate.text, self.node.version) {
+        let method = match delta(&self.config.text, &candidate.text, self.node.version) {
             Delta::Invalid(reason) => Delta::Invalid(reason),
             _ if needs_other_daemons => {
                 Delta::Restart(&[], "other daemons are needed, or another start order".into())
@@ -325,12 +373,13 @@ impl Supervisor<'_> {
                 }
                 let commands = text(&steps);
                 check::check(&commands).map_err(|e| check_error(&e, &candidate, &commands, false))?;
-                let (from, to, version) = (candidate.text.clone(), self.text.clone(), self.node.version);
+                let (from, to, version) =
+                    (candidate.text.clone(), self.config.text.clone(), self.node.version);
                 let undo = move || match delta(&from, &to, version) {
                     Delta::Commands(undo, late) => [undo, late].concat(),
                     Delta::Restart(..) | Delta::Invalid(_) => vec![],
                 };
-                self.change.commands =
+                self.config.change.commands =
                     Some(Change::start(candidate, steps, undo, late).map_err(StartError::transient)?);
                 self.publisher.update(|facts| facts.counts.changing = true);
             }
@@ -379,7 +428,7 @@ impl Supervisor<'_> {
             Err(error) => {
                 let source = origin(&candidate, &error.command, None);
                 self.publisher.update(|facts| facts.counts.rollbacks += 1);
-                let interruptions = self.file.interruptions.saturating_add(1);
+                let interruptions = self.config.file.interruptions.saturating_add(1);
                 let is_repeated = interruptions >= MAX_INTERRUPTIONS;
                 if error.interrupted {
                     let reason = error.reason;
@@ -406,7 +455,7 @@ impl Supervisor<'_> {
                     let now = Instant::now();
                     let pending = PendingConfig::new(candidate.config, now);
                     let again = PendingConfig { interruptions, not_before: now + delay, ..pending };
-                    self.file.pending.get_or_insert(again);
+                    self.config.file.pending.get_or_insert(again);
                 } else {
                     log::error!("{}{source}: rolled back, {KEPT}", error.reason);
                     self.show_rejection(&[format!("{}{source}", error.reason)]);
@@ -431,7 +480,7 @@ impl Supervisor<'_> {
     /// Activates the text of the candidate.
     fn activate_text(&mut self, candidate: &Candidate) {
         self.node.config_store.activate(candidate.text.clone());
-        self.history.other_activated();
+        self.config.history.other_activated();
     }
 
     /// Makes the candidate the node's configuration after FRR runs with it, and starts the change of the kernel. `late`
@@ -446,19 +495,19 @@ impl Supervisor<'_> {
     pub(super) fn change_kernel(&mut self, candidate: Candidate, commands: Option<usize>, late: Vec<Step>) {
         let now = Instant::now();
         match self.node.adopt(candidate) {
-            Ok(changes) => self.change.build = Some(Build::new(changes, commands, late, now)),
+            Ok(changes) => self.config.change.build = Some(Build::new(changes, commands, late, now)),
             Err(e) => {
                 log::error!("{e}; the kernel is changed as soon as possible");
                 self.kernel.repairs.state_changed(now);
-                self.change.cleanup = start_cleanup(late);
+                self.config.change.cleanup = start_cleanup(late);
             }
         }
         self.show_configuration();
         // Without commands to the daemons, drift of their configuration remains.
         let has_no_commands = commands == Some(0);
         if !has_no_commands {
-            self.drift.monitor.reset_all(now);
-            self.drift.queued.clear();
+            self.config.drift.monitor.reset_all(now);
+            self.config.drift.queued.clear();
         }
         self.publisher.update(|facts| {
             if !has_no_commands {
@@ -472,12 +521,12 @@ impl Supervisor<'_> {
 
     /// Makes the next batch of kernel changes, and logs the result after the last one.
     fn build_batch(&mut self) {
-        let Some(mut build) = self.change.build.take() else { return };
+        let Some(mut build) = self.config.change.build.take() else { return };
         match self.node.build(&mut build.changes) {
             Ok(false) => {
                 log::debug!("{} kernel changes remain", build.changes.remaining());
                 build.batch_done(Instant::now());
-                self.change.build = Some(build);
+                self.config.change.build = Some(build);
                 return;
             }
             Ok(true) => {}
@@ -485,7 +534,7 @@ impl Supervisor<'_> {
         }
         let Build { changes, started, commands, late, .. } = build;
         let changes = self.node.finish_build(changes, started);
-        self.change.cleanup = start_cleanup(late);
+        self.config.change.cleanup = start_cleanup(late);
         let ms = started.elapsed().as_millis();
         self.publisher.update(|facts| {
             facts.counts.changes += 1;

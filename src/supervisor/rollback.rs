@@ -105,7 +105,7 @@ impl Supervisor<'_> {
             return;
         }
         // A running change may cause the crashes, and is then rolled back itself. A cleanup must finish first.
-        if self.change.commands.is_some() || self.change.cleanup.is_some() {
+        if self.config.change.commands.is_some() || self.config.change.cleanup.is_some() {
             events.push_back(Event::Changed { can_roll_back: true });
             return;
         }
@@ -127,11 +127,11 @@ impl Supervisor<'_> {
             "{name} keeps crashing with this configuration: rolled back to the last-known-good configuration (the \
              rejected one is /run/frr/frr.conf.bad); restarting all daemons"
         );
-        self.history.rejected = Some(RejectedConfig { config, text, daemon: name });
+        self.config.history.rejected = Some(RejectedConfig { config, text, daemon: name });
         self.publisher.update(|facts| facts.configuration.rolled_back = true);
         // A vtysh that loads the rejected configuration would continue with the new processes.
         self.end_load();
-        self.drift.queued.clear();
+        self.config.drift.queued.clear();
         self.read_parts();
         self.roll_back_devices(events);
         events.push_back(Event::Reconfigured { can_roll_back: self.node.config_store.can_roll_back() });
@@ -140,7 +140,7 @@ impl Supervisor<'_> {
     /// Changes the node's devices to those of the last-known-good configuration.
     fn roll_back_devices(&mut self, events: &mut VecDeque<Event>) {
         const KEPT: &str = "the devices stay those of the rejected configuration";
-        let Some(config) = self.history.good_config(&self.text).cloned() else {
+        let Some(config) = self.config.history.good_config(&self.config.text).cloned() else {
             log::warn!("the source of the last-known-good configuration is unknown after a restart: {KEPT}");
             return;
         };
@@ -152,7 +152,7 @@ impl Supervisor<'_> {
         match self.node.prepare(config) {
             Ok(candidate) => {
                 // The text differs if the template has changed, or a port has another name.
-                if candidate.text == self.text {
+                if candidate.text == self.config.text {
                     self.node.config_store.clear_substitute();
                 }
                 self.change_kernel(candidate, None, vec![]);

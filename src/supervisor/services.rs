@@ -1,19 +1,24 @@
 //! Retained services: what bgpd announces in the place of MetalLB's speaker, and what is logged of it.
 
-use super::retention::Retention;
-use crate::frr::vty::socket;
 use std::collections::BTreeSet;
+use std::collections::VecDeque;
+use std::io;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use rustix::event::{PollFd, PollFlags};
 
+use super::part::Part;
+use super::policy::Event;
+use super::retention::Retention;
+use super::retention::{RetentionEvent, RetentionOutcome};
+use super::{MAX_LOGGED_NAMES, Supervisor, backup, file_text};
 use crate::config::Config;
 use crate::frr::retained::RetainedRouters;
+use crate::frr::vty::socket;
 use crate::frr::{DaemonKind, state};
 use crate::printable::first;
 
-use super::retention::{RetentionEvent, RetentionOutcome};
-use super::{MAX_LOGGED_NAMES, Supervisor, backup, part};
 /// Time from the end of the retention until FRR has installed or removed its own routes.
 pub(super) const PRUNE_DELAY: Duration = Duration::from_secs(5);
 
@@ -41,6 +46,25 @@ impl Services {
     }
 }
 
+/// The queries for services, and their retention.
+pub(super) struct ServicePart;
+
+impl Part for ServicePart {
+    fn add_fds<'a>(&self, supervisor: &'a Supervisor<'_>, fds: &mut Vec<PollFd<'a>>) {
+        fds.extend(supervisor.services.retention.queries().map(|query| PollFd::new(query, PollFlags::IN)));
+    }
+
+    fn deadline(&self, supervisor: &Supervisor<'_>) -> Option<Instant> {
+        let Services { retention, released } = &supervisor.services;
+        retention.deadline().into_iter().chain(released.as_ref().map(|(at, _)| *at)).min()
+    }
+
+    fn step(&self, supervisor: &mut Supervisor<'_>, _: &mut VecDeque<Event>, now: Instant) -> io::Result<()> {
+        supervisor.step_retention(now);
+        Ok(())
+    }
+}
+
 impl Supervisor<'_> {
     /// Time that backup routes stay installed after the exit of a daemon.
     pub(super) fn window(&self) -> Duration {
@@ -58,7 +82,7 @@ impl Supervisor<'_> {
     pub(super) fn retain_services(&mut self) {
         let config = &self.node.config;
         // A bgpd that gets its configuration from vtysh starts without retained services.
-        let is_in_file = part(&self.parts, DaemonKind::Bgpd).is_some();
+        let is_in_file = file_text(&self.config.parts, DaemonKind::Bgpd).is_some();
         let is_allowed = |prefix: &IpNet| {
             let all = &config.metallb.allowed;
             is_in_file && (all.is_empty() || all.iter().any(|net| net.contains(prefix)))
@@ -86,10 +110,12 @@ impl Supervisor<'_> {
     }
 
     /// Continues the retention and the queries for services.
-    pub(super) fn step_retention(&mut self, now: Instant) {
+    fn step_retention(&mut self, now: Instant) {
         let bgpd = self.ready(DaemonKind::Bgpd);
-        let events =
-            self.services.retention.step(bgpd.and_then(|_| part(&self.parts, DaemonKind::Bgpd)), now);
+        let events = self
+            .services
+            .retention
+            .step(bgpd.and_then(|_| file_text(&self.config.parts, DaemonKind::Bgpd)), now);
         if self.services.retention.is_waiting_for_prefixes() {
             match self.node.kernel.bgp_prefixes(self.node.config.metallb.table.get()) {
                 Ok(prefixes) => self.services.retention.take_prefixes(prefixes, now),
@@ -100,7 +126,9 @@ impl Supervisor<'_> {
             self.process_retention_event(event, now);
         }
         // Retained services need their routes.
-        if let Some((until, retained)) = self.backup.until.as_mut().zip(self.services.retention.until()) {
+        if let Some((until, retained)) =
+            self.kernel.backup.until.as_mut().zip(self.services.retention.until())
+        {
             *until = (*until).max(retained + RETENTION_MARGIN);
         }
         if let Some((_, prefixes)) = self.services.released.take_if(|(at, _)| *at <= now) {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::policy::ProcessState;
 use super::process::Child;
-use super::{Supervisor, part};
+use super::{Supervisor, file_text};
 use crate::config::Config;
 use crate::frr::retained::Unannounced;
 use crate::frr::{DaemonKind, Version};
@@ -117,8 +117,8 @@ fn status_of(state: ProcessState) -> DaemonState {
 impl Supervisor<'_> {
     /// Publishes which configuration is active.
     pub(super) fn show_configuration(&self) {
-        let hash = fingerprint(&self.text);
-        let peers = ConfiguredPeers::new(&self.node.config, &self.text);
+        let hash = fingerprint(&self.config.text);
+        let peers = ConfiguredPeers::new(&self.node.config, &self.config.text);
         self.publisher.update(|facts| {
             facts.set_peers(peers);
             describe(facts, &self.node.config, self.node.version);
@@ -170,7 +170,7 @@ impl Supervisor<'_> {
 
     /// Publishes which services are retained.
     pub(super) fn show_retained(&self) {
-        let is_announced = part(&self.parts, DaemonKind::Bgpd).is_some();
+        let is_announced = file_text(&self.config.parts, DaemonKind::Bgpd).is_some();
         let retained: Vec<String> = self
             .services
             .retention
@@ -201,7 +201,7 @@ impl Supervisor<'_> {
 
     /// Reads the counters of the namespace.
     pub(super) fn probe(&mut self) {
-        match self.probe.as_mut().map(Probe::read) {
+        match self.kernel.probe.as_mut().map(Probe::read) {
             Some(Ok(findings)) => self.publisher.update_findings(findings),
             Some(Err(e)) => log::debug!("the counters of the namespace cannot be read: {e}"),
             None => {}

@@ -1,18 +1,22 @@
 //! The stop that a signal requests.
 
 use std::collections::VecDeque;
+use std::io;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags};
+
+use super::graceful_shutdown::{GracefulShutdown, ShutdownOutcome};
+use super::part::Part;
+use super::policy::Event;
+use super::queries::SESSION_QUERY_TIME;
+use super::{End, MAX_LOGGED_NAMES, Supervisor};
 use crate::config::{Config, OnStop};
 use crate::frr::vty::socket;
 use crate::frr::{DaemonKind, state};
 use crate::printable::first;
 use crate::signals::Signals;
 
-use super::graceful_shutdown::{GracefulShutdown, ShutdownOutcome};
-use super::policy::Event;
-use super::queries::SESSION_QUERY_TIME;
-use super::{End, MAX_LOGGED_NAMES, Supervisor};
 /// The end of the loop.
 #[derive(Debug, Default)]
 pub(super) struct Ending {
@@ -21,9 +25,54 @@ pub(super) struct Ending {
     pub(super) finished: bool,
 }
 
+/// The signal that requests the stop.
+pub(super) struct SignalPart;
+
+impl Part for SignalPart {
+    fn add_fds<'a>(&self, supervisor: &'a Supervisor<'_>, fds: &mut Vec<PollFd<'a>>) {
+        fds.push(PollFd::new(&*supervisor.signals, PollFlags::IN));
+    }
+
+    fn step(
+        &self,
+        supervisor: &mut Supervisor<'_>,
+        events: &mut VecDeque<Event>,
+        now: Instant,
+    ) -> io::Result<()> {
+        if supervisor.signals.stop_requested() && supervisor.ending.end != Some(End::Stopped) {
+            supervisor.stop(events, now);
+        }
+        Ok(())
+    }
+}
+
+/// The graceful shutdown before a stop.
+pub(super) struct GracefulShutdownPart;
+
+impl Part for GracefulShutdownPart {
+    fn add_fds<'a>(&self, supervisor: &'a Supervisor<'_>, fds: &mut Vec<PollFd<'a>>) {
+        let query = supervisor.ending.graceful_shutdown.as_ref().and_then(GracefulShutdown::query);
+        fds.extend(query.map(|query| PollFd::new(query, PollFlags::IN)));
+    }
+
+    fn deadline(&self, supervisor: &Supervisor<'_>) -> Option<Instant> {
+        supervisor.ending.graceful_shutdown.as_ref().map(GracefulShutdown::deadline)
+    }
+
+    fn step(
+        &self,
+        supervisor: &mut Supervisor<'_>,
+        events: &mut VecDeque<Event>,
+        now: Instant,
+    ) -> io::Result<()> {
+        supervisor.step_graceful_shutdown(events, now);
+        Ok(())
+    }
+}
+
 impl Supervisor<'_> {
     /// A signal requests the stop, which takes precedence over any other end.
-    pub(super) fn stop(&mut self, events: &mut VecDeque<Event>, now: Instant) {
+    fn stop(&mut self, events: &mut VecDeque<Event>, now: Instant) {
         let withdraw = withdraws(&self.node.config, self.signals);
         if withdraw && self.ending.end.is_some() {
             // The daemons are stopping already, and the peers keep this node's routes: the next bgpd withdraws them.
@@ -45,12 +94,18 @@ impl Supervisor<'_> {
         let bgpd = self.ready_child(DaemonKind::Bgpd);
         let settled = bgpd.is_some_and(|bgpd| bgpd.age() >= SESSION_QUERY_TIME);
         let bgpd = bgpd.map(|bgpd| bgpd.pid);
-        self.ending.graceful_shutdown =
-            Some(GracefulShutdown::start(socket(DaemonKind::Bgpd), &self.text, drain, bgpd, settled, now));
+        self.ending.graceful_shutdown = Some(GracefulShutdown::start(
+            socket(DaemonKind::Bgpd),
+            &self.config.text,
+            drain,
+            bgpd,
+            settled,
+            now,
+        ));
     }
 
     /// Does the next step of the graceful shutdown, and stops the daemons after the last one.
-    pub(super) fn step_graceful_shutdown(&mut self, events: &mut VecDeque<Event>, now: Instant) {
+    fn step_graceful_shutdown(&mut self, events: &mut VecDeque<Event>, now: Instant) {
         let bgpd = self.ready_child(DaemonKind::Bgpd).map(|bgpd| bgpd.pid);
         let Some(outcome) =
             self.ending.graceful_shutdown.as_mut().and_then(|shutdown| shutdown.step(bgpd, now))

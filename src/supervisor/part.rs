@@ -1,0 +1,61 @@
+//! The parts of the supervisor's loop.
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::Instant;
+
+use rustix::event::PollFd;
+
+use super::policy::Event;
+use super::{
+    Supervisor, backup, bfd_peers, carrier, connects, daemons, drift, fib, kernel_check, queries, reload,
+    services, stop,
+};
+
+/// A part of the loop: what it waits for and what it does then. The loop asks every part for both, so that nothing can be
+/// waited for that no one handles.
+pub(super) trait Part: Sync {
+    /// Whether it goes on while the daemons stop. The loop does not wait for a part that does not.
+    fn runs_while_stopping(&self) -> bool {
+        true
+    }
+
+    /// Adds the descriptors that become readable when the part has something to do.
+    fn add_fds<'a>(&self, _supervisor: &'a Supervisor<'_>, _fds: &mut Vec<PollFd<'a>>) {}
+
+    /// When the part has something to do if nothing happens.
+    fn deadline(&self, _supervisor: &Supervisor<'_>) -> Option<Instant> {
+        None
+    }
+
+    /// Does what is due now, and adds the events for the policy.
+    ///
+    /// # Errors
+    /// The loop cannot continue.
+    fn step(
+        &self,
+        supervisor: &mut Supervisor<'_>,
+        events: &mut VecDeque<Event>,
+        now: Instant,
+    ) -> io::Result<()>;
+}
+
+/// All parts, in the order of their steps: a part may use what an earlier one has found.
+pub(super) const PARTS: [&dyn Part; 16] = [
+    &daemons::OutputPart,
+    &stop::SignalPart,
+    &daemons::ProcessPart,
+    &queries::QueryPart,
+    &stop::GracefulShutdownPart,
+    &bfd_peers::AdminDownPart,
+    &services::ServicePart,
+    &kernel_check::KernelEventPart,
+    &carrier::PortPart,
+    &reload::FilePart,
+    &drift::DriftPart,
+    &fib::FibPart,
+    &kernel_check::KernelCheckPart,
+    &kernel_check::WorkloadPart,
+    &backup::BackupPart,
+    &connects::ConnectPart,
+];
