@@ -124,6 +124,25 @@ impl Query {
         self.stream.write_all(command.as_bytes())
     }
 
+    /// Takes a query that has ended out of its place: all replies have arrived, or it has failed.
+    ///
+    /// # Errors
+    /// The inner result is that of [`Self::poll_replies`].
+    pub fn take_ended(open: &mut Option<Self>) -> Option<io::Result<Vec<Reply>>> {
+        let result = open.as_mut()?.poll_replies().transpose()?;
+        *open = None;
+        Some(result)
+    }
+
+    /// The same as [`Self::take_ended`] for a query with what it is about.
+    ///
+    /// # Errors
+    /// The inner result is that of [`Self::poll_replies`].
+    pub fn take_ended_with<T>(open: &mut Option<(Self, T)>) -> Option<(io::Result<Vec<Reply>>, T)> {
+        let result = open.as_mut()?.0.poll_replies().transpose()?;
+        open.take().map(|(_, about)| (result, about))
+    }
+
     /// Whether the reply to any command has arrived.
     pub fn has_reply(&self) -> bool {
         !self.replies.is_empty()

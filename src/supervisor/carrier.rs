@@ -192,35 +192,22 @@ impl FabricPorts {
             return vec![];
         };
         let mut dropped = vec![];
-        match self.drop_query.as_mut().map(|(query, _)| query.poll_replies()) {
-            None | Some(Ok(None)) => {}
-            Some(replies) => {
-                let peers = self.drop_query.take().map(|(_, peers)| peers);
-                // Another session may hold the configuration lock: the next check shows whether the command took
-                // effect.
-                if let (Ok(Some(replies)), Some(peers)) = (replies, peers) {
-                    match replies.iter().find(|reply| !reply.success) {
-                        None => dropped = peers,
-                        // bgpd refuses `shutdown` for a dynamic neighbor of a listen range.
-                        Some(error) if self.next_check >= CHECK_DELAYS.len() => log::warn!(
-                            peer:% = peers.join(", ");
-                            "neighbor {}: its port lost its carrier while the peer was restarting, but bgpd keeps its routes: {}",
-                            peers.join(", "),
-                            error.text.trim()
-                        ),
-                        Some(_) => {}
-                    }
-                }
+        // Another session may hold the configuration lock: the next check shows whether the command took effect.
+        if let Some((Ok(replies), peers)) = Query::take_ended_with(&mut self.drop_query) {
+            match replies.iter().find(|reply| !reply.success) {
+                None => dropped = peers,
+                // bgpd refuses `shutdown` for a dynamic neighbor of a listen range.
+                Some(error) if self.next_check >= CHECK_DELAYS.len() => log::warn!(
+                    peer:% = peers.join(", ");
+                    "neighbor {}: its port lost its carrier while the peer was restarting, but bgpd keeps its routes: {}",
+                    peers.join(", "),
+                    error.text.trim()
+                ),
+                Some(_) => {}
             }
         }
-        match self.query.as_mut().map(Query::poll_replies) {
-            None | Some(Ok(None)) => {}
-            Some(replies) => {
-                self.query = None;
-                if let Ok(Some(replies)) = replies {
-                    self.neighbors_received(socket, text, version, replies.first(), now);
-                }
-            }
+        if let Some(Ok(replies)) = Query::take_ended(&mut self.query) {
+            self.neighbors_received(socket, text, version, replies.first(), now);
         }
         if self.deadline().is_some_and(|at| at <= now) {
             self.next_check += 1;

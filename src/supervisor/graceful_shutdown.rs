@@ -120,13 +120,7 @@ impl GracefulShutdown {
             self.stage = Stage::Sessions((now + SESSIONS_TIMEOUT).min(self.drain_deadline));
             (self.query, self.next_step, self.missing_sessions) = (None, now, None);
         }
-        let replies = match self.query.as_mut().map(Query::poll_replies) {
-            None | Some(Ok(None)) => None,
-            Some(result) => {
-                self.query = None;
-                result.ok().flatten()
-            }
-        };
+        let replies = Query::take_ended(&mut self.query).and_then(Result::ok);
         match self.stage {
             Stage::Sessions(until) => {
                 let neighbors = replies.as_deref().and_then(parse_neighbors).filter(|all| !all.is_empty());

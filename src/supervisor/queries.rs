@@ -236,21 +236,16 @@ impl Supervisor<'_> {
         for (i, replies) in replied {
             self.process_replies(i, &replies);
         }
-        match self.bfd.query.as_mut().map(Query::poll_replies) {
-            Some(Ok(None)) | None => {}
-            Some(Ok(Some(replies))) => {
-                self.bfd.query = None;
-                let error = replies.into_iter().find(|reply| !reply.success).map(|reply| reply.text);
-                if let Some(text) = error.as_ref().filter(|_| error != self.bfd.error) {
-                    log::warn!(
-                        daemon = "bfdd";
-                        "bfdd refuses a peer, which stays without BFD: {}",
-                        redact_output(text.trim())
-                    );
-                }
-                self.bfd.error = error;
+        if let Some(Ok(replies)) = Query::take_ended(&mut self.bfd.query) {
+            let error = replies.into_iter().find(|reply| !reply.success).map(|reply| reply.text);
+            if let Some(text) = error.as_ref().filter(|_| error != self.bfd.error) {
+                log::warn!(
+                    daemon = "bfdd";
+                    "bfdd refuses a peer, which stays without BFD: {}",
+                    redact_output(text.trim())
+                );
             }
-            Some(Err(_)) => self.bfd.query = None,
+            self.bfd.error = error;
         }
     }
 
@@ -318,18 +313,8 @@ impl DaemonQuery {
             self.query = query.ok();
             self.next_at = now + interval;
         }
-        match self.query.as_mut().map(Query::poll_replies) {
-            Some(Ok(Some(replies))) => {
-                self.query = None;
-                Some(replies)
-            }
-            // The socket is that of an exited process, or the daemon is not ready: the query is repeated.
-            Some(Err(_)) => {
-                self.query = None;
-                None
-            }
-            Some(Ok(None)) | None => None,
-        }
+        // After an error, the socket is that of an exited process, or the daemon is not ready: the query is repeated.
+        Query::take_ended(&mut self.query).and_then(Result::ok)
     }
 }
 

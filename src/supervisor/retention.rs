@@ -290,12 +290,13 @@ impl Retention {
 
     /// Processes the replies to a release.
     fn finish_release(&mut self, now: Instant) {
-        match self.release.as_mut().map(|(query, _)| query.poll_replies()) {
-            None | Some(Ok(None)) => {}
+        match Query::take_ended_with(&mut self.release) {
+            None => {}
             // Another session may hold the configuration lock, so the first replies count. The others may fail for a
             // line that bgpd never had.
-            Some(Ok(Some(replies))) if replies.iter().take(CONFIGURE.len()).all(|reply| reply.success) => {
-                let released = self.release.take().map(|(_, released)| released).unwrap_or_default();
+            Some((Ok(replies), released))
+                if replies.iter().take(CONFIGURE.len()).all(|reply| reply.success) =>
+            {
                 if released.is_empty() {
                     self.route_maps = 0;
                 }
@@ -303,26 +304,22 @@ impl Retention {
                     self.to_release.remove(&prefix);
                 }
             }
-            Some(_) => {
-                self.release = None;
-                self.not_before = now + QUERY_INTERVAL;
-            }
+            Some(_) => self.not_before = now + QUERY_INTERVAL,
         }
     }
 
     fn take_replies(&mut self, now: Instant, events: &mut Vec<RetentionEvent>) {
-        let replies = match self.query.as_mut().map(|(query, _)| query.poll_replies()) {
-            Some(Ok(Some(replies))) => replies,
-            Some(Err(_)) => {
-                self.query = None;
+        let (replies, query) = match Query::take_ended_with(&mut self.query) {
+            Some((Ok(replies), query)) => (replies, query),
+            Some((Err(_), _)) => {
                 self.unqueried.clear();
                 self.not_before = now + QUERY_INTERVAL;
                 return;
             }
-            Some(Ok(None)) | None => return,
+            None => return,
         };
-        match self.query.take() {
-            Some((_, RetentionQuery::SpeakerSession)) => {
+        match query {
+            RetentionQuery::SpeakerSession => {
                 let (is_established, has_end_of_rib) =
                     replies.last().map_or((false, false), |a| retained::speaker_state(&a.text));
                 self.end_of_rib_at = has_end_of_rib.then(|| self.end_of_rib_at.unwrap_or(now));
@@ -333,7 +330,7 @@ impl Retention {
                     VecDeque::new()
                 };
             }
-            Some((_, RetentionQuery::Paths(prefixes, is_settled))) => {
+            RetentionQuery::Paths(prefixes, is_settled) => {
                 let (mut done, mut withdrawn) = (BTreeSet::new(), vec![]);
                 for (prefix, replies) in prefixes.into_iter().zip(replies.chunks(1 + usize::from(is_settled)))
                 {
@@ -372,7 +369,6 @@ impl Retention {
                     )));
                 }
             }
-            None => {}
         }
     }
 

@@ -72,31 +72,26 @@ impl AnnouncementCheck {
     /// Does the next step. Returns whether the list has changed, and the services that are not in the default instance.
     pub(super) fn step(&mut self, socket: &Path, known: &Services, now: Instant) -> (bool, Vec<IpNet>) {
         let (mut changed, mut absent) = (false, vec![]);
-        match self.query.as_mut().map(|(query, _)| query.poll_replies()) {
-            Some(Ok(Some(replies))) => {
-                let queried = self.query.take().map(|(_, queried)| queried).unwrap_or_default();
-                let before = self.unannounced.clone();
-                self.unannounced.retain(|prefix, _| known.get(prefix).is_some());
-                for (prefix, reply) in queried.into_iter().zip(replies) {
-                    let unannounced = known.get(&prefix).and_then(|a| retained::unannounced(&reply.text, a));
-                    absent.extend((unannounced == Some(Unannounced::NotImported)).then_some(prefix));
-                    match unannounced {
-                        Some(why) if self.unannounced.len() < MAX_LISTED => {
-                            self.unannounced.extend([(prefix, why)])
-                        }
-                        Some(_) => {}
-                        None => self.unannounced.retain(|other, _| *other != prefix),
+        if let Some((Ok(replies), queried)) = Query::take_ended_with(&mut self.query) {
+            let before = self.unannounced.clone();
+            self.unannounced.retain(|prefix, _| known.get(prefix).is_some());
+            for (prefix, reply) in queried.into_iter().zip(replies) {
+                let unannounced = known.get(&prefix).and_then(|a| retained::unannounced(&reply.text, a));
+                absent.extend((unannounced == Some(Unannounced::NotImported)).then_some(prefix));
+                match unannounced {
+                    Some(why) if self.unannounced.len() < MAX_LISTED => {
+                        self.unannounced.extend([(prefix, why)])
                     }
+                    Some(_) => {}
+                    None => self.unannounced.retain(|other, _| *other != prefix),
                 }
-                changed = self.unannounced != before;
-                // A change of one service may concern all of them.
-                if changed && self.remaining == 0 {
-                    self.remaining = known.len();
-                }
-                self.next_at = now + if self.remaining > 0 { PAUSE } else { CHECK_INTERVAL };
             }
-            Some(Err(_)) => self.query = None,
-            Some(Ok(None)) | None => {}
+            changed = self.unannounced != before;
+            // A change of one service may concern all of them.
+            if changed && self.remaining == 0 {
+                self.remaining = known.len();
+            }
+            self.next_at = now + if self.remaining > 0 { PAUSE } else { CHECK_INTERVAL };
         }
         if self.query.is_none() && self.next_at <= now && !known.is_empty() {
             self.next_at = now + CHECK_INTERVAL;

@@ -171,20 +171,17 @@ impl Learner {
         is_retaining: bool,
         now: Instant,
     ) -> bool {
-        match self.query.as_mut().map(|(query, _)| query.poll_replies()) {
-            Some(Ok(Some(replies))) => {
-                if let Some((_, queried)) = self.query.take() {
-                    self.process_replies(queried, &replies, known, is_retaining);
-                    self.next_query_at = now + PAUSE;
-                }
+        match Query::take_ended_with(&mut self.query) {
+            Some((Ok(replies), queried)) => {
+                self.process_replies(queried, &replies, known, is_retaining);
+                self.next_query_at = now + PAUSE;
             }
             // The next summary starts the learning again.
-            Some(Err(_)) => {
-                self.query = None;
+            Some((Err(_), _)) => {
                 self.queue.clear();
                 self.known_versions = TableVersions::default();
             }
-            Some(Ok(None)) | None => {}
+            None => {}
         }
         if self.query.is_none() && !self.queue.is_empty() && self.next_query_at <= now {
             let chunk: Vec<IpNet> = self.queue.drain(..CHUNK.min(self.queue.len())).collect();
