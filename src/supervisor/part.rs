@@ -8,8 +8,8 @@ use rustix::event::PollFd;
 
 use super::policy::Event;
 use super::{
-    Supervisor, backup, bfd_peers, carrier, connects, daemons, drift, fib, kernel_check, queries, reload,
-    services, stop,
+    Supervisor, backup, bfd_peers, carrier, config_file, connects, daemons, drift, fib, kernel_check,
+    queries, reload, services, stop,
 };
 
 /// A part of the loop: what it waits for and what it does then. The loop asks every part for both, so that nothing can be
@@ -41,7 +41,7 @@ pub(super) trait Part: Sync {
 }
 
 /// All parts, in the order of their steps: a part may use what an earlier one has found.
-pub(super) const PARTS: [&dyn Part; 16] = [
+pub(super) const PARTS: [&dyn Part; 17] = [
     &daemons::OutputPart,
     &stop::SignalPart,
     &daemons::ProcessPart,
@@ -51,7 +51,8 @@ pub(super) const PARTS: [&dyn Part; 16] = [
     &services::ServicePart,
     &kernel_check::KernelEventPart,
     &carrier::PortPart,
-    &reload::FilePart,
+    &config_file::FilePart,
+    &reload::ChangePart,
     &drift::DriftPart,
     &fib::FibPart,
     &kernel_check::KernelCheckPart,

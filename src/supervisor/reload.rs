@@ -1,8 +1,7 @@
-//! Changes of the configuration file: reads the file, and changes FRR and the kernel to its configuration.
+//! Changes of the running configuration: changes FRR and the kernel to another configuration.
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
@@ -11,22 +10,20 @@ use super::ActiveConfig;
 use super::back_off::back_off;
 use super::build::Build;
 use super::change::{Change, Task, start_cleanup};
+use super::config_file::UNCHANGED;
 use super::part::Part;
 use super::policy::Event;
-use super::watch::FileWatch;
 use super::{End, Supervisor};
-use crate::config::{Config, ConfigProblem, file};
+use crate::config::Config;
 use crate::frr::delta::{Delta, Step, delta, lines_with_path};
 use crate::frr::{Version, check, raw_entries_of, retained};
-use crate::logging;
-use crate::model::FilePath;
 use crate::node::{Candidate, single_problem};
 
 /// Longest wait of a change for daemons that do not run with their configuration. The change may be the remedy.
 const COMPLETE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Delay until the next attempt after a failure whose cause is not the content of the file.
-const RETRY_DELAY: Duration = Duration::from_secs(10);
+pub(super) const RETRY_DELAY: Duration = Duration::from_secs(10);
 
 /// Delay after an interrupted change. The exit of the daemon is noticed by then.
 const INTERRUPTED_DELAY: Duration = Duration::from_secs(1);
@@ -40,11 +37,8 @@ const MAX_RETRY_DELAY: Duration = Duration::from_secs(600);
 /// The first FRR version that can remove a VRF with a VNI.
 const CAN_REMOVE_VRFS: Version = Version(10, 6);
 
-/// Log message if there is nothing to change.
-const UNCHANGED: &str = "the configuration file matches the active configuration";
-
 /// End of the log messages about a rejected change.
-const KEPT: &str = "the previous configuration stays active";
+pub(super) const KEPT: &str = "the previous configuration stays active";
 
 /// A configuration that waits until another change is done, or until all daemons run with the active configuration.
 #[derive(Debug)]
@@ -59,7 +53,7 @@ pub(super) struct PendingConfig {
 }
 
 impl PendingConfig {
-    fn new(config: Config, now: Instant) -> Self {
+    pub(super) fn new(config: Config, now: Instant) -> Self {
         Self { config, not_before: now, until: now + COMPLETE_TIMEOUT, interruptions: 0 }
     }
 
@@ -92,69 +86,6 @@ impl StartError {
     }
 }
 
-/// The configuration of the environment and the file.
-#[derive(Debug)]
-pub(super) struct FileContents {
-    config: Result<Config, ConfigProblem>,
-    /// Problems of the file.
-    problems: Vec<ConfigProblem>,
-    /// The file cannot be read, so its content is not the cause of the problems.
-    is_unreadable: bool,
-}
-
-impl FileContents {
-    /// Reads the file that `base`, the configuration from the environment, names.
-    fn read(base: &Config) -> Self {
-        let (config, problems) = base.with_file();
-        let has_problems = config.is_err() || !problems.is_empty();
-        let is_unreadable = has_problems && base.file.as_ref().is_some_and(|path| !file::is_readable(path));
-        Self { config, problems, is_unreadable }
-    }
-}
-
-/// A running read of the file. It has a separate thread: a large file, or a slow disk, must not delay the restart of a
-/// daemon.
-#[derive(Debug)]
-pub(super) struct FileRead {
-    pub(super) task: Task<FileContents>,
-    /// Apply the configuration even if it equals the active one.
-    force: bool,
-    /// The file has changed meanwhile and must be read again, with this value of `force`.
-    repeat: Option<bool>,
-}
-
-/// The configuration file.
-#[derive(Debug)]
-pub(super) struct ConfigFile {
-    /// The watch on the configuration file, if there is one.
-    pub(super) watch: Option<FileWatch>,
-    pub(super) read: Option<FileRead>,
-    pub(super) pending: Option<PendingConfig>,
-    /// How often in a row the running change was interrupted before.
-    pub(super) interruptions: u32,
-    /// The last reported problems of the file, so that they are logged once.
-    pub(super) reported_problems: Vec<String>,
-    /// When to read the file again without an event.
-    pub(super) reread_at: Option<Instant>,
-    /// Whether the file was read since it is watched.
-    pub(super) has_read: bool,
-}
-
-impl ConfigFile {
-    pub(super) fn new(base: &Config, now: Instant) -> Self {
-        Self {
-            watch: base.file.as_ref().and_then(watch_file),
-            read: None,
-            pending: None,
-            interruptions: 0,
-            reported_problems: vec![],
-            // The file may have changed before it was watched.
-            reread_at: base.file.as_ref().map(|_| now),
-            has_read: false,
-        }
-    }
-}
-
 /// A change of the running configuration.
 #[derive(Debug, Default)]
 pub(super) struct RunningChange {
@@ -164,18 +95,16 @@ pub(super) struct RunningChange {
     pub(super) cleanup: Option<Task<()>>,
 }
 
-/// The configuration file, and the changes to its configuration.
-pub(super) struct FilePart;
+/// The changes of the running configuration.
+pub(super) struct ChangePart;
 
-impl Part for FilePart {
+impl Part for ChangePart {
     fn runs_while_stopping(&self) -> bool {
         false
     }
 
     fn add_fds<'a>(&self, supervisor: &'a Supervisor<'_>, fds: &mut Vec<PollFd<'a>>) {
-        let ActiveConfig { file, change, .. } = &supervisor.config;
-        fds.extend(file.watch.as_ref().map(|watch| PollFd::new(watch, PollFlags::IN)));
-        fds.extend(file.read.as_ref().map(|read| PollFd::new(&read.task, PollFlags::IN)));
+        let change = &supervisor.config.change;
         fds.extend(change.commands.as_ref().map(|change| PollFd::new(&change.task, PollFlags::IN)));
         fds.extend(change.cleanup.as_ref().map(|task| PollFd::new(task, PollFlags::IN)));
     }
@@ -185,9 +114,7 @@ impl Part for FilePart {
         let complete = supervisor.policy.is_complete();
         let pending = file.pending.as_ref().filter(|_| !supervisor.is_changing());
         let pending = pending.map(|pending| pending.due(complete));
-        let build = change.build.as_ref().map(Build::deadline);
-        let watch = file.watch.as_ref().and_then(FileWatch::due);
-        watch.into_iter().chain(file.reread_at).chain(pending).chain(build).min()
+        pending.into_iter().chain(change.build.as_ref().map(Build::deadline)).min()
     }
 
     fn step(
@@ -196,38 +123,14 @@ impl Part for FilePart {
         events: &mut VecDeque<Event>,
         now: Instant,
     ) -> io::Result<()> {
-        supervisor.process_file_changes(events, now);
+        supervisor.step_changes(events, now);
         Ok(())
     }
 }
 
 impl Supervisor<'_> {
-    /// Reads the file if it may have changed, and continues the changes in progress.
-    fn process_file_changes(&mut self, events: &mut VecDeque<Event>, now: Instant) {
-        if self.signals.take_reload() {
-            // A template may have changed, too.
-            self.read_file(true, now);
-        }
-        if self.config.file.reread_at.is_some_and(|at| at <= now) {
-            self.read_file(false, now);
-        }
-        if let Some(watch) = &mut self.config.file.watch {
-            watch.read_events(now);
-            if watch.take_due(now) {
-                self.read_file(false, now);
-            }
-        }
-        if let Some(read) = self.config.file.read.take_if(|read| read.task.is_finished()) {
-            let contents = read.task.join();
-            self.process_contents(
-                contents.unwrap_or_else(|| FileContents::read(self.config.base)),
-                read.force,
-                now,
-            );
-            if let Some(force) = read.repeat {
-                self.read_file(force, now);
-            }
-        }
+    /// Continues the changes in progress, and starts the one that waits.
+    fn step_changes(&mut self, events: &mut VecDeque<Event>, now: Instant) {
         if let Some(change) = self.config.change.commands.take_if(|change| change.task.is_finished()) {
             self.change_finished(change, events);
         }
@@ -269,62 +172,6 @@ impl Supervisor<'_> {
     /// Whether anything configures a daemon: a change, vtysh, or the removal of stale paths.
     pub(super) fn is_configuring(&self) -> bool {
         self.config.load.running.is_some() || self.is_changing() || self.kernel.carriers.is_configuring()
-    }
-
-    /// Starts to read the file. `force`: apply the configuration even if it equals the active one.
-    fn read_file(&mut self, force: bool, now: Instant) {
-        self.config.file.reread_at = None;
-        if let Some(read) = &mut self.config.file.read {
-            read.repeat = Some(force || read.repeat.unwrap_or_default());
-            return;
-        }
-        let base = self.config.base.clone();
-        match Task::start(move || FileContents::read(&base)) {
-            Ok(task) => self.config.file.read = Some(FileRead { task, force, repeat: None }),
-            // No thread is available.
-            Err(_) => self.process_contents(FileContents::read(self.config.base), force, now),
-        }
-    }
-
-    /// Accepts or rejects the configuration of the file as a whole. `force`: apply it even if it equals the active one.
-    fn process_contents(&mut self, contents: FileContents, force: bool, now: Instant) {
-        let FileContents { config, problems, is_unreadable } = contents;
-        let is_first = !std::mem::replace(&mut self.config.file.has_read, true);
-        let is_active = !self.node.config_store.is_substitute();
-        // What was left out of the configuration at the start was reported then.
-        if is_first && is_active && config.as_ref().is_ok_and(|config| self.node.is_current(config)) && !force
-        {
-            return;
-        }
-        let mut problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        let config = config.map_err(|problem| problems.push(problem.to_string())).ok();
-        match config.filter(|_| problems.is_empty()) {
-            Some(config)
-                if is_active
-                    && config == self.node.config
-                    && self.config.change.commands.is_none()
-                    && !force =>
-            {
-                self.config.file.pending = None;
-                self.config.file.reported_problems.clear();
-                self.show_rejection(&[]);
-                log::info!("{UNCHANGED}");
-            }
-            Some(config) => {
-                self.config.file.reported_problems.clear();
-                self.config.file.pending = Some(PendingConfig::new(config, now));
-            }
-            None => {
-                if self.config.file.reported_problems != problems {
-                    self.show_rejection(&problems);
-                    logging::problems(&problems);
-                    log::error!("the configuration file is rejected: {KEPT}");
-                    self.config.file.reported_problems = problems;
-                }
-                // An unreadable file may become readable without an event.
-                self.config.file.reread_at = is_unreadable.then_some(now + RETRY_DELAY);
-            }
-        }
     }
 
     /// Starts the change to `config`. A change without commands is done at once.
@@ -572,12 +419,4 @@ fn origin(candidate: &Candidate, command: &str, path: Option<&[&str]>) -> String
 fn text(steps: &[Step]) -> String {
     let commands = steps.iter().flat_map(|step| &step.commands);
     commands.map(|command| format!("{}\n", command.text)).collect()
-}
-
-fn watch_file(path: &FilePath) -> Option<FileWatch> {
-    FileWatch::new(Path::new(path.as_str()))
-        .inspect_err(|e| {
-            log::warn!("CONFIG_FILE: cannot be watched for changes: {e}; send SIGHUP to read it again")
-        })
-        .ok()
 }

@@ -1,0 +1,203 @@
+//! The configuration file: reads it when it may have changed, and accepts or rejects it as a whole.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags};
+
+use super::Supervisor;
+use super::change::Task;
+use super::part::Part;
+use super::policy::Event;
+use super::reload::{KEPT, PendingConfig, RETRY_DELAY};
+use super::watch::FileWatch;
+use crate::config::{Config, ConfigProblem, file};
+use crate::logging;
+use crate::model::FilePath;
+
+/// Log message if there is nothing to change.
+pub(super) const UNCHANGED: &str = "the configuration file matches the active configuration";
+
+/// The configuration of the environment and the file.
+#[derive(Debug)]
+pub(super) struct FileContents {
+    config: Result<Config, ConfigProblem>,
+    /// Problems of the file.
+    problems: Vec<ConfigProblem>,
+    /// The file cannot be read, so its content is not the cause of the problems.
+    is_unreadable: bool,
+}
+
+impl FileContents {
+    /// Reads the file that `base`, the configuration from the environment, names.
+    fn read(base: &Config) -> Self {
+        let (config, problems) = base.with_file();
+        let has_problems = config.is_err() || !problems.is_empty();
+        let is_unreadable = has_problems && base.file.as_ref().is_some_and(|path| !file::is_readable(path));
+        Self { config, problems, is_unreadable }
+    }
+}
+
+/// A running read of the file. It has a separate thread: a large file, or a slow disk, must not delay the restart of a
+/// daemon.
+#[derive(Debug)]
+pub(super) struct FileRead {
+    pub(super) task: Task<FileContents>,
+    /// Apply the configuration even if it equals the active one.
+    force: bool,
+    /// The file has changed meanwhile and must be read again, with this value of `force`.
+    repeat: Option<bool>,
+}
+
+/// The configuration file.
+#[derive(Debug)]
+pub(super) struct ConfigFile {
+    /// The watch on the configuration file, if there is one.
+    pub(super) watch: Option<FileWatch>,
+    pub(super) read: Option<FileRead>,
+    pub(super) pending: Option<PendingConfig>,
+    /// How often in a row the running change was interrupted before.
+    pub(super) interruptions: u32,
+    /// The last reported problems of the file, so that they are logged once.
+    pub(super) reported_problems: Vec<String>,
+    /// When to read the file again without an event.
+    pub(super) reread_at: Option<Instant>,
+    /// Whether the file was read since it is watched.
+    pub(super) has_read: bool,
+}
+
+impl ConfigFile {
+    pub(super) fn new(base: &Config, now: Instant) -> Self {
+        Self {
+            watch: base.file.as_ref().and_then(watch_file),
+            read: None,
+            pending: None,
+            interruptions: 0,
+            reported_problems: vec![],
+            // The file may have changed before it was watched.
+            reread_at: base.file.as_ref().map(|_| now),
+            has_read: false,
+        }
+    }
+}
+
+/// The file's watch and the running read.
+pub(super) struct FilePart;
+
+impl Part for FilePart {
+    fn runs_while_stopping(&self) -> bool {
+        false
+    }
+
+    fn add_fds<'a>(&self, supervisor: &'a Supervisor<'_>, fds: &mut Vec<PollFd<'a>>) {
+        let file = &supervisor.config.file;
+        fds.extend(file.watch.as_ref().map(|watch| PollFd::new(watch, PollFlags::IN)));
+        fds.extend(file.read.as_ref().map(|read| PollFd::new(&read.task, PollFlags::IN)));
+    }
+
+    fn deadline(&self, supervisor: &Supervisor<'_>) -> Option<Instant> {
+        let file = &supervisor.config.file;
+        file.watch.as_ref().and_then(FileWatch::due).into_iter().chain(file.reread_at).min()
+    }
+
+    fn step(&self, supervisor: &mut Supervisor<'_>, _: &mut VecDeque<Event>, now: Instant) -> io::Result<()> {
+        supervisor.step_file(now);
+        Ok(())
+    }
+}
+
+impl Supervisor<'_> {
+    /// Reads the file if it may have changed.
+    fn step_file(&mut self, now: Instant) {
+        if self.signals.take_reload() {
+            // A template may have changed, too.
+            self.read_file(true, now);
+        }
+        if self.config.file.reread_at.is_some_and(|at| at <= now) {
+            self.read_file(false, now);
+        }
+        if let Some(watch) = &mut self.config.file.watch {
+            watch.read_events(now);
+            if watch.take_due(now) {
+                self.read_file(false, now);
+            }
+        }
+        if let Some(read) = self.config.file.read.take_if(|read| read.task.is_finished()) {
+            let contents = read.task.join();
+            self.process_contents(
+                contents.unwrap_or_else(|| FileContents::read(self.config.base)),
+                read.force,
+                now,
+            );
+            if let Some(force) = read.repeat {
+                self.read_file(force, now);
+            }
+        }
+    }
+
+    /// Starts to read the file. `force`: apply the configuration even if it equals the active one.
+    fn read_file(&mut self, force: bool, now: Instant) {
+        self.config.file.reread_at = None;
+        if let Some(read) = &mut self.config.file.read {
+            read.repeat = Some(force || read.repeat.unwrap_or_default());
+            return;
+        }
+        let base = self.config.base.clone();
+        match Task::start(move || FileContents::read(&base)) {
+            Ok(task) => self.config.file.read = Some(FileRead { task, force, repeat: None }),
+            // No thread is available.
+            Err(_) => self.process_contents(FileContents::read(self.config.base), force, now),
+        }
+    }
+
+    /// Accepts or rejects the configuration of the file as a whole. `force`: apply it even if it equals the active one.
+    fn process_contents(&mut self, contents: FileContents, force: bool, now: Instant) {
+        let FileContents { config, problems, is_unreadable } = contents;
+        let is_first = !std::mem::replace(&mut self.config.file.has_read, true);
+        let is_active = !self.node.config_store.is_substitute();
+        // What was left out of the configuration at the start was reported then.
+        if is_first && is_active && config.as_ref().is_ok_and(|config| self.node.is_current(config)) && !force
+        {
+            return;
+        }
+        let mut problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        let config = config.map_err(|problem| problems.push(problem.to_string())).ok();
+        match config.filter(|_| problems.is_empty()) {
+            Some(config)
+                if is_active
+                    && config == self.node.config
+                    && self.config.change.commands.is_none()
+                    && !force =>
+            {
+                self.config.file.pending = None;
+                self.config.file.reported_problems.clear();
+                self.show_rejection(&[]);
+                log::info!("{UNCHANGED}");
+            }
+            Some(config) => {
+                self.config.file.reported_problems.clear();
+                self.config.file.pending = Some(PendingConfig::new(config, now));
+            }
+            None => {
+                if self.config.file.reported_problems != problems {
+                    self.show_rejection(&problems);
+                    logging::problems(&problems);
+                    log::error!("the configuration file is rejected: {KEPT}");
+                    self.config.file.reported_problems = problems;
+                }
+                // An unreadable file may become readable without an event.
+                self.config.file.reread_at = is_unreadable.then_some(now + RETRY_DELAY);
+            }
+        }
+    }
+}
+
+fn watch_file(path: &FilePath) -> Option<FileWatch> {
+    FileWatch::new(Path::new(path.as_str()))
+        .inspect_err(|e| {
+            log::warn!("CONFIG_FILE: cannot be watched for changes: {e}; send SIGHUP to read it again")
+        })
+        .ok()
+}
