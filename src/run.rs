@@ -1,23 +1,23 @@
-//! `frr-supervisor run`: sets the node up, runs the supervisor, and rebuilds the namespace when it is lost.
+//! `frr-supervisor run`: sets the node up, runs the supervisor, and rebuilds the namespace when it is lost. One thread
+//! with one loop.
 
+use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use crate::config::Config;
-use crate::frr::{Version, host};
+use crate::frr::host;
 use crate::instance;
 use crate::limits;
 use crate::logging;
-use crate::node::{Node, single_problem};
+use crate::node::{Node, SetUp, load_valid, single_problem};
 use crate::signals::Signals;
 use crate::status::{self, NodePhase, Publisher};
 use crate::supervisor::{End, RollbackHistory, Supervisor, describe, withdraws};
 use crate::time::Time;
-
-/// Delay between two attempts to set the node up.
-const RETRY: Duration = Duration::from_secs(5);
 
 /// Sets the node up, and runs the daemons until a signal asks for the end. `base` is the configuration from the
 /// environment alone. `problems` are those of the configuration file, which it logs first. `signals` must be caught
@@ -25,12 +25,7 @@ const RETRY: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// All problems, one line each.
-pub fn run(
-    base: &Config,
-    mut config: Config,
-    problems: &[String],
-    mut signals: Signals,
-) -> Result<(), Vec<String>> {
+pub fn run(base: &Config, config: Config, problems: &[String], signals: Signals) -> Result<(), Vec<String>> {
     // Before any change: another instance may run.
     let lock = instance::take().map_err(|e| vec![e])?;
     limits::raise();
@@ -49,90 +44,100 @@ pub fn run(
     host::prepare(&version.daemons(true, false)).map_err(single_problem)?;
     status::start(Arc::clone(&publisher), waker, config.status_listen, lock).map_err(single_problem)?;
     log::info!("FRR {version}, namespace {}", config.namespace);
-    let mut history = RollbackHistory::default();
+    let new_set_up = |config| SetUp::new(base, config, version, &publisher);
+    let mut stage = Stage::SetUp(Box::new(new_set_up(config)), Box::default());
+    let mut mounts_changed = false;
     loop {
-        let Some(mut node) = set_up(base, &mut config, version, &mut signals, &publisher)? else {
-            return Ok(());
+        stage = match stage {
+            Stage::SetUp(set_up, _) if set_up.is_waiting() && signals.stop_requested() => {
+                log::info!("stopped before the node was set up");
+                return Ok(());
+            }
+            Stage::SetUp(mut set_up, history) => match set_up.step()? {
+                None => Stage::SetUp(set_up, history),
+                // Only another bgpd can withdraw the routes that peers keep from an earlier one.
+                Some(node) if signals.stop_requested() && !withdraws(&node.config, &signals) => {
+                    publisher.finish();
+                    return node.shut_down();
+                }
+                Some(node) => {
+                    let supervisor = Supervisor::start(base, node, &signals, &publisher, history);
+                    Stage::Supervise(Box::new(supervisor.map_err(single_problem)?))
+                }
+            },
+            Stage::Supervise(mut supervisor) => {
+                match supervisor.step(mounts_changed).map_err(single_problem)? {
+                    None => Stage::Supervise(supervisor),
+                    Some(end) => {
+                        let (node, history) = supervisor.into_node();
+                        let config = match end {
+                            End::Stopped => {
+                                publisher.finish();
+                                return node.shut_down();
+                            }
+                            End::Reconfigured(other) => *other,
+                            End::NamespaceGone(how) => rebuild(base, node, &history, how, &publisher)?,
+                        };
+                        Stage::SetUp(Box::new(new_set_up(config)), history)
+                    }
+                }
+            }
         };
-        // Only another bgpd can withdraw the routes that peers keep from an earlier one.
-        if signals.stop_requested() && !withdraws(&node.config, &signals) {
-            publisher.finish();
-            return node.shut_down();
-        }
-        let supervisor = Supervisor::new(base, &mut node, &mut signals, &publisher, &mut history);
-        let end = supervisor.and_then(Supervisor::run).map_err(single_problem)?;
-        match end {
-            End::Stopped => {
-                publisher.finish();
-                return node.shut_down();
-            }
-            End::Reconfigured(other) => config = *other,
-            End::NamespaceGone(how) => {
-                // The file may have changed meanwhile.
-                let other = load_valid(base).filter(|_| !history.is_rolled_back(&node));
-                config = other.unwrap_or_else(|| node.config.clone());
-                log::warn!("namespace {} {how}: rebuilding it", config.namespace);
-                publisher.update(|facts| {
-                    facts.set_phase(NodePhase::Starting);
-                    facts.namespace.rebuilt += 1;
-                    facts.namespace.last_rebuild = Some((Time::now(), format!("it {how}")));
-                });
-                node.dismantle()?;
-            }
-        }
+        mounts_changed = stage.wait(&signals).map_err(single_problem)?;
     }
 }
 
-/// Sets the node up. Retries for `SETUP_TIMEOUT` if that fails: a missing kernel module, for example, may be loaded
-/// meanwhile. `None`: a signal asked for the end.
-fn set_up(
+/// What the loop does.
+#[derive(Debug)]
+enum Stage<'a> {
+    /// It sets the node up.
+    SetUp(Box<SetUp<'a>>, Box<RollbackHistory>),
+    /// It runs the daemons of a node that is set up.
+    Supervise(Box<Supervisor<'a>>),
+}
+
+impl Stage<'_> {
+    /// Waits until there is something to do: this is the only place where the thread waits. Returns whether the table of
+    /// mounts has changed.
+    fn wait(&self, signals: &Signals) -> io::Result<bool> {
+        let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
+        let deadline = match self {
+            Self::SetUp(set_up, _) => {
+                fds.extend(set_up.fds());
+                Some(set_up.deadline())
+            }
+            Self::Supervise(supervisor) => {
+                supervisor.add_fds(&mut fds);
+                supervisor.deadline()
+            }
+        };
+        let timeout = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        match poll(&mut fds, timeout.and_then(|t| Timespec::try_from(t).ok()).as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        // Only the table of mounts has urgent data.
+        Ok(fds.iter().any(|fd| fd.revents().contains(PollFlags::PRI)))
+    }
+}
+
+/// Prepares the rebuild of a lost namespace. Returns the configuration for it.
+fn rebuild(
     base: &Config,
-    config: &mut Config,
-    version: Version,
-    signals: &mut Signals,
-    publisher: &Arc<Publisher>,
-) -> Result<Option<Node>, Vec<String>> {
-    let until = Instant::now() + Duration::from_secs(config.setup_timeout_s.into());
-    let mut logged = vec![];
-    loop {
-        let problems = match Node::set_up(config.clone(), version, signals, publisher) {
-            Ok(node) => return Ok(node),
-            Err(problems) => problems,
-        };
-        publisher.update(|facts| {
-            facts.set_phase(NodePhase::Failed);
-            facts.setup_errors.clone_from(&problems);
-        });
-        let retry_at = Instant::now() + RETRY;
-        if retry_at > until {
-            return Err(problems);
-        }
-        if problems != logged {
-            problems.iter().for_each(|problem| log::error!("{problem}"));
-            log::warn!("the node is not set up; retrying every {} s", RETRY.as_secs());
-            logged = problems;
-        }
-        loop {
-            if signals.stop_requested() {
-                return Ok(None);
-            }
-            publisher.heartbeat();
-            let left = retry_at.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            // A signal only shortens the wait.
-            let _ = poll(&mut [PollFd::new(signals, PollFlags::IN)], Timespec::try_from(left).ok().as_ref());
-        }
-        // The file may be corrected.
-        if let Some(other) = load_valid(base) {
-            *config = other;
-        }
-    }
-}
-
-/// The configuration from the environment and the file, if the file has no problems.
-fn load_valid(base: &Config) -> Option<Config> {
-    let (config, problems) = base.with_file();
-    config.ok().filter(|_| problems.is_empty())
+    node: Node,
+    history: &RollbackHistory,
+    how: &str,
+    publisher: &Publisher,
+) -> Result<Config, Vec<String>> {
+    // The file may have changed meanwhile.
+    let other = load_valid(base).filter(|_| !history.is_rolled_back(&node));
+    let config = other.unwrap_or_else(|| node.config.clone());
+    log::warn!("namespace {} {how}: rebuilding it", config.namespace);
+    publisher.update(|facts| {
+        facts.set_phase(NodePhase::Starting);
+        facts.namespace.rebuilt += 1;
+        facts.namespace.last_rebuild = Some((Time::now(), format!("it {how}")));
+    });
+    node.dismantle()?;
+    Ok(config)
 }

@@ -40,14 +40,14 @@ impl Signals {
     }
 
     /// Empties the pipe. Whether a stop was ever requested: a stop cannot be cancelled.
-    pub fn stop_requested(&mut self) -> bool {
+    pub fn stop_requested(&self) -> bool {
         let mut buffer = [0; 256];
-        while matches!(self.pipe.read(&mut buffer), Ok(n) if n > 0) {}
+        while matches!((&self.pipe).read(&mut buffer), Ok(n) if n > 0) {}
         self.stop.load(Ordering::Relaxed)
     }
 
     /// Whether `SIGHUP` has arrived since the last call.
-    pub fn take_reload(&mut self) -> bool {
+    pub fn take_reload(&self) -> bool {
         self.reload.swap(false, Ordering::Relaxed)
     }
 

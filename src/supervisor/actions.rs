@@ -24,7 +24,7 @@ impl Supervisor<'_> {
                     DaemonKind::Zebra => self.await_backup_jobs(),
                     _ => {}
                 }
-                match self.start(i) {
+                match self.start_daemon(i) {
                     Ok(child) => {
                         let pid = child.pid;
                         log::info!(daemon = name, pid = pid.as_raw_nonzero().get(); "{name} started (pid {pid})");
@@ -140,7 +140,7 @@ impl Supervisor<'_> {
             }
             Action::MarkGood => {
                 self.node.config_store.mark_good();
-                self.config.history.mark_good(self.node);
+                self.config.history.mark_good(&self.node);
                 log::debug!("the active configuration is stored as the last-known-good configuration");
             }
             Action::RollBack(i) => self.roll_back(i, events),

@@ -105,7 +105,7 @@ impl Supervisor<'_> {
         self.processes.iter().map(|process| process.daemon).collect()
     }
 
-    pub(super) fn start(&mut self, i: usize) -> io::Result<Child> {
+    pub(super) fn start_daemon(&mut self, i: usize) -> io::Result<Child> {
         let daemon = self.processes[i].daemon;
         if daemon.kind == DaemonKind::Zebra
             && let Some(conflict) = self.node.zebra_conflict()

@@ -1,5 +1,4 @@
-//! Supervisor of the daemons and of the node: one thread with one `poll` over signals, output, replies and kernel
-//! events.
+//! Supervisor of the daemons and of the node.
 
 mod actions;
 mod activity;
@@ -37,8 +36,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::event::PollFd;
 
 use crate::config::Config;
 use crate::frr::{Daemon, DaemonKind, bfd, state};
@@ -72,7 +70,7 @@ const MAX_LOGGED_NAMES: usize = 20;
 struct ActiveConfig<'a> {
     /// The configuration from the environment alone.
     base: &'a Config,
-    history: &'a mut RollbackHistory,
+    history: Box<RollbackHistory>,
     /// The text of frr.conf.
     text: String,
     /// The parts of frr.conf that daemons read from a file.
@@ -97,9 +95,11 @@ pub enum End {
 /// The daemons, and everything that the loop polls.
 #[derive(Debug)]
 pub struct Supervisor<'a> {
-    node: &'a mut Node,
-    signals: &'a mut Signals,
+    node: Node,
+    signals: &'a Signals,
     publisher: Arc<Publisher>,
+    /// What the policy has not processed yet.
+    events: VecDeque<Event>,
     /// In the order of their start; the restart policy counts them by it.
     processes: Vec<Process>,
     policy: Policy,
@@ -112,19 +112,19 @@ pub struct Supervisor<'a> {
 }
 
 impl<'a> Supervisor<'a> {
-    /// Takes a node that is set up.
+    /// Takes a node that is set up, and starts its daemons.
     ///
     /// # Errors
     /// The active configuration cannot be read.
-    pub fn new(
+    pub fn start(
         base: &'a Config,
-        node: &'a mut Node,
-        signals: &'a mut Signals,
+        node: Node,
+        signals: &'a Signals,
         publisher: &Arc<Publisher>,
-        history: &'a mut RollbackHistory,
+        mut history: Box<RollbackHistory>,
     ) -> io::Result<Self> {
         let now = Instant::now();
-        history.node_set_up(node, publisher);
+        history.node_set_up(&node, publisher);
         let daemons = node.daemons(&node.config);
         let (text, parts) = node.config_store.parts(node.version);
         let reads_file = |d: &&Daemon| d.is_configured_by_file() && file_text(&parts, d.kind).is_some();
@@ -138,14 +138,15 @@ impl<'a> Supervisor<'a> {
             has_stale_bfd_sessions: !bfd_sessions.is_empty(),
             seed: std::process::id() ^ now.elapsed().subsec_nanos() ^ u32::from(node.config.node_ip.get()),
         };
-        Ok(Self {
+        let mut supervisor = Self {
             policy: Policy::new(settings, now),
+            events: VecDeque::from([Event::Tick]),
             processes: daemons.iter().map(|daemon| Process::new(daemon, publisher)).collect(),
             publisher: Arc::clone(publisher),
             queries: QueryState::new(now),
             bfd: BfdState::new(bfd_sessions, now),
             services: Services::new(&node.config, now),
-            kernel: KernelState::new(node, now),
+            kernel: KernelState::new(&node, now),
             config: ActiveConfig {
                 base,
                 history,
@@ -159,36 +160,66 @@ impl<'a> Supervisor<'a> {
             ending: Ending::default(),
             node,
             signals,
-        })
+        };
+        supervisor.show_configuration();
+        supervisor.publisher.update(|facts| facts.set_phase(NodePhase::Running));
+        supervisor.check_ports(now);
+        // The routes of an earlier instance need backup routes while the new daemons start. Some of its backup routes
+        // may have no original.
+        supervisor.retain_services();
+        supervisor.install_backup_routes(true);
+        supervisor.process_events();
+        Ok(supervisor)
     }
 
-    /// Runs the daemons until a signal requests the stop or their namespace is lost, and all of them have exited.
+    /// Adds the descriptors that become readable when there is something to do.
+    pub fn add_fds<'b>(&'b self, fds: &mut Vec<PollFd<'b>>) {
+        self.active_parts().for_each(|part| part.add_fds(self, fds));
+    }
+
+    /// When there is something to do if nothing happens.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.active_parts().filter_map(|part| part.deadline(self)).min()
+    }
+
+    /// Does what is due. `mounts_changed`: the table of mounts has changed. Returns why the daemons were stopped when all
+    /// of them have exited.
     ///
     /// # Errors
     /// The loop cannot continue.
-    pub fn run(mut self) -> io::Result<End> {
-        let mut events = VecDeque::from([Event::Tick]);
-        self.show_configuration();
-        self.publisher.update(|facts| facts.set_phase(NodePhase::Running));
-        self.check_ports(Instant::now());
-        // The routes of an earlier instance need backup routes while the new daemons start. Some of its backup routes
-        // may have no original.
-        self.retain_services();
-        self.install_backup_routes(true);
-        loop {
-            while let Some(event) = events.pop_front() {
-                let now = Instant::now();
-                for action in self.policy.step(event, now) {
-                    self.act(action, &mut events);
-                }
+    pub fn step(&mut self, mounts_changed: bool) -> io::Result<Option<End>> {
+        self.kernel.mounts_changed |= mounts_changed;
+        let now = Instant::now();
+        self.queries.iteration_started = now;
+        let mut events = std::mem::take(&mut self.events);
+        for part in PARTS {
+            if self.ending.end.is_none() || part.runs_while_stopping() {
+                part.step(self, &mut events, now)?;
             }
-            self.show_daemons(Instant::now());
-            if self.ending.finished {
-                self.allow_due_connects(Instant::now() + START_BLOCK_TIME + MAX_BLOCK_EXTENSION);
-                return Ok(self.ending.end.take().unwrap_or(End::Stopped));
-            }
-            self.wait(&mut events)?;
         }
+        events.push_back(Event::Tick);
+        self.events = events;
+        self.process_events();
+        if !self.ending.finished {
+            return Ok(None);
+        }
+        self.allow_due_connects(Instant::now() + START_BLOCK_TIME + MAX_BLOCK_EXTENSION);
+        Ok(Some(self.ending.end.take().unwrap_or(End::Stopped)))
+    }
+
+    /// The node without its daemons, and the history.
+    pub fn into_node(self) -> (Node, Box<RollbackHistory>) {
+        (self.node, self.config.history)
+    }
+
+    fn process_events(&mut self) {
+        let mut events = std::mem::take(&mut self.events);
+        while let Some(event) = events.pop_front() {
+            for action in self.policy.step(event, Instant::now()) {
+                self.act(action, &mut events);
+            }
+        }
+        self.show_daemons(Instant::now());
     }
 
     /// The index of the daemon of that name, if its process runs.
@@ -227,30 +258,6 @@ impl<'a> Supervisor<'a> {
     fn active_parts(&self) -> impl Iterator<Item = &'static dyn Part> + use<> {
         let is_running = self.ending.end.is_none();
         PARTS.into_iter().filter(move |part| is_running || part.runs_while_stopping())
-    }
-
-    /// Waits until something happens and adds the events.
-    fn wait(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
-        let deadline = self.active_parts().filter_map(|part| part.deadline(self)).min();
-        let timeout = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        let mut fds = vec![];
-        self.active_parts().for_each(|part| part.add_fds(self, &mut fds));
-        match poll(&mut fds, timeout.and_then(|t| Timespec::try_from(t).ok()).as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
-        // Only the table of mounts has urgent data.
-        let mounts_changed = fds.iter().any(|fd| fd.revents().contains(PollFlags::PRI));
-        self.kernel.mounts_changed |= mounts_changed;
-        let now = Instant::now();
-        self.queries.iteration_started = now;
-        for part in PARTS {
-            if self.ending.end.is_none() || part.runs_while_stopping() {
-                part.step(self, events, now)?;
-            }
-        }
-        events.push_back(Event::Tick);
-        Ok(())
     }
 }
 

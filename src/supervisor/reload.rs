@@ -186,7 +186,7 @@ impl Supervisor<'_> {
                 log::info!("{UNCHANGED}");
             } else {
                 self.adopt(candidate, 0, vec![]);
-                self.config.history.same_text_activated(self.node);
+                self.config.history.same_text_activated(&self.node);
             }
             return Ok(());
         }

@@ -25,14 +25,10 @@ pub(super) struct Ending {
     pub(super) finished: bool,
 }
 
-/// The signal that requests the stop.
+/// The signal that requests the stop. The loop of `run` waits for signals at any time.
 pub(super) struct SignalPart;
 
 impl Part for SignalPart {
-    fn add_fds<'a>(&self, supervisor: &'a Supervisor<'_>, fds: &mut Vec<PollFd<'a>>) {
-        fds.push(PollFd::new(&*supervisor.signals, PollFlags::IN));
-    }
-
     fn step(
         &self,
         supervisor: &mut Supervisor<'_>,

@@ -1,0 +1,247 @@
+//! The node: its namespaces and devices in the kernel, and the configuration of FRR. The supervisor sets the node up
+//! once and then repairs drift.
+
+mod change;
+mod check;
+mod set_up;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::event::PollFd;
+
+use crate::config::Config;
+use crate::frr::{self, ConfigStore, Daemon, Inputs, Version, check as frr_check, state};
+use crate::kernel::netns::NetnsMount;
+use crate::kernel::{Kernel, KernelEvents, Monitor, ReconcileOutcome, SharedTable};
+use crate::model::{Desired, IfName, Namespaces, RawLines};
+use crate::resolve::{self, FabricNic, Resolved};
+use crate::status::{self, Publisher, RepairCounts};
+use crate::time::Time;
+
+pub use change::{BUILD_SLICE, Candidate};
+pub use check::{CheckOutcome, UNMOUNTED_GRACE};
+pub use set_up::{SetUp, load_valid};
+
+/// The node's kernel objects, and FRR's configuration.
+#[derive(Debug)]
+pub struct Node {
+    /// The configuration, without the raw lines that were left out.
+    pub config: Config,
+    /// Raw lines that FRR rejected at the start.
+    left_out_raw: Vec<RawLines>,
+    /// The version of FRR.
+    pub version: Version,
+    /// FRR's configuration.
+    pub config_store: ConfigStore,
+    /// Both namespaces.
+    pub kernel: Kernel,
+    monitor: Monitor,
+    desired: Desired,
+    ports: Vec<IfName>,
+    /// The fabric NICs of the last check.
+    nics: Vec<FabricNic>,
+    /// By index, the names of the fabric NICs that have been in FRR's namespace and still exist. zebra knows these
+    /// names.
+    nic_names: BTreeMap<u32, String>,
+    /// A NIC of `nic_names` was renamed, and [`Self::check`] has not reported it yet.
+    nic_renamed: bool,
+    /// Why frr.conf for other ports was rejected.
+    rejection_reasons: Vec<String>,
+    /// Routing tables that keep zebra from running.
+    shared_tables: Vec<SharedTable>,
+    /// Since when FRR's namespace is not mounted under its name.
+    unmounted_since: Option<Instant>,
+    /// How many of the desired kernel parameters this cycle of [`Self::has_sysctl_drift`] has compared.
+    sysctls_compared: usize,
+    /// The logged sentences about what can't be repaired. Each is logged once.
+    logged_failures: BTreeSet<String>,
+    /// Number of repairs of each link.
+    repair_counts: RepairCounts,
+    publisher: Arc<Publisher>,
+}
+
+impl Node {
+    /// The text of frr.conf for `config`.
+    fn render(&self, config: &Config, resolved: &Resolved) -> Result<String, String> {
+        let inputs = Inputs {
+            config,
+            ports: &resolved.ports,
+            node_ip_is_local: resolved.node_ip_is_local,
+            port_addresses: &resolved.port_addresses,
+            version: self.version,
+        };
+        state::template(config).and_then(|template| frr::render(&inputs, template.as_deref()))
+    }
+
+    /// Renders frr.conf and activates it if FRR accepts it. Leaves out raw lines that FRR rejects.
+    fn activate_config(&mut self, resolved: &Resolved) -> Result<(), Vec<String>> {
+        loop {
+            let e = match self.render(&self.config, resolved) {
+                Ok(text) => match self.config_store.check_and_activate(&text) {
+                    Ok(()) => {
+                        let reasons = std::mem::take(&mut self.rejection_reasons);
+                        if !reasons.is_empty() {
+                            self.publisher.update(|facts| {
+                                facts.configuration.rejected.take_if(|rejected| rejected.reasons == reasons);
+                            });
+                        }
+                        break;
+                    }
+                    Err(e) if self.leave_out_raw(&e, &text, resolved) => continue,
+                    // The text is not the cause: the caller retries.
+                    Err(e)
+                        if !self.config_store.active().is_empty()
+                            && frr_check::check_failure(&e).is_none() =>
+                    {
+                        return Err(single_problem(e));
+                    }
+                    Err(e) => e.to_string(),
+                },
+                Err(e) => e,
+            };
+            if !self.config_store.use_stored() {
+                return Err(vec![e]);
+            }
+            log::error!("{e}; the previous configuration stays active");
+            self.rejection_reasons = vec![e];
+            let rejection = status::Rejection { at: Time::now(), reasons: self.rejection_reasons.clone() };
+            self.publisher.update(|facts| facts.configuration.rejected = Some(rejection));
+            break;
+        }
+        self.ports.clone_from(&resolved.ports);
+        Ok(())
+    }
+
+    /// Leaves out the raw lines for which FRR rejects `text`. `false`: the raw lines are not the cause.
+    fn leave_out_raw(&mut self, e: &io::Error, text: &str, resolved: &Resolved) -> bool {
+        let Some(failure) = frr_check::check_failure(e) else { return false };
+        let raw = &self.config.overlay.raw;
+        let check_with = |entries: &[usize]| {
+            let mut config = self.config.clone();
+            config.overlay.raw = entries.iter().map(|i| raw[*i].clone()).collect();
+            let text = self.render(&config, resolved).ok()?;
+            frr_check::check_failure(&frr_check::check(&text).err()?).cloned()
+        };
+        let bad = frr::blame(raw, text, failure, check_with);
+        for (i, failure) in &bad {
+            let problem = format!("{}: {failure}: this rawFRRConfig is left out", raw[*i].source);
+            log::error!("{problem}");
+            self.publisher.update(|facts| facts.configuration.left_out.push(problem));
+        }
+        let left_out = bad.iter().rev().map(|(i, _)| self.config.overlay.raw.remove(*i));
+        self.left_out_raw.extend(left_out);
+        !bad.is_empty()
+    }
+
+    /// Whether `config`, without the raw lines that were left out at the start, is the node's configuration.
+    pub fn is_current(&self, config: &Config) -> bool {
+        let mut config = config.clone();
+        config.overlay.raw.retain(|raw| !self.left_out_raw.contains(raw));
+        config == self.config
+    }
+
+    /// The daemons that this configuration needs.
+    pub fn daemons(&self, config: &Config) -> Vec<&'static Daemon> {
+        self.version.daemons(config.timers.bfd.is_some(), config.overlay.underlay.is_vtep())
+    }
+
+    /// Logs the changes that the kernel refused, and publishes the devices.
+    fn report_outcome(&mut self, outcome: ReconcileOutcome) {
+        for sentence in &outcome.refused {
+            log::error!("{sentence}");
+        }
+        self.publish_devices(&outcome);
+        self.logged_failures.extend(outcome.refused);
+        self.publish_failures();
+    }
+
+    /// Publishes the devices after a change.
+    fn publish_devices(&self, outcome: &ReconcileOutcome) {
+        let devices = status::devices(&self.desired, &outcome.refused, &outcome.links, &self.repair_counts);
+        self.publisher.update(|facts| facts.devices = Arc::new(devices));
+    }
+
+    /// Publishes what can't be repaired. Missing NICs are a problem of their own.
+    fn publish_failures(&self) {
+        let broken = self.logged_failures.iter().cloned().collect();
+        self.publisher.update(|facts| facts.broken = broken);
+    }
+
+    /// Publishes the size and the duration of a plan.
+    fn publish_plan(&self, operations: usize, begin: Instant) {
+        if operations > 0 {
+            self.publisher.update(|facts| {
+                facts.counts.plan_operations = operations as u64;
+                facts.counts.plan_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+            });
+        }
+    }
+
+    /// Has the kernel probe the neighbours of the VNIs that have sent nothing for a while.
+    pub fn refresh_neighbours(&mut self) {
+        match self.kernel.refresh_neighbours(&self.desired) {
+            Ok(n) => log::debug!("probing {n} silent workloads"),
+            Err(e) => log::warn!("cannot probe silent workloads: {e}; their routes may be withdrawn"),
+        }
+    }
+
+    /// The links that lead to the fabric, by their names in FRR's namespace.
+    pub fn fabric_ports(&self) -> Vec<IfName> {
+        let named = self.config.overlay.underlay.interfaces.iter().map(|interface| interface.name());
+        self.ports.iter().chain(named).cloned().collect()
+    }
+
+    /// The file descriptors to poll for kernel events.
+    pub fn fds(&self) -> impl Iterator<Item = PollFd<'_>> {
+        self.monitor.fds()
+    }
+
+    /// The kernel events since the last call, except changes of mounts: only poll reports those.
+    pub fn drain_events(&self) -> KernelEvents {
+        self.monitor.drain()
+    }
+
+    /// Prepares the node for a later instance: the namespace stays mounted under its name. If another namespace has the
+    /// name, the NICs return to the host namespace.
+    ///
+    /// # Errors
+    /// Something can't be removed.
+    pub fn shut_down(self) -> Result<(), Vec<String>> {
+        match self.kernel.netns_mount(&self.config.namespace) {
+            Ok(NetnsMount::Absent) => {
+                match self.kernel.router_ns().mount_as(&self.config.namespace.to_string()) {
+                    Ok(()) => Ok(()),
+                    Err(_) => self.dismantle(),
+                }
+            }
+            Ok(NetnsMount::Replaced) => self.dismantle(),
+            Ok(NetnsMount::Present) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Removes what is left of a namespace that is not mounted any more, so that the NICs can move into the next one.
+    ///
+    /// # Errors
+    /// Something can't be removed.
+    pub fn dismantle(mut self) -> Result<(), Vec<String>> {
+        self.kernel.dismantle().map_err(single_problem)
+    }
+}
+
+/// An error as a list of one problem.
+pub fn single_problem(e: impl ToString) -> Vec<String> {
+    vec![e.to_string()]
+}
+
+/// [`resolve::resolve`]; in a build for the lab, limited to what the kernel there supports.
+fn resolve(config: &Config, now: &Namespaces, found: &[FabricNic]) -> Resolved {
+    let resolved = resolve::resolve(config, now, found);
+    #[cfg(feature = "lab")]
+    if std::env::var_os("LAB_PLAIN").is_some() {
+        return Resolved { desired: resolved.desired.for_plain_kernel(), ..resolved };
+    }
+    resolved
+}
