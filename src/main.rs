@@ -118,10 +118,10 @@ fn execute(command: &ConfigCommand) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let warning = config.file.as_ref().and_then(file::empty_directory_warning);
+    let warning = config.settings.config_file.as_ref().and_then(file::empty_directory_warning);
     let result = match command {
         ConfigCommand::Run => {
-            logging::start(config.log_level, config.log_format);
+            logging::start(config.settings.log_level, config.settings.log_format);
             warning.iter().for_each(|warning| log::warn!("{warning}"));
             let signals = signals.unwrap_or_else(Signals::catch).map_err(single_problem);
             signals.and_then(|signals| run::run(&base, config, &problems, signals))
@@ -175,7 +175,7 @@ fn render(config: &Config) -> Result<String, Vec<String>> {
     let inputs = Inputs {
         config,
         ports: &ports,
-        node_ip_is_local: config.namespace.as_deref().is_none(),
+        node_ip_is_local: config.settings.netns.as_deref().is_none(),
         port_addresses: &[],
         version: Version::NEWEST,
     };

@@ -42,8 +42,9 @@ pub fn run(base: &Config, config: Config, problems: &[String], signals: Signals)
         facts.configuration.left_out = logging::first_lines(problems).map(Into::into).collect();
     });
     host::prepare(&version.daemons(true, false)).map_err(single_problem)?;
-    status::start(Arc::clone(&publisher), waker, config.status_listen, lock).map_err(single_problem)?;
-    log::info!("FRR {version}, namespace {}", config.namespace);
+    status::start(Arc::clone(&publisher), waker, config.settings.status_listen, lock)
+        .map_err(single_problem)?;
+    log::info!("FRR {version}, namespace {}", config.settings.netns);
     let new_set_up = |config| SetUp::new(base, config, version, &publisher);
     let mut stage = Stage::SetUp(Box::new(new_set_up(config)), Box::default());
     let mut mounts_changed = false;
@@ -132,7 +133,7 @@ fn rebuild(
     // The file may have changed meanwhile.
     let other = load_valid(base).filter(|_| !history.is_rolled_back(&node));
     let config = other.unwrap_or_else(|| node.config.clone());
-    log::warn!("namespace {} {how}: rebuilding it", config.namespace);
+    log::warn!("namespace {} {how}: rebuilding it", config.settings.netns);
     publisher.update(|facts| {
         facts.set_phase(NodePhase::Starting);
         facts.namespace.rebuilt += 1;

@@ -209,7 +209,7 @@ fn clean(kernel: Kernel) {
 }
 
 fn open(config: &Config) -> Kernel {
-    Kernel::open(&config.namespace).unwrap().0
+    Kernel::open(&config.settings.netns).unwrap().0
 }
 
 fn main() {

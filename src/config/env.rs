@@ -7,11 +7,11 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::model::{MARTIANS, MacAddr, Overlay, Ranged, icmpv6_source};
+use crate::model::{MARTIANS, MacAddr, Overlay, icmpv6_source};
 use crate::printable::printable;
 
 use super::file::{is_managed_device, managed_device_names};
-use super::settings::{EnvSetting, IfUnset, ParsedSetting, RawSettings, SETTINGS};
+use super::settings::{EnvSetting, IfUnset, ParsedSetting, RawSettings, SETTINGS, ValidSettings};
 use super::{Bfd, Config, ConfigProblem, MetallbConfig, PeerPair, Timers};
 
 /// Prefixes of variable names that no other program uses. An unknown variable with such a prefix is a mistake.
@@ -121,14 +121,15 @@ fn invalid_value(setting: &EnvSetting, text: &str, reason: impl Display) -> Conf
     ConfigProblem(format!("{name}={shown:?}: {reason} (allowed: {allowed})"))
 }
 
-struct VarReader<'a> {
+/// Takes values, and reports the problems with them.
+pub(super) struct VarReader<'a> {
     given: &'a BTreeMap<&'static str, String>,
     problems: &'a mut Vec<ConfigProblem>,
 }
 
 impl VarReader<'_> {
     /// The value of a variable that is required or has a default.
-    fn take<T>(&mut self, name: &'static str, field: ParsedSetting<T>) -> Option<T> {
+    pub(super) fn take<T>(&mut self, name: &'static str, field: ParsedSetting<T>) -> Option<T> {
         let setting = SETTINGS.iter().find(|s| s.name == name)?;
         match field {
             ParsedSetting::Valid(value) => return Some(value),
@@ -144,7 +145,7 @@ impl VarReader<'_> {
     }
 
     /// The value of a variable that may be unset.
-    fn optional<T>(&mut self, name: &'static str, field: ParsedSetting<T>) -> Option<Option<T>> {
+    pub(super) fn optional<T>(&mut self, name: &'static str, field: ParsedSetting<T>) -> Option<Option<T>> {
         match field {
             ParsedSetting::Missing => Some(None),
             field => self.take(name, field).map(Some),
@@ -203,70 +204,21 @@ fn never_accepted(net: IpNet, pairs: &[PeerPair], own: Option<[IpAddr; 2]>) -> O
     Some(format!("{own}, the node's own address"))
 }
 
-/// Reads every field first, so that every problem is reported. Then checks the values against each other.
+/// Takes every value first, so that every problem is reported. Then checks the values against each other.
 fn assemble(raw: RawSettings, mut r: VarReader<'_>) -> Option<Config> {
-    let node_ip = r.take("NODE_IP", raw.node_ip);
-    let asn = r.take("ASN_LOCAL", raw.asn_local);
-    let fabric_macs = r.optional("FE_MACS", raw.fe_macs);
-    let fabric_timeout = r.take("FE_TIMEOUT", raw.fe_timeout);
-    let setup_timeout = r.take("SETUP_TIMEOUT", raw.setup_timeout);
-    let fabric_password = r.optional("FABRIC_PASSWORD", raw.fabric_password);
-    let ttl_security = r.take("FABRIC_TTL_SECURITY", raw.fabric_ttl_security);
-    let fabric_max = r.optional("FABRIC_MAX_PREFIXES", raw.fabric_max_prefixes);
-    let namespace = r.take("NETNS", raw.netns);
-    let rebuild_token = r.optional("REBUILD_TOKEN", raw.rebuild_token);
-    let enforce = r.take("ENFORCE_CONFIG", raw.enforce_config);
-    let force_move = r.take("UNDERLAY_FORCE_MOVE", raw.underlay_force_move);
-    let vrf = r.take("VRF_METALLB", raw.vrf_metallb);
-    let table = r.take("METALLB_VRF_ROUTE_TABLE_ID", raw.metallb_vrf_route_table_id);
-    let vrf_asn = r.take("ASN_VRF_METALLB", raw.asn_vrf_metallb);
-    let speaker_asn = r.take("ASN_METALLB_SPEAKER", raw.asn_metallb_speaker);
-    let v6_frr = r.take("PEER_IP_FRR", raw.peer_ip_frr);
-    let v6_metallb = r.take("PEER_IP_METALLB", raw.peer_ip_metallb);
-    let v6_prefix = r.take("PEER_IP_PREFIX", raw.peer_ip_prefix);
-    let v4_frr = r.take("PEER_IPV4_FRR", raw.peer_ipv4_frr);
-    let v4_metallb = r.take("PEER_IPV4_METALLB", raw.peer_ipv4_metallb);
-    let v4_prefix = r.take("PEER_IPV4_PREFIX", raw.peer_ipv4_prefix);
-    let allowed = r.optional("METALLB_ALLOWED_PREFIXES", raw.metallb_allowed_prefixes);
-    let max_prefixes = r.take("METALLB_MAX_PREFIXES", raw.metallb_max_prefixes);
-    let metallb_password = r.optional("METALLB_PASSWORD", raw.metallb_password);
-    let metallb_hold = r.take("METALLB_HOLD_TIME", raw.metallb_hold_time);
-    let mtu = r.optional("INTERFACE_MTU", raw.interface_mtu);
-    let return_path = r.take("RETURN_PATH", raw.return_path);
-    let return_mark = r.take("RETURN_MARK", raw.return_mark);
-    let return_table = r.take("RETURN_TABLE", raw.return_table);
-    let keepalive = r.take("BGP_KEEPALIVE_TIME", raw.bgp_keepalive_time);
-    let hold = r.take("BGP_HOLD_TIME", raw.bgp_hold_time);
-    let connect = r.take("BGP_CONNECT_TIME", raw.bgp_connect_time);
-    let restart = r.take("GR_RESTART_TIME", raw.gr_restart_time);
-    let stalepath = r.take("GR_STALEPATH_TIME", raw.gr_stalepath_time);
-    let select_defer = r.take("GR_SELECT_DEFER_TIME", raw.gr_select_defer_time);
-    let enable_bfd = r.take("ENABLE_BFD", raw.enable_bfd);
-    let receive = r.take("BFD_RECEIVE_INTERVAL", raw.bfd_receive_interval);
-    let transmit = r.take("BFD_TRANSMIT_INTERVAL", raw.bfd_transmit_interval);
-    let multiplier = r.take("BFD_DETECT_MULTIPLIER", raw.bfd_detect_multiplier);
-    let liveness = r.take("LIVENESS_TIMEOUT", raw.liveness_timeout);
-    let on_stop = r.take("ON_STOP", raw.on_stop);
-    let drain = r.take("DRAIN_TIME", raw.drain_time);
-    let template = r.optional("FRR_TEMPLATE", raw.frr_template);
-    let file = r.optional("CONFIG_FILE", raw.config_file);
-    if let (Some(None), Some(None)) = (&fabric_macs, &file) {
+    let s = ValidSettings::take(raw, &mut r);
+    if let (Some(None), Some(None)) = (&s.fe_macs, &s.config_file) {
         // Without FE_MACS, a file must name the links to the fabric.
         r.take("FE_MACS", ParsedSetting::<Vec<MacAddr>>::Missing);
     }
-    let node_index = r.take("NODE_INDEX", raw.node_index);
-    let status_listen = r.take("STATUS_LISTEN", raw.status_listen);
-    let log_level = r.take("LOG_LEVEL", raw.log_level);
-    let log_format = r.take("LOG_FORMAT", raw.log_format);
-
-    let v6 = match (v6_frr, v6_metallb, v6_prefix) {
+    let v6 = match (s.peer_ip_frr, s.peer_ip_metallb, s.peer_ip_prefix) {
         (Some(frr), Some(metallb), Some(prefix)) => {
             let names = ["PEER_IP_FRR", "PEER_IP_METALLB", "PEER_IP_PREFIX"];
             r.pair(names, frr.get(), metallb.get(), prefix.get())
         }
         _ => None,
     };
-    let v4 = match (v4_frr, v4_metallb, v4_prefix) {
+    let v4 = match (s.peer_ipv4_frr, s.peer_ipv4_metallb, s.peer_ipv4_prefix) {
         (Some(None), _, _) => Some(None),
         (Some(Some(frr)), Some(metallb), Some(prefix)) => {
             let names = ["PEER_IPV4_FRR", "PEER_IPV4_METALLB", "PEER_IPV4_PREFIX"];
@@ -274,7 +226,7 @@ fn assemble(raw: RawSettings, mut r: VarReader<'_>) -> Option<Config> {
         }
         _ => None,
     };
-    let own = node_ip.map(|ip| [IpAddr::V4(ip.get()), IpAddr::V6(icmpv6_source(ip))]);
+    let own = s.node_ip.map(|ip| [IpAddr::V4(ip.get()), IpAddr::V6(icmpv6_source(ip))]);
     let pairs: Vec<PeerPair> = v6.into_iter().chain(v4.flatten()).collect();
     for ip in own.into_iter().flatten() {
         if let Some(net) = pairs.iter().map(|pair| pair.frr_net().trunc()).find(|net| net.contains(&ip)) {
@@ -285,28 +237,28 @@ fn assemble(raw: RawSettings, mut r: VarReader<'_>) -> Option<Config> {
             ));
         }
     }
-    for net in allowed.iter().flatten().flatten() {
+    for net in s.metallb_allowed_prefixes.iter().flatten().flatten() {
         if let Some(reason) = never_accepted(*net, &pairs, own) {
             r.add_problem(format!(
                 "METALLB_ALLOWED_PREFIXES: {net} is in {reason}, which the speaker may never announce: remove it"
             ));
         }
     }
-    if let (Some(a), Some(b)) = (table, return_table)
+    if let (Some(a), Some(b)) = (s.metallb_vrf_route_table_id, s.return_table)
         && a == b
     {
         r.add_problem(format!(
             "METALLB_VRF_ROUTE_TABLE_ID and RETURN_TABLE are both {a}: use two different tables"
         ));
     }
-    if let (Some(a), Some(b)) = (vrf_asn, speaker_asn)
+    if let (Some(a), Some(b)) = (s.asn_vrf_metallb, s.asn_metallb_speaker)
         && a == b
     {
         r.add_problem(format!(
             "ASN_VRF_METALLB and ASN_METALLB_SPEAKER are both {a}: the session with MetalLB is external (eBGP), use two different AS numbers"
         ));
     }
-    if let (Some(a), Some(b)) = (asn, speaker_asn)
+    if let (Some(a), Some(b)) = (s.asn_local, s.asn_metallb_speaker)
         && a == b
     {
         r.add_problem(format!(
@@ -315,22 +267,22 @@ fn assemble(raw: RawSettings, mut r: VarReader<'_>) -> Option<Config> {
              64512-65534 and 4200000000-4294967294"
         ));
     }
-    if let (Some(k), Some(h)) = (keepalive, hold)
+    if let (Some(k), Some(h)) = (s.bgp_keepalive_time, s.bgp_hold_time)
         && h.get() < 3 * k.get()
     {
         r.add_problem(format!("BGP_HOLD_TIME={h} is less than three times BGP_KEEPALIVE_TIME={k}"));
     }
-    if let (Some(restart), Some(stale)) = (restart, stalepath)
+    if let (Some(restart), Some(stale)) = (s.gr_restart_time, s.gr_stalepath_time)
         && stale < restart
     {
         r.add_problem(format!("GR_STALEPATH_TIME={stale} is less than GR_RESTART_TIME={restart}"));
     }
-    if let (Some(restart), Some(defer)) = (restart, select_defer)
+    if let (Some(restart), Some(defer)) = (s.gr_restart_time, s.gr_select_defer_time)
         && defer.get() >= restart.get()
     {
         r.add_problem(format!("GR_SELECT_DEFER_TIME={defer} is not less than GR_RESTART_TIME={restart}"));
     }
-    if let (Some(name), Some(Some(token))) = (&namespace, &rebuild_token)
+    if let (Some(name), Some(Some(token))) = (&s.netns, &s.rebuild_token)
         && name.as_deref().is_none()
     {
         let token = token.as_str();
@@ -338,7 +290,7 @@ fn assemble(raw: RawSettings, mut r: VarReader<'_>) -> Option<Config> {
             "REBUILD_TOKEN={token} is not allowed with NETNS=host: the host namespace cannot be rebuilt"
         ));
     }
-    if let Some(vrf) = &vrf
+    if let Some(vrf) = &s.vrf_metallb
         && is_managed_device(vrf.as_ifname().as_str())
     {
         r.add_problem(format!(
@@ -347,64 +299,40 @@ fn assemble(raw: RawSettings, mut r: VarReader<'_>) -> Option<Config> {
         ));
     }
 
-    let hold_s = hold?.get();
+    let (v6, v4) = (v6?, v4?);
+    let s = s.all()?;
+    let hold_s = s.bgp_hold_time.get();
     Some(Config {
-        node_ip: node_ip?,
-        asn: asn?,
-        fabric_macs: fabric_macs?.unwrap_or_default(),
-        fabric_timeout_s: fabric_timeout?.get(),
-        fabric_password: fabric_password?,
-        fabric_ttl_security: ttl_security?,
-        fabric_max_prefixes: fabric_max?.map(Ranged::get),
-        namespace: namespace?,
-        rebuild_token: rebuild_token?,
-        force_move: force_move?,
-        enforce: enforce?,
+        fabric_macs: s.fe_macs.clone().unwrap_or_default(),
         metallb: MetallbConfig {
-            vrf: vrf?,
-            table: table?,
-            asn: vrf_asn?,
-            speaker_asn: speaker_asn?,
-            v6: v6?,
-            v4: v4?,
-            allowed: allowed?.unwrap_or_default(),
-            max_prefixes: max_prefixes?.get(),
-            password: metallb_password?,
-            retention_s: metallb_hold?.get(),
+            vrf: s.vrf_metallb.clone(),
+            table: s.metallb_vrf_route_table_id,
+            asn: s.asn_vrf_metallb,
+            speaker_asn: s.asn_metallb_speaker,
+            v6,
+            v4,
+            allowed: s.metallb_allowed_prefixes.clone().unwrap_or_default(),
+            max_prefixes: s.metallb_max_prefixes.get(),
+            password: s.metallb_password.clone(),
+            retention_s: s.metallb_hold_time.get(),
         },
-        mtu: mtu?,
-        return_path: return_path?,
-        return_mark: return_mark?.0,
-        return_table: return_table?,
         timers: Timers {
-            keepalive_s: keepalive?.get(),
+            keepalive_s: s.bgp_keepalive_time.get(),
             hold_s,
-            connect_s: connect?.get(),
-            restart_s: restart?.get(),
-            stalepath_s: stalepath?.get(),
-            select_defer_s: select_defer?.get(),
-            bfd: match (enable_bfd?, receive?, transmit?, multiplier?) {
-                (false, ..) => None,
-                (true, receive, transmit, multiplier) => {
-                    let (receive_ms, transmit_ms, multiplier) =
-                        (receive.get(), transmit.get(), multiplier.get());
-                    // The local detection time, if the leaf uses the same timers (RFC 5880 §6.8.4).
-                    let detection_ms = receive_ms.max(transmit_ms) * multiplier;
-                    let coupled = detection_ms < 1000 * hold_s;
-                    Some(Bfd { receive_ms, transmit_ms, multiplier, coupled })
-                }
-            },
+            connect_s: s.bgp_connect_time.get(),
+            restart_s: s.gr_restart_time.get(),
+            stalepath_s: s.gr_stalepath_time.get(),
+            select_defer_s: s.gr_select_defer_time.get(),
+            bfd: s.enable_bfd.then(|| {
+                let receive_ms = s.bfd_receive_interval.get();
+                let transmit_ms = s.bfd_transmit_interval.get();
+                let multiplier = s.bfd_detect_multiplier.get();
+                // The local detection time, if the leaf uses the same timers (RFC 5880 §6.8.4).
+                let detection_ms = receive_ms.max(transmit_ms) * multiplier;
+                Bfd { receive_ms, transmit_ms, multiplier, coupled: detection_ms < 1000 * hold_s }
+            }),
         },
-        liveness_timeout_s: liveness?.get(),
-        on_stop: on_stop?,
-        drain_s: drain?.get(),
-        template: template?,
-        file: file?,
-        node_index: node_index?.get(),
-        setup_timeout_s: setup_timeout?.get(),
-        status_listen: status_listen?,
-        log_level: log_level?,
-        log_format: log_format?,
+        settings: s,
         overlay: Overlay::default(),
     })
 }

@@ -6,17 +6,15 @@ mod help;
 mod settings;
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::model::{
-    Asn, FilePath, MacAddr, Mtu, NamespaceName, Overlay, Password, RebuildToken, RouterId, TableId, VrfName,
-};
+use crate::model::{Asn, MacAddr, Overlay, Password, TableId, VrfName};
 
 pub use env::from_vars;
 pub use help::{help_text, markdown_table};
-pub use settings::{EnvSetting, LogFormat, LogLevel, OnStop, ReturnMode, SETTINGS};
+pub use settings::{EnvSetting, LogFormat, LogLevel, OnStop, ReturnMode, SETTINGS, Settings};
 
 /// One problem with the configuration. The text names the variable or the field, the value and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,60 +29,14 @@ impl fmt::Display for ConfigProblem {
 /// The validated configuration. Every combination of its values can be built.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// BGP router-id. In the host namespace it is also the source address of BGP routes.
-    pub node_ip: RouterId,
-    /// Local AS number towards the leaves.
-    pub asn: Asn,
+    /// The variables. Those of a group are also in the group, checked against each other.
+    pub settings: Settings,
     /// MAC addresses of the fabric NICs.
     pub fabric_macs: Vec<MacAddr>,
-    /// How long to wait for the fabric NICs, in seconds.
-    pub fabric_timeout_s: u32,
-    /// How long to retry the setup of the node, in seconds.
-    pub setup_timeout_s: u32,
-    /// TCP-MD5 password of the fabric sessions.
-    pub fabric_password: Option<Password>,
-    /// Whether the leaves require packets with TTL 255 (GTSM).
-    pub fabric_ttl_security: bool,
-    /// The most routes that a leaf may announce in each address family.
-    pub fabric_max_prefixes: Option<u32>,
-    /// The namespace that FRR runs in.
-    pub namespace: NamespaceName,
-    /// Identifies the last requested rebuild of the namespace.
-    pub rebuild_token: Option<RebuildToken>,
-    /// Whether to move a NIC even if the move cuts the node off.
-    pub force_move: bool,
-    /// Whether to repair changes that other programs make to the daemons' configuration.
-    pub enforce: bool,
     /// The session with MetalLB's speaker.
     pub metallb: MetallbConfig,
-    /// MTU of the veth pair. `None`: the MTU of the first fabric interface.
-    pub mtu: Option<Mtu>,
-    /// How the host's replies return to the fabric.
-    pub return_path: ReturnMode,
-    /// The bit of packet and connection marks that the return path uses.
-    pub return_mark: u32,
-    /// The routing table of the return path.
-    pub return_table: TableId,
     /// Timers of BGP, graceful restart and BFD.
     pub timers: Timers,
-    /// How long a daemon may leave a vty query unanswered, in seconds.
-    pub liveness_timeout_s: u32,
-    /// What SIGTERM leaves behind.
-    pub on_stop: OnStop,
-    /// Time between the request to prefer other paths and the end of the sessions, in seconds.
-    pub drain_s: u32,
-    /// A template that replaces the built-in one.
-    pub template: Option<FilePath>,
-    /// The configuration file, or a directory of them.
-    pub file: Option<FilePath>,
-    /// The node's number. Per-node addresses of the file are computed from it.
-    pub node_index: u32,
-    /// Listening address of the HTTP status server.
-    pub status_listen: Option<SocketAddr>,
-    /// The least severe level that is logged.
-    pub log_level: LogLevel,
-    /// Format of a log line.
-    pub log_format: LogFormat,
     /// The contents of the configuration file.
     pub overlay: Overlay,
 }

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde::de::Deserializer;
 
+use super::env::VarReader;
 use crate::model::{
     Asn, FilePath, Invalid, MacAddr, Mtu, NamespaceName, Password, PeerAddr, Ranged, RebuildToken, RouterId,
     TableId, Value, VrfName,
@@ -58,25 +59,58 @@ impl<'de, T: Value> Deserialize<'de> for ParsedSetting<T> {
     }
 }
 
+/// The type of a field in [`Settings`].
+macro_rules! field {
+    (Unset $type:ty) => { Option<$type> };
+    ($kind:ident $type:ty) => { $type };
+}
+
+/// Takes the value of a field.
+macro_rules! take {
+    (Unset $reader:ident $name:literal $value:expr) => {
+        $reader.optional($name, $value)
+    };
+    ($kind:ident $reader:ident $name:literal $value:expr) => {
+        $reader.take($name, $value)
+    };
+}
+
 macro_rules! settings {
-    ($($name:literal $field:ident: $type:ty = $default:expr, $meaning:literal;)*) => {
+    ($($name:literal $field:ident: $type:ty = $kind:ident $(($text:literal))?, $meaning:literal;)*) => {
         /// Every variable, in the order of the documentation.
         pub const SETTINGS: &[EnvSetting] = &[$(EnvSetting {
             name: $name,
-            if_unset: $default,
+            if_unset: IfUnset::$kind $(($text))?,
             allowed: <$type as Value>::allowed,
             meaning: $meaning,
             secret: <$type as Value>::SECRET,
         }),*];
 
-        /// The parsed variables, before they are checked against each other.
+        /// The parsed variables.
         #[derive(Debug, Default, Deserialize)]
         #[serde(default, deny_unknown_fields)]
-        pub(super) struct RawSettings { $(pub $field: ParsedSetting<$type>),* }
+        pub(super) struct RawSettings { $($field: ParsedSetting<$type>),* }
+
+        /// The valid variables, before they are checked against each other. `None`: a problem was reported.
+        pub(super) struct ValidSettings { $(pub $field: Option<field!($kind $type)>),* }
+
+        /// The value of every variable.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct Settings { $(#[doc = $meaning] pub $field: field!($kind $type)),* }
+
+        impl ValidSettings {
+            /// Takes every field, so that every problem is reported.
+            pub fn take(raw: RawSettings, reader: &mut VarReader<'_>) -> Self {
+                Self { $($field: take!($kind reader $name raw.$field)),* }
+            }
+
+            /// `None`: a variable is missing or invalid.
+            pub fn all(self) -> Option<Settings> {
+                Some(Settings { $($field: self.$field?),* })
+            }
+        }
     };
 }
-
-use self::IfUnset::{Required, Text, Unset};
 
 settings! {
     "NODE_IP" node_ip: RouterId = Required,
@@ -253,8 +287,8 @@ word_enum! {
 }
 
 /// A mask of exactly one bit. The other bits belong to other programs.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct MarkBit(pub u32);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MarkBit(pub u32);
 
 impl Value for MarkBit {
     fn allowed() -> String {

@@ -7,7 +7,7 @@ use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior,
 use serde::Serialize;
 
 use crate::config::{Config, Timers};
-use crate::model::{IfName, Password, VETH_FRR, VTEP_DEVICE};
+use crate::model::{IfName, Password, Ranged, VETH_FRR, VTEP_DEVICE};
 
 use super::Version;
 use super::retained::SPEAKER_WEIGHT;
@@ -105,7 +105,7 @@ pub fn render(inputs: &Inputs<'_>, template: Option<&str>) -> Result<String, Str
     env.render_named_str("frr.conf.j2", template.unwrap_or(TEMPLATE), vars).map_err(|e| {
         // The error may have several lines. It quotes no value.
         let e = format!("{e:#}").split_whitespace().collect::<Vec<_>>().join(" ");
-        match (template, &inputs.config.template) {
+        match (template, &inputs.config.settings.frr_template) {
             (Some(_), Some(path)) => format!("FRR_TEMPLATE={}: {e}", path.as_str()),
             (Some(_), None) => format!("FRR_TEMPLATE: {e}"),
             (None, _) => format!("the built-in template: {e}"),
@@ -129,20 +129,20 @@ fn template_vars<'a>(inputs: &Inputs<'a>) -> TemplateVars<'a> {
     let reveal = |password: &'a Option<Password>| password.as_ref().map(Password::reveal);
     let Version(major, minor) = inputs.version;
     TemplateVars {
-        asn: config.asn.to_string(),
-        node_ip: config.node_ip.to_string(),
+        asn: config.settings.asn_local.to_string(),
+        node_ip: config.settings.node_ip.to_string(),
         node_ip_is_local: inputs.node_ip_is_local,
-        namespace: config.namespace.to_string(),
-        loopbacks: match config.namespace.as_deref() {
+        namespace: config.settings.netns.to_string(),
+        loopbacks: match config.settings.netns.as_deref() {
             None => &["lo", "dummy0", "dummy1"],
             Some(_) if config.overlay.underlay.is_vtep() => &["dummy0", "dummy1", VTEP_DEVICE],
             // The address on lo is only the source address of ICMP errors.
             Some(_) => &["dummy0", "dummy1"],
         },
         ports: inputs.ports.iter().map(IfName::as_str).collect(),
-        password: reveal(&config.fabric_password),
-        ttl_security: config.fabric_ttl_security,
-        max_prefixes: config.fabric_max_prefixes,
+        password: reveal(&config.settings.fabric_password),
+        ttl_security: config.settings.fabric_ttl_security,
+        max_prefixes: config.settings.fabric_max_prefixes.map(Ranged::get),
         timers: config.timers,
         metallb: MetallbVars {
             vrf: metallb.vrf.as_ifname().as_str(),
@@ -196,7 +196,7 @@ mod tests {
 
     fn of(config: &Config, template: Option<&str>) -> Result<String, String> {
         let ports = ["eth1", "eth2"].map(|name| IfName::parse(name).unwrap());
-        let node_ip_is_local = config.namespace.as_deref().is_none();
+        let node_ip_is_local = config.settings.netns.as_deref().is_none();
         let inputs =
             Inputs { config, ports: &ports, node_ip_is_local, port_addresses: &[], version: Version::NEWEST };
         render(&inputs, template)

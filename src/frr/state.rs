@@ -27,7 +27,7 @@ pub fn template(config: &Config) -> Result<Option<String>, String> {
         files::read(Path::new(path.as_str()), Owner::Operator, TEMPLATE_LIMIT)
             .map_err(|e| format!("FRR_TEMPLATE={}: {e}", path.as_str()))
     };
-    config.template.as_ref().map(read).transpose()
+    config.settings.frr_template.as_ref().map(read).transpose()
 }
 
 /// The file with the services that MetalLB's speaker announced.

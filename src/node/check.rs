@@ -62,7 +62,7 @@ impl Node {
 
     /// Compares the observed state with the desired state, and repairs drift.
     pub fn check(&mut self) -> CheckOutcome {
-        match self.kernel.netns_mount(&self.config.namespace) {
+        match self.kernel.netns_mount(&self.config.settings.netns) {
             Ok(NetnsMount::Present) => self.unmounted_since = None,
             Ok(NetnsMount::Replaced) => return CheckOutcome::NamespaceLost("was replaced"),
             // Who deletes it may be about to mount another one under its name.
@@ -72,7 +72,7 @@ impl Node {
                 return CheckOutcome::Unmounted;
             }
             Ok(NetnsMount::Absent) => {
-                let name = self.config.namespace.to_string();
+                let name = self.config.settings.netns.to_string();
                 match self.kernel.router_ns().mount_as(&name) {
                     Ok(()) => {}
                     Err(e) if limits::is_own_shortage(&e) => return self.fail_unobservable(&e),

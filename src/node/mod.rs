@@ -210,9 +210,9 @@ impl Node {
     /// # Errors
     /// Something can't be removed.
     pub fn shut_down(self) -> Result<(), Vec<String>> {
-        match self.kernel.netns_mount(&self.config.namespace) {
+        match self.kernel.netns_mount(&self.config.settings.netns) {
             Ok(NetnsMount::Absent) => {
-                match self.kernel.router_ns().mount_as(&self.config.namespace.to_string()) {
+                match self.kernel.router_ns().mount_as(&self.config.settings.netns.to_string()) {
                     Ok(()) => Ok(()),
                     Err(_) => self.dismantle(),
                 }

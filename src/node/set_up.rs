@@ -62,7 +62,7 @@ impl<'a> SetUp<'a> {
     /// The first attempt begins at the first step.
     pub fn new(base: &'a Config, config: Config, version: Version, publisher: &Arc<Publisher>) -> Self {
         let now = Instant::now();
-        let until = now + Duration::from_secs(config.setup_timeout_s.into());
+        let until = now + Duration::from_secs(config.settings.setup_timeout.get().into());
         let publisher = Arc::clone(publisher);
         Self { base, config, version, publisher, phase: Phase::Begin(now), until, logged: vec![] }
     }
@@ -147,8 +147,8 @@ impl<'a> SetUp<'a> {
     /// Opens the namespaces, and starts the wait for the NICs.
     fn open(&self) -> Result<NicWait, Vec<String>> {
         let config = &self.config;
-        let (mut kernel, mut origin) = Kernel::open(&config.namespace).map_err(single_problem)?;
-        let name = config.namespace.to_string();
+        let (mut kernel, mut origin) = Kernel::open(&config.settings.netns).map_err(single_problem)?;
+        let name = config.settings.netns.to_string();
         if let (Some(NetnsOrigin::Found), Some(token)) = (origin, token(config))
             && kernel.token().map_err(single_problem)?.as_deref() != Some(token)
         {
@@ -156,7 +156,7 @@ impl<'a> SetUp<'a> {
             kill_leftovers().map_err(single_problem)?;
             kernel.dismantle().map_err(single_problem)?;
             Netns::unmount(&name).map_err(single_problem)?;
-            (kernel, origin) = Kernel::open(&config.namespace).map_err(single_problem)?;
+            (kernel, origin) = Kernel::open(&config.settings.netns).map_err(single_problem)?;
         }
         match origin {
             Some(NetnsOrigin::Created) => log::info!("namespace {name} created"),
@@ -173,7 +173,9 @@ impl<'a> SetUp<'a> {
         }
         let selectors = NicSelector::from_config(config);
         kernel
-            .return_nics(&config.namespace, |link| selectors.iter().any(|selector| selector.is_match(link)))
+            .return_nics(&config.settings.netns, |link| {
+                selectors.iter().any(|selector| selector.is_match(link))
+            })
             .map_err(single_problem)?;
         let monitor = Monitor::links(&kernel).map_err(single_problem)?;
         let now = Instant::now();
@@ -202,7 +204,7 @@ impl<'a> SetUp<'a> {
         }
         // The kernel uses the maximum of this value and the link's own.
         let all = Sysctl { side: Side::Host, path: "net/ipv4/conf/all/rp_filter".into(), value: "0" };
-        if config.namespace.as_deref().is_none() && kernel.has_sysctl_drift(&[all]).unwrap_or(false) {
+        if config.settings.netns.as_deref().is_none() && kernel.has_sysctl_drift(&[all]).unwrap_or(false) {
             log::warn!(
                 "net.ipv4.conf.all.rp_filter is not 0: interfaces without an IPv4 address drop IPv4 packets that arrive at one \
                  fabric interface and are answered by another; set it to 0 (machine.sysctls)"
@@ -246,7 +248,7 @@ impl<'a> SetUp<'a> {
         }
         node.desired = resolved.desired;
         node.report_outcome(outcome);
-        if node.config.namespace.as_deref().is_some()
+        if node.config.settings.netns.as_deref().is_some()
             && let Err(e) = node.kernel.clear_host()
         {
             log::warn!("rules and routes of an earlier instance may remain in the host namespace: {e}");
@@ -271,7 +273,7 @@ impl NicWait {
             return Err(search.rejected.into_iter().map(|(_, sentence)| sentence).collect());
         }
         let interfaces = status::interfaces(&search.found, &search.missing, &now);
-        let timeout = Duration::from_secs(config.fabric_timeout_s.into());
+        let timeout = Duration::from_secs(config.settings.fe_timeout.get().into());
         let limit = if search.found.is_empty() { timeout } else { timeout / 4 };
         self.next_at = self.begin + limit;
         let left = self.next_at.saturating_duration_since(Instant::now());
@@ -305,7 +307,7 @@ impl NicWait {
 }
 
 fn token(config: &Config) -> Option<&str> {
-    config.rebuild_token.as_ref().map(|token| token.as_str())
+    config.settings.rebuild_token.as_ref().map(|token| token.as_str())
 }
 
 /// The configuration from the environment and the file, if the file has no problems.

@@ -258,7 +258,7 @@ pub fn rejection_reason(config: &Config, now: &Namespaces, nic: &FabricNic) -> O
             nic.selector
         ));
     }
-    let namespace = config.namespace.as_deref();
+    let namespace = config.settings.netns.as_deref();
     // In FRR's namespace, the NIC is removed from an unwanted master.
     if let Some(master) = link.master.as_ref().filter(|_| namespace.is_none() || nic.side == Side::Host) {
         return Some(format!(
@@ -297,7 +297,7 @@ pub fn rejection_reason(config: &Config, now: &Namespaces, nic: &FabricNic) -> O
             nic.selector
         ));
     }
-    if nic.side == Side::Router || config.force_move {
+    if nic.side == Side::Router || config.settings.underlay_force_move {
         return None;
     }
     let mut cut = Vec::new();
@@ -312,7 +312,7 @@ pub fn rejection_reason(config: &Config, now: &Namespaces, nic: &FabricNic) -> O
         let via = route.via.map_or(String::new(), |via| format!(" via {via}"));
         cut.push(format!("the node's default route{via}"));
     }
-    let node_ip = config.node_ip.get();
+    let node_ip = config.settings.node_ip.get();
     if link.addresses.iter().any(|a| a.net.addr() == node_ip) {
         cut.push(format!("NODE_IP {node_ip}"));
     }

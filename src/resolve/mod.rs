@@ -45,7 +45,7 @@ pub struct Resolved {
 pub fn resolve(config: &Config, now: &Namespaces, found: &[FabricNic]) -> Resolved {
     let isolated = now.router.is_some();
     let mut warnings = Vec::new();
-    let mtu = match config.mtu {
+    let mtu = match config.settings.interface_mtu {
         Some(mtu) => Some(mtu.get()),
         None => found.first().map(|nic| nic.mtu),
     };
@@ -72,7 +72,7 @@ pub fn resolve(config: &Config, now: &Namespaces, found: &[FabricNic]) -> Resolv
         return_path(config, now, found, &mut desired, &mut warnings);
     }
     // A moved NIC brings its addresses into FRR's namespace.
-    let node_ip = IpAddr::from(config.node_ip.get());
+    let node_ip = IpAddr::from(config.settings.node_ip.get());
     let moved_addresses =
         desired.links.iter().filter(|l| matches!(l.kind, SpecKind::Nic(_))).flat_map(|l| &l.addresses);
     let node_ip_is_local = has_address(now, Side::Router, node_ip)
@@ -123,7 +123,7 @@ fn links(config: &Config, now: &Namespaces, found: &[FabricNic], mtu: Option<u32
     if isolated {
         // Without an IPv6 address the namespace cannot send "packet too big". The address is not announced; it is only
         // the source of ICMPv6. IPv4 has 192.0.0.8 for this purpose (RFC 7600).
-        let source = IpNet::from(IpAddr::from(icmpv6_source(config.node_ip)));
+        let source = IpNet::from(IpAddr::from(icmpv6_source(config.settings.node_ip)));
         links.push(LinkSpec {
             addresses: vec![source],
             ..plain(Side::Router, fixed_name("lo"), SpecKind::Foreign)
@@ -244,34 +244,34 @@ fn return_path(
     desired: &mut Desired,
     warnings: &mut Vec<String>,
 ) {
-    if config.return_path == ReturnMode::None {
+    if config.settings.return_path == ReturnMode::None {
         return;
     }
     // An address that moves away with its NIC cannot be the source for the host.
     let stays = |name: &str| !found.iter().any(|nic| nic.side == Side::Host && nic.name.as_str() == name);
     let staying = now.host.links.iter().filter(|link| stays(&link.name));
-    let node_ip = IpAddr::from(config.node_ip.get());
+    let node_ip = IpAddr::from(config.settings.node_ip.get());
     let src = staying.flat_map(|link| &link.addresses).any(|a| a.net.addr() == node_ip).then_some(node_ip);
     for v6 in [false, true] {
         let mut add = |table, metric| {
             let route = default_route(config, src, v6, table, metric);
             desired.routes.push((Side::Host, route));
         };
-        if config.return_path == ReturnMode::DefaultRoute {
+        if config.settings.return_path == ReturnMode::DefaultRoute {
             add(MAIN_TABLE, DEFAULT_ROUTE_METRIC);
             warnings.extend(competing_default_route(now, v6, stays));
             continue;
         }
         // The kernel's default metric of an IPv6 route is 1024 (IP6_RT_PRIO_USER).
-        add(config.return_table.get(), if v6 { 1024 } else { 0 });
+        add(config.settings.return_table.get(), if v6 { 1024 } else { 0 });
         // A reply is routed once before it is marked, and that lookup must succeed.
         add(MAIN_TABLE, if v6 { MAX_METRIC_V6 } else { u32::MAX });
-        let (mark, table) = (config.return_mark, config.return_table.get());
+        let (mark, table) = (config.settings.return_mark.0, config.settings.return_table.get());
         let rule = IpRule { v6, priority: RULE_PRIORITY, mark: (mark, mark), table };
         desired.rules.push((Side::Host, rule));
     }
-    if config.return_path == ReturnMode::Connmark {
-        desired.marks = Some(ReturnPath { dev: fixed_name(VETH_HOST), mark: config.return_mark });
+    if config.settings.return_path == ReturnMode::Connmark {
+        desired.marks = Some(ReturnPath { dev: fixed_name(VETH_HOST), mark: config.settings.return_mark.0 });
     }
 }
 

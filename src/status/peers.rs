@@ -44,7 +44,7 @@ impl ConfiguredPeers {
                     .map(|pair| pair.metallb.to_string())
                     .collect(),
             ),
-            own_template: config.template.is_some(),
+            own_template: config.settings.frr_template.is_some(),
             ..Self::default()
         };
         let passthrough = overlay.passthrough.iter().map(|session| (DEFAULT_VRF.to_owned(), session));

@@ -89,7 +89,8 @@ impl Supervisor<'_> {
             Action::Abort(i) => {
                 let Process { daemon, child, .. } = &mut self.processes[i];
                 if let Some(child) = child {
-                    let (name, pid, s) = (daemon.kind, child.pid, self.node.config.liveness_timeout_s);
+                    let (name, pid, s) =
+                        (daemon.kind, child.pid, self.node.config.settings.liveness_timeout.get());
                     if sockets::is_missing(name) {
                         // The daemon may work, so a backtrace would show nothing.
                         log::error!(

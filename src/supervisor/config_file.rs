@@ -35,7 +35,8 @@ impl FileContents {
     fn read(base: &Config) -> Self {
         let (config, problems) = base.with_file();
         let has_problems = config.is_err() || !problems.is_empty();
-        let is_unreadable = has_problems && base.file.as_ref().is_some_and(|path| !file::is_readable(path));
+        let is_unreadable =
+            has_problems && base.settings.config_file.as_ref().is_some_and(|path| !file::is_readable(path));
         Self { config, problems, is_unreadable }
     }
 }
@@ -71,13 +72,13 @@ pub(super) struct ConfigFile {
 impl ConfigFile {
     pub(super) fn new(base: &Config, now: Instant) -> Self {
         Self {
-            watch: base.file.as_ref().and_then(watch_file),
+            watch: base.settings.config_file.as_ref().and_then(watch_file),
             read: None,
             pending: None,
             interruptions: 0,
             reported_problems: vec![],
             // The file may have changed before it was watched.
-            reread_at: base.file.as_ref().map(|_| now),
+            reread_at: base.settings.config_file.as_ref().map(|_| now),
             has_read: false,
         }
     }

@@ -133,10 +133,12 @@ impl<'a> Supervisor<'a> {
         let settings = PolicySettings {
             daemons: &daemons,
             with_file: &with_file,
-            liveness_timeout: Duration::from_secs(node.config.liveness_timeout_s.into()),
+            liveness_timeout: Duration::from_secs(node.config.settings.liveness_timeout.get().into()),
             can_roll_back: node.config_store.can_roll_back(),
             has_stale_bfd_sessions: !bfd_sessions.is_empty(),
-            seed: std::process::id() ^ now.elapsed().subsec_nanos() ^ u32::from(node.config.node_ip.get()),
+            seed: std::process::id()
+                ^ now.elapsed().subsec_nanos()
+                ^ u32::from(node.config.settings.node_ip.get()),
         };
         let mut supervisor = Self {
             policy: Policy::new(settings, now),

@@ -211,7 +211,7 @@ impl Supervisor<'_> {
         match method {
             Delta::Commands(mut steps, late) => {
                 // The commands do not show that FRR accepts the whole of an operator's template at the next start.
-                if candidate.config.template.is_some() {
+                if candidate.config.settings.frr_template.is_some() {
                     let text = &candidate.text;
                     check::check(text).map_err(|e| check_error(&e, &candidate, text, true))?;
                 }

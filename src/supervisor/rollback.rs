@@ -64,7 +64,7 @@ impl RollbackHistory {
     /// Why this configuration may not be activated; `None` if it may.
     pub(super) fn rejection_reason(&self, config: &Config, text: &str) -> Option<String> {
         // A configuration yields another text if ports have other names. A template may have changed.
-        let is_same = |rejected: &Config| rejected == config && config.template.is_none();
+        let is_same = |rejected: &Config| rejected == config && config.settings.frr_template.is_none();
         let rejected = self
             .rejected
             .as_ref()

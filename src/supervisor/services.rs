@@ -180,5 +180,5 @@ impl Supervisor<'_> {
 /// The BGP instances that announce retained services.
 pub(super) fn retained_routers(config: &Config) -> RetainedRouters {
     let metallb = &config.metallb;
-    RetainedRouters { asn: config.asn, vrf_asn: metallb.asn, vrf: metallb.vrf.clone() }
+    RetainedRouters { asn: config.settings.asn_local, vrf_asn: metallb.asn, vrf: metallb.vrf.clone() }
 }

@@ -78,8 +78,8 @@ impl DaemonHistory {
 pub fn describe(facts: &mut NodeFacts, config: &Config, version: Version) {
     let metallb = &config.metallb;
     facts.frr = version.to_string();
-    facts.node_ip = config.node_ip.to_string();
-    facts.asn = config.asn.get();
+    facts.node_ip = config.settings.node_ip.to_string();
+    facts.asn = config.settings.asn_local.get();
     let addresses = std::iter::once(metallb.v6).chain(metallb.v4).map(|pair| pair.frr.to_string());
     facts.metallb = (metallb.vrf.to_string(), addresses.collect());
     facts.speaker = metallb.v6.metallb.to_string();
@@ -87,10 +87,10 @@ pub fn describe(facts: &mut NodeFacts, config: &Config, version: Version) {
     facts.retention_s = metallb.retention_s;
     facts.is_vtep = config.overlay.underlay.is_vtep();
     facts.bfd = config.timers.bfd.is_some();
-    facts.liveness_s = config.liveness_timeout_s;
-    facts.namespace.name = config.namespace.to_string();
+    facts.liveness_s = config.settings.liveness_timeout.get();
+    facts.namespace.name = config.settings.netns.to_string();
     facts.configuration.sources = std::iter::once("environment".into())
-        .chain(config.file.as_ref().map(|file| file.as_str().to_owned()))
+        .chain(config.settings.config_file.as_ref().map(|file| file.as_str().to_owned()))
         .collect();
 }
 

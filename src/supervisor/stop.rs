@@ -82,7 +82,7 @@ impl Supervisor<'_> {
             events.push_back(Event::Stop);
             return;
         }
-        let drain = Duration::from_secs(self.node.config.drain_s.into());
+        let drain = Duration::from_secs(self.node.config.settings.drain_time.get().into());
         log::info!(
             "stopping: graceful shutdown: the peers prefer other paths, and the sessions are shut down in {} s",
             drain.as_secs()
@@ -132,5 +132,6 @@ impl Supervisor<'_> {
 
 /// Whether a stop at this moment withdraws this node's routes from the peers.
 pub fn withdraws(config: &Config, signals: &Signals) -> bool {
-    signals.withdraw_requested() || state::on_stop_override().unwrap_or(config.on_stop) == OnStop::Withdraw
+    signals.withdraw_requested()
+        || state::on_stop_override().unwrap_or(config.settings.on_stop) == OnStop::Withdraw
 }

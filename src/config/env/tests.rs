@@ -25,8 +25,8 @@ fn defaults_come_from_the_table() {
     assert_eq!(config.metallb.v6.frr.to_string(), "fda1:b2c3:d4e5:1::");
     assert_eq!(config.metallb.v6.prefix, 127);
     assert_eq!(config.metallb.speaker_asn.to_string(), "4000099999");
-    assert_eq!(config.namespace.as_deref(), Some("perouter"));
-    assert!(config.timers.bfd.is_some() && config.mtu.is_none());
+    assert_eq!(config.settings.netns.as_deref(), Some("perouter"));
+    assert!(config.timers.bfd.is_some() && config.settings.interface_mtu.is_none());
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub use schema::schema;
 
 /// The contents of the file that `config` names. Without a file, nothing.
 pub fn load_overlay(config: &Config) -> (Overlay, Vec<ConfigProblem>) {
-    let Some(path) = &config.file else { return (Overlay::default(), vec![]) };
+    let Some(path) = &config.settings.config_file else { return (Overlay::default(), vec![]) };
     let (files, unread) = read_files(path);
     let (mut overlay, problems) = parse_files(&files, config);
     overlay.incomplete |= !unread.is_empty();
@@ -139,7 +139,7 @@ fn assemble(documents: Vec<ConfigFile>, config: &Config, report: &mut Report<'_>
     let mut overlay = Overlay { underlay, raw, ..Overlay::default() };
 
     limit_vnis(&mut l3vnis, &mut l2vnis, report);
-    let on_host = config.namespace.as_deref().is_none();
+    let on_host = config.settings.netns.as_deref().is_none();
     let Some(index) = index else {
         reject_all(&l3vnis, &l2vnis, passthrough.as_ref(), "needs nodeIndex, which is invalid", report);
         return overlay;
@@ -169,11 +169,14 @@ fn resolve_node_index(
     config: &Config,
     report: &mut Report<'_>,
 ) -> Option<u32> {
-    let Some(given) = at_most_one(given, report) else { return Some(config.node_index) };
+    let Some(given) = at_most_one(given, report) else { return Some(config.settings.node_index.get()) };
     let index = &given.value.0.as_ref()?.index;
     // 0 is the default of the environment.
-    if config.node_index != 0 && config.node_index != index.get() {
-        report.add(&index.location, format_args!("differs from NODE_INDEX={}", config.node_index));
+    if config.settings.node_index.get() != 0 && config.settings.node_index.get() != index.get() {
+        report.add(
+            &index.location,
+            format_args!("differs from NODE_INDEX={}", config.settings.node_index.get()),
+        );
         return None;
     }
     Some(index.get())

@@ -64,7 +64,7 @@ fn remote(
         return None;
     }
     Some(match (&entry.asn, &entry.kind) {
-        (Some(asn), _) if asn.value == config.asn => RemoteAs::Internal,
+        (Some(asn), _) if asn.value == config.settings.asn_local => RemoteAs::Internal,
         (Some(asn), _) => RemoteAs::Asn(asn.value),
         (None, kind) => remote_of(kind.as_ref()?.value),
     })

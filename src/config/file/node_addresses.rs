@@ -15,8 +15,8 @@ pub(super) fn of_environment(config: &Config) -> NodeAddresses {
     let pairs = [Some(config.metallb.v6), config.metallb.v4].into_iter().flatten();
     let mut own: NodeAddresses =
         pairs.map(|pair| (pair.frr_net().trunc(), "the link to MetalLB".into())).collect();
-    own.push((host(config.node_ip.get()), "NODE_IP".into()));
-    own.push((host(icmpv6_source(config.node_ip)), "the node's source address for ICMPv6".into()));
+    own.push((host(config.settings.node_ip.get()), "NODE_IP".into()));
+    own.push((host(icmpv6_source(config.settings.node_ip)), "the node's source address for ICMPv6".into()));
     own
 }
 

@@ -387,7 +387,7 @@ fn an_unreadable_file_keeps_the_others_and_the_kernel_state() {
     let (whole, problems) = config.with_file();
     let overlay = whole.unwrap().overlay;
     assert_eq!((overlay.l3vnis.len(), overlay.incomplete, problems.len()), (1, true, 1), "{problems:?}");
-    let path = config.file.as_ref().unwrap();
+    let path = config.settings.config_file.as_ref().unwrap();
     assert!(!is_readable(path) && check_without_config(path) == problems, "{problems:?}");
     assert_eq!(empty_directory_warning(path), None);
     std::fs::remove_file(dir.join("a.yaml")).unwrap();

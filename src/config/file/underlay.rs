@@ -27,9 +27,12 @@ pub(super) fn resolve_underlay(
 ) -> Underlay {
     let mut underlay = Underlay::default();
     if let Some(asn) = &file.asn
-        && asn.value != config.asn
+        && asn.value != config.settings.asn_local
     {
-        report.add(&asn.location, format_args!("differs from ASN_LOCAL={}, which is used", config.asn));
+        report.add(
+            &asn.location,
+            format_args!("differs from ASN_LOCAL={}, which is used", config.settings.asn_local),
+        );
     }
     if let (Some(net), Some(index)) = (&file.router_id, index) {
         match address::router_id(net.0, index) {
@@ -71,7 +74,7 @@ fn vtep(
 ) {
     let mut own = of_environment(config);
     // The VTEP's address may be the node's address.
-    own.retain(|(net, _)| net.addr() != IpAddr::V4(config.node_ip.get()));
+    own.retain(|(net, _)| net.addr() != IpAddr::V4(config.settings.node_ip.get()));
     let cidrs = &tunnel.cidrs.0;
     if let [first, second] = &cidrs[..]
         && first.addr().is_ipv4() == second.addr().is_ipv4()

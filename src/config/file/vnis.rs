@@ -74,7 +74,7 @@ impl<'a> VniBuilder<'a> {
             self.tunnel(&entry.vni, entry.port.as_ref(), entry.family.as_ref(), &this_entry, &mut check);
         for (table, setting) in [
             (self.config.metallb.table, "METALLB_VRF_ROUTE_TABLE_ID"),
-            (self.config.return_table, "RETURN_TABLE"),
+            (self.config.settings.return_table, "RETURN_TABLE"),
         ] {
             if entry.vni.table() == table.get() {
                 check.reject(&entry.vni.location, format_args!("its routing table {table} is {setting}"));
@@ -189,8 +189,8 @@ impl<'a> VniBuilder<'a> {
     ) -> Option<HostSession> {
         let mut check = EntryCheck { valid: true, kind: "pass-through", report };
         let asn = &entry.session.asn;
-        if asn.value != self.config.asn {
-            let local_asn = self.config.asn;
+        if asn.value != self.config.settings.asn_local {
+            let local_asn = self.config.settings.asn_local;
             check.reject(
                 &asn.location,
                 format_args!("differs from ASN_LOCAL={local_asn}, the AS number of the default VRF"),

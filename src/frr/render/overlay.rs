@@ -97,10 +97,10 @@ pub(super) fn vars(config: &Config) -> OverlayVars<'_> {
     let fabric = overlay.underlay.neighbors.iter().map(|n| fabric_session(config, n, &mut profiles));
     let mut neighbors: Vec<SessionVars<'_>> = fabric.collect();
     if let Some(session) = &overlay.passthrough {
-        neighbors.extend(host_sessions(config, session, config.asn, &mut profiles));
+        neighbors.extend(host_sessions(config, session, config.settings.asn_local, &mut profiles));
     }
     OverlayVars {
-        router_id: overlay.underlay.router_id.unwrap_or(config.node_ip).to_string(),
+        router_id: overlay.underlay.router_id.unwrap_or(config.settings.node_ip).to_string(),
         cluster_id: overlay.underlay.cluster_id.map(|id| id.to_string()),
         vtep: overlay.underlay.is_vtep(),
         evpn: neighbors.iter().any(|n| n.families.contains(&family_name(BgpFamily::Evpn))),
@@ -164,7 +164,7 @@ fn fabric_session<'a>(
         bfd_profile: add_bfd_profile(&name.replace('/', "-"), neighbor.bfd, profiles),
         name,
         remote: neighbor.remote.to_string(),
-        external: neighbor.remote.is_external(config.asn),
+        external: neighbor.remote.is_external(config.settings.asn_local),
         host: false,
         interface: matches!(neighbor.peer, NeighborId::Interface(_)),
         range,
@@ -257,7 +257,7 @@ fn by_family(nets: impl Iterator<Item = IpNet>) -> BTreeMap<&'static str, Vec<St
 
 fn vrf_vars<'a>(config: &Config, vni: &'a L3Vni, profiles: &mut Vec<ProfileVars>) -> VrfVars<'a> {
     let session = vni.session.as_ref();
-    let asn = session.map_or(config.asn, |session| session.asn);
+    let asn = session.map_or(config.settings.asn_local, |session| session.asn);
     let hosts_ends =
         session.iter().flat_map(|session| &session.ends).map(|(_, host)| IpNet::from(host.addr()));
     let l2vnis = config.overlay.l2vnis.iter().filter(|l2| l2.vrf.as_ref() == Some(&vni.vrf));

@@ -30,7 +30,7 @@ pub(super) fn denied(config: &Config, port_addresses: &[IpNet], v6: bool) -> Vec
     let underlay = &config.overlay.underlay;
     let host = |ip: IpAddr| IpNet::from(ip);
     let mut whole: Vec<IpNet> =
-        vec![host(config.node_ip.get().into()), host(icmpv6_source(config.node_ip).into())];
+        vec![host(config.settings.node_ip.get().into()), host(icmpv6_source(config.settings.node_ip).into())];
     whole.extend(underlay.router_id.map(|id| host(id.get().into())));
     whole.extend(underlay.vteps().map(IpNet::from));
     let pairs = std::iter::once(config.metallb.v6).chain(config.metallb.v4);
