@@ -11,6 +11,7 @@ use crate::kernel::netns::NetnsMount;
 use crate::kernel::{Op, SharedTable, shared_tables};
 use crate::limits;
 use crate::model::{Namespaces, Side};
+use crate::printable::printable;
 use crate::resolve::{FabricNic, NicSearch, NicSelector, find_nics, rejection_reason};
 use crate::status;
 
@@ -36,6 +37,8 @@ pub enum CheckOutcome {
     Reconfigured,
     /// Drift was repaired, and zebra has to restart because it knows a port under its old name.
     PortRenamed {
+        /// Each as "old to new".
+        renamed: Vec<String>,
         /// FRR needs another configuration as well.
         reconfigured: bool,
     },
@@ -171,7 +174,7 @@ impl Node {
             !stays_out
         });
         let mut resolved = resolve(&self.config, &now, &found);
-        self.nic_renamed |= update_nic_names(&mut self.nic_names, &found, &now);
+        self.nics_renamed.extend(update_nic_names(&mut self.nic_names, &found, &now));
         self.nics = found;
         if !complete {
             self.keep_port_settings(&mut resolved);
@@ -218,8 +221,9 @@ impl Node {
             // The previous configuration stays active if the new one is rejected.
             reconfigured = *self.config_store.active() != before;
         }
-        if std::mem::take(&mut self.nic_renamed) {
-            return CheckOutcome::PortRenamed { reconfigured };
+        let renamed = std::mem::take(&mut self.nics_renamed);
+        if !renamed.is_empty() {
+            return CheckOutcome::PortRenamed { renamed, reconfigured };
         }
         if reconfigured {
             return CheckOutcome::Reconfigured;
@@ -232,14 +236,17 @@ impl Node {
     }
 }
 
-/// Updates `names` to the names of `now`. Returns whether a NIC of `names` still exists under another name.
-fn update_nic_names(names: &mut BTreeMap<u32, String>, found: &[FabricNic], now: &Namespaces) -> bool {
+/// Updates `names` to the names of `now`. Returns the NICs of `names` that still exist under another name, as "old to
+/// new".
+fn update_nic_names(names: &mut BTreeMap<u32, String>, found: &[FabricNic], now: &Namespaces) -> Vec<String> {
     let side = if now.router.is_some() { Side::Router } else { Side::Host };
     let links = &now.get(side).links;
-    let mut renamed = false;
+    let mut renamed = vec![];
     names.retain(|index, name| {
         let Some(link) = links.by_index(*index) else { return false };
-        renamed |= link.name != *name;
+        if link.name != *name {
+            renamed.push(format!("{} to {}", printable(name), printable(&link.name)));
+        }
         name.clone_from(&link.name);
         true
     });
@@ -264,7 +271,7 @@ mod tests {
         let update = |names: &mut BTreeMap<u32, String>, found: &[FabricNic], links: &[(u32, &str)]| {
             let links = links.iter().map(|(index, name)| Link::new(*index, name, LinkKind::Device)).collect();
             let router = Some(NsState { links, ..NsState::default() });
-            update_nic_names(names, found, &Namespaces { router, ..Namespaces::default() })
+            !update_nic_names(names, found, &Namespaces { router, ..Namespaces::default() }).is_empty()
         };
         let is_renamed = |links: &[(u32, &str)]| {
             let mut names = BTreeMap::from([(4, "eth1".into()), (5, "eth2".into())]);

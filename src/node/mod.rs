@@ -46,8 +46,8 @@ pub struct Node {
     /// By index, the names of the fabric NICs that have been in FRR's namespace and still exist. zebra knows these
     /// names.
     nic_names: BTreeMap<u32, String>,
-    /// A NIC of `nic_names` was renamed, and [`Self::check`] has not reported it yet.
-    nic_renamed: bool,
+    /// NICs of `nic_names` that were renamed, which [`Self::check`] has not reported yet.
+    nics_renamed: Vec<String>,
     /// Why frr.conf for other ports was rejected.
     rejection_reasons: Vec<String>,
     /// Routing tables that keep zebra from running.

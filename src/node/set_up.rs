@@ -223,7 +223,7 @@ impl<'a> SetUp<'a> {
             ports: vec![],
             nics: found,
             nic_names: BTreeMap::new(),
-            nic_renamed: false,
+            nics_renamed: vec![],
             rejection_reasons: vec![],
             shared_tables: vec![],
             unmounted_since: None,

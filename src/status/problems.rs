@@ -538,15 +538,15 @@ fn kernel(facts: &NodeFacts, faults: &mut Vec<Fault>) {
             ..Fault::default()
         });
     }
-    if facts.conflicting_writer {
+    if let Some(last) = &facts.conflicting_writer {
         faults.push(Fault {
             code: "repairs-undone",
             subject: "kernel".into(),
-            what: "another program (conflicting writer) keeps reverting the supervisor's repairs in the kernel".into(),
+            what: format!(
+                "another program (conflicting writer) keeps reverting the supervisor's repairs in the kernel; last repair: {last}"
+            ),
             traffic: "what it removes is missing for seconds at a time".into(),
-            remedy: "check the events for the last repair, and find the program that manages the same object (a CNI, another \
-                     agent); stop it from doing so"
-                .into(),
+            remedy: "find the program that manages the same object (a CNI, another agent), and stop it from doing so".into(),
             ..Fault::default()
         });
     }

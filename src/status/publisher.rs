@@ -131,8 +131,8 @@ pub struct NodeFacts {
     pub broken: Vec<String>,
     /// Routing tables that several VRFs have; zebra can't run with them.
     pub shared_tables: Vec<SharedTable>,
-    /// Another program reverts the repairs, and they are delayed.
-    pub conflicting_writer: bool,
+    /// Another program reverts the repairs, and they are delayed: the last repair.
+    pub conflicting_writer: Option<String>,
     /// Routes that zebra has selected and that the kernel lacks, although zebra was notified several times.
     pub missing_routes: Option<String>,
     /// Configuration lines that differ from the active configuration, by daemon.

@@ -29,6 +29,8 @@ const NEIGHBOUR_REFRESH_INTERVAL: Duration = Duration::from_secs(30);
 pub(super) struct KernelState {
     pub(super) repairs: RepairSchedule,
     pub(super) fib: fib::FibCheck,
+    /// The last change of the last repair.
+    last_repair: String,
     /// Another program reverts the repairs.
     pub(super) has_conflicting_writer: bool,
     /// When to check for silent workloads, if the node is their gateway.
@@ -48,6 +50,7 @@ impl KernelState {
         Self {
             repairs: RepairSchedule::default(),
             fib: fib::FibCheck::new(now),
+            last_repair: String::new(),
             has_conflicting_writer: false,
             workloads_at: node.config.overlay.has_gateways().then_some(now),
             mounts_changed: false,
@@ -145,18 +148,20 @@ impl Supervisor<'_> {
             CheckOutcome::Clean => RepairOutcome::Clean,
             CheckOutcome::Repaired(last) => {
                 log::warn!("repaired in {} µs; last change: {last}", begin.elapsed().as_micros());
+                self.kernel.last_repair = last.to_string();
                 RepairOutcome::Repaired
             }
             CheckOutcome::Reconfigured => {
-                log::warn!("a fabric interface was renamed: FRR gets another configuration");
+                log::warn!("a fabric interface has another name: FRR gets another configuration");
                 self.reconfigure(events);
                 RepairOutcome::Repaired
             }
             // zebra confuses the two names (`set_ifindex`, `zebra/interface.c`: "results are uncertain").
-            CheckOutcome::PortRenamed { reconfigured } => {
+            CheckOutcome::PortRenamed { renamed, reconfigured } => {
                 log::warn!(
                     daemon = "zebra";
-                    "a fabric interface was renamed: restarting zebra, which knows it under the old name"
+                    "fabric interfaces were renamed ({}): restarting zebra, which knows them under the old names",
+                    renamed.join(", ")
                 );
                 if reconfigured {
                     self.reconfigure(events);
@@ -178,7 +183,7 @@ impl Supervisor<'_> {
         if outcome == RepairOutcome::Repaired || delay.is_some() != self.kernel.has_conflicting_writer {
             self.kernel.has_conflicting_writer = delay.is_some();
             self.publisher.update(|facts| {
-                facts.conflicting_writer = delay.is_some();
+                facts.conflicting_writer = delay.map(|_| self.kernel.last_repair.clone());
                 if outcome == RepairOutcome::Repaired {
                     facts.counts.repairs += 1;
                     facts.counts.last_repair = Some(Time::now());
@@ -187,7 +192,8 @@ impl Supervisor<'_> {
         }
         if let Some(delay) = delay {
             log::error!(
-                "too many repairs: a conflicting writer reverts them (see the repairs above); the next check is in {} s",
+                "too many repairs: a conflicting writer reverts them; last repair: {}; the next check is in {} s",
+                self.kernel.last_repair,
                 delay.as_secs()
             );
         }

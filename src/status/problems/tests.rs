@@ -165,7 +165,8 @@ fn one_fault_is_one_problem() {
     other.drift.insert("bgpd".into(), vec!["+ router bgp 1".into()]);
     assert_eq!(after_a_minute(&other, &state), one("configuration-drift", "bgpd"));
     other = facts.clone();
-    (other.broken, other.conflicting_writer) = (vec!["host: create bridge x: no".into()], true);
+    (other.broken, other.conflicting_writer) =
+        (vec!["host: create bridge x: no".into()], Some("host: set x up".into()));
     let codes: Vec<_> = after_a_minute(&other, &state).into_iter().map(|(code, _)| code).collect();
     assert_eq!(codes, ["device-broken", "repairs-undone"]);
     other = NodeFacts { phase: NodePhase::Failed, setup_errors: vec!["no VRF".into()], ..facts };
