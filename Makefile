@@ -5,6 +5,7 @@
 # make evpn    VNIs between two nodes on real FRR; EVERY=1 as for lab
 # make delta   any change of a running configuration against a start with the new one, on real daemons [PAIRS=n] [SEED=n]
 # make matrix  whatever is killed or stopped, in either namespace: packets sent and lost [REPEAT=n] [NETNS=perouter|host] [CELL=words]
+# make upgrade what a restart with another program costs, and the way back: packets sent and lost FROM=commit [NETNS=perouter|host]
 # make chaos   random kills and stops under traffic [KILLS=n] [SECONDS=n] [SEED=n] [NETNS=host] [BFD=off] [DELETIONS=n]
 #              [ROUTES=n] [SERVICES=n] [MTU=bytes] [INTERLEAF=on]
 # make bench   comparisons: start-up and recovery (watchfrr), the devices of many VNIs (ip -batch), changes (frr-reload.py) [VNIS=n,…] [VRFS=n,…]
@@ -15,7 +16,7 @@
 # make frr              the extension by bldr: needs Docker and registries [REGISTRY= USERNAME= TAG= PUSH= PLATFORM=]
 # make deny    licences, advisories and sources of the dependencies
 #
-# FRR=8.4|10.3|10.7 chooses the FRR of demo, matrix, chaos and bench; SUITES the Debian suites whose FRR `make test` uses.
+# FRR=8.4|10.3|10.7 chooses the FRR of demo, matrix, upgrade, chaos and bench; SUITES the Debian suites whose FRR `make test` uses.
 
 TARGET  ?= $(shell rustc -vV | sed -n 's/^host: //p')
 FRR     ?= 10.3
@@ -61,7 +62,7 @@ TAG      ?= $(shell git describe --tag --always --dirty)
 PLATFORM ?= linux/amd64,linux/arm64
 PUSH     ?= false
 
-.PHONY: build test checks trees lint unit kernel lab lab-nat lab-plain $(SUITES:%=lab-%) evpn $(SUITES:%=evpn-%) delta $(SUITES:%=delta-%) size demo matrix chaos bench page alerts extension extension-check frr deny clean
+.PHONY: build test checks trees lint unit kernel lab lab-nat lab-plain $(SUITES:%=lab-%) evpn $(SUITES:%=evpn-%) delta $(SUITES:%=delta-%) size demo matrix upgrade chaos bench page alerts extension extension-check frr deny clean
 
 build:
 	$(CARGO) rustc $(ARGS) --release --bin frr-supervisor -- $(RELEASE)
@@ -146,6 +147,17 @@ matrix:
 	@$(MAKE) build
 	@set -e; program="$(call program,--test matrix)"; test -n "$$program"; \
 	LAB_TIMEOUT=$$((1200 * $(REPEAT))) LAB_REPEAT=$(REPEAT) LAB_NETNS="$(NETNS)" LAB_CELL="$(CELL)" $(LAB) --suite $(SUITE) $$program
+
+# A node that runs the program of the commit FROM is restarted with this one, and back.
+upgrade:
+	@test -n "$(FROM)" || { echo "FROM=commit: the program that runs first"; exit 1; }
+	tests/lab/setup uml
+	@$(MAKE) build
+	rm -rf _out/from && mkdir -p _out/from && git archive $(FROM) | tar -x -C _out/from
+	@CARGO_TARGET_DIR=$(abspath _out/from/target) $(MAKE) -C _out/from build
+	@set -e; program="$(call program,--test matrix)"; test -n "$$program"; \
+	LAB_TIMEOUT=1200 LAB_NETNS="$(NETNS)" LAB_FROM=$(abspath _out/from/target/$(TARGET)/release/frr-supervisor) \
+	$(LAB) --suite $(SUITE) $$program
 
 chaos:
 	tests/lab/setup uml

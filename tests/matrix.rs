@@ -2,6 +2,9 @@
 //! LAB_NETNS: perouter, host or both (the default); LAB_CELL: only cells with these words in their name; LAB_LEAF: more
 //! configuration for the leaves, lines separated by semicolons, and their logs where something is lost. A loss while
 //! the machine itself stands still for seconds is shown, and that cell is run again.
+//!
+//! `make upgrade`: LAB_FROM is the program of another commit. It runs first, and each further start is one of the other
+//! program: an upgrade, then a downgrade.
 
 mod lab;
 
@@ -25,10 +28,15 @@ fn main() {
             let lab = Lab::new(options);
             let mut node = Runner::new(&lab, &[("NETNS", ns)]);
             let routes = RouteLog::start(&[ns, "leaf1", "leaf2"]);
-            for cell in KILLS.iter().chain(&OTHERS).filter(|cell| cell.to_string().contains(&words)) {
+            let upgrades = [Cell::Restart, Cell::Everything, Cell::Supervisor].map(|cell| [cell; 2]);
+            let is_upgrade = std::env::var_os("LAB_FROM").is_some();
+            let cells: Vec<Cell> =
+                if is_upgrade { upgrades.concat() } else { [&KILLS[..], &OTHERS].concat() };
+            for cell in cells.iter().filter(|cell| cell.to_string().contains(&words)) {
                 stood_still();
                 let mut cost = node.run(cell);
                 while cost.lost > 0
+                    && !is_upgrade
                     && let Some(time) = stood_still()
                 {
                     println!(

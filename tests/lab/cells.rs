@@ -5,11 +5,13 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::supervisor::START_OTHER;
 use super::traffic::clock;
 use super::*;
 
@@ -236,6 +238,8 @@ pub struct Runner<'a> {
     pub node: Option<Supervisor>,
     /// The logs of earlier instances.
     past: Vec<Line>,
+    /// Number of starts. With LAB_FROM, the first and every other instance is one of that program.
+    starts: usize,
 }
 
 impl<'a> Runner<'a> {
@@ -244,14 +248,17 @@ impl<'a> Runner<'a> {
         let ns = if extra.contains(&("NETNS", "host")) { "host" } else { "perouter" };
         let base = [("GR_RESTART_TIME", "30"), ("GR_SELECT_DEFER_TIME", "5"), ("METALLB_HOLD_TIME", "20")];
         let env = base.iter().chain(extra).map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        let mut runner = Self { lab, env, ns, node: None, past: vec![] };
+        let mut runner = Self { lab, env, ns, node: None, past: vec![], starts: 0 };
         runner.start();
         runner
     }
 
     fn start(&mut self) {
         let env: Vec<(&str, &str)> = self.env.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        let is_other = std::env::var_os("LAB_FROM").is_some() && self.starts.is_multiple_of(2);
+        START_OTHER.store(is_other, Ordering::Relaxed);
         self.node = Some(up(self.lab, &env));
+        self.starts += 1;
     }
 
     /// Ends daemons by SIGKILL.

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,9 +23,13 @@ pub struct Supervisor {
     status: Option<ExitStatus>,
 }
 
+/// Whether the next start is one of LAB_FROM, the program of another commit, instead of the program under test.
+pub static START_OTHER: AtomicBool = AtomicBool::new(false);
+
 /// The program's path: LAB_SUPERVISOR, which is under /host inside the lab.
 pub fn program() -> String {
-    let path = must("LAB_SUPERVISOR (the program under test)", std::env::var("LAB_SUPERVISOR"));
+    let name = if START_OTHER.load(Ordering::Relaxed) { "LAB_FROM" } else { "LAB_SUPERVISOR" };
+    let path = must(name, std::env::var(name));
     let inside = format!("/host{path}");
     if Path::new(&inside).exists() { inside } else { path }
 }
