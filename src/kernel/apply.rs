@@ -1,6 +1,5 @@
 //! Applies changes to the kernel: each [`Op`] is one netlink message (or one file below `/proc/sys`).
 
-use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -8,34 +7,29 @@ use std::panic::resume_unwind;
 use std::thread;
 use std::time::Instant;
 
-use libc::{EEXIST, EINVAL, EOPNOTSUPP};
+use libc::EEXIST;
 use log::Level;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::link::{LinkAttribute, LinkExtentMask};
-use netlink_packet_route::route::RouteMessage;
-use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
 use crate::model::{
-    Component, Desired, KernelRoute, KernelRouteKind, Link, NamespaceName, Namespaces, NsState, OWNER_GROUP,
-    Ownership, Route, Side, SpecKind, Sysctl,
+    Desired, KernelRoute, KernelRouteKind, Link, NamespaceName, Namespaces, OWNER_GROUP, Ownership, Side,
+    SpecKind, Sysctl,
 };
 
-use super::kernel_made::LOCAL_TABLE;
-use super::link::{self, ParsedLink};
+use super::changes::{Changes, Error, ROUNDS, ReconcileOutcome};
+use super::handle::NsHandle;
+use super::link::ParsedLink;
 use super::message::{self, LinkRefs};
 use super::netlink::{Netlink, NetlinkError, ignore_errno};
 use super::netns::{Netns, NetnsMount, NetnsOrigin};
 use super::op::LinkSetting;
 use super::record::OwnershipRecord;
 use super::rtnl::RtnlMessage;
-use super::{Op, Plan, nft, observe, plan};
+use super::{Op, nft, observe, plan};
 
 /// With this many desired links or more, both namespaces are read in parallel. Fewer links are read faster than a
 /// thread starts, and the memory of a thread is not returned.
 const PARALLEL_LINKS: usize = 200;
-
-/// Maximum number of observe, plan and apply rounds of one [`Kernel::reconcile`].
-const ROUNDS: usize = 3;
 
 /// The link whose alias stores the rebuild token of a namespace. It exists as long as the namespace.
 const TOKEN_LINK: &str = "lo";
@@ -52,253 +46,6 @@ pub struct Kernel {
     record: OwnershipRecord,
     /// Socket for the connection marks in the host namespace.
     nft: Result<netlink_sys::Socket, nft::NftError>,
-}
-
-/// A network namespace with a netlink socket.
-#[derive(Debug)]
-struct NsHandle {
-    ns: Netns,
-    nl: Netlink,
-    /// The namespace cookie; 0 if the kernel has no cookies.
-    cookie: u64,
-    /// Cache of interface indexes since the last observation.
-    indexes: HashMap<String, u32>,
-}
-
-/// Result of a reconciliation.
-#[derive(Debug, Default)]
-pub struct ReconcileOutcome {
-    /// The applied changes, in order.
-    pub done: Vec<Op>,
-    /// Messages about conflicts and about changes that the kernel refused. The rest of the configuration works without
-    /// them.
-    pub refused: Vec<String>,
-    /// The links of the refused changes, each with the message.
-    pub links: Vec<(Side, String, String)>,
-}
-
-/// Planned changes, some of which may already be applied.
-#[derive(Debug)]
-pub struct Changes {
-    ops: VecDeque<Op>,
-    level: Level,
-    /// Whether this is the initial reconciliation. It fails if a part of the base fails; later ones apply everything
-    /// else.
-    is_initial: bool,
-    components: HashMap<(Side, String), Component>,
-    refused: RefusedOps,
-    outcome: ReconcileOutcome,
-}
-
-impl Changes {
-    fn new(level: Level, is_initial: bool) -> Self {
-        let (ops, components) = (VecDeque::new(), HashMap::new());
-        Self {
-            ops,
-            level,
-            is_initial,
-            components,
-            refused: RefusedOps::default(),
-            outcome: ReconcileOutcome::default(),
-        }
-    }
-
-    /// Plans the changes. Leaves out those that the kernel refused before.
-    fn plan(&mut self, desired: &Desired, now: Namespaces) -> Result<(), Error> {
-        let Plan { mut ops, conflicts } = plan(desired, now);
-        let of_base = |(component, _): &(Component, String)| *component == Component::Base;
-        if self.is_initial && conflicts.iter().any(of_base) {
-            let of_base = conflicts.into_iter().filter(of_base);
-            return Err(Error::Conflicts(of_base.map(|(_, message)| message).collect()));
-        }
-        let messages = conflicts.into_iter().map(|(component, message)| match component {
-            Component::Base => message,
-            component => format!("{component}: {message}"),
-        });
-        for message in messages {
-            if !self.outcome.refused.contains(&message) {
-                self.outcome.refused.push(message);
-            }
-        }
-        ops.retain(|op| !self.refused.is_blocked(op));
-        self.ops = ops.into();
-        if !self.ops.is_empty() {
-            let links = desired.links.iter();
-            self.components =
-                links.map(|link| ((link.side, link.name.to_string()), link.component)).collect();
-        }
-        Ok(())
-    }
-
-    /// Records the result of one change.
-    fn record_result(&mut self, op: Op, result: Result<(), NetlinkError>) -> Result<(), Error> {
-        let error = match result {
-            Ok(()) => {
-                match op.link() {
-                    Some((_, name)) => log::log!(self.level, interface = name; "{op}"),
-                    None => log::log!(self.level, "{op}"),
-                }
-                self.outcome.done.push(op);
-                return Ok(());
-            }
-            Err(error) => error,
-        };
-        let component = op.link().and_then(|(side, name)| self.components.get(&(side, name.to_owned())));
-        let component = component.copied().unwrap_or_default();
-        if self.is_initial && is_essential(&op) && component == Component::Base {
-            return Err(Error::Refused { op: Box::new(op), error });
-        }
-        let of = if component == Component::Base { String::new() } else { format!("{component}: ") };
-        let message = format!("{of}{op}: {error}{}; continuing without it", remedy(&op, &error));
-        if let Some((side, name)) = op.link() {
-            self.outcome.links.push((side, name.to_owned(), message.clone()));
-        }
-        self.outcome.refused.push(message);
-        self.refused.add(&op);
-        Ok(())
-    }
-
-    /// The number of changes that are not applied yet.
-    pub fn remaining(&self) -> usize {
-        self.ops.len()
-    }
-
-    /// The result of all changes.
-    pub fn outcome(self) -> ReconcileOutcome {
-        self.outcome
-    }
-}
-
-/// Why the kernel is not in the desired state.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The kernel refused a change.
-    #[error("{op}: {error}{}", remedy(.op, .error))]
-    Refused {
-        /// The change.
-        op: Box<Op>,
-        /// The kernel's error.
-        error: NetlinkError,
-    },
-    /// The state could not be read.
-    #[error("cannot read the kernel state: {0}")]
-    Unreadable(#[from] NetlinkError),
-    /// Objects that frr-supervisor does not manage prevent changes.
-    #[error("{}", .0.join("; "))]
-    Conflicts(Vec<String>),
-    /// The kernel state did not converge.
-    #[error(
-        "not converged after {ROUNDS} rounds, probably because of a conflicting writer; still to do: {0}"
-    )]
-    Unstable(Box<Op>),
-    /// A namespace can't be opened, examined or entered.
-    #[error("{0}")]
-    Namespace(#[from] io::Error),
-}
-
-/// Whether the router cannot work without this change. Without one of the others, a return path or a sysctl is missing,
-/// or something obsolete remains.
-fn is_essential(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::Create { .. }
-            | Op::Move { .. }
-            | Op::AddAddress { .. }
-            | Op::Set { what: LinkSetting::Master(_) | LinkSetting::Up, .. }
-    )
-}
-
-/// What the operator can do about an error, if that is known.
-fn remedy(op: &Op, error: &NetlinkError) -> &'static str {
-    let unsupported = matches!(error.source.raw_os_error(), Some(EOPNOTSUPP));
-    match op {
-        Op::Create { kind: SpecKind::Vrf(_), .. } if unsupported => {
-            ". The kernel has no VRF support: load the module vrf. On Talos 1.14 and later add the machine config document \
-             \"apiVersion: v1alpha1, kind: KernelModuleConfig, name: vrf\", on any version \
-             \"machine: {kernel: {modules: [{name: vrf}]}}\""
-        }
-        Op::Move { .. } if error.source.raw_os_error() == Some(EINVAL) => {
-            ". The kernel does not allow this interface in another namespace: name its ports instead, or set NETNS=host"
-        }
-        Op::SetSysctl(_) if error.source.kind() == io::ErrorKind::ReadOnlyFilesystem => {
-            ". /proc/sys is read-only: the service's security.readonlyPaths must contain neither /proc/sys nor /proc/sys/net"
-        }
-        Op::SetMarks(_) if unsupported => {
-            ". RETURN_PATH=connmark needs nf_tables; RETURN_PATH=default-route and RETURN_PATH=none do not"
-        }
-        _ => "",
-    }
-}
-
-impl NsHandle {
-    /// Fails if other programs use the namespace. A namespace with managed links was created for FRR, whoever else uses
-    /// it.
-    fn check_unclaimed(&mut self, name: &str) -> io::Result<()> {
-        let observed = observe::observe(&mut self.nl, std::iter::empty());
-        if observed.is_ok_and(|state| state.links.iter().any(|link| link.ownership().is_some())) {
-            return Ok(());
-        }
-        let Some(why) = self.ns.other_use(name)? else { return Ok(()) };
-        let path = Netns::path(name);
-        let path = path.display();
-        Err(io::Error::other(format!(
-            "{path} is the network namespace of another program: {why}; unmount it (umount {path}; rm {path}), or choose another name with NETNS"
-        )))
-    }
-
-    fn open(ns: Netns) -> io::Result<Self> {
-        let nl = ns.within(Netlink::open)?;
-        let cookie = nl.netns_cookie().unwrap_or(0);
-        Ok(Self { ns, nl, cookie, indexes: HashMap::new() })
-    }
-
-    fn link(&mut self, name: &str) -> Result<ParsedLink, NetlinkError> {
-        let mut link = message::named(name).build();
-        link.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        let found = self.nl.get(RtnlMessage::GetLink(link), link::read)?;
-        found.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound).into())
-    }
-
-    fn index(&mut self, name: &str) -> Result<u32, NetlinkError> {
-        if let Some(index) = self.indexes.get(name) {
-            return Ok(*index);
-        }
-        let index = self.link(name)?.link.index;
-        self.indexes.insert(name.to_owned(), index);
-        Ok(index)
-    }
-
-    /// The routing table with the local routes of a link.
-    fn local_table(&mut self, name: &str) -> u32 {
-        self.link(name).ok().and_then(|parsed| parsed.vrf_table).unwrap_or(LOCAL_TABLE)
-    }
-
-    fn route(&mut self, route: &Route) -> Result<RouteMessage, NetlinkError> {
-        let index = if route.dev.is_empty() { None } else { Some(self.index(&route.dev)?) };
-        message::route(index, route)
-    }
-
-    /// Reads the state of the namespace and the kernel parameters of this side. With `alone` it reads those of both
-    /// sides.
-    fn observe(&mut self, side: Side, alone: bool, wanted: &[Sysctl]) -> Result<NsState, Error> {
-        let here = || wanted.iter().filter(|s| alone || s.side == side).map(|s| s.path.as_str());
-        let mut state = observe::observe(&mut self.nl, here())?;
-        self.indexes.clear();
-        let rest = here().filter(|path| !state.sysctls.contains_key(*path));
-        let rest = self.ns.within_on_this_thread(|| observe::sysctls(rest))?;
-        state.sysctls.extend(rest);
-        Ok(state)
-    }
-
-    /// Changes an existing link by `RTM_NEWLINK` without `NLM_F_CREATE`, because `RTM_SETLINK` ignores some attributes.
-    fn set(
-        &mut self,
-        name: &str,
-        change: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
-    ) -> Result<(), NetlinkError> {
-        let message = change(message::named(name)).build();
-        self.nl.change(RtnlMessage::NewLink(message), 0)
-    }
 }
 
 impl Kernel {
@@ -537,16 +284,16 @@ impl Kernel {
             self.record_ownership(desired, &now);
             changes.plan(desired, now)?;
             if changes.ops.is_empty() {
-                return Ok(changes.outcome);
+                return Ok(changes.outcome());
             }
             self.apply_changes(&mut changes, None)?;
         }
         if !is_initial {
-            return Ok(changes.outcome);
+            return Ok(changes.outcome());
         }
         let remaining = plan(desired, self.observe(Some(desired))?).ops;
         match remaining.into_iter().find(|op| !changes.refused.is_blocked(op)) {
-            None => Ok(changes.outcome),
+            None => Ok(changes.outcome()),
             Some(op) => Err(Error::Unstable(Box::new(op))),
         }
     }
@@ -750,31 +497,6 @@ impl Kernel {
 /// Ignores `EEXIST`: the kernel may have created the object as a consequence of an earlier change.
 fn ignore_existing(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
     ignore_errno(EEXIST, result)
-}
-
-/// Changes that the kernel refused, and the links that are missing as a result.
-#[derive(Debug, Default)]
-struct RefusedOps {
-    ops: Vec<Op>,
-    links: HashSet<(Side, String)>,
-}
-
-impl RefusedOps {
-    fn add(&mut self, op: &Op) {
-        self.ops.push(op.clone());
-        if let Op::Create { side, name, kind, .. } = op {
-            self.links.insert((*side, name.to_string()));
-            if let SpecKind::Veth(side, peer) = kind {
-                self.links.insert((*side, peer.to_string()));
-            }
-        }
-    }
-
-    /// Whether the change cannot succeed: the kernel refused it before, or its link could not be created.
-    fn is_blocked(&self, op: &Op) -> bool {
-        self.ops.contains(op)
-            || op.link().is_some_and(|(side, name)| self.links.contains(&(side, name.to_owned())))
-    }
 }
 
 fn netlink_error(e: &nft::NftError) -> NetlinkError {
