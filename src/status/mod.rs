@@ -14,6 +14,7 @@ mod peers;
 mod probe;
 mod problems;
 mod publisher;
+mod systemd;
 mod text;
 
 use std::collections::BTreeMap;

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use log::{Level, Record};
 use nix::time::{ClockId, clock_gettime};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use sd_notify::NotifyState;
 
 use super::frr_state::{FrrState, Topic};
 use super::http::{self, HttpServer, Response};
 use super::problems::{ProblemChange, ProblemTracker, health};
+use super::systemd::Systemd;
 use super::{
     BgpSession, DaemonState, DaemonStatus, FILE, NodeFacts, NodePhase, Problem, Program, Publisher, SCHEMA,
     SessionRole, Status, TEXT, Waker, diagnostics, metrics, page, text,
@@ -512,73 +512,4 @@ fn log_problem(level: Level, problem: &Problem, text: &str) {
 fn cpu_time() -> Duration {
     // rustix's function fails on a kernel without a vDSO (user-mode Linux).
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default()
-}
-
-/// Notifications to systemd, if it started this program.
-struct Systemd {
-    /// Interval of the watchdog notifications.
-    interval: Option<Duration>,
-    /// When the next watchdog notification is due.
-    due: Option<Instant>,
-    is_ready: bool,
-    is_reloading: bool,
-    /// The last status line.
-    last_line: String,
-}
-
-impl Systemd {
-    fn new() -> Self {
-        let interval = sd_notify::watchdog_enabled().map(|interval| interval / 2);
-        Self {
-            interval,
-            due: interval.map(|_| Instant::now()),
-            is_ready: false,
-            is_reloading: false,
-            last_line: String::new(),
-        }
-    }
-
-    fn notify(states: &[NotifyState<'_>]) {
-        // Without systemd's socket there is nothing to do.
-        let _ = sd_notify::notify(states);
-    }
-
-    fn keep_alive(&mut self, publisher: &Publisher, now: Instant) {
-        if let Some(interval) = self.interval
-            && self.due.is_some_and(|due| due <= now)
-        {
-            self.due = Some(now + interval);
-            if publisher.is_alive() {
-                Self::notify(&[NotifyState::Watchdog]);
-            }
-        }
-    }
-
-    fn notify_status(&mut self, status: &Status) {
-        let line = text::line(status);
-        if line != self.last_line {
-            Self::notify(&[NotifyState::Status(&line)]);
-            self.last_line = line;
-        }
-        let all_running = status.daemons.iter().all(|daemon| daemon.state == DaemonState::Running);
-        match status.phase {
-            NodePhase::Running if !self.is_ready && all_running => {
-                Self::notify(&[NotifyState::Ready]);
-                self.is_ready = true;
-            }
-            NodePhase::Stopping if self.is_ready => {
-                Self::notify(&[NotifyState::Stopping]);
-                self.is_ready = false;
-            }
-            _ => {}
-        }
-        if self.is_ready && self.is_reloading != status.counts.changing {
-            self.is_reloading = status.counts.changing;
-            if !self.is_reloading {
-                Self::notify(&[NotifyState::Ready]);
-            } else if let Ok(now) = NotifyState::monotonic_usec_now() {
-                Self::notify(&[NotifyState::Reloading, now]);
-            }
-        }
-    }
 }

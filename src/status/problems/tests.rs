@@ -1,6 +1,10 @@
 use super::*;
+use crate::frr::retained::Unannounced;
+use crate::kernel::SharedTable;
 use crate::status::diagnostics::{Diagnostics, LinkLocal};
-use crate::status::{BfdSession, BgpNotification, InterfaceStatus, Rejection, ServiceStatus};
+use crate::status::{
+    BfdSession, BgpNotification, DaemonState, DaemonStatus, InterfaceStatus, Rejection, ServiceStatus,
+};
 
 const START: u64 = 1_000_000;
 
