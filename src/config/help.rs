@@ -37,6 +37,8 @@ fn default(setting: &EnvSetting) -> String {
     match setting.if_unset {
         IfUnset::Required => "required".into(),
         IfUnset::Text(text) => format!("default {text}"),
+        // FE_MACS is required, unless something else replaces it.
+        IfUnset::Unset(words) if words.starts_with("**required") => strip_markdown(words),
         IfUnset::Unset(words) => format!("default: {}", strip_markdown(words)),
     }
 }

@@ -120,7 +120,7 @@ settings! {
     "FE_MACS" fe_macs: Vec<MacAddr> = Unset("**required**, unless the file names `underlay.interfaces`"),
         "MAC addresses of the fabric NICs. A NIC's permanent address takes precedence over its current one.";
     "FE_TIMEOUT" fe_timeout: Ranged<1, 3600> = Text("120"),
-        "Seconds to wait for the fabric NICs at a start before the program exits. Once one NIC is there, the wait for the others is a quarter of that; later ones are added when they appear.";
+        "Seconds to wait for the fabric NICs at a start before the program exits. Once one NIC is there, the wait for the others is a quarter of that. A NIC that appears later is added, and all daemons then restart in place.";
     "SETUP_TIMEOUT" setup_timeout: Ranged<0, 3600> = Text("60"),
         "Seconds for which a failed setup of the node (for example a missing kernel module) is retried. The interval is 5 s; then the program exits.";
     "FABRIC_PASSWORD" fabric_password: Password = Unset("no password"),

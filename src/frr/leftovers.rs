@@ -36,7 +36,9 @@ pub fn kill_leftovers() -> io::Result<()> {
         while program(pid).is_some() {
             if begin.elapsed() > END_LIMIT {
                 return Err(io::Error::other(format!(
-                    "{name} (pid {number}) of an earlier instance does not end"
+                    "{name} (pid {number}) of an earlier instance has not ended {} s after SIGKILL: it hangs in the kernel; reboot \
+                     the node if this repeats",
+                    END_LIMIT.as_secs()
                 )));
             }
             thread::sleep(Duration::from_millis(1));

@@ -106,7 +106,8 @@ impl ConfigStore {
         let mut parts = split(&with_log_settings(&self.active));
         if parts.is_empty() {
             log::warn!(
-                "frr.conf has unknown top-level lines: every daemon gets its configuration from vtysh"
+                "frr.conf has unknown top-level lines: every daemon gets its configuration from vtysh, and no service is \
+                 retained over a restart of bgpd; correct FRR_TEMPLATE or rawFRRConfigs"
             );
         }
         if version < Version(10, 0) {
@@ -160,7 +161,11 @@ fn stored(name: &str) -> Option<String> {
 }
 
 fn is_valid(text: &str) -> bool {
-    check(text).inspect_err(|e| log::warn!("ignoring a stored configuration: {e}")).is_ok()
+    check(text)
+        .inspect_err(|e| {
+            log::warn!("a stored configuration (/run/frr/frr.conf or frr.conf.good) is not used: {e}")
+        })
+        .is_ok()
 }
 
 #[cfg(test)]

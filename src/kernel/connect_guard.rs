@@ -12,6 +12,7 @@
 //!   neighbour (`bgp_start_interface_nbrs`, `bgpd/bgp_zebra.c`). zebra does so twice, because `bgp_zebra_connected`
 //!   registers twice. So outbound connects are blocked until that is over. bgpd tries again after a second.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -39,6 +40,15 @@ pub enum Connects {
     Outbound,
     /// A peer connects. The rule blocks the replies of this host.
     Inbound,
+}
+
+impl fmt::Display for Connects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+        })
+    }
 }
 
 impl Kernel {

@@ -10,7 +10,7 @@ use super::{Node, resolve};
 use crate::kernel::netns::NetnsMount;
 use crate::kernel::{Op, SharedTable, shared_tables};
 use crate::limits;
-use crate::model::{Namespaces, Side};
+use crate::model::{IfName, Namespaces, Side};
 use crate::printable::printable;
 use crate::resolve::{FabricNic, NicSearch, NicSelector, find_nics, rejection_reason};
 use crate::status;
@@ -33,8 +33,11 @@ pub enum CheckOutcome {
     Clean,
     /// Drift was repaired. The last change.
     Repaired(Op),
-    /// Drift was repaired, and FRR needs another configuration because ports were renamed.
-    Reconfigured,
+    /// Drift was repaired, and FRR needs another configuration because it has other fabric NICs.
+    Reconfigured {
+        /// Their names, and the names before.
+        ports: String,
+    },
     /// Drift was repaired, and zebra has to restart because it knows a port under its old name.
     PortRenamed {
         /// Each as "old to new".
@@ -207,6 +210,7 @@ impl Node {
         }
         let done = outcome.done;
         let mut reconfigured = resolved.ports != self.ports;
+        let mut ports = String::new();
         if reconfigured && self.config_store.replaces_rolled_back() {
             // The settings of the active configuration are unknown, and the known settings were rolled back.
             failures.insert(SETTINGS_UNKNOWN.into());
@@ -214,6 +218,9 @@ impl Node {
         }
         if reconfigured {
             let before = self.config_store.active().to_owned();
+            let ports_before = std::mem::take(&mut self.ports);
+            ports = format!("{} (before: {})", names(&resolved.ports), names(&ports_before));
+            self.ports = ports_before;
             if let Err(problems) = self.activate_config(&resolved) {
                 failures.extend(problems);
                 return CheckOutcome::Failed;
@@ -226,7 +233,7 @@ impl Node {
             return CheckOutcome::PortRenamed { renamed, reconfigured };
         }
         if reconfigured {
-            return CheckOutcome::Reconfigured;
+            return CheckOutcome::Reconfigured { ports };
         }
         match done.into_iter().next_back() {
             Some(last) => CheckOutcome::Repaired(last),
@@ -234,6 +241,12 @@ impl Node {
             None => CheckOutcome::Partial,
         }
     }
+}
+
+/// The names of interfaces, for a log line.
+fn names(ports: &[IfName]) -> String {
+    let all: Vec<&str> = ports.iter().map(IfName::as_str).collect();
+    if all.is_empty() { "none".into() } else { all.join(", ") }
 }
 
 /// Updates `names` to the names of `now`. Returns the NICs of `names` that still exist under another name, as "old to
@@ -257,7 +270,7 @@ fn update_nic_names(names: &mut BTreeMap<u32, String>, found: &[FabricNic], now:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{IfName, Link, LinkKind, NsState, Value as _};
+    use crate::model::{Link, LinkKind, NsState, Value as _};
 
     #[test]
     fn a_renamed_nic_is_distinguished_from_another_nic() {

@@ -184,7 +184,9 @@ impl Node {
     pub fn refresh_neighbours(&mut self) {
         match self.kernel.refresh_neighbours(&self.desired) {
             Ok(n) => log::debug!("probing {n} silent workloads"),
-            Err(e) => log::warn!("cannot probe silent workloads: {e}; their routes may be withdrawn"),
+            Err(e) => log::warn!(
+                "cannot send ARP and ND probes in the L2VNIs: {e}; the EVPN routes of workloads that send nothing may be withdrawn"
+            ),
         }
     }
 

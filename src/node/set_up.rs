@@ -137,7 +137,11 @@ impl<'a> SetUp<'a> {
         }
         if problems != self.logged {
             problems.iter().for_each(|problem| log::error!("{problem}"));
-            log::warn!("the node is not set up; retrying every {} s", RETRY.as_secs());
+            log::warn!(
+                "the node is not set up; retrying every {} s for up to {} s (SETUP_TIMEOUT), then exiting",
+                RETRY.as_secs(),
+                self.config.settings.setup_timeout
+            );
             self.logged = problems;
         }
         self.phase = Phase::Begin(retry_at);
@@ -206,8 +210,8 @@ impl<'a> SetUp<'a> {
         let all = Sysctl { side: Side::Host, path: "net/ipv4/conf/all/rp_filter".into(), value: "0" };
         if config.settings.netns.as_deref().is_none() && kernel.has_sysctl_drift(&[all]).unwrap_or(false) {
             log::warn!(
-                "net.ipv4.conf.all.rp_filter is not 0: interfaces without an IPv4 address drop IPv4 packets that arrive at one \
-                 fabric interface and are answered by another; set it to 0 (machine.sysctls)"
+                "net.ipv4.conf.all.rp_filter is not 0: the kernel drops IPv4 packets whose reply leaves by another fabric NIC \
+                 without an IPv4 address; set it to 0 (machine.sysctls)"
             );
         }
         // The monitor reports every change from here on.
@@ -251,7 +255,9 @@ impl<'a> SetUp<'a> {
         if node.config.settings.netns.as_deref().is_some()
             && let Err(e) = node.kernel.clear_host()
         {
-            log::warn!("rules and routes of an earlier instance may remain in the host namespace: {e}");
+            log::warn!(
+                "rules of priority 8799 and routes of protocol 201 of an earlier instance may remain in the host namespace: {e}"
+            );
         }
         let inode = node.kernel.router_ns().inode().unwrap_or(0);
         self.publisher.update(|facts| facts.namespace.inode = inode);

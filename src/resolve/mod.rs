@@ -79,7 +79,8 @@ pub fn resolve(config: &Config, now: &Namespaces, found: &[FabricNic]) -> Resolv
         || moved_addresses.into_iter().any(|net| net.addr() == node_ip);
     if !isolated && !node_ip_is_local {
         warnings.push(format!(
-            "NODE_IP {node_ip} is not (yet) an address of this node: routes from the fabric have no preferred source"
+            "NODE_IP {node_ip} is not (yet) an address of this node: routes from the fabric have no preferred source (src); \
+             add {node_ip}/32 to a dummy (DummyLinkConfig), or correct NODE_IP"
         ));
     }
     Resolved {

@@ -28,7 +28,7 @@ pub(super) struct BfdState {
     /// The BFD peers that the supervisor configures in bfdd.
     pub(super) peers: bfd::PeerAddresses,
     /// The running configuration of BFD peers.
-    pub(super) query: Option<Query>,
+    pub(super) query: Option<(Query, Vec<String>)>,
     /// bfdd's last error for one of them.
     pub(super) error: Option<String>,
     admin_down: Option<AdminDown>,
@@ -114,9 +114,9 @@ impl Supervisor<'_> {
         let commands = bfd::peer_commands(&self.bfd.peers, &self.bfd.sessions);
         if !commands.is_empty() && self.bfd.query.is_none() {
             log::debug!(daemon = "bfdd"; "bfdd: {}", commands.join("; "));
-            self.bfd.query = self
-                .running(DaemonKind::Bfdd)
-                .and_then(|i| Query::commands(&socket(self.processes[i].daemon.kind), commands).ok());
+            let bfdd = self.running(DaemonKind::Bfdd).map(|_| socket(DaemonKind::Bfdd));
+            let query = bfdd.and_then(|socket| Query::commands(&socket, commands.clone()).ok());
+            self.bfd.query = query.map(|query| (query, commands));
         }
     }
 

@@ -122,8 +122,8 @@ impl Supervisor<'_> {
         for peer in self.kernel.carriers.step(&socket(DaemonKind::Bgpd), text, self.node.version, now) {
             log::warn!(
                 peer = peer.as_str();
-                "neighbor {peer}: its port lost its carrier while the peer was restarting: its routes are dropped until the \
-                 session is established"
+                "the link to neighbor {peer} went down during its graceful restart: bgpd removes the routes that it kept from \
+                 {peer}; they return with the session"
             );
         }
     }
@@ -199,7 +199,7 @@ impl FabricPorts {
                 // bgpd refuses `shutdown` for a dynamic neighbor of a listen range.
                 Some(error) if self.next_check >= CHECK_DELAYS.len() => log::warn!(
                     peer:% = peers.join(", ");
-                    "neighbor {}: its port lost its carrier while the peer was restarting, but bgpd keeps its routes: {}",
+                    "the link to neighbor {} went down during its graceful restart, but bgpd keeps its routes: {}",
                     peers.join(", "),
                     error.text.trim()
                 ),

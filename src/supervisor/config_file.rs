@@ -185,7 +185,8 @@ impl Supervisor<'_> {
                 if self.config.file.reported_problems != problems {
                     self.show_rejection(&problems);
                     logging::problems(&problems);
-                    log::error!("the configuration file is rejected: {KEPT}");
+                    let path = self.config.base.settings.config_file.as_ref().map_or("", FilePath::as_str);
+                    log::error!("the configuration file is rejected (CONFIG_FILE={path}): {KEPT}");
                     self.config.file.reported_problems = problems;
                 }
                 // An unreadable file may become readable without an event.

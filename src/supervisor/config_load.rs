@@ -52,7 +52,9 @@ impl Supervisor<'_> {
                     return;
                 }
                 Err(e) => {
-                    log::error!("vtysh: cannot be started: {e}");
+                    log::error!(
+                        "vtysh: cannot be started: {e}; the daemons lack parts of frr.conf; retrying"
+                    );
                     self.config.load.succeeded = false;
                 }
             }
@@ -66,10 +68,13 @@ impl Supervisor<'_> {
             log::debug!("vtysh was killed");
             self.config.load.succeeded = false;
         } else if !status.success() {
-            log::error!("vtysh: loading the configuration failed: {status}{}", child.last_log_line_suffix());
+            log::error!(
+                "vtysh: loading the configuration failed: {status}{}; retrying",
+                child.last_log_line_suffix()
+            );
             self.config.load.succeeded = false;
         } else if child.is_refused() {
-            log::error!("vtysh: parts of the configuration were refused: see its output above");
+            log::error!("vtysh: daemons refused lines of frr.conf, which its output above names; retrying");
             self.config.load.succeeded = false;
         } else if child.has_lost_changes() {
             log::warn!("vtysh: a concurrent change interfered: loading the configuration again");

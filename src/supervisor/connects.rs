@@ -47,7 +47,7 @@ impl Supervisor<'_> {
         for (direction, _) in &self.kernel.blocked_connects {
             if let Err(e) = self.node.kernel.block_connects(*direction) {
                 log::warn!(
-                    "BGP connects cannot be blocked: {e}; a new session may be established and closed again"
+                    "{direction} BGP connections cannot be blocked: {e}; a new session may be established and closed again"
                 );
             }
         }
@@ -77,7 +77,10 @@ impl Supervisor<'_> {
             }
             let allowed = kernel.allow_connects(*direction);
             if let Err(e) = &allowed {
-                log::error!("BGP connects are still blocked: {e}; retrying");
+                log::error!(
+                    "{direction} BGP connections are still blocked (ip -6 rule, priority 8799): {e}; no new session comes up; \
+                     retrying"
+                );
                 *at = now + RETRY;
             }
             allowed.is_err()

@@ -151,8 +151,10 @@ impl Supervisor<'_> {
                 self.kernel.last_repair = last.to_string();
                 RepairOutcome::Repaired
             }
-            CheckOutcome::Reconfigured => {
-                log::warn!("a fabric interface has another name: FRR gets another configuration");
+            CheckOutcome::Reconfigured { ports } => {
+                log::warn!(
+                    "the fabric NICs are now {ports}: all daemons restart in place with another frr.conf"
+                );
                 self.reconfigure(events);
                 RepairOutcome::Repaired
             }

@@ -93,8 +93,11 @@ pub(super) struct QueryPart;
 
 impl Part for QueryPart {
     fn add_fds<'a>(&self, supervisor: &'a Supervisor<'_>, fds: &mut Vec<PollFd<'a>>) {
-        let queries =
-            supervisor.queries.repeated().filter_map(|q| q.query.as_ref()).chain(&supervisor.bfd.query);
+        let queries = supervisor
+            .queries
+            .repeated()
+            .filter_map(|q| q.query.as_ref())
+            .chain(supervisor.bfd.query.iter().map(|(query, _)| query));
         fds.extend(queries.map(|query| PollFd::new(query, PollFlags::IN)));
     }
 
@@ -127,7 +130,7 @@ impl Supervisor<'_> {
             Ok(query) => Some(query),
             Err(e) if limits::is_own_shortage(&e) => {
                 let name = daemon.kind;
-                log::error!(daemon = name; "{name} cannot be pinged: {e}; {}", limits::REMEDY);
+                log::error!(daemon = name; "{name} cannot be queried on its vty: {e}; {}", limits::REMEDY);
                 events.push_back(Event::PingFailed(i));
                 return;
             }
@@ -236,14 +239,12 @@ impl Supervisor<'_> {
         for (i, replies) in replied {
             self.process_replies(i, &replies);
         }
-        if let Some(Ok(replies)) = Query::take_ended(&mut self.bfd.query) {
-            let error = replies.into_iter().find(|reply| !reply.success).map(|reply| reply.text);
+        if let Some((Ok(replies), commands)) = Query::take_ended_with(&mut self.bfd.query) {
+            let refused = commands.into_iter().zip(replies).find(|(_, reply)| !reply.success);
+            let error =
+                refused.map(|(command, reply)| format!("{command:?}: {}", redact_output(reply.text.trim())));
             if let Some(text) = error.as_ref().filter(|_| error != self.bfd.error) {
-                log::warn!(
-                    daemon = "bfdd";
-                    "bfdd refuses a peer, which stays without BFD: {}",
-                    redact_output(text.trim())
-                );
+                log::warn!(daemon = "bfdd"; "bfdd refuses {text}; this peer stays without BFD");
             }
             self.bfd.error = error;
         }

@@ -110,14 +110,15 @@ impl Supervisor<'_> {
         };
         self.ending.graceful_shutdown = None;
         let effect = format!(
-            "it may send traffic to this node for {} s (GR_RESTART_TIME), unless its port goes down",
+            "for up to {} s (GR_RESTART_TIME) they may send traffic to this node, which is lost after a reboot; shut down their \
+             ports, or wait",
             self.node.config.timers.restart_s
         );
         match outcome {
             ShutdownOutcome::Complete(missing) if missing.is_empty() => {}
             ShutdownOutcome::Complete(missing) => {
                 let peers = first(MAX_LOGGED_NAMES, &missing);
-                log::warn!("stopping: no session with {peers}: {effect}");
+                log::warn!("stopping: no session with {peers}, so they keep this node's routes: {effect}");
             }
             ShutdownOutcome::Failed => {
                 log::error!(

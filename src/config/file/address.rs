@@ -19,7 +19,8 @@ pub(super) fn nth_address(net: IpNet, offset: u32) -> Option<IpAddr> {
 /// The VTEP's address: the network address plus the node's number. A host prefix is the address itself.
 pub(super) fn vtep(net: IpNet, index: u32) -> Result<IpAddr, String> {
     let offset = if net.prefix_len() == net.max_prefix_len() { 0 } else { index };
-    let ip = nth_address(net, offset).ok_or_else(|| format!("has no address for node {index}"))?;
+    let ip = nth_address(net, offset)
+        .ok_or_else(|| format!("is too small: it has no address for node {index} (NODE_INDEX)"))?;
     require_unicast(ip).map_err(|e| format!("yields {ip}, {e}"))?;
     Ok(ip)
 }
@@ -27,7 +28,7 @@ pub(super) fn vtep(net: IpNet, index: u32) -> Result<IpAddr, String> {
 /// The BGP identifier: the network address plus the node's number plus one.
 pub(super) fn router_id(net: IpNet, index: u32) -> Result<IpAddr, String> {
     let ip = index.checked_add(1).and_then(|offset| nth_address(net, offset));
-    let ip = ip.ok_or_else(|| format!("has no address for node {index}"))?;
+    let ip = ip.ok_or_else(|| format!("is too small: it has no address for node {index} (NODE_INDEX)"))?;
     require_unicast(ip).map_err(|e| format!("yields {ip}, {e}"))?;
     Ok(ip)
 }
@@ -55,7 +56,7 @@ pub(super) fn session_addresses(
         None => index
             .checked_add(1 + skipped)
             .and_then(|offset| nth_address(net, offset))
-            .ok_or_else(|| format!("has no address for node {index}"))?,
+            .ok_or_else(|| format!("is too small: it has no address for node {index} (NODE_INDEX)"))?,
     };
     let with_length = |ip| IpNet::new(ip, net.prefix_len()).map_err(|e| e.to_string());
     let host_end = with_length(ip)?;

@@ -29,7 +29,7 @@ pub(super) fn setup(facts: &NodeFacts, faults: &mut Vec<Fault>) {
             subject: missing.selector.clone(),
             what: format!("the fabric interface {} is missing", missing.selector),
             traffic: if others { "only the other fabric links carry traffic" } else { NOT_CONNECTED }.into(),
-            remedy: "compare FE_MACS with the MAC addresses of the node (talosctl get links), and check the NIC's driver \
+            remedy: "compare FE_MACS, or underlay.interfaces of the file, with the interfaces of the node (talosctl get links), and check the NIC's driver \
                      (talosctl dmesg); the supervisor adds the NIC when it appears"
                 .into(),
             ..Fault::default()
@@ -90,7 +90,7 @@ pub(super) fn daemon_fault(daemon: &DaemonStatus, facts: &NodeFacts) -> Option<F
             code: "daemon-crash-loop",
             what: format!("{name} keeps crashing{exit}"),
             remedy: format!(
-                "check {name}'s log lines and /var/tmp/frr/{name}.crashed; undo the last configuration change, or use \
+                "check {name}'s log lines and /run/frr/tmp/{name}.crashed; undo the last configuration change, or use \
                  another version of FRR"
             ),
             ..fault
@@ -217,7 +217,7 @@ pub(super) fn configuration(facts: &NodeFacts, faults: &mut Vec<Fault>) {
     }
     if facts.incomplete || !configuration.left_out.is_empty() {
         let what = match configuration.left_out.len() {
-            0 => "daemons refused lines of frr.conf".into(),
+            0 => "daemons refused lines of frr.conf: see the log lines of vtysh".into(),
             _ => {
                 format!("parts of the configuration file are left out: {}", configuration.left_out.join("; "))
             }
@@ -242,7 +242,8 @@ pub(super) fn configuration(facts: &NodeFacts, faults: &mut Vec<Fault>) {
             subject: daemon.clone(),
             what: format!("someone changed the running configuration of {daemon}: {}", first_five(lines)),
             traffic: "traffic follows the changed lines".into(),
-            remedy: "undo the change in vtysh, or set ENFORCE_CONFIG=true; put permanent changes into the configuration file"
+            remedy: "undo the change in vtysh; with ENFORCE_CONFIG=true the supervisor undoes it, or its log lines say why it \
+                     cannot; put permanent changes into the configuration file"
                 .into(),
             fields: vec![("daemon", daemon.clone())],
             ..Fault::default()

@@ -254,7 +254,11 @@ fn down(
             let (what, remedy) = wrong_as(session, facts, notification);
             return Fault { code: "wrong-as", what, remedy, grace: Duration::ZERO, ..fault };
         }
-        _ if md5.contains(&true) => return password(session, md5, "FABRIC_PASSWORD", fault),
+        _ if md5.contains(&true) => {
+            let is_port = facts.interfaces.iter().any(|interface| interface.name == session.peer);
+            let variable = if is_port { "FABRIC_PASSWORD" } else { "its password in underlay.neighbors" };
+            return password(session, md5, variable, fault);
+        }
         Some(notification) => {
             let (what, remedy) = refused(session, notification);
             let is_certain = [MAXIMUM_PREFIXES, SHUTDOWN].contains(&notification.code);
@@ -288,7 +292,7 @@ fn down(
             session.local_as
         ),
         _ => "check that BGP runs at the neighbor, with an unnumbered session and router advertisements on that port; its port \
-              needs an IPv6 link-local address (with a copy of this port's MAC address, it has none)"
+              needs an IPv6 link-local address, which it does not get if both ports have the same MAC address"
             .into(),
     };
     Fault { what: format!("BGP with {peer} is down ({}{last})", session.state), remedy, ..fault }
@@ -343,8 +347,8 @@ fn wrong_as(session: &BgpSession, facts: &NodeFacts, notification: &BgpNotificat
         return (
             format!("the neighbor on {peer} refuses AS number {own_as} of this node: it expects another one"),
             format!(
-                "set the remote-as of this node at the neighbor to {own_as}, or set ASN_LOCAL to the number that the neighbor \
-                 expects"
+                "set the remote-as of this node at the neighbor to {own_as}, or set {} to the number that the neighbor expects",
+                if session.role == SessionRole::Host { "hostSession.asn" } else { "ASN_LOCAL" }
             ),
         );
     }

@@ -28,14 +28,14 @@ fn the_vtep_address_is_at_the_index() {
     for (cidr, index, ip) in [
         ("100.65.0.0/24", 0, Ok("100.65.0.0")),
         ("100.65.0.0/24", 255, Ok("100.65.0.255")),
-        ("100.65.0.0/24", 256, Err("has no address for node 256")),
+        ("100.65.0.0/24", 256, Err("is too small: it has no address for node 256 (NODE_INDEX)")),
         ("100.65.0.128/25", 3, Ok("100.65.0.131")),
         ("100.65.0.7/32", 9, Ok("100.65.0.7")),
         ("100.65.0.6/31", 1, Ok("100.65.0.7")),
-        ("100.65.0.6/31", 2, Err("has no address for node 2")),
+        ("100.65.0.6/31", 2, Err("is too small: it has no address for node 2 (NODE_INDEX)")),
         ("fd00:65::/64", 16_777_215, Ok("fd00:65::ff:ffff")),
         ("fd00:65::5/128", 16_777_215, Ok("fd00:65::5")),
-        ("fd00:65::/127", 2, Err("has no address for node 2")),
+        ("fd00:65::/127", 2, Err("is too small: it has no address for node 2 (NODE_INDEX)")),
         ("255.255.255.255/32", 0, Err("yields 255.255.255.255, not a unicast address")),
     ] {
         let ip = ip.map(|ip: &str| ip.parse().unwrap()).map_err(str::to_owned);
