@@ -84,6 +84,7 @@ checks:
 
 lint:
 	tests/words
+	tests/rooms
 	$(CARGO) fmt --check
 	$(CARGO) clippy $(ARGS) --all-targets --features lab,extension -- -D warnings
 
