@@ -57,7 +57,7 @@ fn a_shortage_of_file_descriptors_ends_no_daemon() {
     thread::sleep(Duration::from_secs(15));
     let used = cpu_time() - before_that;
     assert_eq!(daemons(&lab, "perouter"), before);
-    assert!(node.log_text().contains("cannot be pinged"), "{}", node.log_text());
+    assert!(node.log_text().contains("cannot be queried on its vty"), "{}", node.log_text());
     println!("{used:.2} s of CPU time in 15 s");
     assert!(used < 3.0, "{used} s");
     // A daemon that is killed now is restarted as soon as there are file descriptors.
