@@ -20,6 +20,7 @@ use super::changes::{Changes, Error, ROUNDS, ReconcileOutcome};
 use super::handle::NsHandle;
 use super::link::ParsedLink;
 use super::message::{self, LinkRefs};
+use super::missing_routes::MissingRoutes;
 use super::netlink::{Netlink, NetlinkError, ignore_errno};
 use super::netns::{Netns, NetnsMount, NetnsOrigin};
 use super::op::LinkSetting;
@@ -46,6 +47,7 @@ pub struct Kernel {
     record: OwnershipRecord,
     /// Socket for the connection marks in the host namespace.
     nft: Result<netlink_sys::Socket, nft::NftError>,
+    missing_routes: MissingRoutes,
 }
 
 impl Kernel {
@@ -59,7 +61,17 @@ impl Kernel {
         let nft = nft::open();
         let record = OwnershipRecord::load();
         let Some(name) = namespace.as_deref() else {
-            return Ok((Self { host, router: None, name: None, record, nft }, None));
+            return Ok((
+                Self {
+                    host,
+                    router: None,
+                    name: None,
+                    record,
+                    nft,
+                    missing_routes: MissingRoutes::default(),
+                },
+                None,
+            ));
         };
         let (ns, origin) = Netns::ensure(name)?;
         let mut router = NsHandle::open(ns)?;
@@ -67,7 +79,10 @@ impl Kernel {
             router.check_unclaimed(name)?;
         }
         let name = Some(name.to_owned());
-        Ok((Self { host, router: Some(router), name, record, nft }, Some(origin)))
+        Ok((
+            Self { host, router: Some(router), name, record, nft, missing_routes: MissingRoutes::default() },
+            Some(origin),
+        ))
     }
 
     /// Moves NICs back to the host namespace that an earlier configuration moved into another one. Only NICs and
@@ -211,7 +226,7 @@ impl Kernel {
     pub fn observe(&mut self, desired: Option<&Desired>) -> Result<Namespaces, Error> {
         let wanted = desired.map_or(&[][..], |d| &d.sysctls);
         let cookies = self.cookies();
-        let Self { host, router, nft, record, name } = self;
+        let Self { host, router, nft, record, name, .. } = self;
         let alone = router.is_none();
         let mut observe_router =
             || router.as_mut().map(|handle| handle.observe(Side::Router, false, wanted)).transpose();
@@ -244,7 +259,15 @@ impl Kernel {
         if let Ok(socket) = nft {
             host.marks = observe::marks(socket, desired.and_then(|d| d.marks.as_ref()))?;
         }
-        Ok(Namespaces { host, router })
+        let mut observed = Namespaces { host, router };
+        self.missing_routes.confirm(&mut observed, Instant::now());
+        Ok(observed)
+    }
+
+    /// Whether the last observation has found a kernel-made route missing that is repaired only if it stays missing:
+    /// observe again after [`CONFIRM_DELAY`](super::CONFIRM_DELAY).
+    pub fn has_unconfirmed_routes(&self) -> bool {
+        self.missing_routes.has_unconfirmed(Instant::now())
     }
 
     /// Brings the kernel to the `desired` state, and checks that the state converges. Logs every change at `level`.

@@ -15,7 +15,7 @@ use super::repairs::RepairSchedule;
 use super::repairs::{RETRY, RepairOutcome};
 use super::{End, Supervisor};
 use crate::frr::DaemonKind;
-use crate::kernel::{Connects, KernelEvents};
+use crate::kernel::{CONFIRM_DELAY, Connects, KernelEvents};
 use crate::node::Node;
 use crate::node::{CheckOutcome, UNMOUNTED_GRACE};
 use crate::status::Probe;
@@ -182,6 +182,7 @@ impl Supervisor<'_> {
             }
         };
         let delay = self.kernel.repairs.check_done(outcome, Instant::now());
+        self.confirm_missing_routes();
         if outcome == RepairOutcome::Repaired || delay.is_some() != self.kernel.has_conflicting_writer {
             self.kernel.has_conflicting_writer = delay.is_some();
             self.publisher.update(|facts| {
@@ -198,6 +199,13 @@ impl Supervisor<'_> {
                 self.kernel.last_repair,
                 delay.as_secs()
             );
+        }
+    }
+
+    /// Checks again whether routes are missing that the kernel may be about to create.
+    pub(super) fn confirm_missing_routes(&mut self) {
+        if self.node.kernel.has_unconfirmed_routes() {
+            self.kernel.repairs.check_by(Instant::now() + CONFIRM_DELAY);
         }
     }
 

@@ -166,6 +166,7 @@ impl<'a> Supervisor<'a> {
         supervisor.show_configuration();
         supervisor.publisher.update(|facts| facts.set_phase(NodePhase::Running));
         supervisor.check_ports(now);
+        supervisor.confirm_missing_routes();
         // The routes of an earlier instance need backup routes while the new daemons start. Some of its backup routes
         // may have no original.
         supervisor.retain_services();

@@ -43,6 +43,12 @@ impl RepairSchedule {
         self.due = Some(self.due.map_or(earliest, |due| due.min(earliest)));
     }
 
+    /// Checks at this time, or earlier if something changes.
+    pub fn check_by(&mut self, at: Instant) {
+        let at = self.not_before.map_or(at, |not_before| at.max(not_before));
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
     /// When to check.
     pub fn due(&self) -> Option<Instant> {
         self.due
