@@ -39,4 +39,4 @@ pub use netns::Netns;
 pub use op::{LinkSetting, Op};
 pub use plan::{Plan, plan};
 pub use tables::{SharedTable, shared_tables};
-pub use tcp::{BgpConnection, TcpState, bgp_connections};
+pub use tcp::{BgpConnection, TcpState, bgp_connections, net_table};

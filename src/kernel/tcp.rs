@@ -40,20 +40,17 @@ pub struct BgpConnection {
     pub retransmissions: u32,
 }
 
-/// The BGP connections of the network namespace whose tables are in `directory`: `/proc/PID/net` or
-/// `/proc/thread-self/net`. `None`: it can't be read.
+/// A table of the network namespace whose tables are in `directory`: `/proc/PID/net` or `/proc/thread-self/net`. `None`:
+/// it can't be read. Those of IPv6 exist only if the kernel has IPv6.
+pub fn net_table(directory: &str, name: &str) -> Option<String> {
+    let mut text = String::new();
+    File::open(format!("{directory}/{name}")).ok()?.take(MAX_TABLE_BYTES).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+/// The BGP connections of that namespace.
 pub fn bgp_connections(directory: &str) -> Option<Vec<BgpConnection>> {
-    let table = |name: &str| {
-        let mut text = String::new();
-        File::open(format!("{directory}/{name}"))
-            .ok()?
-            .take(MAX_TABLE_BYTES)
-            .read_to_string(&mut text)
-            .ok()?;
-        Some(text)
-    };
-    // This file exists only if the kernel has IPv6.
-    Some(parse(&[table("tcp")?, table("tcp6").unwrap_or_default()]))
+    Some(parse(&[net_table(directory, "tcp")?, net_table(directory, "tcp6").unwrap_or_default()]))
 }
 
 /// Parses `/proc/net/tcp` and `tcp6`: a number, both ends, the state, the lengths of the queues, the timer,

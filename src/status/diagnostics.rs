@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
-use crate::kernel::{BgpConnection, TcpState, bgp_connections};
+use crate::kernel::{BgpConnection, TcpState, bgp_connections, net_table};
 
 /// Address flag: duplicate address detection failed (`IFA_F_DADFAILED`, `linux/if_addr.h`).
 const IFA_F_DADFAILED: u32 = 0x08;
@@ -40,8 +40,7 @@ pub struct Diagnostics {
 pub fn read(pid: u32) -> Option<Diagnostics> {
     let directory = format!("/proc/{pid}/net");
     let connections = bgp_connections(&directory)?;
-    // This file exists only if the kernel has IPv6.
-    let addresses = std::fs::read_to_string(format!("{directory}/if_inet6")).unwrap_or_default();
+    let addresses = net_table(&directory, "if_inet6").unwrap_or_default();
     let (link_local, own_addresses) = link_local_addresses(&addresses);
     Some(Diagnostics { link_local, own_addresses, ignoring_peers: ignoring_peers(&connections) })
 }
