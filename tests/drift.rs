@@ -262,11 +262,7 @@ fn what_is_wrong_with_one_nic_stops_no_other_repair() {
     // The kernel removes the route with its address.
     ip("host", "addr del 192.0.2.77/24 dev eth1");
     await_end(&node, &problem);
-    let since = std::time::Instant::now();
-    while all.map(shape) != before && since.elapsed() < SOON {
-        thread::sleep(Duration::from_millis(100));
-    }
-    assert_eq!(all.map(shape), before, "the NIC is moved");
+    wait_until("the NIC to be moved", SOON, || all.map(shape) == before);
     // A mark may also be lost while the node does not run.
     node.terminate();
     for (ns, link) in marked {

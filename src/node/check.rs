@@ -11,7 +11,7 @@ use crate::kernel::netns::NetnsMount;
 use crate::kernel::{Op, SharedTable, shared_tables};
 use crate::limits;
 use crate::model::{IfName, Namespaces, Side};
-use crate::printable::printable;
+use crate::printable::{first, printable};
 use crate::resolve::{FabricNic, NicSearch, NicSelector, find_nics, rejection_reason};
 use crate::status;
 
@@ -209,30 +209,26 @@ impl Node {
             self.publish_devices(&outcome);
         }
         let done = outcome.done;
-        let mut reconfigured = resolved.ports != self.ports;
-        let mut ports = String::new();
-        if reconfigured && self.config_store.replaces_rolled_back() {
+        let has_other_ports = resolved.ports != self.ports;
+        let mut reconfigured = None;
+        if has_other_ports && self.config_store.replaces_rolled_back() {
             // The settings of the active configuration are unknown, and the known settings were rolled back.
             failures.insert(SETTINGS_UNKNOWN.into());
-            reconfigured = false;
-        }
-        if reconfigured {
+        } else if has_other_ports {
             let before = self.config_store.active().to_owned();
-            let ports_before = std::mem::take(&mut self.ports);
-            ports = format!("{} (before: {})", names(&resolved.ports), names(&ports_before));
-            self.ports = ports_before;
+            let ports = format!("{} (before: {})", names(&resolved.ports), names(&self.ports));
             if let Err(problems) = self.activate_config(&resolved) {
                 failures.extend(problems);
                 return CheckOutcome::Failed;
             }
             // The previous configuration stays active if the new one is rejected.
-            reconfigured = *self.config_store.active() != before;
+            reconfigured = (*self.config_store.active() != before).then_some(ports);
         }
         let renamed = std::mem::take(&mut self.nics_renamed);
         if !renamed.is_empty() {
-            return CheckOutcome::PortRenamed { renamed, reconfigured };
+            return CheckOutcome::PortRenamed { renamed, reconfigured: reconfigured.is_some() };
         }
-        if reconfigured {
+        if let Some(ports) = reconfigured {
             return CheckOutcome::Reconfigured { ports };
         }
         match done.into_iter().next_back() {
@@ -245,8 +241,7 @@ impl Node {
 
 /// The names of interfaces, for a log line.
 fn names(ports: &[IfName]) -> String {
-    let all: Vec<&str> = ports.iter().map(IfName::as_str).collect();
-    if all.is_empty() { "none".into() } else { all.join(", ") }
+    if ports.is_empty() { "none".into() } else { first(ports.len(), ports) }
 }
 
 /// Updates `names` to the names of `now`. Returns the NICs of `names` that still exist under another name, as "old to

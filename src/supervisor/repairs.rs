@@ -39,8 +39,7 @@ pub struct RepairSchedule {
 impl RepairSchedule {
     /// The kernel's state may have changed.
     pub fn state_changed(&mut self, now: Instant) {
-        let earliest = self.not_before.map_or(now + CHANGE_DELAY, |at| at.max(now + CHANGE_DELAY));
-        self.due = Some(self.due.map_or(earliest, |due| due.min(earliest)));
+        self.check_by(now + CHANGE_DELAY);
     }
 
     /// Checks at this time, or earlier if something changes.
