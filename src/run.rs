@@ -13,7 +13,7 @@ use crate::frr::host;
 use crate::instance;
 use crate::limits;
 use crate::logging;
-use crate::node::{Node, SetUp, load_valid, single_problem};
+use crate::node::{Node, SetUp, single_problem};
 use crate::signals::Signals;
 use crate::status::{self, NodePhase, Publisher};
 use crate::supervisor::{End, RollbackHistory, Supervisor, describe, withdraws};
@@ -131,7 +131,7 @@ fn rebuild(
     publisher: &Publisher,
 ) -> Result<Config, Vec<String>> {
     // The file may have changed meanwhile.
-    let other = load_valid(base).filter(|_| !history.is_rolled_back(&node));
+    let other = base.with_valid_file().filter(|_| !history.is_rolled_back(&node));
     let config = other.unwrap_or_else(|| node.config.clone());
     log::warn!("namespace {} {how}: rebuilding it", config.settings.netns);
     publisher.update(|facts| {

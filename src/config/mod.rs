@@ -54,6 +54,12 @@ impl Config {
         (added.map(|()| whole), problems)
     }
 
+    /// This configuration plus its file, if the file has no problems.
+    pub fn with_valid_file(&self) -> Option<Self> {
+        let (whole, problems) = self.with_file();
+        whole.ok().filter(|_| problems.is_empty())
+    }
+
     /// Adds the contents of the file.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ use crate::time::Time;
 
 pub use change::{BUILD_SLICE, Candidate};
 pub use check::{CheckOutcome, UNMOUNTED_GRACE};
-pub use set_up::{SetUp, load_valid};
+pub use set_up::SetUp;
 
 /// The node's kernel objects, and FRR's configuration.
 #[derive(Debug)]

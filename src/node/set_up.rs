@@ -108,7 +108,7 @@ impl<'a> SetUp<'a> {
                 return Ok(None);
             }
             if !self.logged.is_empty()
-                && let Some(config) = load_valid(self.base)
+                && let Some(config) = self.base.with_valid_file()
             {
                 // The file was corrected.
                 self.config = config;
@@ -314,10 +314,4 @@ impl NicWait {
 
 fn token(config: &Config) -> Option<&str> {
     config.settings.rebuild_token.as_ref().map(|token| token.as_str())
-}
-
-/// The configuration from the environment and the file, if the file has no problems.
-pub fn load_valid(base: &Config) -> Option<Config> {
-    let (config, problems) = base.with_file();
-    config.ok().filter(|_| problems.is_empty())
 }
