@@ -25,6 +25,7 @@ pub fn markdown_table() -> String {
         let default = match setting.if_unset {
             IfUnset::Required => "**required**".into(),
             IfUnset::Text(text) => format!("`{text}`"),
+            IfUnset::RequiredUnless(words) => format!("**required**, unless {words}"),
             IfUnset::Unset(words) => words.into(),
         };
         let allowed = (setting.allowed)().replace('|', "\\|");
@@ -37,8 +38,7 @@ fn default(setting: &EnvSetting) -> String {
     match setting.if_unset {
         IfUnset::Required => "required".into(),
         IfUnset::Text(text) => format!("default {text}"),
-        // FE_MACS is required, unless something else replaces it.
-        IfUnset::Unset(words) if words.starts_with("**required") => strip_markdown(words),
+        IfUnset::RequiredUnless(words) => format!("required, unless {}", strip_markdown(words)),
         IfUnset::Unset(words) => format!("default: {}", strip_markdown(words)),
     }
 }

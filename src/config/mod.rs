@@ -29,7 +29,7 @@ impl fmt::Display for ConfigProblem {
 /// The validated configuration. Every combination of its values can be built.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// The variables. Those of a group are also in the group, checked against each other.
+    /// The variables that are not in one of the groups below.
     pub settings: Settings,
     /// MAC addresses of the fabric NICs.
     pub fabric_macs: Vec<MacAddr>,

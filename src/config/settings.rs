@@ -35,6 +35,8 @@ pub enum IfUnset {
     Required,
     /// This text is used instead.
     Text(&'static str),
+    /// The variable must be set, unless this holds.
+    RequiredUnless(&'static str),
     /// There is no value. The text describes the effect.
     Unset(&'static str),
 }
@@ -62,6 +64,7 @@ impl<'de, T: Value> Deserialize<'de> for ParsedSetting<T> {
 /// The type of a field in [`Settings`].
 macro_rules! field {
     (Unset $type:ty) => { Option<$type> };
+    (RequiredUnless $type:ty) => { Option<$type> };
     ($kind:ident $type:ty) => { $type };
 }
 
@@ -70,13 +73,16 @@ macro_rules! take {
     (Unset $reader:ident $name:literal $value:expr) => {
         $reader.optional($name, $value)
     };
+    (RequiredUnless $reader:ident $name:literal $value:expr) => {
+        $reader.optional($name, $value)
+    };
     ($kind:ident $reader:ident $name:literal $value:expr) => {
         $reader.take($name, $value)
     };
 }
 
 macro_rules! settings {
-    ($($name:literal $field:ident: $type:ty = $kind:ident $(($text:literal))?, $meaning:literal;)*) => {
+    ($($name:literal $visible:vis $field:ident: $type:ty = $kind:ident $(($text:literal))?, $meaning:literal;)*) => {
         /// Every variable, in the order of the documentation.
         pub const SETTINGS: &[EnvSetting] = &[$(EnvSetting {
             name: $name,
@@ -94,9 +100,10 @@ macro_rules! settings {
         /// The valid variables, before they are checked against each other. `None`: a problem was reported.
         pub(super) struct ValidSettings { $(pub $field: Option<field!($kind $type)>),* }
 
-        /// The value of every variable.
+        /// The value of every variable. Those of a group are visible in `config` alone: others read the group, where a file
+        /// may have changed them.
         #[derive(Debug, Clone, PartialEq, Eq)]
-        pub struct Settings { $(#[doc = $meaning] pub $field: field!($kind $type)),* }
+        pub struct Settings { $(#[doc = $meaning] $visible $field: field!($kind $type)),* }
 
         impl ValidSettings {
             /// Takes every field, so that every problem is reported.
@@ -113,103 +120,103 @@ macro_rules! settings {
 }
 
 settings! {
-    "NODE_IP" node_ip: RouterId = Required,
+    "NODE_IP" pub node_ip: RouterId = Required,
         "The node's IPv4 address: BGP router-id, and in `NETNS=host` the source address of BGP routes.";
-    "ASN_LOCAL" asn_local: Asn = Required,
+    "ASN_LOCAL" pub asn_local: Asn = Required,
         "The node's AS number towards the leaf switches.";
-    "FE_MACS" fe_macs: Vec<MacAddr> = Unset("**required**, unless the file names `underlay.interfaces`"),
+    "FE_MACS" pub(super) fe_macs: Vec<MacAddr> = RequiredUnless("the file names `underlay.interfaces`"),
         "MAC addresses of the fabric NICs. A NIC's permanent address takes precedence over its current one.";
-    "FE_TIMEOUT" fe_timeout: Ranged<1, 3600> = Text("120"),
+    "FE_TIMEOUT" pub fe_timeout: Ranged<1, 3600> = Text("120"),
         "Seconds to wait for the fabric NICs at a start before the program exits. Once one NIC is there, the wait for the others is a quarter of that. A NIC that appears later is added, and all daemons then restart in place.";
-    "SETUP_TIMEOUT" setup_timeout: Ranged<0, 3600> = Text("60"),
+    "SETUP_TIMEOUT" pub setup_timeout: Ranged<0, 3600> = Text("60"),
         "Seconds for which a failed setup of the node (for example a missing kernel module) is retried. The interval is 5 s; then the program exits.";
-    "FABRIC_PASSWORD" fabric_password: Password = Unset("no password"),
+    "FABRIC_PASSWORD" pub fabric_password: Password = Unset("no password"),
         "TCP-MD5 password of the sessions with the leaf switches.";
-    "FABRIC_TTL_SECURITY" fabric_ttl_security: bool = Text("false"),
+    "FABRIC_TTL_SECURITY" pub fabric_ttl_security: bool = Text("false"),
         "Send and accept only packets with TTL 255 on the sessions with the leaf switches (GTSM, RFC 5082; `ttl-security hops 1`). Both ends must agree.";
-    "FABRIC_MAX_PREFIXES" fabric_max_prefixes: Ranged<1, 4_294_967_295> = Unset("no limit"),
+    "FABRIC_MAX_PREFIXES" pub fabric_max_prefixes: Ranged<1, 4_294_967_295> = Unset("no limit"),
         "The most routes per address family that a leaf switch may announce. Above the limit, its session is closed for one minute at a time.";
-    "NETNS" netns: NamespaceName = Text("perouter"),
+    "NETNS" pub netns: NamespaceName = Text("perouter"),
         "The persistent network namespace of FRR, the fabric NICs and the VRF, at `/run/netns/<name>`. `host` uses the host namespace instead.";
-    "UNDERLAY_FORCE_MOVE" underlay_force_move: bool = Text("false"),
+    "UNDERLAY_FORCE_MOVE" pub underlay_force_move: bool = Text("false"),
         "Move a fabric NIC into the namespace even if that cuts off the node's default route, `NODE_IP`, or VLANs and other links on top of the NIC.";
-    "REBUILD_TOKEN" rebuild_token: RebuildToken = Unset("no rebuild"),
+    "REBUILD_TOKEN" pub rebuild_token: RebuildToken = Unset("no rebuild"),
         "Any word. If it differs from the token of the current namespace, the namespace is deleted and rebuilt once.";
-    "VRF_METALLB" vrf_metallb: VrfName = Text("metallb"),
+    "VRF_METALLB" pub(super) vrf_metallb: VrfName = Text("metallb"),
         "Name of the VRF for the session with MetalLB.";
-    "METALLB_VRF_ROUTE_TABLE_ID" metallb_vrf_route_table_id: TableId = Text("88"),
+    "METALLB_VRF_ROUTE_TABLE_ID" pub(super) metallb_vrf_route_table_id: TableId = Text("88"),
         "Routing table of that VRF.";
-    "ASN_VRF_METALLB" asn_vrf_metallb: Asn = Text("4000099998"),
+    "ASN_VRF_METALLB" pub(super) asn_vrf_metallb: Asn = Text("4000099998"),
         "Local AS number in the VRF: MetalLB's `peerASN`.";
-    "ASN_METALLB_SPEAKER" asn_metallb_speaker: Asn = Text("4000099999"),
+    "ASN_METALLB_SPEAKER" pub(super) asn_metallb_speaker: Asn = Text("4000099999"),
         "The speaker's AS number: MetalLB's `myASN`. It must differ from `ASN_LOCAL`.";
-    "PEER_IP_FRR" peer_ip_frr: PeerAddr<true> = Text("fda1:b2c3:d4e5:1::0"),
+    "PEER_IP_FRR" pub(super) peer_ip_frr: PeerAddr<true> = Text("fda1:b2c3:d4e5:1::0"),
         "IPv6 address of FRR's end of the veth pair: MetalLB's `peerAddress`.";
-    "PEER_IP_METALLB" peer_ip_metallb: PeerAddr<true> = Text("fda1:b2c3:d4e5:1::1"),
+    "PEER_IP_METALLB" pub(super) peer_ip_metallb: PeerAddr<true> = Text("fda1:b2c3:d4e5:1::1"),
         "IPv6 address of the speaker's end, in the host namespace.";
-    "PEER_IP_PREFIX" peer_ip_prefix: Ranged<64, 127> = Text("127"),
+    "PEER_IP_PREFIX" pub(super) peer_ip_prefix: Ranged<64, 127> = Text("127"),
         "Prefix length of both addresses.";
-    "PEER_IPV4_FRR" peer_ipv4_frr: Option<PeerAddr<false>> = Text("169.254.88.0"),
+    "PEER_IPV4_FRR" pub(super) peer_ipv4_frr: Option<PeerAddr<false>> = Text("169.254.88.0"),
         "IPv4 address of FRR's end. It gives MetalLB's IPv4 routes a next hop; `none` disables IPv4 on the pair.";
-    "PEER_IPV4_METALLB" peer_ipv4_metallb: PeerAddr<false> = Text("169.254.88.1"),
+    "PEER_IPV4_METALLB" pub(super) peer_ipv4_metallb: PeerAddr<false> = Text("169.254.88.1"),
         "IPv4 address of the speaker's end.";
-    "PEER_IPV4_PREFIX" peer_ipv4_prefix: Ranged<16, 31> = Text("31"),
+    "PEER_IPV4_PREFIX" pub(super) peer_ipv4_prefix: Ranged<16, 31> = Text("31"),
         "Prefix length of both addresses.";
-    "METALLB_ALLOWED_PREFIXES" metallb_allowed_prefixes: Vec<IpNet> = Unset("/16 to /32 of IPv4 and /48 to /128 of IPv6"),
+    "METALLB_ALLOWED_PREFIXES" pub(super) metallb_allowed_prefixes: Vec<IpNet> = Unset("/16 to /32 of IPv4 and /48 to /128 of IPv6"),
         "The service prefixes that the speaker may announce, including all longer prefixes. Never accepted: loopback, link-local, multicast and the like, and addresses of the node and the fabric. If a leaf switch announces the same prefix, the leaf's route is preferred, unless the prefix is listed here, the leaf's AS path ends with `ASN_METALLB_SPEAKER`, or it is a single address that the leaf has from another AS (another node's service). List the pools if leaf switches remove private AS numbers.";
-    "METALLB_MAX_PREFIXES" metallb_max_prefixes: Ranged<1, 1_000_000> = Text("50000"),
+    "METALLB_MAX_PREFIXES" pub(super) metallb_max_prefixes: Ranged<1, 1_000_000> = Text("50000"),
         "The most prefixes per address family that are accepted from the speaker; rejected prefixes do not count. Above the limit, its session is closed for one minute at a time.";
-    "METALLB_PASSWORD" metallb_password: Password = Unset("no password"),
+    "METALLB_PASSWORD" pub(super) metallb_password: Password = Unset("no password"),
         "TCP-MD5 password of the session with the speaker.";
-    "METALLB_HOLD_TIME" metallb_hold_time: Ranged<0, 3600> = Text("150"),
+    "METALLB_HOLD_TIME" pub(super) metallb_hold_time: Ranged<0, 3600> = Text("150"),
         "Seconds for which the speaker's services stay announced after a restart of bgpd until the speaker reconnects, and longer while its own routes are being installed. It must exceed the speaker's `connectTime`; `0` disables the retention.";
-    "INTERFACE_MTU" interface_mtu: Mtu = Unset("the MTU of the first fabric NIC"),
+    "INTERFACE_MTU" pub interface_mtu: Mtu = Unset("the MTU of the first fabric NIC"),
         "MTU of the veth pair in bytes.";
-    "RETURN_PATH" return_path: ReturnMode = Text("connmark"),
+    "RETURN_PATH" pub return_path: ReturnMode = Text("connmark"),
         "How the host's replies return to the fabric if FRR has its own namespace. `connmark` returns replies to traffic from the veth pair over it and keeps the host's default route; `default-route` installs a default route over the veth pair; `none` installs nothing.";
-    "RETURN_MARK" return_mark: MarkBit = Text("0x1000"),
+    "RETURN_MARK" pub return_mark: MarkBit = Text("0x1000"),
         "The bit of packet and connection marks that `connmark` uses.";
-    "RETURN_TABLE" return_table: TableId = Text("880"),
+    "RETURN_TABLE" pub return_table: TableId = Text("880"),
         "The routing table that `connmark` uses.";
-    "BGP_KEEPALIVE_TIME" bgp_keepalive_time: Ranged<1, 21845> = Text("3"),
+    "BGP_KEEPALIVE_TIME" pub(super) bgp_keepalive_time: Ranged<1, 21845> = Text("3"),
         "BGP keepalive interval towards the leaves, in seconds.";
-    "BGP_HOLD_TIME" bgp_hold_time: Ranged<3, 65535> = Text("9"),
+    "BGP_HOLD_TIME" pub(super) bgp_hold_time: Ranged<3, 65535> = Text("9"),
         "BGP hold time towards the leaves, in seconds. At least three keepalive intervals.";
-    "BGP_CONNECT_TIME" bgp_connect_time: Ranged<1, 65535> = Text("1"),
+    "BGP_CONNECT_TIME" pub(super) bgp_connect_time: Ranged<1, 65535> = Text("1"),
         "BGP connect retry interval towards the leaves and the speaker, in seconds. The session with the speaker always uses keepalive 30 s and hold time 90 s.";
-    "GR_RESTART_TIME" gr_restart_time: Ranged<1, 4095> = Text("120"),
+    "GR_RESTART_TIME" pub(super) gr_restart_time: Ranged<1, 4095> = Text("120"),
         "Seconds for which the leaves keep the node's routes while bgpd restarts (RFC 4724).";
-    "GR_STALEPATH_TIME" gr_stalepath_time: Ranged<1, 4095> = Text("360"),
+    "GR_STALEPATH_TIME" pub(super) gr_stalepath_time: Ranged<1, 4095> = Text("360"),
         "Seconds for which the routes of a restarting peer are kept. At least `GR_RESTART_TIME`.";
-    "GR_SELECT_DEFER_TIME" gr_select_defer_time: Ranged<0, 55> = Text("15"),
+    "GR_SELECT_DEFER_TIME" pub(super) gr_select_defer_time: Ranged<0, 55> = Text("15"),
         "Seconds for which a restarted bgpd waits for all its peers before it selects routes. Below the 60 s for which zebra keeps the old routes, and less than `GR_RESTART_TIME`.";
-    "ENABLE_BFD" enable_bfd: bool = Text("true"),
+    "ENABLE_BFD" pub(super) enable_bfd: bool = Text("true"),
         "BFD with the leaf switches. Both ends must agree.";
-    "BFD_RECEIVE_INTERVAL" bfd_receive_interval: Ranged<10, 60000> = Text("3000"),
+    "BFD_RECEIVE_INTERVAL" pub(super) bfd_receive_interval: Ranged<10, 60000> = Text("3000"),
         "BFD minimum receive interval in milliseconds.";
-    "BFD_TRANSMIT_INTERVAL" bfd_transmit_interval: Ranged<10, 60000> = Text("3000"),
+    "BFD_TRANSMIT_INTERVAL" pub(super) bfd_transmit_interval: Ranged<10, 60000> = Text("3000"),
         "BFD minimum transmit interval in milliseconds.";
-    "BFD_DETECT_MULTIPLIER" bfd_detect_multiplier: Ranged<2, 255> = Text("5"),
+    "BFD_DETECT_MULTIPLIER" pub(super) bfd_detect_multiplier: Ranged<2, 255> = Text("5"),
         "BFD detection multiplier: the session is down after this many missed packets.";
-    "LIVENESS_TIMEOUT" liveness_timeout: Ranged<3, 600> = Text("6"),
+    "LIVENESS_TIMEOUT" pub liveness_timeout: Ranged<3, 600> = Text("6"),
         "Seconds without a reply on a daemon's vty after which it counts as hung and is restarted; two minutes if its main thread is busy. Every daemon is queried every 3 s.";
-    "ON_STOP" on_stop: OnStop = Text("preserve"),
+    "ON_STOP" pub on_stop: OnStop = Text("preserve"),
         "What SIGTERM does. `preserve` leaves the routes with the peers and in the kernel for the next start; `withdraw` shuts BGP down gracefully, so that the peers use other paths.";
-    "DRAIN_TIME" drain_time: Ranged<0, 5> = Text("2"),
+    "DRAIN_TIME" pub drain_time: Ranged<0, 5> = Text("2"),
         "With `withdraw`: seconds between the graceful-shutdown announcement (RFC 8326) and the end of the sessions.";
-    "FRR_TEMPLATE" frr_template: FilePath = Unset("the built-in template"),
+    "FRR_TEMPLATE" pub frr_template: FilePath = Unset("the built-in template"),
         "Path of a mounted minijinja template for frr.conf.";
-    "CONFIG_FILE" config_file: FilePath = Unset("no file"),
+    "CONFIG_FILE" pub config_file: FilePath = Unset("no file"),
         "A YAML file, or a directory of `*.yaml` and `*.yml` files, that adds VNIs and their underlay.";
-    "ENFORCE_CONFIG" enforce_config: bool = Text("false"),
+    "ENFORCE_CONFIG" pub enforce_config: bool = Text("false"),
         "Repair changes that other programs make to the daemons' configuration (for example with vtysh). Such changes are always logged.";
-    "NODE_INDEX" node_index: Ranged<0, 16777215> = Text("0"),
+    "NODE_INDEX" pub node_index: Ranged<0, 16777215> = Text("0"),
         "The node's number, unique per node. Per-node addresses are computed from it.";
-    "STATUS_LISTEN" status_listen: Option<SocketAddr> = Text("127.0.0.1:9080"),
+    "STATUS_LISTEN" pub status_listen: Option<SocketAddr> = Text("127.0.0.1:9080"),
         "Listening address of the HTTP status server in the host namespace (status page, `/metrics`, `/readyz` …). There is no authentication, and the status contains no secrets.";
-    "LOG_LEVEL" log_level: LogLevel = Text("info"),
+    "LOG_LEVEL" pub log_level: LogLevel = Text("info"),
         "The least severe level that is logged.";
-    "LOG_FORMAT" log_format: LogFormat = Text("text"),
+    "LOG_FORMAT" pub log_format: LogFormat = Text("text"),
         "Format of a log line.";
 }
 
