@@ -1,6 +1,5 @@
 //! The actions of the restart policy.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::Supervisor;
@@ -15,7 +14,7 @@ const LONG_ITERATION: Duration = Duration::from_secs(1);
 
 impl Supervisor<'_> {
     /// Does what the policy has decided, and adds the events that follow.
-    pub(super) fn act(&mut self, action: Action, events: &mut VecDeque<Event>) {
+    pub(super) fn act(&mut self, action: Action) {
         match action {
             Action::Start(i) => {
                 let name = self.processes[i].daemon.kind;
@@ -40,7 +39,7 @@ impl Supervisor<'_> {
                         if self.processes[i].history.start_failed(e.to_string()) {
                             log::error!(daemon = name; "{name} cannot be started: {e}; retrying");
                         }
-                        events.push_back(Event::StartFailed(i));
+                        self.events.push_back(Event::StartFailed(i));
                     }
                 }
             }
@@ -60,30 +59,30 @@ impl Supervisor<'_> {
                     .map(|p| p.daemon)
                     .filter(|daemon| self.ready(daemon.kind).is_some());
                 ready.for_each(|daemon| sockets::restore(daemon.kind));
-                events.extend(
+                self.events.extend(
                     self.config.load.running.as_mut().map(|load| Event::Loading { idle: load.is_idle() }),
                 );
                 // Failed connections are retried. Until then they count as a missing reply.
                 let failed = self.queries.pings.iter().filter(|(_, query)| query.is_none()).map(|(i, _)| *i);
                 let failed: Vec<usize> = failed.collect();
                 self.queries.pings.retain(|(_, query)| query.is_some());
-                failed.into_iter().for_each(|i| self.ping(i, events));
+                failed.into_iter().for_each(|i| self.ping(i));
             }
             Action::Ping(i) => {
                 if let Some(child) = &mut self.processes[i].child {
                     child.sample_main_thread();
                 }
-                self.ping(i, events);
+                self.ping(i);
             }
             // Its reply may have arrived during this iteration.
             Action::CheckBusy(i) if self.queries.iteration_started.elapsed() >= LONG_ITERATION => {
-                events.push_back(Event::PingFailed(i));
+                self.events.push_back(Event::PingFailed(i));
             }
             Action::CheckBusy(i) => {
                 if let Some(child) = &mut self.processes[i].child {
                     let is_busy = child.is_main_thread_busy();
                     log::debug!(daemon = child.name; "{} has not answered; busy: {is_busy}", child.name);
-                    events.push_back(if is_busy { Event::Busy(i) } else { Event::Idle(i) });
+                    self.events.push_back(if is_busy { Event::Busy(i) } else { Event::Idle(i) });
                 }
             }
             Action::Abort(i) => {
@@ -123,7 +122,7 @@ impl Supervisor<'_> {
                 } else {
                     which.iter().map(|&i| Some(self.processes[i].daemon.kind)).collect()
                 };
-                self.start_next_load(events);
+                self.start_next_load();
             }
             Action::AbortLoad => {
                 log::error!("vtysh: loading the configuration hangs: killing vtysh");
@@ -144,7 +143,7 @@ impl Supervisor<'_> {
                 self.config.history.mark_good(&self.node);
                 log::debug!("the active configuration is stored as the last-known-good configuration");
             }
-            Action::RollBack(i) => self.roll_back(i, events),
+            Action::RollBack(i) => self.roll_back(i),
             Action::Finished => self.ending.finished = true,
         }
     }

@@ -11,7 +11,6 @@ use rustix::event::{PollFd, PollFlags};
 use super::Supervisor;
 use super::change::Task;
 use super::part::Part;
-use super::policy::Event;
 use crate::frr::Version;
 use crate::kernel::{BackupRoutes, RemoveOriginals};
 
@@ -148,7 +147,7 @@ impl Part for BackupPart {
         until.into_iter().chain(retry_at).min()
     }
 
-    fn step(&self, supervisor: &mut Supervisor<'_>, _: &mut VecDeque<Event>, now: Instant) -> io::Result<()> {
+    fn step(&self, supervisor: &mut Supervisor<'_>, now: Instant) -> io::Result<()> {
         if supervisor.kernel.backup.until.is_some_and(|until| until <= now) {
             supervisor.kernel.backup.until = None;
             supervisor.kernel.backup.push(BackupJob::Remove);

@@ -1,6 +1,6 @@
 //! The BFD sessions of bfdd, and the peers that the supervisor configures in it.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -95,13 +95,8 @@ impl Part for AdminDownPart {
         supervisor.bfd.admin_down.as_ref().map(|waiting| waiting.next_at)
     }
 
-    fn step(
-        &self,
-        supervisor: &mut Supervisor<'_>,
-        events: &mut VecDeque<Event>,
-        now: Instant,
-    ) -> io::Result<()> {
-        supervisor.step_admin_down(events, now);
+    fn step(&self, supervisor: &mut Supervisor<'_>, now: Instant) -> io::Result<()> {
+        supervisor.step_admin_down(now);
         Ok(())
     }
 }
@@ -121,7 +116,7 @@ impl Supervisor<'_> {
     }
 
     /// Sends BFD AdminDown to the peers of an exited bfdd when they are ready for it.
-    fn step_admin_down(&mut self, events: &mut VecDeque<Event>, now: Instant) {
+    fn step_admin_down(&mut self, now: Instant) {
         let router = self.node.kernel.router_ns();
         let connections = || {
             let tables = router.within_on_this_thread(|| bgp_connections("/proc/thread-self/net"));
@@ -130,7 +125,7 @@ impl Supervisor<'_> {
         let Some(due) = self.bfd.admin_down.take_if(|waiting| waiting.is_due(connections, now)) else {
             return;
         };
-        events.push_back(Event::BfdPeersNotified);
+        self.events.push_back(Event::BfdPeersNotified);
         let sent = router.within(|| Ok(bfd::send_admin_down(&due.sessions)));
         match sent.and_then(|sent| sent) {
             Ok(0) => {}

@@ -6,7 +6,6 @@
 //! (`peer_flag_modify_action`, `bgpd/bgpd.c`), and the session of such a peer is down anyway.
 
 use std::collections::BTreeMap;
-use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
@@ -19,7 +18,6 @@ use serde_json::Value;
 use super::Supervisor;
 use super::backup::BackupJob;
 use super::part::Part;
-use super::policy::Event;
 use crate::frr::delta::is_default_bgp_instance;
 use crate::frr::neighbors::{SHOW_NEIGHBORS, is_established};
 use crate::frr::vty::{CONFIGURE, Query, Reply, socket};
@@ -96,7 +94,7 @@ impl Part for PortPart {
         supervisor.kernel.carriers.deadline()
     }
 
-    fn step(&self, supervisor: &mut Supervisor<'_>, _: &mut VecDeque<Event>, now: Instant) -> io::Result<()> {
+    fn step(&self, supervisor: &mut Supervisor<'_>, now: Instant) -> io::Result<()> {
         supervisor.drop_stale_paths(now);
         Ok(())
     }

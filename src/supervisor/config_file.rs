@@ -1,6 +1,5 @@
 //! The configuration file: reads it when it may have changed, and accepts or rejects it as a whole.
 
-use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::time::Instant;
@@ -10,7 +9,6 @@ use rustix::event::{PollFd, PollFlags};
 use super::Supervisor;
 use super::change::Task;
 use super::part::Part;
-use super::policy::Event;
 use super::reload::{KEPT, PendingConfig, RETRY_DELAY};
 use super::watch::FileWatch;
 use crate::config::{Config, ConfigProblem, file};
@@ -103,7 +101,7 @@ impl Part for FilePart {
         file.watch.as_ref().and_then(FileWatch::due).into_iter().chain(file.reread_at).min()
     }
 
-    fn step(&self, supervisor: &mut Supervisor<'_>, _: &mut VecDeque<Event>, now: Instant) -> io::Result<()> {
+    fn step(&self, supervisor: &mut Supervisor<'_>, now: Instant) -> io::Result<()> {
         supervisor.step_file(now);
         Ok(())
     }

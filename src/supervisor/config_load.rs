@@ -37,7 +37,7 @@ impl Supervisor<'_> {
     }
 
     /// Starts the next vtysh, or reports the result after the last one.
-    pub(super) fn start_next_load(&mut self, events: &mut VecDeque<Event>) {
+    pub(super) fn start_next_load(&mut self) {
         while let Some(daemon) = self.config.load.queue.pop_front() {
             let start = || {
                 let text = Memfd::sealed("frr.conf", &with_log_settings(&self.config.text))?;
@@ -59,7 +59,7 @@ impl Supervisor<'_> {
                 }
             }
         }
-        events.push_back(Event::Loaded(self.config.load.succeeded));
+        self.events.push_back(Event::Loaded(self.config.load.succeeded));
     }
 
     pub(super) fn load_exited(&mut self, mut child: Child, status: ExitStatus) {

@@ -1,12 +1,10 @@
 //! The connect guard of a new bgpd: when BGP connects are blocked, and when they are allowed again.
 
-use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
 use super::Supervisor;
 use super::part::Part;
-use super::policy::Event;
 use super::repairs::RETRY;
 use crate::kernel::Connects;
 
@@ -33,7 +31,7 @@ impl Part for ConnectPart {
         supervisor.kernel.blocked_connects.iter().map(|(_, at)| *at + extension).min()
     }
 
-    fn step(&self, supervisor: &mut Supervisor<'_>, _: &mut VecDeque<Event>, now: Instant) -> io::Result<()> {
+    fn step(&self, supervisor: &mut Supervisor<'_>, now: Instant) -> io::Result<()> {
         supervisor.allow_due_connects(now);
         Ok(())
     }

@@ -1,6 +1,5 @@
 //! Starts and exits of the daemons' processes.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
@@ -59,7 +58,7 @@ impl Part for OutputPart {
         fds.extend(outputs.map(|output| PollFd::new(output, PollFlags::IN)));
     }
 
-    fn step(&self, supervisor: &mut Supervisor<'_>, _: &mut VecDeque<Event>, now: Instant) -> io::Result<()> {
+    fn step(&self, supervisor: &mut Supervisor<'_>, now: Instant) -> io::Result<()> {
         let mut sessions_changed = false;
         for child in supervisor.processes.iter_mut().filter_map(|process| process.child.as_mut()) {
             child.read();
@@ -89,13 +88,8 @@ impl Part for ProcessPart {
         policy.next_deadline().into_iter().chain(policy.next_unresponsive_at(Instant::now())).min()
     }
 
-    fn step(
-        &self,
-        supervisor: &mut Supervisor<'_>,
-        events: &mut VecDeque<Event>,
-        _: Instant,
-    ) -> io::Result<()> {
-        supervisor.reap(events)
+    fn step(&self, supervisor: &mut Supervisor<'_>, _: Instant) -> io::Result<()> {
+        supervisor.reap()
     }
 }
 
@@ -151,7 +145,7 @@ impl Supervisor<'_> {
     }
 
     /// Reaps every exited child: those of the supervisor and, if it is PID 1, orphans.
-    fn reap(&mut self, events: &mut VecDeque<Event>) -> io::Result<()> {
+    fn reap(&mut self) -> io::Result<()> {
         let mut exited = vec![];
         loop {
             match wait(WaitOptions::NOHANG) {
@@ -170,13 +164,13 @@ impl Supervisor<'_> {
             let has_pid = |child: &Option<Child>| child.as_ref().is_some_and(|c| c.pid == pid);
             if let Some(i) = self.processes.iter().position(|process| process.has_pid(pid)) {
                 if let Some(child) = self.processes[i].child.take() {
-                    self.daemon_exited(i, child, status, events);
+                    self.daemon_exited(i, child, status);
                 }
             } else if has_pid(&self.config.load.running) {
                 if let Some(child) = self.config.load.running.take() {
                     self.load_exited(child, status);
                 }
-                self.start_next_load(events);
+                self.start_next_load();
             } else {
                 log::debug!("reaped orphan {pid}: {status}");
             }
@@ -184,13 +178,7 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    pub(super) fn daemon_exited(
-        &mut self,
-        i: usize,
-        mut child: Child,
-        status: ExitStatus,
-        events: &mut VecDeque<Event>,
-    ) {
+    pub(super) fn daemon_exited(&mut self, i: usize, mut child: Child, status: ExitStatus) {
         if self.processes[i].daemon.kind == DaemonKind::Bgpd && self.ending.end.is_none() {
             self.retain_services();
         }
@@ -226,6 +214,6 @@ impl Supervisor<'_> {
         host::remove_pid_file(name);
         sockets::remove_hard_links(name);
         host::remove_daemon_directory(name, pid);
-        events.push_back(Event::Exited(i));
+        self.events.push_back(Event::Exited(i));
     }
 }

@@ -12,7 +12,6 @@ use super::Supervisor;
 use super::back_off::back_off;
 use super::change::{RepairReport, Task, start_repair};
 use super::part::Part;
-use super::policy::Event;
 use crate::frr::delta::{self, Step, VtyCommand};
 use crate::frr::vty::{Query, socket};
 use crate::frr::{Daemon, DaemonKind, Version};
@@ -307,20 +306,15 @@ impl Part for DriftPart {
         supervisor.config.drift.monitor.deadline().filter(|_| supervisor.policy.is_complete())
     }
 
-    fn step(
-        &self,
-        supervisor: &mut Supervisor<'_>,
-        events: &mut VecDeque<Event>,
-        now: Instant,
-    ) -> io::Result<()> {
-        supervisor.check_drift(events, now);
+    fn step(&self, supervisor: &mut Supervisor<'_>, now: Instant) -> io::Result<()> {
+        supervisor.check_drift(now);
         Ok(())
     }
 }
 
 impl Supervisor<'_> {
     /// Checks whether the daemons run with the expected configuration, and repairs it.
-    fn check_drift(&mut self, events: &mut VecDeque<Event>, now: Instant) {
+    fn check_drift(&mut self, now: Instant) {
         let mut drift_events = vec![];
         if let Some(task) = self.config.drift.repair.take_if(|task| task.is_finished()) {
             // If the thread has panicked, the next check finds the result.
@@ -336,7 +330,7 @@ impl Supervisor<'_> {
         let enforce = self.node.config.settings.enforce_config;
         drift_events.extend(self.config.drift.monitor.step(quiet, enforce, &self.daemons(), now));
         for event in drift_events {
-            self.process_drift_event(event, enforce, events);
+            self.process_drift_event(event, enforce);
         }
         if !self.is_configuring()
             && let Some(step) = self.config.drift.queued.pop_front()
@@ -347,7 +341,7 @@ impl Supervisor<'_> {
         }
     }
 
-    fn process_drift_event(&mut self, event: DriftEvent, enforce: bool, events: &mut VecDeque<Event>) {
+    fn process_drift_event(&mut self, event: DriftEvent, enforce: bool) {
         match event {
             DriftEvent::Resolved(daemon, is_logged) => {
                 let level = if is_logged { log::Level::Info } else { log::Level::Debug };
@@ -377,7 +371,7 @@ impl Supervisor<'_> {
                     daemon = daemon;
                     "{daemon}: commands cannot repair the running configuration: restarting {daemon}"
                 );
-                events.extend(self.restart_with_backends(daemon));
+                self.restart_with_backends(daemon);
             }
             DriftEvent::RepairFailed(daemon, lines, reason, delay) => {
                 log::error!(

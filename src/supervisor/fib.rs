@@ -4,7 +4,6 @@
 //! unchanged, or when the kernel has refused it because of a missing address that the supervisor repairs.
 
 use std::collections::BTreeSet;
-use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::thread;
@@ -16,7 +15,6 @@ use rustix::event::{PollFd, PollFlags};
 use super::Supervisor;
 use super::change::Task;
 use super::part::Part;
-use super::policy::Event;
 use super::process::Child;
 use crate::frr::DaemonKind;
 use crate::frr::rib::{
@@ -168,7 +166,7 @@ impl Part for FibPart {
         supervisor.kernel.fib.deadline()
     }
 
-    fn step(&self, supervisor: &mut Supervisor<'_>, _: &mut VecDeque<Event>, now: Instant) -> io::Result<()> {
+    fn step(&self, supervisor: &mut Supervisor<'_>, now: Instant) -> io::Result<()> {
         supervisor.check_fib(now);
         Ok(())
     }

@@ -1,6 +1,5 @@
 //! Checks of the kernel's state, and what follows from them.
 
-use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -76,7 +75,7 @@ impl Part for KernelEventPart {
         fds.extend(supervisor.node.fds());
     }
 
-    fn step(&self, supervisor: &mut Supervisor<'_>, _: &mut VecDeque<Event>, now: Instant) -> io::Result<()> {
+    fn step(&self, supervisor: &mut Supervisor<'_>, now: Instant) -> io::Result<()> {
         let KernelEvents { managed_changed, nexthop_deleted } = supervisor.node.drain_events();
         let mounts_changed = std::mem::take(&mut supervisor.kernel.mounts_changed);
         if nexthop_deleted {
@@ -108,16 +107,11 @@ impl Part for KernelCheckPart {
         supervisor.kernel.repairs.due().filter(|_| !supervisor.is_kernel_change_pending())
     }
 
-    fn step(
-        &self,
-        supervisor: &mut Supervisor<'_>,
-        events: &mut VecDeque<Event>,
-        now: Instant,
-    ) -> io::Result<()> {
+    fn step(&self, supervisor: &mut Supervisor<'_>, now: Instant) -> io::Result<()> {
         if !supervisor.is_kernel_change_pending()
             && supervisor.kernel.repairs.due().is_some_and(|due| due <= now)
         {
-            supervisor.check_kernel(events);
+            supervisor.check_kernel();
         }
         Ok(())
     }
@@ -131,7 +125,7 @@ impl Part for WorkloadPart {
         supervisor.kernel.workloads_at
     }
 
-    fn step(&self, supervisor: &mut Supervisor<'_>, _: &mut VecDeque<Event>, now: Instant) -> io::Result<()> {
+    fn step(&self, supervisor: &mut Supervisor<'_>, now: Instant) -> io::Result<()> {
         if supervisor.kernel.workloads_at.is_some_and(|at| at <= now) {
             supervisor.node.refresh_neighbours();
             supervisor.kernel.workloads_at = Some(now + NEIGHBOUR_REFRESH_INTERVAL);
@@ -142,7 +136,7 @@ impl Part for WorkloadPart {
 
 impl Supervisor<'_> {
     /// Checks the kernel's state and repairs drift.
-    pub(super) fn check_kernel(&mut self, events: &mut VecDeque<Event>) {
+    pub(super) fn check_kernel(&mut self) {
         let begin = Instant::now();
         let outcome = match self.node.check() {
             CheckOutcome::Clean => RepairOutcome::Clean,
@@ -155,7 +149,7 @@ impl Supervisor<'_> {
                 log::warn!(
                     "the fabric NICs are now {ports}: all daemons restart in place with another frr.conf"
                 );
-                self.reconfigure(events);
+                self.reconfigure();
                 RepairOutcome::Repaired
             }
             // zebra confuses the two names (`set_ifindex`, `zebra/interface.c`: "results are uncertain").
@@ -166,9 +160,9 @@ impl Supervisor<'_> {
                     renamed.join(", ")
                 );
                 if reconfigured {
-                    self.reconfigure(events);
+                    self.reconfigure();
                 }
-                events.extend(self.running(DaemonKind::Zebra).map(Event::Restart));
+                self.events.extend(self.running(DaemonKind::Zebra).map(Event::Restart));
                 RepairOutcome::Repaired
             }
             CheckOutcome::Partial => RepairOutcome::CheckAfter(RETRY),
@@ -177,7 +171,7 @@ impl Supervisor<'_> {
             CheckOutcome::NamespaceLost(how) => {
                 self.ending.end = Some(End::NamespaceGone(how));
                 self.end_load();
-                events.push_back(Event::Stop);
+                self.events.push_back(Event::Stop);
                 RepairOutcome::Clean
             }
         };
@@ -210,11 +204,11 @@ impl Supervisor<'_> {
     }
 
     /// Another configuration is active because of the ports.
-    pub(super) fn reconfigure(&mut self, events: &mut VecDeque<Event>) {
+    pub(super) fn reconfigure(&mut self) {
         // These would continue with the new processes.
         self.end_load();
         self.config.drift.queued.clear();
         self.read_parts();
-        events.push_back(Event::Reconfigured { can_roll_back: self.node.config_store.can_roll_back() });
+        self.events.push_back(Event::Reconfigured { can_roll_back: self.node.config_store.can_roll_back() });
     }
 }

@@ -194,14 +194,12 @@ impl<'a> Supervisor<'a> {
         self.kernel.mounts_changed |= mounts_changed;
         let now = Instant::now();
         self.queries.iteration_started = now;
-        let mut events = std::mem::take(&mut self.events);
         for part in PARTS {
             if self.ending.end.is_none() || part.runs_while_stopping() {
-                part.step(self, &mut events, now)?;
+                part.step(self, now)?;
             }
         }
-        events.push_back(Event::Tick);
-        self.events = events;
+        self.events.push_back(Event::Tick);
         self.process_events();
         if !self.ending.finished {
             return Ok(None);
@@ -216,10 +214,9 @@ impl<'a> Supervisor<'a> {
     }
 
     fn process_events(&mut self) {
-        let mut events = std::mem::take(&mut self.events);
-        while let Some(event) = events.pop_front() {
+        while let Some(event) = self.events.pop_front() {
             for action in self.policy.step(event, Instant::now()) {
-                self.act(action, &mut events);
+                self.act(action);
             }
         }
         self.show_daemons(Instant::now());

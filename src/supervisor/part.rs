@@ -1,12 +1,10 @@
 //! The parts of the supervisor's loop.
 
-use std::collections::VecDeque;
 use std::io;
 use std::time::Instant;
 
 use rustix::event::PollFd;
 
-use super::policy::Event;
 use super::{
     Supervisor, backup, bfd_peers, carrier, config_file, connects, daemons, drift, fib, kernel_check,
     queries, reload, services, stop,
@@ -28,16 +26,11 @@ pub(super) trait Part: Sync {
         None
     }
 
-    /// Does what is due now, and adds the events for the policy.
+    /// Does what is due now. The policy processes the supervisor's events afterwards.
     ///
     /// # Errors
     /// The loop cannot continue.
-    fn step(
-        &self,
-        supervisor: &mut Supervisor<'_>,
-        events: &mut VecDeque<Event>,
-        now: Instant,
-    ) -> io::Result<()>;
+    fn step(&self, supervisor: &mut Supervisor<'_>, now: Instant) -> io::Result<()>;
 }
 
 /// All parts, in the order of their steps: a part may use what an earlier one has found.

@@ -107,13 +107,8 @@ impl Part for QueryPart {
         next.chain(queries.collect_at.map(|(at, _)| at)).min()
     }
 
-    fn step(
-        &self,
-        supervisor: &mut Supervisor<'_>,
-        events: &mut VecDeque<Event>,
-        _: Instant,
-    ) -> io::Result<()> {
-        supervisor.poll_queries(events);
+    fn step(&self, supervisor: &mut Supervisor<'_>, _: Instant) -> io::Result<()> {
+        supervisor.poll_queries();
         if !supervisor.is_configuring() {
             supervisor.queries.finished.clear();
         }
@@ -122,7 +117,7 @@ impl Part for QueryPart {
 }
 
 impl Supervisor<'_> {
-    pub(super) fn ping(&mut self, i: usize, events: &mut VecDeque<Event>) {
+    pub(super) fn ping(&mut self, i: usize) {
         let daemon = self.processes[i].daemon;
         let with_neighbors = self.queries.checks.is_multiple_of(NEIGHBOR_QUERY_CHECKS);
         let commands = status_commands(daemon, &self.services.retention, with_neighbors);
@@ -131,7 +126,7 @@ impl Supervisor<'_> {
             Err(e) if limits::is_own_shortage(&e) => {
                 let name = daemon.kind;
                 log::error!(daemon = name; "{name} cannot be queried on its vty: {e}; {}", limits::REMEDY);
-                events.push_back(Event::PingFailed(i));
+                self.events.push_back(Event::PingFailed(i));
                 return;
             }
             Err(_) => None,
@@ -192,12 +187,18 @@ impl Supervisor<'_> {
     }
 
     /// Processes the replies of the daemons, and queries starting daemons again.
-    fn poll_queries(&mut self, events: &mut VecDeque<Event>) {
+    fn poll_queries(&mut self) {
         let now = Instant::now();
         let daemons = &self.daemons();
         let mut started = Vec::new();
         self.queries.starting.retain_mut(|starting| {
-            match starting.poll(daemons, || vec![PING.to_owned()], START_QUERY_INTERVAL, now, events) {
+            match starting.poll(
+                daemons,
+                || vec![PING.to_owned()],
+                START_QUERY_INTERVAL,
+                now,
+                &mut self.events,
+            ) {
                 Some(_) => {
                     started.push(starting.daemon);
                     false
@@ -213,7 +214,7 @@ impl Supervisor<'_> {
             self.start_session_queries(now);
             self.show_notifications();
         }
-        events.extend(started.into_iter().map(Event::Responded));
+        self.events.extend(started.into_iter().map(Event::Responded));
         let mut replied = Vec::new();
         if let Some((queries, until)) = &mut self.queries.sessions {
             // A running query ends with its reply: daemons log an error if the other end closes the connection.
@@ -224,7 +225,7 @@ impl Supervisor<'_> {
                 }
                 let daemon = self.processes[query.daemon].daemon;
                 let commands = || status_commands(daemon, &self.services.retention, true);
-                let replies = query.poll(daemons, commands, SESSION_QUERY_INTERVAL, now, events);
+                let replies = query.poll(daemons, commands, SESSION_QUERY_INTERVAL, now, &mut self.events);
                 replied.extend(replies.map(|replies| (query.daemon, replies)));
                 !is_over(query)
             });
@@ -233,9 +234,9 @@ impl Supervisor<'_> {
             }
         }
         if self.queries.collect_at.is_some_and(|(at, _)| at <= now) {
-            self.collect_pings(events, &mut replied, now);
+            self.collect_pings(&mut replied, now);
         }
-        events.extend(replied.iter().map(|(i, _)| Event::Responded(*i)));
+        self.events.extend(replied.iter().map(|(i, _)| Event::Responded(*i)));
         for (i, replies) in replied {
             self.process_replies(i, &replies);
         }
@@ -251,12 +252,7 @@ impl Supervisor<'_> {
     }
 
     /// Collects the replies to the pings.
-    fn collect_pings(
-        &mut self,
-        events: &mut VecDeque<Event>,
-        replied: &mut Vec<(usize, Vec<Reply>)>,
-        now: Instant,
-    ) {
+    fn collect_pings(&mut self, replied: &mut Vec<(usize, Vec<Reply>)>, now: Instant) {
         for (i, query) in std::mem::take(&mut self.queries.pings) {
             let Some(mut query) = query else {
                 self.queries.pings.push((i, None));
@@ -268,7 +264,7 @@ impl Supervisor<'_> {
                     self.queries.finished.push(query);
                 }
                 Ok(None) if query.has_reply() => {
-                    events.push_back(Event::Responded(i));
+                    self.events.push_back(Event::Responded(i));
                     self.queries.partial_replies.push((i, query));
                 }
                 // The policy decides how long to wait for a missing reply.

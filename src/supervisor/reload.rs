@@ -1,6 +1,5 @@
 //! Changes of the running configuration: changes FRR and the kernel to another configuration.
 
-use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -117,22 +116,17 @@ impl Part for ChangePart {
         pending.into_iter().chain(change.build.as_ref().map(Build::deadline)).min()
     }
 
-    fn step(
-        &self,
-        supervisor: &mut Supervisor<'_>,
-        events: &mut VecDeque<Event>,
-        now: Instant,
-    ) -> io::Result<()> {
-        supervisor.step_changes(events, now);
+    fn step(&self, supervisor: &mut Supervisor<'_>, now: Instant) -> io::Result<()> {
+        supervisor.step_changes(now);
         Ok(())
     }
 }
 
 impl Supervisor<'_> {
     /// Continues the changes in progress, and starts the one that waits.
-    fn step_changes(&mut self, events: &mut VecDeque<Event>, now: Instant) {
+    fn step_changes(&mut self, now: Instant) {
         if let Some(change) = self.config.change.commands.take_if(|change| change.task.is_finished()) {
-            self.change_finished(change, events);
+            self.change_finished(change);
         }
         if self.config.change.build.as_mut().is_some_and(|build| build.is_processed(now)) {
             self.build_batch();
@@ -143,7 +137,7 @@ impl Supervisor<'_> {
             && let Some(pending) = self.config.file.pending.take_if(|pending| pending.due(complete) <= now)
         {
             self.config.file.interruptions = pending.interruptions;
-            let (problems, retry) = match self.start_change(pending.config.clone(), events) {
+            let (problems, retry) = match self.start_change(pending.config.clone()) {
                 Ok(()) => return,
                 Err(StartError::Invalid(problems)) => (problems, false),
                 Err(StartError::Transient(problems)) => (problems, true),
@@ -175,7 +169,7 @@ impl Supervisor<'_> {
     }
 
     /// Starts the change to `config`. A change without commands is done at once.
-    fn start_change(&mut self, config: Config, events: &mut VecDeque<Event>) -> Result<(), StartError> {
+    fn start_change(&mut self, config: Config) -> Result<(), StartError> {
         let candidate = self.node.prepare(config).map_err(StartError::Transient)?;
         if let Some(reason) = self.config.history.rejection_reason(&candidate.config, &candidate.text) {
             return Err(StartError::Invalid(vec![reason]));
@@ -238,7 +232,7 @@ impl Supervisor<'_> {
                 if needs_other_daemons {
                     log::warn!("{reason}: restarting all daemons; the kernel continues to forward");
                     self.ending.end = Some(End::Reconfigured(Box::new(candidate.config)));
-                    events.push_back(Event::Stop);
+                    self.events.push_back(Event::Stop);
                     return Ok(());
                 }
                 let names = if which.is_empty() {
@@ -251,17 +245,18 @@ impl Supervisor<'_> {
                 self.end_load();
                 self.read_parts();
                 self.adopt(candidate, 0, vec![]);
-                events.push_back(Event::Changed { can_roll_back: self.node.config_store.can_roll_back() });
+                self.events
+                    .push_back(Event::Changed { can_roll_back: self.node.config_store.can_roll_back() });
                 let is_named =
                     |i: &usize| which.is_empty() || which.contains(&self.processes[*i].daemon.kind);
-                events.extend((0..self.processes.len()).filter(is_named).map(Event::Restart));
+                self.events.extend((0..self.processes.len()).filter(is_named).map(Event::Restart));
             }
         }
         Ok(())
     }
 
     /// Processes the result of a change by commands.
-    fn change_finished(&mut self, change: Change, events: &mut VecDeque<Event>) {
+    fn change_finished(&mut self, change: Change) {
         let Change { candidate, commands, late, started, task } = change;
         let result = task.result();
         self.publisher.update(|facts| facts.counts.changing = false);
@@ -270,7 +265,8 @@ impl Supervisor<'_> {
                 self.activate_text(&candidate);
                 self.read_parts();
                 self.adopt(candidate, commands, late);
-                events.push_back(Event::Changed { can_roll_back: self.node.config_store.can_roll_back() });
+                self.events
+                    .push_back(Event::Changed { can_roll_back: self.node.config_store.can_roll_back() });
             }
             Err(error) => {
                 let source = origin(&candidate, &error.command, None);
@@ -317,7 +313,7 @@ impl Supervisor<'_> {
                             daemon = name;
                             "{name} does not run with the previous configuration after the rollback: restarting {name}"
                         );
-                        events.extend(self.restart_with_backends(name));
+                        self.restart_with_backends(name);
                     }
                 }
             }

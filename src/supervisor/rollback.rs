@@ -1,6 +1,5 @@
 //! Rollback to the last-known-good configuration when a daemon keeps crashing with the active one.
 
-use std::collections::VecDeque;
 use std::io;
 
 use super::policy::Event;
@@ -91,22 +90,24 @@ impl RollbackHistory {
 const MGMTD_BACKENDS: [DaemonKind; 2] = [DaemonKind::Zebra, DaemonKind::Staticd];
 
 impl Supervisor<'_> {
-    /// Events that restart every daemon that has the running configuration of `daemon`.
-    pub(super) fn restart_with_backends(&self, daemon: DaemonKind) -> impl Iterator<Item = Event> {
-        let backends = MGMTD_BACKENDS.into_iter().filter(move |_| daemon == DaemonKind::Mgmtd);
-        [daemon].into_iter().chain(backends).filter_map(|name| self.running(name)).map(Event::Restart)
+    /// Restarts every daemon that has the running configuration of `daemon`.
+    pub(super) fn restart_with_backends(&mut self, daemon: DaemonKind) {
+        let backends = MGMTD_BACKENDS.into_iter().filter(|_| daemon == DaemonKind::Mgmtd);
+        for name in [daemon].into_iter().chain(backends) {
+            self.events.extend(self.running(name).map(Event::Restart));
+        }
     }
 
     /// Rolls back to the last-known-good configuration and restarts every daemon with it. Daemon `i` keeps crashing
     /// with the active one.
-    pub(super) fn roll_back(&mut self, i: usize, events: &mut VecDeque<Event>) {
+    pub(super) fn roll_back(&mut self, i: usize) {
         let name = self.processes[i].daemon.kind;
         if self.ending.end.is_some() {
             return;
         }
         // A running change may cause the crashes, and is then rolled back itself. A cleanup must finish first.
         if self.config.change.commands.is_some() || self.config.change.cleanup.is_some() {
-            events.push_back(Event::Changed { can_roll_back: true });
+            self.events.push_back(Event::Changed { can_roll_back: true });
             return;
         }
         let text = self.node.config_store.active().to_owned();
@@ -118,7 +119,7 @@ impl Supervisor<'_> {
             );
             // For any other error, the configuration itself may be valid.
             if e.kind() != io::ErrorKind::InvalidData {
-                events.push_back(Event::Changed { can_roll_back: true });
+                self.events.push_back(Event::Changed { can_roll_back: true });
             }
             return;
         }
@@ -133,12 +134,12 @@ impl Supervisor<'_> {
         self.end_load();
         self.config.drift.queued.clear();
         self.read_parts();
-        self.roll_back_devices(events);
-        events.push_back(Event::Reconfigured { can_roll_back: self.node.config_store.can_roll_back() });
+        self.roll_back_devices();
+        self.events.push_back(Event::Reconfigured { can_roll_back: self.node.config_store.can_roll_back() });
     }
 
     /// Changes the node's devices to those of the last-known-good configuration.
-    fn roll_back_devices(&mut self, events: &mut VecDeque<Event>) {
+    fn roll_back_devices(&mut self) {
         const KEPT: &str = "the devices stay those of the rejected configuration";
         let Some(config) = self.config.history.good_config(&self.config.text).cloned() else {
             log::warn!("the source of the last-known-good configuration is unknown after a restart: {KEPT}");
@@ -146,7 +147,7 @@ impl Supervisor<'_> {
         };
         if self.node.daemons(&config) != self.daemons() {
             self.ending.end = Some(End::Reconfigured(Box::new(config)));
-            events.push_back(Event::Stop);
+            self.events.push_back(Event::Stop);
             return;
         }
         match self.node.prepare(config) {

@@ -1,7 +1,6 @@
 //! Retained services: what bgpd announces in the place of MetalLB's speaker, and what is logged of it.
 
 use std::collections::BTreeSet;
-use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,6 @@ use ipnet::IpNet;
 use rustix::event::{PollFd, PollFlags};
 
 use super::part::Part;
-use super::policy::Event;
 use super::retention::Retention;
 use super::retention::{RetentionEvent, RetentionOutcome};
 use super::{MAX_LOGGED_NAMES, Supervisor, backup, file_text};
@@ -59,7 +57,7 @@ impl Part for ServicePart {
         retention.deadline().into_iter().chain(released.as_ref().map(|(at, _)| *at)).min()
     }
 
-    fn step(&self, supervisor: &mut Supervisor<'_>, _: &mut VecDeque<Event>, now: Instant) -> io::Result<()> {
+    fn step(&self, supervisor: &mut Supervisor<'_>, now: Instant) -> io::Result<()> {
         supervisor.step_retention(now);
         Ok(())
     }

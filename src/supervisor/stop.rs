@@ -1,6 +1,5 @@
 //! The stop that a signal requests.
 
-use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -29,14 +28,9 @@ pub(super) struct Ending {
 pub(super) struct SignalPart;
 
 impl Part for SignalPart {
-    fn step(
-        &self,
-        supervisor: &mut Supervisor<'_>,
-        events: &mut VecDeque<Event>,
-        now: Instant,
-    ) -> io::Result<()> {
+    fn step(&self, supervisor: &mut Supervisor<'_>, now: Instant) -> io::Result<()> {
         if supervisor.signals.stop_requested() && supervisor.ending.end != Some(End::Stopped) {
-            supervisor.stop(events, now);
+            supervisor.stop(now);
         }
         Ok(())
     }
@@ -55,20 +49,15 @@ impl Part for GracefulShutdownPart {
         supervisor.ending.graceful_shutdown.as_ref().map(GracefulShutdown::deadline)
     }
 
-    fn step(
-        &self,
-        supervisor: &mut Supervisor<'_>,
-        events: &mut VecDeque<Event>,
-        now: Instant,
-    ) -> io::Result<()> {
-        supervisor.step_graceful_shutdown(events, now);
+    fn step(&self, supervisor: &mut Supervisor<'_>, now: Instant) -> io::Result<()> {
+        supervisor.step_graceful_shutdown(now);
         Ok(())
     }
 }
 
 impl Supervisor<'_> {
     /// A signal requests the stop, which takes precedence over any other end.
-    fn stop(&mut self, events: &mut VecDeque<Event>, now: Instant) {
+    fn stop(&mut self, now: Instant) {
         let withdraw = withdraws(&self.node.config, self.signals);
         if withdraw && self.ending.end.is_some() {
             // The daemons are stopping already, and the peers keep this node's routes: the next bgpd withdraws them.
@@ -79,7 +68,7 @@ impl Supervisor<'_> {
         self.end_load();
         if !withdraw {
             log::info!("stopping: the peers keep this node's routes, and the kernel keeps its own");
-            events.push_back(Event::Stop);
+            self.events.push_back(Event::Stop);
             return;
         }
         let drain = Duration::from_secs(self.node.config.settings.drain_time.get().into());
@@ -101,7 +90,7 @@ impl Supervisor<'_> {
     }
 
     /// Does the next step of the graceful shutdown, and stops the daemons after the last one.
-    fn step_graceful_shutdown(&mut self, events: &mut VecDeque<Event>, now: Instant) {
+    fn step_graceful_shutdown(&mut self, now: Instant) {
         let bgpd = self.ready_child(DaemonKind::Bgpd).map(|bgpd| bgpd.pid);
         let Some(outcome) =
             self.ending.graceful_shutdown.as_mut().and_then(|shutdown| shutdown.step(bgpd, now))
@@ -127,7 +116,7 @@ impl Supervisor<'_> {
                 );
             }
         }
-        events.push_back(Event::Stop);
+        self.events.push_back(Event::Stop);
     }
 }
 
