@@ -5,11 +5,13 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags};
+
 use super::Supervisor;
 use super::part::Part;
 use super::policy::Event;
 use crate::frr::vty::{Query, Reply, socket};
-use crate::frr::{DaemonKind, bfd, state};
+use crate::frr::{DaemonKind, bfd, redact_output, state};
 use crate::kernel::{BgpConnection, TcpState, bgp_connections};
 
 /// Time from the exit of bfdd until its peers get AdminDown. Most peers notice the exit of bgpd within that time.
@@ -24,13 +26,13 @@ const CONNECTION_POLL_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(super) struct BfdState {
     /// The last known BFD sessions of bfdd.
-    pub(super) sessions: Vec<bfd::BfddSession>,
+    sessions: Vec<bfd::BfddSession>,
     /// The BFD peers that the supervisor configures in bfdd.
     pub(super) peers: bfd::PeerAddresses,
     /// The running configuration of BFD peers.
-    pub(super) query: Option<(Query, Vec<String>)>,
+    query: Option<(Query, Vec<String>)>,
     /// bfdd's last error for one of them.
-    pub(super) error: Option<String>,
+    error: Option<String>,
     admin_down: Option<AdminDown>,
 }
 
@@ -78,6 +80,19 @@ impl BfdState {
         }
     }
 
+    /// Processes the replies to the configuration of peers.
+    fn take_replies(&mut self) {
+        if let Some((Ok(replies), commands)) = Query::take_ended_with(&mut self.query) {
+            let refused = commands.into_iter().zip(replies).find(|(_, reply)| !reply.success);
+            let error =
+                refused.map(|(command, reply)| format!("{command:?}: {}", redact_output(reply.text.trim())));
+            if let Some(text) = error.as_ref().filter(|_| error != self.error) {
+                log::warn!(daemon = "bfdd"; "bfdd refuses {text}; this peer stays without BFD");
+            }
+            self.error = error;
+        }
+    }
+
     /// bfdd has exited. Its peers get AdminDown, and those of an earlier exit that wait for it.
     pub(super) fn exited(&mut self, now: Instant) {
         self.query = None;
@@ -87,15 +102,20 @@ impl BfdState {
     }
 }
 
-/// AdminDown for the peers of an exited bfdd.
-pub(super) struct AdminDownPart;
+/// The peers that the supervisor configures in bfdd, and AdminDown for the peers of an exited bfdd.
+pub(super) struct BfdPart;
 
-impl Part for AdminDownPart {
+impl Part for BfdPart {
+    fn add_fds<'a>(&self, supervisor: &'a Supervisor<'_>, fds: &mut Vec<PollFd<'a>>) {
+        fds.extend(supervisor.bfd.query.as_ref().map(|(query, _)| PollFd::new(query, PollFlags::IN)));
+    }
+
     fn deadline(&self, supervisor: &Supervisor<'_>) -> Option<Instant> {
         supervisor.bfd.admin_down.as_ref().map(|waiting| waiting.next_at)
     }
 
     fn step(&self, supervisor: &mut Supervisor<'_>, now: Instant) -> io::Result<()> {
+        supervisor.bfd.take_replies();
         supervisor.step_admin_down(now);
         Ok(())
     }

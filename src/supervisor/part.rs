@@ -40,7 +40,7 @@ pub(super) const PARTS: [&dyn Part; 17] = [
     &daemons::ProcessPart,
     &queries::QueryPart,
     &stop::GracefulShutdownPart,
-    &bfd_peers::AdminDownPart,
+    &bfd_peers::BfdPart,
     &services::ServicePart,
     &kernel_check::KernelEventPart,
     &carrier::PortPart,

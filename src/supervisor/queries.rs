@@ -11,7 +11,7 @@ use super::part::Part;
 use super::policy::Event;
 use super::retention::Retention;
 use crate::frr::vty::{PING, Query, Reply, socket};
-use crate::frr::{Daemon, DaemonKind, bfd, neighbors, redact_output, sockets, solicit};
+use crate::frr::{Daemon, DaemonKind, bfd, neighbors, sockets, solicit};
 use crate::limits;
 use crate::model::IfName;
 
@@ -93,11 +93,7 @@ pub(super) struct QueryPart;
 
 impl Part for QueryPart {
     fn add_fds<'a>(&self, supervisor: &'a Supervisor<'_>, fds: &mut Vec<PollFd<'a>>) {
-        let queries = supervisor
-            .queries
-            .repeated()
-            .filter_map(|q| q.query.as_ref())
-            .chain(supervisor.bfd.query.iter().map(|(query, _)| query));
+        let queries = supervisor.queries.repeated().filter_map(|q| q.query.as_ref());
         fds.extend(queries.map(|query| PollFd::new(query, PollFlags::IN)));
     }
 
@@ -239,15 +235,6 @@ impl Supervisor<'_> {
         self.events.extend(replied.iter().map(|(i, _)| Event::Responded(*i)));
         for (i, replies) in replied {
             self.process_replies(i, &replies);
-        }
-        if let Some((Ok(replies), commands)) = Query::take_ended_with(&mut self.bfd.query) {
-            let refused = commands.into_iter().zip(replies).find(|(_, reply)| !reply.success);
-            let error =
-                refused.map(|(command, reply)| format!("{command:?}: {}", redact_output(reply.text.trim())));
-            if let Some(text) = error.as_ref().filter(|_| error != self.bfd.error) {
-                log::warn!(daemon = "bfdd"; "bfdd refuses {text}; this peer stays without BFD");
-            }
-            self.bfd.error = error;
         }
     }
 
