@@ -125,6 +125,14 @@ mod tests {
             retransmissions: 0,
         };
         assert_eq!(parse(&tables), [inbound, outbound]);
+        let states = ["02", "03", "0C", "04", "08", "09", "0B", "06", "0A"].map(|state| {
+            let line =
+                format!("0: 0100000A:00B3 0200000A:1000 {state} 00000000:00000000 00:00000000 00000000");
+            parse_line(&line).unwrap().state
+        });
+        let closing = TcpState::Closing;
+        let (sent, received, closed) = (TcpState::SynSent, TcpState::SynReceived, TcpState::Closed);
+        assert_eq!(states, [sent, received, received, closing, closing, closing, closing, closed, closed]);
         assert_eq!(endpoint("zz:00B3"), None);
         assert_eq!(endpoint("00:00B3"), None);
     }
