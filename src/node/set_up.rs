@@ -103,26 +103,31 @@ impl<'a> SetUp<'a> {
     }
 
     fn advance(&mut self) -> Result<Option<Node>, Vec<String>> {
-        if let Phase::Begin(at) = self.phase {
-            if Instant::now() < at {
+        let now = Instant::now();
+        let mut wait = match std::mem::replace(&mut self.phase, Phase::Begin(now)) {
+            Phase::WaitForNics(wait) => wait,
+            Phase::Begin(at) if now < at => {
+                self.phase = Phase::Begin(at);
                 return Ok(None);
             }
-            if !self.logged.is_empty()
-                && let Some(config) = self.base.with_valid_file()
-            {
-                // The file was corrected.
-                self.config = config;
+            Phase::Begin(_) => {
+                if !self.logged.is_empty()
+                    && let Some(config) = self.base.with_valid_file()
+                {
+                    // The file was corrected.
+                    self.config = config;
+                }
+                Box::new(self.open()?)
             }
-            self.phase = Phase::WaitForNics(Box::new(self.open()?));
-        }
-        let Phase::WaitForNics(wait) = &mut self.phase else { return Ok(None) };
-        wait.monitor.drain();
-        let Some((now, found)) = wait.find_nics(&self.config, &self.publisher)? else { return Ok(None) };
-        let Phase::WaitForNics(wait) = std::mem::replace(&mut self.phase, Phase::Begin(Instant::now()))
-        else {
-            return Ok(None);
         };
-        self.build(wait.kernel, wait.origin, &now, found).map(Some)
+        wait.monitor.drain();
+        match wait.find_nics(&self.config, &self.publisher)? {
+            Some((observed, found)) => self.build(wait.kernel, wait.origin, &observed, found).map(Some),
+            None => {
+                self.phase = Phase::WaitForNics(wait);
+                Ok(None)
+            }
+        }
     }
 
     /// Schedules the next attempt.
