@@ -3,6 +3,7 @@
 pub mod bfd;
 pub mod check;
 mod check_output;
+pub mod collect;
 pub mod daemons;
 pub mod delta;
 pub mod host;

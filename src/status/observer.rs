@@ -24,6 +24,7 @@ use super::{
 };
 use crate::events::EventLog;
 use crate::files;
+use crate::frr::collect::CollectTimer;
 use crate::frr::host::status_access;
 use crate::frr::vty::{Query, socket};
 use crate::instance;
@@ -41,11 +42,6 @@ const DIAGNOSIS_TIME: Duration = Duration::from_secs(10);
 
 /// A client counts as a viewer for this time after its last request.
 const VIEWER_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Time until the replies are first collected. Each further poll waits twice as long: a wake-up for each reply would
-/// cost more than the replies.
-const COLLECT_DELAY: Duration = Duration::from_millis(100);
-const MAX_COLLECT_DELAY: Duration = Duration::from_secs(1);
 
 /// The rounds take at most 1/2000 of a core.
 const CPU_DIVISOR: u32 = 2000;
@@ -97,8 +93,7 @@ pub fn start(
         frr_state: FrrState::default(),
         problems: ProblemTracker::default(),
         pending: vec![],
-        collect_at: Instant::now(),
-        collect_delay: COLLECT_DELAY,
+        collect: CollectTimer::default(),
         viewed_at: None,
         round_at: Instant::now(),
         change_round_at: None,
@@ -132,8 +127,7 @@ struct Observer {
     problems: ProblemTracker,
     pending: Vec<PendingQueries>,
     /// When to collect replies, and the delay of the next poll.
-    collect_at: Instant,
-    collect_delay: Duration,
+    collect: CollectTimer,
     viewed_at: Option<Instant>,
     round_at: Instant,
     /// When to start a round because of a change, whatever the last round has cost.
@@ -234,7 +228,7 @@ impl Observer {
         let write = self.has_unwritten_changes.then(|| self.written_at.map_or(now, |at| at + WRITE_INTERVAL));
         let listen = (self.listen.is_some() && self.server.is_none()).then_some(self.listen_at);
         let round = self.change_round_at.map_or(self.round_at, |at| at.min(self.round_at));
-        let round = Some(if self.pending.is_empty() { round } else { self.collect_at });
+        let round = if self.pending.is_empty() { Some(round) } else { self.collect.deadline() };
         let server = self.server.as_ref().and_then(HttpServer::deadline);
         let update = self.is_stale.then(|| self.updated_at + UPDATE_INTERVAL);
         [write, update, listen, round, server, self.reevaluate_at, self.systemd.due]
@@ -279,7 +273,7 @@ impl Observer {
         };
         self.round_at = now + interval;
         (self.round_started_at, self.change_round_at) = (Some(now), None);
-        (self.collect_at, self.collect_delay) = (now + COLLECT_DELAY, COLLECT_DELAY);
+        self.collect.start(now);
         let runs = |name: &str| {
             let has_process = |d: &&DaemonStatus| {
                 matches!(d.state, DaemonState::Running | DaemonState::Loading | DaemonState::Unresponsive)
@@ -307,11 +301,9 @@ impl Observer {
 
     /// Applies the replies that have arrived. Returns whether the state has changed.
     fn collect_replies(&mut self, now: Instant) -> bool {
-        if self.pending.is_empty() || now < self.collect_at {
+        if self.pending.is_empty() || !self.collect.take_due(now) {
             return false;
         }
-        self.collect_delay = (self.collect_delay * 2).min(MAX_COLLECT_DELAY);
-        self.collect_at = now + self.collect_delay;
         let mut has_changed = false;
         for mut pending in std::mem::take(&mut self.pending) {
             match pending.collect() {

@@ -12,6 +12,7 @@ use super::Supervisor;
 use super::back_off::back_off;
 use super::change::{RepairReport, Task, start_repair};
 use super::part::Part;
+use crate::frr::collect::CollectTimer;
 use crate::frr::delta::{self, Step, VtyCommand};
 use crate::frr::vty::{Query, socket};
 use crate::frr::{Daemon, DaemonKind, Version};
@@ -21,9 +22,6 @@ use crate::printable::first;
 /// 5 ms to print 100 kB.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 const INTERVAL_PER_BYTE: Duration = Duration::from_micros(50);
-
-/// Interval at which replies are collected if no other event, such as a liveness check, wakes the loop.
-const COLLECT_INTERVAL: Duration = Duration::from_millis(150);
 
 /// Time from a change by the supervisor until a daemon's running configuration counts as the expected one.
 const QUIET_TIME: Duration = Duration::from_secs(2);
@@ -100,7 +98,7 @@ pub struct DriftMonitor {
     /// For each daemon, the number of changes in a row, and when the last one was detected.
     changes: BTreeMap<DaemonKind, (u32, Instant)>,
     next_check_at: Instant,
-    collect_at: Instant,
+    collect: CollectTimer,
 }
 
 impl DriftMonitor {
@@ -115,7 +113,7 @@ impl DriftMonitor {
             restarts: BTreeMap::new(),
             changes: BTreeMap::new(),
             next_check_at: now + QUIET_TIME,
-            collect_at: now,
+            collect: CollectTimer::default(),
         }
     }
 
@@ -134,7 +132,7 @@ impl DriftMonitor {
 
     /// When to collect replies. A check starts when a liveness check wakes the loop anyway.
     pub fn deadline(&self) -> Option<Instant> {
-        (!self.queries.is_empty()).then_some(self.collect_at)
+        self.collect.deadline().filter(|_| !self.queries.is_empty())
     }
 
     /// Does the next step. While not `quiet`, the running configuration may contain lines that are not part of the
@@ -152,7 +150,6 @@ impl DriftMonitor {
             return vec![];
         }
         self.abandoned.clear();
-        self.collect_at = now + COLLECT_INTERVAL;
         if self.next_check_at <= now {
             self.next_check_at = now + CHECK_INTERVAL;
             let queried =
@@ -161,6 +158,10 @@ impl DriftMonitor {
                 Some((name, Query::show(&socket(name), ["enable", "show running-config"]).ok()?))
             };
             self.queries = queried.filter_map(start).collect();
+            self.collect.start(now);
+        }
+        if !self.collect.take_due(now) {
+            return vec![];
         }
         let mut events = vec![];
         for (daemon, mut query) in std::mem::take(&mut self.queries) {
@@ -176,6 +177,10 @@ impl DriftMonitor {
                 }
                 Err(_) => {}
             }
+        }
+        if !self.queries.is_empty() {
+            // The configuration of a node with many VNIs arrives in parts: the delay stays short.
+            self.collect.start(now);
         }
         events
     }

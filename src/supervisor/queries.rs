@@ -10,6 +10,7 @@ use super::Supervisor;
 use super::part::Part;
 use super::policy::Event;
 use super::retention::Retention;
+use crate::frr::collect::CollectTimer;
 use crate::frr::vty::{PING, Query, Reply, socket};
 use crate::frr::{Daemon, DaemonKind, bfd, neighbors, sockets, solicit};
 use crate::limits;
@@ -17,9 +18,6 @@ use crate::model::IfName;
 
 /// Interval of the queries to a daemon that starts, until its first reply, which takes some 50 ms.
 const START_QUERY_INTERVAL: Duration = Duration::from_millis(5);
-
-/// Delay from the pings to the collection of all replies: a wake-up for each reply would cost more than the reply.
-const COLLECT_DELAY: Duration = Duration::from_millis(100);
 
 /// Interval of the queries to bfdd and bgpd about their sessions while sessions may be new.
 const SESSION_QUERY_INTERVAL: Duration = Duration::from_millis(200);
@@ -51,8 +49,8 @@ pub(super) struct QueryState {
     pub(super) pings: Vec<(usize, Option<Query>)>,
     /// Pinged daemons that have replied to the first of several commands, and so are alive.
     pub(super) partial_replies: Vec<(usize, Query)>,
-    /// When to collect the replies to the pings, and the delay until the next collection.
-    pub(super) collect_at: Option<(Instant, Duration)>,
+    /// When to collect the replies to the pings.
+    pub(super) collect: CollectTimer,
     /// Queries of daemons whose sessions may be new, and the end of these queries.
     pub(super) sessions: Option<(Vec<DaemonQuery>, Instant)>,
     /// Number of periodic checks.
@@ -73,7 +71,7 @@ impl QueryState {
             starting: vec![],
             pings: vec![],
             partial_replies: vec![],
-            collect_at: None,
+            collect: CollectTimer::default(),
             sessions: None,
             checks: 0,
             solicit_at: now,
@@ -100,7 +98,7 @@ impl Part for QueryPart {
     fn deadline(&self, supervisor: &Supervisor<'_>) -> Option<Instant> {
         let queries = &supervisor.queries;
         let next = queries.repeated().filter(|q| q.query.is_none()).map(|q| q.next_at);
-        next.chain(queries.collect_at.map(|(at, _)| at)).min()
+        next.chain(queries.collect.deadline()).min()
     }
 
     fn step(&self, supervisor: &mut Supervisor<'_>, _: Instant) -> io::Result<()> {
@@ -128,7 +126,7 @@ impl Supervisor<'_> {
             Err(_) => None,
         };
         self.queries.pings.push((i, query));
-        self.queries.collect_at = Some((Instant::now() + COLLECT_DELAY, COLLECT_DELAY));
+        self.queries.collect.start(Instant::now());
     }
 
     /// Processes a daemon's replies to the status commands.
@@ -229,8 +227,8 @@ impl Supervisor<'_> {
                 self.queries.sessions = None;
             }
         }
-        if self.queries.collect_at.is_some_and(|(at, _)| at <= now) {
-            self.collect_pings(&mut replied, now);
+        if self.queries.collect.take_due(now) {
+            self.collect_pings(&mut replied);
         }
         self.events.extend(replied.iter().map(|(i, _)| Event::Responded(*i)));
         for (i, replies) in replied {
@@ -239,7 +237,7 @@ impl Supervisor<'_> {
     }
 
     /// Collects the replies to the pings.
-    fn collect_pings(&mut self, replied: &mut Vec<(usize, Vec<Reply>)>, now: Instant) {
+    fn collect_pings(&mut self, replied: &mut Vec<(usize, Vec<Reply>)>) {
         for (i, query) in std::mem::take(&mut self.queries.pings) {
             let Some(mut query) = query else {
                 self.queries.pings.push((i, None));
@@ -271,11 +269,9 @@ impl Supervisor<'_> {
         }
         let is_open = self.queries.pings.iter().any(|(_, query)| query.is_some())
             || !self.queries.partial_replies.is_empty();
-        self.queries.collect_at = self
-            .queries
-            .collect_at
-            .filter(|_| is_open)
-            .map(|(_, delay)| (now + delay, delay.saturating_mul(2)));
+        if !is_open {
+            self.queries.collect.stop();
+        }
     }
 }
 
