@@ -636,7 +636,7 @@ fn a_configuration_that_crashes_a_daemon_is_rolled_back_everywhere() {
         let log = node.wait_log_after(from, "the configuration change is rejected", SOON);
         assert!(log.contains("bgpd kept crashing with it") && !log.contains("is active:"), "{log}");
         wait_until("the problems", SOON, || {
-            ["fallback", "bgpd kept crashing with it"].iter().all(|text| problems().contains(text))
+            ["rollback", "bgpd kept crashing with it"].iter().all(|text| problems().contains(text))
         });
         assert_eq!(running(), before);
     }
@@ -651,7 +651,7 @@ fn a_configuration_that_crashes_a_daemon_is_rolled_back_everywhere() {
     for (text, two) in [(bad.replace("198.18.0.0/15", "198.19.0.0/16"), true), (good.to_owned(), false)] {
         let from = node.log().len();
         put(&text);
-        node.wait_log_after(from, "the configuration file is active", SOON);
+        node.wait_log_after(from, "the new configuration is active", SOON);
         assert_eq!(has("prefix-list two"), [two, two]);
         assert_eq!(has("198.19.0.0/16"), [two, false]);
         wait_until("no problem", SOON, || !problems().contains("configuration-rejected"));

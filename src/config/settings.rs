@@ -121,7 +121,7 @@ macro_rules! settings {
 
 settings! {
     "NODE_IP" pub node_ip: RouterId = Required,
-        "The node's IPv4 address: BGP router-id, and in `NETNS=host` the source address of BGP routes.";
+        "The node's IPv4 address: BGP router-id, and with `NETNS=host` the preferred source (`src`) of the routes that FRR installs.";
     "ASN_LOCAL" pub asn_local: Asn = Required,
         "The node's AS number towards the leaf switches.";
     "FE_MACS" pub(super) fe_macs: Vec<MacAddr> = RequiredUnless("the file names `underlay.interfaces`"),
@@ -163,7 +163,7 @@ settings! {
     "PEER_IPV4_PREFIX" pub(super) peer_ipv4_prefix: Ranged<16, 31> = Text("31"),
         "Prefix length of both addresses.";
     "METALLB_ALLOWED_PREFIXES" pub(super) metallb_allowed_prefixes: Vec<IpNet> = Unset("/16 to /32 of IPv4 and /48 to /128 of IPv6"),
-        "The service prefixes that the speaker may announce, including all longer prefixes. Never accepted: loopback, link-local, multicast and the like, and addresses of the node and the fabric. If a leaf switch announces the same prefix, the leaf's route is preferred, unless the prefix is listed here, the leaf's AS path ends with `ASN_METALLB_SPEAKER`, or it is a single address that the leaf has from another AS (another node's service). List the pools if leaf switches remove private AS numbers.";
+        "The service prefixes that the speaker may announce, including all longer prefixes. Never accepted: loopback, link-local, multicast and the like, and addresses of the node and the fabric. List the pools if leaf switches remove private AS numbers or announce the same prefixes (docs/metallb.md).";
     "METALLB_MAX_PREFIXES" pub(super) metallb_max_prefixes: Ranged<1, 1_000_000> = Text("50000"),
         "The most prefixes per address family that are accepted from the speaker; rejected prefixes do not count. Above the limit, its session is closed for one minute at a time.";
     "METALLB_PASSWORD" pub(super) metallb_password: Password = Unset("no password"),

@@ -76,7 +76,7 @@ pub fn update_sessions(sessions: &mut Vec<BfddSession>, replies: &[Reply]) -> bo
     now.is_some_and(|now| std::mem::replace(sessions, now) != *sessions)
 }
 
-/// The link-local address of the leaf at the other end of each fabric interface; `None` if bgpd has no neighbor on that
+/// The link-local address of the leaf at the other end of each fabric port; `None` if bgpd has no neighbor on that
 /// interface any more, for example because its name has changed.
 pub type PeerAddresses = BTreeMap<IfName, Option<Ipv6Addr>>;
 

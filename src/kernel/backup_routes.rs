@@ -110,11 +110,15 @@ impl BackupRoutes {
             )?;
             let (failed, first) = self.0.change_all(batches.add, &[])?;
             if let Some(first) = first {
-                log::warn!("{failed} routes have no backup route; first error: {first}");
+                log::warn!(
+                    "{failed} {} routes have no backup route ({first}): packets to them may be lost until zebra has restarted",
+                    if family == AddressFamily::Inet { "IPv4" } else { "IPv6" }
+                );
             }
             if batches.over_limit > 0 {
                 log::warn!(
-                    "{} more routes have no backup route: the limit of {} MiB of memory is reached",
+                    "{} more routes have no backup route (limit of {} MiB of memory): packets to them may be lost until zebra has \
+                     restarted",
                     batches.over_limit,
                     MAX_BATCH_BYTES >> 20
                 );
@@ -197,7 +201,7 @@ impl BackupRoutes {
     fn delete(&mut self, routes: Batch) -> Result<(), NetlinkError> {
         let (failed, first) = self.0.change_all(routes, &[ESRCH])?;
         if let Some(first) = first {
-            log::warn!("{failed} routes cannot be removed; first error: {first}");
+            log::warn!("{failed} routes cannot be removed ({first})");
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ use crate::status;
 pub const UNMOUNTED_GRACE: Duration = Duration::from_millis(500);
 
 /// The problem of a renamed port after a rollback to a configuration whose settings only an earlier instance knew.
-const SETTINGS_UNKNOWN: &str = "a fabric interface was renamed, but the settings that the active configuration was \
+const SETTINGS_UNKNOWN: &str = "a fabric port was renamed, but the settings that the active configuration was \
      made from are unknown: its session stays down until the configuration changes or the service is restarted";
 
 /// How many kernel parameters [`Node::has_sysctl_drift`] compares per call: all parameters of a node without many VNIs,
@@ -157,7 +157,7 @@ impl Node {
             find_nics(&NicSelector::from_config(&self.config), &now, &self.nics);
         if !missing.is_empty() {
             let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
-            log::debug!("missing fabric interfaces: {}", names.join(", "));
+            log::debug!("missing fabric NICs: {}", names.join(", "));
         }
         // A rejected NIC does not affect the other ones.
         let has_rejected = !rejected.is_empty();

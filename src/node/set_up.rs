@@ -300,7 +300,7 @@ impl NicWait {
             for nic in &search.found {
                 log::info!(
                     interface = nic.name.as_str();
-                    "fabric interface {} is {} ({})", nic.selector, nic.name, nic.side
+                    "fabric NIC {} is {} ({})", nic.selector, nic.name, nic.side
                 );
             }
             return Ok(Some((now, search.found)));

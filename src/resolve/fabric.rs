@@ -254,7 +254,7 @@ pub fn rejection_reason(config: &Config, now: &Namespaces, nic: &FabricNic) -> O
         peer_interface_error(name.as_str()).filter(|_| matches!(nic.selector, NicSelector::Mac(_)))
     {
         return Some(format!(
-            "{name} ({}) cannot be a fabric interface under this name: {why}; rename the NIC",
+            "{name} ({}) cannot be a fabric NIC under this name: {why}; rename the NIC",
             nic.selector
         ));
     }
@@ -262,7 +262,7 @@ pub fn rejection_reason(config: &Config, now: &Namespaces, nic: &FabricNic) -> O
     // In FRR's namespace, the NIC is removed from an unwanted master.
     if let Some(master) = link.master.as_ref().filter(|_| namespace.is_none() || nic.side == Side::Host) {
         return Some(format!(
-            "{name} ({}) is a port of {master}: a fabric interface must have no master, remove it from {master} or use another NIC in {}",
+            "{name} ({}) is a port of {master}: a fabric NIC must have no master, remove it from {master} or use another NIC in {}",
             nic.selector,
             nic.selector.setting()
         ));

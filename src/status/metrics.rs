@@ -256,7 +256,7 @@ fn daemons(t: &mut Exposition, status: &Status) {
 }
 
 fn devices(t: &mut Exposition, status: &Status) {
-    let help = "1 while the fabric interface is there and has a link.";
+    let help = "1 while the fabric port is there and has a link.";
     t.each(
         ("frr_supervisor_interface_up", MetricType::Gauge, help),
         &status.interfaces,

@@ -212,6 +212,16 @@ pub struct ConfigurationStatus {
     /// A newer configuration was rolled back because a daemon kept crashing under it.
     #[serde(rename = "fell_back")]
     pub rolled_back: bool,
+    /// That daemon; empty without a rollback.
+    pub crashing_daemon: String,
+}
+
+impl ConfigurationStatus {
+    /// Records a rollback because of this daemon, or that there is none any more.
+    pub fn set_rolled_back(&mut self, crashing_daemon: Option<&str>) {
+        self.rolled_back = crashing_daemon.is_some();
+        self.crashing_daemon = crashing_daemon.unwrap_or_default().to_owned();
+    }
 }
 
 /// The network namespace of the daemons.

@@ -125,7 +125,7 @@ impl Supervisor<'_> {
                 self.start_next_load();
             }
             Action::AbortLoad => {
-                log::error!("vtysh: loading the configuration hangs: killing vtysh");
+                log::error!("vtysh hangs while it loads frr.conf: killing it");
                 self.end_load();
             }
             Action::Complete => {
@@ -133,9 +133,7 @@ impl Supervisor<'_> {
                 self.publisher.update(|facts| facts.incomplete = false);
             }
             Action::Incomplete => {
-                log::error!(
-                    "all daemons answer, but parts of the configuration could not be loaded: see the output of vtysh above"
-                );
+                log::error!("all daemons answer, but lack parts of frr.conf: vtysh's log lines name them");
                 self.publisher.update(|facts| facts.incomplete = true);
             }
             Action::MarkGood => {

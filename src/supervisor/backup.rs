@@ -80,7 +80,7 @@ impl BackupRouteJobs {
             Err(e) => {
                 if !failed {
                     log::error!(
-                        "backup routes: the change cannot be started: {e}; packets may be lost; retrying every second"
+                        "backup routes cannot be changed: {e}; packets may be lost while zebra or bgpd restarts; retrying every second"
                     );
                 }
                 // A new zebra may be running by then, and the routes that it has installed must not be removed.
@@ -128,9 +128,13 @@ fn log_result((job, result, took): FinishedJob) {
             log::info!("{n} backup routes over a link without carrier removed")
         }
         (BackupJob::Install(..), Err(e)) => {
-            log::error!("backup routes cannot be installed: {e}; packets may be lost");
+            log::error!(
+                "backup routes cannot be installed: {e}; packets may be lost until the restarted daemon has its routes"
+            );
         }
-        (_, Err(e)) => log::error!("backup routes cannot be removed: {e}"),
+        (_, Err(e)) => log::error!(
+            "backup routes cannot be removed: {e}; they are those with protocol 201 (ip route show table all proto 201)"
+        ),
     }
 }
 

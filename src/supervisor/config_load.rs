@@ -53,7 +53,7 @@ impl Supervisor<'_> {
                 }
                 Err(e) => {
                     log::error!(
-                        "vtysh: cannot be started: {e}; the daemons lack parts of frr.conf; retrying"
+                        "vtysh cannot be started to load frr.conf: {e}; the daemons lack parts of it; retrying"
                     );
                     self.config.load.succeeded = false;
                 }
@@ -69,15 +69,15 @@ impl Supervisor<'_> {
             self.config.load.succeeded = false;
         } else if !status.success() {
             log::error!(
-                "vtysh: loading the configuration failed: {status}{}; retrying",
+                "vtysh cannot load frr.conf into the daemons: {status}{}; retrying",
                 child.last_log_line_suffix()
             );
             self.config.load.succeeded = false;
         } else if child.is_refused() {
-            log::error!("vtysh: daemons refused lines of frr.conf, which its output above names; retrying");
+            log::error!("daemons refused lines of frr.conf, which vtysh's log lines name; retrying");
             self.config.load.succeeded = false;
         } else if child.has_lost_changes() {
-            log::warn!("vtysh: a concurrent change interfered: loading the configuration again");
+            log::warn!("another program changed the configuration while vtysh loaded it: loading it again");
             self.config.load.succeeded = false;
         }
     }

@@ -156,7 +156,7 @@ impl Supervisor<'_> {
             CheckOutcome::PortRenamed { renamed, reconfigured } => {
                 log::warn!(
                     daemon = "zebra";
-                    "fabric interfaces were renamed ({}): restarting zebra, which knows them under the old names",
+                    "fabric ports were renamed ({}): restarting zebra, which knows them under the old names",
                     renamed.join(", ")
                 );
                 if reconfigured {

@@ -385,7 +385,7 @@ impl Supervisor<'_> {
         });
         match commands {
             Some(commands) => log::info!(
-                "the configuration file is active: {commands} commands to FRR, {changes} kernel changes ({ms} ms)"
+                "the new configuration is active: {commands} commands to FRR, {changes} kernel changes ({ms} ms)"
             ),
             None => log::info!(
                 "the devices match the last-known-good configuration: {changes} kernel changes ({ms} ms)"

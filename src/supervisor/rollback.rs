@@ -36,7 +36,7 @@ impl RollbackHistory {
             self.mark_good(node);
         }
         if self.rejected.take_if(|rejected| rejected.text == node.config_store.active()).is_some() {
-            publisher.update(|facts| facts.configuration.rolled_back = false);
+            publisher.update(|facts| facts.configuration.set_rolled_back(None));
         }
     }
 
@@ -129,7 +129,7 @@ impl Supervisor<'_> {
              rejected one is /run/frr/frr.conf.bad); restarting all daemons"
         );
         self.config.history.rejected = Some(RejectedConfig { config, text, daemon: name });
-        self.publisher.update(|facts| facts.configuration.rolled_back = true);
+        self.publisher.update(|facts| facts.configuration.set_rolled_back(Some(name.name())));
         // A vtysh that loads the rejected configuration would continue with the new processes.
         self.end_load();
         self.config.drift.queued.clear();

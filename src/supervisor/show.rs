@@ -138,7 +138,7 @@ impl Supervisor<'_> {
         self.publisher.update(|facts| {
             facts.counts.rejections += u64::from(rejection.is_some());
             if rejection.is_none() {
-                facts.configuration.rolled_back = false;
+                facts.configuration.set_rolled_back(None);
             }
             facts.configuration.rejected = rejection;
         });

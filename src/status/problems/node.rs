@@ -27,7 +27,7 @@ pub(super) fn setup(facts: &NodeFacts, faults: &mut Vec<Fault>) {
         faults.push(Fault {
             code: "interface-missing",
             subject: missing.selector.clone(),
-            what: format!("the fabric interface {} is missing", missing.selector),
+            what: format!("the fabric NIC {} is missing", missing.selector),
             traffic: if others { "only the other fabric links carry traffic" } else { NOT_CONNECTED }.into(),
             remedy: "compare FE_MACS, or underlay.interfaces of the file, with the interfaces of the node (talosctl get links), and check the NIC's driver \
                      (talosctl dmesg); the supervisor adds the NIC when it appears"
@@ -204,10 +204,11 @@ pub(super) fn configuration(facts: &NodeFacts, faults: &mut Vec<Fault>) {
     if configuration.rolled_back {
         faults.push(Fault {
             code: "configuration-rejected",
-            subject: "fallback".into(),
-            what: "a daemon kept crashing with the last configuration (the log names it): rolled back to the last-known-good \
-                   configuration"
-                .into(),
+            subject: "rollback".into(),
+            what: format!(
+                "{} kept crashing with the last configuration: rolled back to the last-known-good configuration",
+                configuration.crashing_daemon
+            ),
             traffic: "traffic follows the last-known-good configuration".into(),
             remedy: "compare /run/frr/frr.conf.bad with /run/frr/frr.conf, and correct FRR_TEMPLATE or the configuration file; a \
                      restart of the service tries the same configuration again"
@@ -217,7 +218,7 @@ pub(super) fn configuration(facts: &NodeFacts, faults: &mut Vec<Fault>) {
     }
     if facts.incomplete || !configuration.left_out.is_empty() {
         let what = match configuration.left_out.len() {
-            0 => "daemons refused lines of frr.conf: see the log lines of vtysh".into(),
+            0 => "daemons refused lines of frr.conf: the log lines of vtysh name them".into(),
             _ => {
                 format!("parts of the configuration file are left out: {}", configuration.left_out.join("; "))
             }

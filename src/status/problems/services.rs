@@ -8,8 +8,12 @@ use crate::printable::first;
 use crate::status::frr_state::FrrState;
 use crate::status::{NodeFacts, SessionRole, Time};
 
-const NEXT_HOP_REMEDY: &str = "configure MetalLB's speaker to peer from the host's address of the veth pair (PEER_IP_METALLB or \
-     PEER_IPV4_METALLB); its next hop must be on the veth pair";
+fn next_hop_remedy(facts: &NodeFacts) -> String {
+    format!(
+        "set sourceAddress of the BGPPeer to {} (PEER_IP_METALLB): the next hop must be on the veth pair",
+        facts.speaker
+    )
+}
 
 /// `1 MetalLB service`, `2 MetalLB services`.
 fn count_services(count: usize) -> String {
@@ -26,8 +30,9 @@ pub(super) fn services(facts: &NodeFacts, state: &FrrState, now: Time, faults: &
         let remedy = if needs_ipv4 {
             "the veth pair has no IPv4 addresses (PEER_IPV4_FRR=none): set PEER_IPV4_FRR and PEER_IPV4_METALLB, or use \
              extended next hops on the BGPPeer's session"
+                .to_owned()
         } else {
-            NEXT_HOP_REMEDY
+            next_hop_remedy(facts)
         };
         faults.push(Fault {
             code: "next-hop-inaccessible",
@@ -39,7 +44,7 @@ pub(super) fn services(facts: &NodeFacts, state: &FrrState, now: Time, faults: &
             ),
             traffic: "these services are not announced to the fabric, and the fabric does not reach them through this node"
                 .into(),
-            remedy: remedy.into(),
+            remedy,
             grace: TRANSIENT,
             group: Some(GroupWording {
                 noun: "next hops",
@@ -94,7 +99,7 @@ fn unannounced(facts: &NodeFacts, state: &FrrState, now: Time, faults: &mut Vec<
             // Problems of their next hops cover these services already.
             Unannounced::Unusable if state.services.iter().any(|service| !service.valid) => continue,
             Unannounced::Unusable => {
-                ("unusable", "their next hop is unreachable".to_owned(), NEXT_HOP_REMEDY.to_owned())
+                ("unusable", "their next hop is unreachable".to_owned(), next_hop_remedy(facts))
             }
             Unannounced::Community(community) => (
                 *community,

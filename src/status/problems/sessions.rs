@@ -90,7 +90,7 @@ pub(super) fn links(facts: &NodeFacts, state: &FrrState, faults: &mut Vec<Fault>
             fields: vec![("interface", name.clone())],
             grace: TRANSIENT,
             group: Some(GroupWording {
-                noun: "fabric interfaces",
+                noun: "fabric ports",
                 state: "have no link",
                 prefix: "",
                 member: name.clone(),

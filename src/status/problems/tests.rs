@@ -44,6 +44,7 @@ fn healthy_node() -> (NodeFacts, FrrState) {
         interfaces: vec![nic("02::1", "eth1"), nic("02::2", "eth2")],
         bfd: true,
         metallb: ("metallb".into(), vec!["fda1::".into()]),
+        speaker: "fda1::1".into(),
         metallb_v4: true,
         ..NodeFacts::default()
     };
