@@ -16,7 +16,7 @@ fn yaml(vrfs: std::ops::Range<u32>, host_asn: u32) -> String {
     let mut text = String::from("underlay: {tunnelEndpoint: {cidrs: [100.65.0.0/24]}}\nl3vnis:\n");
     for n in vrfs {
         let (vni, a, b) = (1000 + n, n / 200, n % 200);
-        writeln!(text, "- {{vrf: v{vni}, vni: {vni}, hostSession: {{asn: 64514, hostASN: {host_asn}, localCIDR: {{ipv4: 10.{a}.{b}.0/24, ipv6: '2001:db8:{n:x}::/64'}}}}}}").unwrap();
+        writeln!(text, "- {{vrf: v{vni}, vni: {vni}, hostSession: {{asn: 64514, hostASN: {host_asn}, localCIDR: {{ipv4: 11.{a}.{b}.0/24, ipv6: '2001:db8:{n:x}::/64'}}}}}}").unwrap();
     }
     text
 }

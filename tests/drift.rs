@@ -495,7 +495,7 @@ fn killed_at_any_operation_it_ends_where_an_undisturbed_run_does() {
     let all = || ["host", "perouter"].map(shape);
     let run = |token: &str, operations: usize| {
         let mut node = start(&lab, &[("REBUILD_TOKEN", token)]);
-        let is_operation = |line: &str| line.contains(" router: ") || line.contains(" host: ");
+        let is_operation = |line: &str| line.contains(" FRR's namespace: ") || line.contains(" host: ");
         let complete = loop {
             let log = node.log();
             if log.iter().any(|(_, line)| line.contains("zebra started")) {

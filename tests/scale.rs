@@ -36,10 +36,10 @@ fn config(vnis: std::ops::Range<u32>) -> Config {
     for n in vnis {
         let (vni, a, b) = (1000 + n, n / 200, n % 200);
         if n % 2 == 0 {
-            writeln!(l3, "- {{vrf: v{vni}, vni: {vni}, hostSession: {{asn: 64514, hostASN: 64515, localCIDR: {{ipv4: 10.{a}.{b}.0/24}}}}}}").unwrap();
+            writeln!(l3, "- {{vrf: v{vni}, vni: {vni}, hostSession: {{asn: 64514, hostASN: 64515, localCIDR: {{ipv4: 11.{a}.{b}.0/24}}}}}}").unwrap();
         } else {
             let domain = format!("{{type: L3VNI, l3vni: {{name: v{}}}}}", vni - 1);
-            writeln!(l2, "- {{vni: {vni}, routingDomain: {domain}, gatewayIPs: [10.1{a:02}.{b}.1/24], hostMaster: {{type: LinuxBridge, linuxBridge: {{lifecycle: Managed}}}}}}").unwrap();
+            writeln!(l2, "- {{vni: {vni}, routingDomain: {domain}, gatewayIPs: [11.1{a:02}.{b}.1/24], hostMaster: {{type: LinuxBridge, linuxBridge: {{lifecycle: Managed}}}}}}").unwrap();
         }
     }
     let text = format!("underlay: {{tunnelEndpoint: {{cidrs: [100.65.0.0/24]}}}}\n{l3}{l2}");

@@ -23,7 +23,7 @@ fn file(vnis: u32, sessions: u32) -> String {
     for n in 0..vnis {
         let (vni, a, b) = (1000 + n, n / 200, n % 200);
         if n < sessions {
-            writeln!(l3, "- {{vrf: v{vni}, vni: {vni}, hostSession: {{asn: 64514, hostASN: 64515, localCIDR: {{ipv4: 10.{a}.{b}.0/24}}}}}}").unwrap();
+            writeln!(l3, "- {{vrf: v{vni}, vni: {vni}, hostSession: {{asn: 64514, hostASN: 64515, localCIDR: {{ipv4: 11.{a}.{b}.0/24}}}}}}").unwrap();
         } else {
             writeln!(l2, "- {{vni: {vni}}}").unwrap();
         }

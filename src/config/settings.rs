@@ -127,9 +127,9 @@ settings! {
     "FE_MACS" pub(super) fe_macs: Vec<MacAddr> = RequiredUnless("the file names `underlay.interfaces`"),
         "MAC addresses of the fabric NICs. A NIC's permanent address takes precedence over its current one.";
     "FE_TIMEOUT" pub fe_timeout: Ranged<1, 3600> = Text("120"),
-        "Seconds to wait for the fabric NICs at a start before the program exits. Once one NIC is there, the wait for the others is a quarter of that. A NIC that appears later is added, and all daemons then restart in place.";
+        "Seconds that a start waits for the fabric NICs. If at least one NIC is there, the wait ends after a quarter of that time. Without any NIC, the set-up fails: see `SETUP_TIMEOUT`. A NIC that appears later is added, and all daemons then restart in place.";
     "SETUP_TIMEOUT" pub setup_timeout: Ranged<0, 3600> = Text("60"),
-        "Seconds for which a failed setup of the node (for example a missing kernel module) is retried. The interval is 5 s; then the program exits.";
+        "A failed set-up of the node (for example without a kernel module) is retried every 5 s until this many seconds after the start of the program, including the wait for the NICs. Then the program exits.";
     "FABRIC_PASSWORD" pub fabric_password: Password = Unset("no password"),
         "TCP-MD5 password of the sessions with the leaf switches.";
     "FABRIC_TTL_SECURITY" pub fabric_ttl_security: bool = Text("false"),
@@ -169,7 +169,7 @@ settings! {
     "METALLB_PASSWORD" pub(super) metallb_password: Password = Unset("no password"),
         "TCP-MD5 password of the session with the speaker.";
     "METALLB_HOLD_TIME" pub(super) metallb_hold_time: Ranged<0, 3600> = Text("150"),
-        "Seconds for which the speaker's services stay announced after a restart of bgpd until the speaker reconnects, and longer while its own routes are being installed. It must exceed the speaker's `connectTime`; `0` disables the retention.";
+        "Not a BGP hold time: the seconds for which the speaker's services stay announced after a restart of bgpd until the speaker reconnects, and longer while its own routes are being installed. It must exceed the speaker's `connectTime`; `0` disables the retention.";
     "INTERFACE_MTU" pub interface_mtu: Mtu = Unset("the MTU of the first fabric NIC"),
         "MTU of the veth pair in bytes.";
     "RETURN_PATH" pub return_path: ReturnMode = Text("connmark"),

@@ -44,7 +44,10 @@ pub fn load_state<T: DeserializeOwned + Default>(file: &str) -> T {
         Ok(value) => value,
         Err(e) if e.kind() == io::ErrorKind::NotFound => T::default(),
         Err(e) => {
-            log::warn!("ignoring {}: {e}", path.display());
+            log::warn!(
+                "{} cannot be read: {e}; starting without the state of the earlier instance",
+                path.display()
+            );
             T::default()
         }
     }

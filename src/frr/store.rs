@@ -153,7 +153,7 @@ fn stored(name: &str) -> Option<String> {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
         Err(e) => {
-            log::warn!("ignoring {}: {e}", path.display());
+            log::warn!("the stored configuration {} cannot be read: {e}", path.display());
             return None;
         }
     };

@@ -201,7 +201,7 @@ impl BackupRoutes {
     fn delete(&mut self, routes: Batch) -> Result<(), NetlinkError> {
         let (failed, first) = self.0.change_all(routes, &[ESRCH])?;
         if let Some(first) = first {
-            log::warn!("{failed} routes cannot be removed ({first})");
+            log::warn!("{failed} BGP routes or backup routes (protocol 201) cannot be removed: {first}");
         }
         Ok(())
     }

@@ -137,7 +137,8 @@ pub enum Error {
     Conflicts(Vec<String>),
     /// The kernel state did not converge.
     #[error(
-        "not converged after {ROUNDS} rounds, probably because of a conflicting writer; still to do: {0}"
+        "the kernel is not in the desired state after {ROUNDS} attempts: another program probably reverts the changes; find the \
+         program that undoes this: {0}"
     )]
     Unstable(Box<Op>),
     /// A namespace can't be opened, examined or entered.

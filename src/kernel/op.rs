@@ -79,7 +79,7 @@ impl fmt::Display for Side {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Host => "host",
-            Self::Router => "router",
+            Self::Router => "FRR's namespace",
         })
     }
 }

@@ -17,6 +17,16 @@ pub enum Side {
     Router,
 }
 
+impl Side {
+    /// Its name in the status and in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Router => "router",
+        }
+    }
+}
+
 /// The state of both namespaces.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Namespaces {

@@ -143,7 +143,7 @@ impl<'a> SetUp<'a> {
         if problems != self.logged {
             problems.iter().for_each(|problem| log::error!("{problem}"));
             log::warn!(
-                "the node is not set up; retrying every {} s for up to {} s (SETUP_TIMEOUT), then exiting",
+                "the node is not set up; retrying every {} s until {} s after the start (SETUP_TIMEOUT), then exiting",
                 RETRY.as_secs(),
                 self.config.settings.setup_timeout
             );
@@ -295,7 +295,10 @@ impl NicWait {
         });
         if is_done {
             if !search.is_complete() {
-                log::error!("{}; continuing without it", describe_missing(&search.missing, &now));
+                log::error!(
+                    "{}; starting without the missing NICs; each is added when it appears",
+                    describe_missing(&search.missing, &now)
+                );
             }
             for nic in &search.found {
                 log::info!(

@@ -26,7 +26,7 @@ pub type RepairCounts = BTreeMap<(Side, String), u64>;
 /// The repair counts in `devices`. They continue when the namespace is rebuilt.
 pub fn repair_counts(devices: &[DeviceStatus]) -> RepairCounts {
     let side =
-        |device: &DeviceStatus| [Side::Host, Side::Router].into_iter().find(|s| s.to_string() == device.side);
+        |device: &DeviceStatus| [Side::Host, Side::Router].into_iter().find(|s| s.label() == device.side);
     devices
         .iter()
         .filter_map(|device| Some(((side(device)?, device.name.clone()), device.repaired)))
@@ -52,7 +52,7 @@ pub fn devices(
         let wanted = spec.to_string();
         DeviceStatus {
             name: spec.name.to_string(),
-            side: spec.side.to_string(),
+            side: spec.side.label().into(),
             part: spec.component.to_string(),
             actual: error.unwrap_or(&wanted).clone(),
             ok: error.is_none(),
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn repair_counts_continue_in_a_rebuilt_namespace() {
         let device = |side: Side, name: &str, repaired| DeviceStatus {
-            side: side.to_string(),
+            side: side.label().into(),
             name: name.into(),
             repaired,
             ..DeviceStatus::default()

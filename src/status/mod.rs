@@ -156,9 +156,9 @@ named_states! {
         /// It replies and has its configuration.
         Running = "running",
         /// It has not replied to the last liveness query.
-        Unresponsive = "silent",
+        Unresponsive = "unresponsive",
         /// It is being stopped.
-        Stopping = "ending"
+        Stopping = "stopping"
     }
 }
 
@@ -281,7 +281,7 @@ pub struct DaemonStatus {
     pub name: String,
     /// Its process ID, if it runs.
     pub pid: Option<u32>,
-    /// `down`, `starting`, `loading`, `running`, `silent` or `ending`.
+    /// `down`, `starting`, `loading`, `running`, `unresponsive` or `stopping`.
     pub state: DaemonState,
     /// When it was last started.
     pub since: Time,

@@ -120,8 +120,8 @@ impl Supervisor<'_> {
         for peer in self.kernel.carriers.step(&socket(DaemonKind::Bgpd), text, self.node.version, now) {
             log::warn!(
                 peer = peer.as_str();
-                "the link to neighbor {peer} went down during its graceful restart: bgpd removes the routes that it kept from \
-                 {peer}; they return with the session"
+                "the link to neighbor {peer} has lost its carrier: bgpd kept the routes of {peer} (graceful restart) and now \
+                 removes them; the next session announces them again"
             );
         }
     }
@@ -197,7 +197,8 @@ impl FabricPorts {
                 // bgpd refuses `shutdown` for a dynamic neighbor of a listen range.
                 Some(error) if self.next_check >= CHECK_DELAYS.len() => log::warn!(
                     peer:% = peers.join(", ");
-                    "the link to neighbor {} went down during its graceful restart, but bgpd keeps its routes: {}",
+                    "the link to neighbor {} has lost its carrier, and bgpd cannot remove the routes that it keeps from there: {}; \
+                     packets may be lost until they expire (GR_RESTART_TIME)",
                     peers.join(", "),
                     error.text.trim()
                 ),

@@ -381,8 +381,8 @@ impl Supervisor<'_> {
             DriftEvent::RepairFailed(daemon, lines, reason, delay) => {
                 log::error!(
                     daemon = daemon;
-                    "{daemon}: the running configuration cannot be repaired: {reason}; retrying in {} s, and \
-                     restarting {daemon} after {MAX_REFUSALS} refused repairs",
+                    "{daemon}: the running configuration cannot be repaired: {reason}; retrying in {} s (after \
+                     {MAX_REFUSALS} refused attempts by a restart of {daemon})",
                     delay.as_secs()
                 );
                 self.publisher.update(|facts| drop(facts.drift.insert(daemon.to_string(), lines)));

@@ -340,7 +340,10 @@ impl Supervisor<'_> {
         match self.node.adopt(candidate) {
             Ok(changes) => self.config.change.build = Some(Build::new(changes, commands, late, now)),
             Err(e) => {
-                log::error!("{e}; the kernel is changed as soon as possible");
+                log::error!(
+                    "the kernel cannot be changed to the new configuration: {e}; FRR has it already; retrying at the next check of the \
+                     kernel"
+                );
                 self.kernel.repairs.state_changed(now);
                 self.config.change.cleanup = start_cleanup(late);
             }

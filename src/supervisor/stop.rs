@@ -112,7 +112,8 @@ impl Supervisor<'_> {
             ShutdownOutcome::Failed => {
                 log::error!(
                     daemon = "bgpd";
-                    "stopping: the graceful shutdown failed, and every peer keeps this node's routes: {effect}"
+                    "stopping: the graceful shutdown failed, because bgpd does not run, did not reply in time or refused a \
+                     command; every peer keeps this node's routes: {effect}"
                 );
             }
         }

@@ -15,8 +15,8 @@ fn text(vnis: u32) -> String {
     let (mut l3, mut l2) = (String::from("l3vnis:\n"), String::from("l2vnis:\n"));
     for n in 0..vnis / 2 {
         let (vni, a, b) = (1000 + 2 * n, n / 200, n % 200);
-        writeln!(l3, "- {{vrf: v{vni}, vni: {vni}, hostSession: {{asn: 64514, hostASN: 64515, localCIDR: {{ipv4: 10.{a}.{b}.0/24}}}}}}").unwrap();
-        writeln!(l2, "- {{vni: {}, routingDomain: {{type: L3VNI, l3vni: {{name: v{vni}}}}}, gatewayIPs: [10.1{a:02}.{b}.1/24], hostMaster: {{type: LinuxBridge, linuxBridge: {{lifecycle: Managed}}}}}}", vni + 1).unwrap();
+        writeln!(l3, "- {{vrf: v{vni}, vni: {vni}, hostSession: {{asn: 64514, hostASN: 64515, localCIDR: {{ipv4: 11.{a}.{b}.0/24}}}}}}").unwrap();
+        writeln!(l2, "- {{vni: {}, routingDomain: {{type: L3VNI, l3vni: {{name: v{vni}}}}}, gatewayIPs: [11.1{a:02}.{b}.1/24], hostMaster: {{type: LinuxBridge, linuxBridge: {{lifecycle: Managed}}}}}}", vni + 1).unwrap();
     }
     format!("underlay: {{tunnelEndpoint: {{cidrs: [100.65.0.0/24]}}}}\n{l3}{l2}")
 }

@@ -115,28 +115,28 @@ fn a_fresh_node_is_built_in_an_order_that_works() {
     assert_eq!(
         devices,
         [
-            "router: add address fda1:b2c3:d4e5::a00:1/128 to lo",
-            "router: create VRF metallb, table 88",
-            "router: mark metallb \"frr-supervisor\"",
-            "router: set metallb up",
-            "router: create veth frr-metallb, peer metallb-frr (host), port of metallb",
-            "router: mark frr-metallb \"frr-supervisor\"",
-            "router: set frr-metallb mtu 9000",
-            "router: add address fda1:b2c3:d4e5:1::/127 to frr-metallb",
-            "router: add address 169.254.88.0/31 to frr-metallb",
-            "router: set frr-metallb up",
+            "FRR's namespace: add address fda1:b2c3:d4e5::a00:1/128 to lo",
+            "FRR's namespace: create VRF metallb, table 88",
+            "FRR's namespace: mark metallb \"frr-supervisor\"",
+            "FRR's namespace: set metallb up",
+            "FRR's namespace: create veth frr-metallb, peer metallb-frr (host), port of metallb",
+            "FRR's namespace: mark frr-metallb \"frr-supervisor\"",
+            "FRR's namespace: set frr-metallb mtu 9000",
+            "FRR's namespace: add address fda1:b2c3:d4e5:1::/127 to frr-metallb",
+            "FRR's namespace: add address 169.254.88.0/31 to frr-metallb",
+            "FRR's namespace: set frr-metallb up",
             "host: mark metallb-frr \"frr-supervisor\"",
             "host: set metallb-frr mtu 9000",
             "host: add address fda1:b2c3:d4e5:1::1/127 to metallb-frr",
             "host: add address 169.254.88.1/31 to metallb-frr",
             "host: set metallb-frr up",
             "host: mark eth1 \"frr-supervisor nic 192.0.2.1/31\"",
-            "host: move eth1 to router",
-            "router: add address 192.0.2.1/31 to eth1",
-            "router: set eth1 up",
+            "host: move eth1 to FRR's namespace",
+            "FRR's namespace: add address 192.0.2.1/31 to eth1",
+            "FRR's namespace: set eth1 up",
             "host: mark eth2 \"frr-supervisor nic\"",
-            "host: move eth2 to router",
-            "router: set eth2 up",
+            "host: move eth2 to FRR's namespace",
+            "FRR's namespace: set eth2 up",
             "host: add route 0.0.0.0/0 via 169.254.88.0 dev metallb-frr table 880 metric 0",
             "host: add route 0.0.0.0/0 via 169.254.88.0 dev metallb-frr table 254 metric 4294967295",
             "host: add route ::/0 via fda1:b2c3:d4e5:1:: dev metallb-frr table 880 metric 1024",
@@ -233,10 +233,10 @@ fn removed_kernel_routes_and_rules_are_added_again() {
         vec![route(KernelRouteKind::Local, "192.0.2.9/32", "eth0"), route(subnet, "192.0.2.0/24", "eth0")];
     let plan = plan(&desired, &built);
     let wanted = [
-        "router: add address fe80::ff:fe00:1/64 to eth1",
+        "FRR's namespace: add address fe80::ff:fe00:1/64 to eth1",
         "host: add kernel route local 192.0.2.9/32 dev eth0 table 254",
-        "router: add kernel rule 32766: IPv6 lookup main",
-        "router: add kernel route fe80::/64 dev eth1 table 254",
+        "FRR's namespace: add kernel rule 32766: IPv6 lookup main",
+        "FRR's namespace: add kernel route fe80::/64 dev eth1 table 254",
     ];
     assert_eq!(op_lines(&plan), wanted);
     let after = simulate_all(&plan.ops, built);
@@ -267,7 +267,11 @@ fn a_nic_that_is_no_longer_configured_is_moved_back_with_its_addresses() {
     let plan = plan(&desired(&one, &built).unwrap(), &built);
     assert_eq!(
         op_lines(&plan),
-        ["router: move eth2 to host", "host: set eth2 up", "host: remove the ownership mark of eth2"]
+        [
+            "FRR's namespace: move eth2 to host",
+            "host: set eth2 up",
+            "host: remove the ownership mark of eth2"
+        ]
     );
 }
 
@@ -280,11 +284,11 @@ fn a_changed_table_rebuilds_the_vrf_and_makes_the_veth_a_port_again() {
     assert_eq!(
         op_lines(&plan),
         [
-            "router: delete metallb",
-            "router: create VRF metallb, table 99",
-            "router: mark metallb \"frr-supervisor\"",
-            "router: set metallb up",
-            "router: set frr-metallb master metallb",
+            "FRR's namespace: delete metallb",
+            "FRR's namespace: create VRF metallb, table 99",
+            "FRR's namespace: mark metallb \"frr-supervisor\"",
+            "FRR's namespace: set metallb up",
+            "FRR's namespace: set frr-metallb master metallb",
         ]
     );
 }

@@ -124,7 +124,7 @@ fn a_nic_with_a_name_that_frr_uses_is_rejected() {
 #[test]
 fn a_nic_is_found_where_it_was_moved_to() {
     let nic = link("eth0", LinkKind::Device, A, None);
-    assert_eq!(names(&[A], vec![], vec![nic]), Ok(vec!["router eth0".into()]));
+    assert_eq!(names(&[A], vec![], vec![nic]), Ok(vec!["FRR's namespace eth0".into()]));
 }
 
 #[test]

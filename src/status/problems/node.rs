@@ -79,7 +79,7 @@ pub(super) fn daemon_fault(daemon: &DaemonStatus, facts: &NodeFacts) -> Option<F
                        GR_RESTART_TIME over one crash, but not over several in a row"
                 .into(),
             "zebra" => "the kernel forwards with the existing routes; route changes have no effect until zebra runs again".into(),
-            "bfdd" => "no traffic is lost now; a failed link is detected only when the BGP hold time expires".into(),
+            "bfdd" => "no traffic is lost now; a leaf that fails while its link stays up is detected when the BGP hold time expires".into(),
             _ => format!("no traffic is lost now; configuration changes have no effect until {name} runs again"),
         },
         fields: vec![("daemon", name.clone())],

@@ -171,7 +171,7 @@ fn bfd(state: &FrrState, faults: &mut Vec<Fault>) {
             code: "bfd-down",
             subject: subject.clone(),
             what: format!("BFD with {}{on} is down, although BGP is up", s.peer),
-            traffic: "no traffic is lost now; a failed link is detected only when the BGP hold time expires".into(),
+            traffic: "no traffic is lost now; a leaf that fails while its link stays up is detected when the BGP hold time expires".into(),
             remedy: "enable BFD for this node at the neighbor, and let no filter drop UDP port 3784 (multihop: 4784); or disable it \
                      on this node (ENABLE_BFD=false, or the bfd settings of this neighbor in the file)"
                 .into(),
@@ -254,7 +254,8 @@ fn down(
             let (what, remedy) = wrong_as(session, facts, notification);
             return Fault { code: "wrong-as", what, remedy, grace: Duration::ZERO, ..fault };
         }
-        _ if md5.contains(&true) => {
+        // The counters are those of the whole namespace; a session with the host has no password.
+        _ if md5.contains(&true) && session.role != SessionRole::Host => {
             let is_port = facts.interfaces.iter().any(|interface| interface.name == session.peer);
             let variable = if is_port { "FABRIC_PASSWORD" } else { "its password in underlay.neighbors" };
             return password(session, md5, variable, fault);
@@ -348,11 +349,25 @@ fn wrong_as(session: &BgpSession, facts: &NodeFacts, notification: &BgpNotificat
             format!("the neighbor on {peer} refuses AS number {own_as} of this node: it expects another one"),
             format!(
                 "set the remote-as of this node at the neighbor to {own_as}, or set {} to the number that the neighbor expects",
-                if session.role == SessionRole::Host { "hostSession.asn" } else { "ASN_LOCAL" }
+                match session.role {
+                    // The pass-through's must stay equal to ASN_LOCAL.
+                    SessionRole::Host if session.vrf != "default" => "hostSession.asn",
+                    _ => "ASN_LOCAL",
+                }
             ),
         );
     }
-    if is_port || session.remote_as == 0 || session.remote_as == own_as {
+    if !is_port && (session.remote_as == 0 || session.remote_as == own_as) {
+        return (
+            format!(
+                "the AS number of the neighbor {peer} does not match its type in the file: Internal requires {own_as}, External \
+                 another one"
+            ),
+            "change the type in the file (type in underlay.neighbors, or hostSession.hostType), or the AS number of the neighbor"
+                .into(),
+        );
+    }
+    if is_port {
         return (
             format!("the neighbor on {peer} has the same AS number {own_as} as this node (ASN_LOCAL)"),
             "set ASN_LOCAL of this node to a number that its leaves do not have".into(),
