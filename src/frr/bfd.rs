@@ -18,8 +18,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 
 use rustix::net::sockopt::set_ipv6_unicast_hops;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
+use super::neighbors::Neighbors;
 use super::vty::{CONFIGURE, Reply};
 use crate::model::{IfName, Value as _};
 
@@ -80,15 +80,17 @@ pub fn update_sessions(sessions: &mut Vec<BfddSession>, replies: &[Reply]) -> bo
 /// interface any more, for example because its name has changed.
 pub type PeerAddresses = BTreeMap<IfName, Option<Ipv6Addr>>;
 
-/// Updates `peers` from the reply to [`SHOW_NEIGHBORS`](super::neighbors::SHOW_NEIGHBORS). An interface whose peer has no
-/// link-local address in the reply keeps its entry. A reply without neighbors changes nothing: bgpd may be starting.
-pub fn update_peers(peers: &mut PeerAddresses, reply: &Value) {
-    let Some(neighbors) = reply.as_object().filter(|neighbors| !neighbors.is_empty()) else { return };
+/// Updates `peers` from bgpd's neighbors. An interface whose peer has no link-local address keeps its entry. A list without
+/// neighbors changes nothing: bgpd may be starting.
+pub fn update_peers(peers: &mut PeerAddresses, neighbors: &Neighbors) {
+    if neighbors.is_empty() {
+        return;
+    }
     for (port, address) in peers.iter_mut() {
         address.take_if(|_| !neighbors.contains_key(port.as_str()));
     }
     for (name, neighbor) in neighbors {
-        let address = neighbor.get("bgpNeighborAddr").and_then(Value::as_str).and_then(|ip| ip.parse().ok());
+        let address = neighbor.bgp_neighbor_addr.parse().ok();
         if let (Ok(port), Some(ip)) = (IfName::parse(name), address.filter(Ipv6Addr::is_unicast_link_local)) {
             peers.insert(port, Some(ip));
         }

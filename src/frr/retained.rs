@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::delta::{Step, is_default_bgp_instance};
-use super::neighbors::is_established;
+use super::neighbors::ESTABLISHED;
 use super::vty::CONFIGURE;
 use crate::model::{Asn, VrfName};
 
@@ -413,7 +413,7 @@ pub fn speaker_state(reply: &str) -> (bool, bool) {
     let value: Value = serde_json::from_str(reply).unwrap_or_default();
     let neighbors = value.as_object().into_iter().flatten().map(|(_, neighbor)| neighbor);
     let neighbors: Vec<_> = neighbors.filter(|n| n.get("bgpState").is_some()).collect();
-    let is_up = |n: &&Value| is_established(n);
+    let is_up = |n: &&Value| n.get("bgpState").and_then(Value::as_str) == Some(ESTABLISHED);
     let has_sent_all = |n: &&Value| {
         let end_of_rib = n.pointer("/gracefulRestartInfo/endOfRibRecv").and_then(Value::as_object);
         is_up(n)

@@ -9,8 +9,8 @@ use std::net::{Ipv6Addr, SocketAddrV6};
 use rustix::net::{
     AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, netdevice, sendto, socket_with, sockopt,
 };
-use serde_json::Value;
 
+use super::neighbors::Neighbors;
 use crate::model::{IfName, Value as _};
 
 /// All routers on the link (RFC 4291 §2.7.1).
@@ -25,11 +25,9 @@ const HOP_LIMIT: u32 = 255;
 /// A Router Solicitation without options; the kernel fills in the checksum.
 const PACKET: [u8; 8] = [ROUTER_SOLICITATION, 0, 0, 0, 0, 0, 0, 0];
 
-/// The interfaces on which bgpd does not know its peer's address, according to the reply to
-/// [`SHOW_NEIGHBORS`](super::neighbors::SHOW_NEIGHBORS).
-pub fn unknown_peers(reply: &Value) -> Vec<IfName> {
-    let neighbors = reply.as_object().into_iter().flatten();
-    let unknown = neighbors.filter(|(_, n)| n.get("bgpNeighborAddr").and_then(Value::as_str) == Some("none"));
+/// The interfaces on which bgpd does not know its peer's address.
+pub fn unknown_peers(neighbors: &Neighbors) -> Vec<IfName> {
+    let unknown = neighbors.iter().filter(|(_, neighbor)| neighbor.bgp_neighbor_addr == "none");
     unknown.filter_map(|(name, _)| IfName::parse(name).ok()).collect()
 }
 

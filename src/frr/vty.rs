@@ -1,12 +1,13 @@
 //! The vty sockets of the daemons: a command ends with a NUL, a reply with three NULs and a status byte.
 
 use std::collections::VecDeque;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -21,8 +22,8 @@ pub const CONFIGURE: [&str; 2] = ["enable", "configure terminal"];
 /// The maximum size of the buffer for replies, in bytes; no valid reply is longer.
 const MAX_REPLY: usize = 64 << 20;
 
-/// Bytes per read(2). The value is large: to read a configuration with many VNIs takes longer than to compare it.
-const CHUNK: usize = 32 << 10;
+/// Bytes of the first read(2) of a reply; each further one reads as much as has arrived before.
+const CHUNK: usize = 4 << 10;
 
 /// Status byte of a command that succeeded (`CMD_SUCCESS`, `lib/command.h`).
 const SUCCESS: u8 = 0;
@@ -153,11 +154,9 @@ impl Query {
     /// # Errors
     /// The connection was closed, or the reply is not valid.
     pub fn poll_replies(&mut self) -> io::Result<Option<Vec<Reply>>> {
-        let mut chunk = [0; CHUNK];
         loop {
-            match self.stream.read(&mut chunk) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => self.buffer.bytes.extend_from_slice(&chunk[..n]),
+            match self.buffer.read(&self.stream) {
+                Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e),
@@ -213,11 +212,10 @@ impl Terminal {
     /// The connection was closed, or the reply did not arrive in time.
     pub fn execute(&mut self, command: &str) -> io::Result<Reply> {
         self.0.write_all(&[command.as_bytes(), &[0]].concat())?;
-        let (mut buffer, mut chunk) = (ReplyBuffer::default(), [0; CHUNK]);
+        let mut buffer = ReplyBuffer::default();
         loop {
-            match self.0.read(&mut chunk) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => buffer.bytes.extend_from_slice(&chunk[..n]),
+            match buffer.read(&self.0) {
+                Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(io::ErrorKind::TimedOut.into()),
                 Err(e) => return Err(e),
@@ -230,6 +228,15 @@ impl Terminal {
 }
 
 impl ReplyBuffer {
+    /// Reads once, at the end of what was read before. The end of the stream is an error.
+    fn read(&mut self, stream: &UnixStream) -> io::Result<()> {
+        self.bytes.reserve(CHUNK);
+        match rustix::io::read(stream, spare_capacity(&mut self.bytes))? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes and returns the first reply, if it is complete.
     fn take(&mut self) -> io::Result<Option<Reply>> {
         if self.bytes.len() > MAX_REPLY {
@@ -257,6 +264,7 @@ impl AsFd for Query {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read as _;
     use std::os::unix::net::UnixListener;
 
     #[test]

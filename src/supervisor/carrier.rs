@@ -13,13 +13,12 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use rustix::event::{PollFd, PollFlags};
-use serde_json::Value;
 
 use super::Supervisor;
 use super::backup::BackupJob;
 use super::part::Part;
 use crate::frr::delta::is_default_bgp_instance;
-use crate::frr::neighbors::{SHOW_NEIGHBORS, is_established};
+use crate::frr::neighbors::{self, Neighbor, Neighbors, SHOW_NEIGHBORS};
 use crate::frr::vty::{CONFIGURE, Query, Reply, socket};
 use crate::frr::{DaemonKind, Version};
 use crate::kernel::Carrier;
@@ -39,10 +38,6 @@ const NOTICE_TIME: Duration = Duration::from_millis(400);
 
 /// Resolution of the timer that bgpd reports in whole seconds.
 const TIMER_RESOLUTION: Duration = Duration::from_secs(1);
-
-/// JSON names of the graceful-restart timer of a restarting peer: of FRR 8.4 to 10.6, and from 10.7 on
-/// (`bgp_show_peer`, `bgpd/bgp_vty.c`).
-const RESTART_TIMERS: [&str; 2] = ["gracefulRestartTimerMsecs", "gracefulRestartTimerSec"];
 
 /// The first FRR version in which weights keep zebra from using the remaining next hops in place of the previous ones
 /// (see `fabric-in` in frr.conf). In an older one only weights that a leaf itself sends have an effect
@@ -233,21 +228,17 @@ impl FabricPorts {
         reply: Option<&Reply>,
         now: Instant,
     ) {
-        let neighbors = reply.and_then(|reply| serde_json::from_str(&reply.text).ok()).unwrap_or_default();
+        let neighbors = reply.and_then(neighbors::parse).unwrap_or_default();
         let peers = restarting_peers(&neighbors, |peer| {
             self.lost.iter().any(|(port, lost)| is_connected_to(peer, port, lost))
         });
         self.has_unproven_session = false;
         let has_unproven_session = &mut self.has_unproven_session;
         self.lost.retain(|port, lost| {
-            let connected = neighbors
-                .as_object()
-                .into_iter()
-                .flatten()
-                .filter(|(peer, _)| is_connected_to(peer, port, lost));
+            let connected = neighbors.iter().filter(|(peer, _)| is_connected_to(peer, port, lost));
             let mut up = connected
                 .map(|(_, neighbor)| neighbor)
-                .filter(|neighbor| is_established(neighbor))
+                .filter(|neighbor| neighbor.is_established())
                 .peekable();
             if !lost.is_back || up.peek().is_none() || now < lost.since + NOTICE_TIME {
                 return true;
@@ -277,52 +268,41 @@ fn is_connected_to(peer: &str, port: &IfName, lost: &CarrierLoss) -> bool {
 /// Whether an established session came up, or received something, within this time. Only a neighbor that its TTL marks
 /// as directly connected goes down with its port (`bgp_ifp_down`, `bgpd/bgp_zebra.c`): the peer of another session may
 /// have restarted and not know the session.
-fn has_received_within(neighbor: &Value, within: Duration) -> bool {
+fn has_received_within(neighbor: &Neighbor, within: Duration) -> bool {
     // bgpd reports the second timer in whole seconds.
-    [("bgpTimerUpMsec", Duration::ZERO), ("bgpTimerLastRead", TIMER_RESOLUTION)].into_iter().any(
-        |(timer, resolution)| {
-            let ms = neighbor.get(timer).and_then(Value::as_u64);
-            ms.is_some_and(|ms| Duration::from_millis(ms) + resolution <= within)
-        },
-    )
-}
-
-/// Whether the neighbor is restarting and bgpd keeps its routes.
-fn is_restarting(neighbor: &Value) -> bool {
-    let info = neighbor.get("gracefulRestartInfo");
-    !is_established(neighbor)
-        && info.is_some_and(|info| RESTART_TIMERS.iter().any(|timer| info.get(timer).is_some()))
+    [(neighbor.bgp_timer_up_msec, Duration::ZERO), (neighbor.bgp_timer_last_read, TIMER_RESOLUTION)]
+        .into_iter()
+        .any(|(ms, resolution)| ms.is_some_and(|ms| Duration::from_millis(ms) + resolution <= within))
 }
 
 /// The restarting peers in bgpd's reply for which `is_included` holds.
-fn restarting_peers(neighbors: &Value, is_included: impl Fn(&str) -> bool) -> Vec<String> {
-    let all = neighbors.as_object().into_iter().flatten();
-    all.filter(|(peer, neighbor)| is_included(peer) && is_restarting(neighbor))
+fn restarting_peers(neighbors: &Neighbors, is_included: impl Fn(&str) -> bool) -> Vec<String> {
+    neighbors
+        .iter()
+        .filter(|(peer, neighbor)| is_included(peer) && neighbor.is_restarting())
         .map(|(peer, _)| peer.clone())
         .collect()
 }
 
 /// The neighbors or peer groups to shut down for these peers. A dynamic neighbor of a listen range cannot be shut down
 /// alone; its peer group is shut down instead, unless another member is established or restarting.
-fn shutdown_targets(neighbors: &Value, text: &str, peers: &[String]) -> Vec<String> {
-    let group = |neighbor: &Value| neighbor.get("peerGroup").and_then(Value::as_str).map(str::to_owned);
+fn shutdown_targets(neighbors: &Neighbors, text: &str, peers: &[String]) -> Vec<String> {
     let has_line = |peer: &str| {
         let line = format!("neighbor {peer} ");
         text.lines().any(|l| l.trim_start().starts_with(&line))
     };
     // Another member may be established or restarting.
     let is_used = |name: &str| {
-        let of_group = |(_, neighbor): &(&String, &Value)| group(neighbor).as_deref() == Some(name);
-        let mut others = neighbors.as_object().into_iter().flatten().filter(of_group);
-        others.any(|(peer, neighbor)| {
-            !peers.contains(peer) && (is_established(neighbor) || is_restarting(neighbor))
+        neighbors.iter().filter(|(_, neighbor)| neighbor.peer_group == name).any(|(peer, neighbor)| {
+            !peers.contains(peer) && (neighbor.is_established() || neighbor.is_restarting())
         })
     };
     let mut names: Vec<String> = peers
         .iter()
         .map(|peer| {
-            let group = if has_line(peer) { None } else { neighbors.get(peer).and_then(group) };
-            group.filter(|group| !is_used(group)).unwrap_or_else(|| peer.clone())
+            let group = neighbors.get(peer).map(|neighbor| &neighbor.peer_group);
+            let group = group.filter(|group| !group.is_empty() && !has_line(peer) && !is_used(group));
+            group.unwrap_or(peer).clone()
         })
         .collect();
     names.sort();
@@ -386,7 +366,7 @@ mod tests {
         let reply = serde_json::from_str(REPLY).unwrap();
         assert_eq!(restarting_peers(&reply, |_| true), ["192.0.2.1", "eth1", "eth2"]);
         assert_eq!(restarting_peers(&reply, |peer| peer == "eth2"), ["eth2"]);
-        assert_eq!(restarting_peers(&Value::Null, |_| true), Vec::<String>::new());
+        assert_eq!(restarting_peers(&Neighbors::new(), |_| true), Vec::<String>::new());
     }
 
     #[test]
@@ -409,12 +389,15 @@ mod tests {
     #[test]
     fn a_session_that_outlived_the_loss_counts_after_it_has_received_something() {
         let received = |up: u64, read: u64| {
-            let neighbor = serde_json::json!({"bgpTimerUpMsec": up, "bgpTimerLastRead": read});
+            let text = format!(r#"{{"bgpTimerUpMsec": {up}, "bgpTimerLastRead": {read}}}"#);
+            let neighbor = serde_json::from_str(&text).unwrap();
             has_received_within(&neighbor, Duration::from_secs(5))
         };
         assert!(received(4000, 9000), "the session is new");
         assert!(received(900_000, 4000), "the peer has not restarted");
-        assert!(!received(900_000, 5000) && !has_received_within(&Value::Null, Duration::from_secs(5)));
+        assert!(
+            !received(900_000, 5000) && !has_received_within(&Neighbor::default(), Duration::from_secs(5))
+        );
     }
 
     #[test]
@@ -422,13 +405,12 @@ mod tests {
         let text = "router bgp 65001\n neighbor lab peer-group\n neighbor 192.0.2.1 peer-group lab\n \
                     bgp listen range 198.51.100.0/24 peer-group lab\nexit\n";
         let peers = ["192.0.2.1".to_owned(), "198.51.100.7".to_owned()];
-        let mut neighbors = serde_json::json!({
-            "192.0.2.1": {"bgpState": "Idle", "peerGroup": "lab"}, "198.51.100.7": {"bgpState": "Idle", "peerGroup": "lab"}
-        });
-        assert_eq!(shutdown_targets(&neighbors, text, &peers), ["192.0.2.1", "lab"]);
+        let idle = r#""192.0.2.1": {"bgpState": "Idle", "peerGroup": "lab"}, "198.51.100.7": {"bgpState": "Idle", "peerGroup": "lab"}"#;
+        let neighbors = |text: &str| serde_json::from_str::<Neighbors>(text).unwrap();
+        assert_eq!(shutdown_targets(&neighbors(&format!("{{{idle}}}")), text, &peers), ["192.0.2.1", "lab"]);
         // Another member would lose its session.
-        neighbors["198.51.100.8"] = serde_json::json!({"bgpState": "Established", "peerGroup": "lab"});
-        assert_eq!(shutdown_targets(&neighbors, text, &peers), peers);
+        let other = r#""198.51.100.8": {"bgpState": "Established", "peerGroup": "lab"}"#;
+        assert_eq!(shutdown_targets(&neighbors(&format!("{{{idle}, {other}}}")), text, &peers), peers);
     }
 
     #[test]

@@ -4,10 +4,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
-use serde_json::{Map, Value};
 
 use crate::frr::delta::is_default_bgp_instance;
-use crate::frr::neighbors::{SHOW_NEIGHBORS, is_established};
+use crate::frr::neighbors::{self, Neighbors, SHOW_NEIGHBORS};
 use crate::frr::vty::{CONFIGURE, Query, Reply};
 
 /// Time for bgpd's messages to reach the peers.
@@ -172,13 +171,13 @@ impl GracefulShutdown {
 }
 
 /// The neighbors of the default VRF in bgpd's reply.
-fn parse_neighbors(replies: &[Reply]) -> Option<Map<String, Value>> {
-    serde_json::from_str(&replies.first()?.text).ok()
+fn parse_neighbors(replies: &[Reply]) -> Option<Neighbors> {
+    neighbors::parse(replies.first()?)
 }
 
 /// The neighbors whose session is not established.
-fn missing_sessions(neighbors: &Map<String, Value>) -> Vec<String> {
-    let down = neighbors.iter().filter(|(_, neighbor)| !is_established(neighbor));
+fn missing_sessions(neighbors: &Neighbors) -> Vec<String> {
+    let down = neighbors.iter().filter(|(_, neighbor)| !neighbor.is_established());
     down.map(|(name, _)| name.clone()).collect()
 }
 

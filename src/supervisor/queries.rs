@@ -144,7 +144,7 @@ impl Supervisor<'_> {
                     });
                 }
                 if let Some(neighbors) = replies.get(1) {
-                    let neighbors = serde_json::from_str(&neighbors.text).unwrap_or_default();
+                    let neighbors = neighbors::parse(neighbors).unwrap_or_default();
                     if self.node.config.timers.bfd.is_some_and(|bfd| !bfd.coupled) {
                         bfd::update_peers(&mut self.bfd.peers, &neighbors);
                     }
