@@ -57,6 +57,8 @@ pub fn await_problem(node: &Supervisor, code: &str, from: usize) -> (Duration, V
         all["problems"].as_array().and_then(|all| all.iter().find(|p| p["code"] == code).cloned())
     });
     let (what, remedy) = (sentence(&problem, "what"), sentence(&problem, "remedy"));
+    // The state of a session that is down changes (Idle, Connect …). It is in parentheses.
+    let what = what.split(" (").next().unwrap_or_default().to_owned();
     wait_until(&format!("{code} on the page"), SOON, || {
         // The page escapes markup.
         let page = get("/").map(|(_, page)| page).unwrap_or_default();
