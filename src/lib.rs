@@ -17,6 +17,7 @@ pub mod events;
 pub mod files;
 pub mod frr;
 pub mod instance;
+pub mod intent;
 pub mod kernel;
 pub mod limits;
 

@@ -3,6 +3,7 @@
 mod env;
 pub mod file;
 mod help;
+mod offer;
 mod settings;
 
 use std::fmt;

@@ -141,6 +141,18 @@ pub enum NeighborId {
     Range(IpNet),
 }
 
+/// The neighbor's name in FRR.
+impl std::fmt::Display for NeighborId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Address(ip) => ip.fmt(f),
+            Self::Interface(name) => name.fmt(f),
+            // The subnet is also the name of the peer group.
+            Self::Range(net) => net.fmt(f),
+        }
+    }
+}
+
 /// The peer's AS number, or its relation to the local one (`remote-as`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RemoteAs {

@@ -195,7 +195,7 @@ fn plain_word(text: &str) -> Result<String, Invalid> {
 }
 
 /// The name of a VRF device that is not a keyword of FRR.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct VrfName(IfName);
 
 impl VrfName {

@@ -1,6 +1,5 @@
 //! Addresses of the node, computed from subnets and the node's number by OpenPERouter's rules.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -64,29 +63,6 @@ pub(super) fn session_addresses(
         .and_then(|()| require_host_address(host_end))
         .map_err(|e| format!("yields {ip}, {e}"))?;
     Ok((with_length(router)?, host_end))
-}
-
-/// Subnets that do not overlap, each with its owner.
-#[derive(Debug, Default)]
-pub(super) struct AllocatedSubnets(BTreeMap<IpAddr, (IpNet, String)>);
-
-impl AllocatedSubnets {
-    /// Adds a subnet that overlaps none of them.
-    pub fn add(&mut self, net: IpNet, whose: String) {
-        self.0.insert(net.network(), (net, whose));
-    }
-
-    /// The first subnet that overlaps `net`.
-    pub fn overlapping(&self, net: IpNet) -> Option<&(IpNet, String)> {
-        // The last subnet that starts at or before the end of `net`. All earlier subnets end before this one starts.
-        let (_, last) = self.0.range(..=net.broadcast()).next_back()?;
-        overlaps(last.0, net).then_some(last)
-    }
-}
-
-/// Whether two networks have an address in common.
-pub(super) fn overlaps(a: IpNet, b: IpNet) -> bool {
-    a.contains(&b.network()) || b.contains(&a.network())
 }
 
 #[cfg(test)]

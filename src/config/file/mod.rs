@@ -6,7 +6,7 @@ mod disk;
 mod entries;
 mod names;
 mod neighbor;
-mod node_addresses;
+mod offers;
 mod patterns;
 mod read;
 mod report;
@@ -20,15 +20,16 @@ mod validator;
 mod values;
 mod vnis;
 
-use crate::model::{FilePath, Overlay, RawLines, Underlay};
+use crate::intent::{Accepted, Part, assemble, merge};
+use crate::model::{FilePath, Overlay, RawLines};
 
 use super::{Config, ConfigProblem};
 
 use entries::{ConfigFile, L2VniEntry, L3VniEntry, MAX_VNIS, PassthroughEntry};
+use offers::FileOffers;
 use read::{FromYaml as _, YamlRef};
 use report::{Located, Location, Report, SourceFile};
 use tree::{Budget, YamlKind, YamlNode};
-use vnis::VniBuilder;
 
 pub use disk::read_files;
 pub use names::peer_interface_error;
@@ -72,7 +73,11 @@ pub fn check_without_config(path: &FilePath) -> Vec<ConfigProblem> {
 pub fn parse_files(files: &[(String, String)], config: &Config) -> (Overlay, Vec<ConfigProblem>) {
     let (mut report, trees) = parse_trees(files);
     let documents = read_documents(&trees, &mut report);
-    let mut overlay = assemble(documents, config, &mut report);
+    let file = translate(documents, config, &mut report);
+    let offers = [vec![config.offer()], file.offers.clone()].concat();
+    let merged = merge(&offers, &Accepted::new());
+    file.report(&merged, 1, &mut report);
+    let mut overlay = assemble(&offers, &merged.accepted);
     overlay.incomplete = !report.is_empty();
     (overlay, report.into_problems())
 }
@@ -102,8 +107,8 @@ fn read_documents(trees: &[(usize, YamlNode)], report: &mut Report<'_>) -> Vec<C
     trees.iter().filter_map(read).collect()
 }
 
-/// Merges the files.
-fn assemble(documents: Vec<ConfigFile>, config: &Config, report: &mut Report<'_>) -> Overlay {
+/// The entries of all files as offers.
+fn translate(documents: Vec<ConfigFile>, config: &Config, report: &mut Report<'_>) -> FileOffers {
     let mut indices = vec![];
     let mut underlays = vec![];
     let mut l3vnis = vec![];
@@ -123,44 +128,35 @@ fn assemble(documents: Vec<ConfigFile>, config: &Config, report: &mut Report<'_>
         passthroughs.extend(document.passthrough);
         raw.extend(document.raw.0);
     }
+    let mut offers = FileOffers::default();
     let index = resolve_node_index(indices, config, report);
-    let given = at_most_one(underlays, report);
-    let has_tunnel = given.as_ref().is_some_and(|given| given.tunnel.is_some());
-    let underlay = given
-        .map_or_else(Underlay::default, |given| underlay::resolve_underlay(&given, index, config, report));
+    if let Some(given) = at_most_one(underlays, report) {
+        underlay::underlay(&given, index, config, &mut offers, report);
+    }
     let passthrough = at_most_one(passthroughs, report);
     raw.sort_by_key(|entry| entry.priority.as_ref().map_or(0, |priority| priority.get()));
     limit_raw(&mut raw, report);
-    let lines = |entry: Located<entries::RawConfigEntry>| RawLines {
-        source: report.describe(&entry.location),
-        text: entry.value.text.value.0,
-    };
-    let raw = raw.into_iter().map(lines).collect();
-    let mut overlay = Overlay { underlay, raw, ..Overlay::default() };
-
+    for (number, entry) in raw.into_iter().enumerate() {
+        let source = report.describe(&entry.location);
+        let content = offers
+            .entry(source.clone())
+            .finish(Part::Raw(RawLines { source, text: entry.value.text.value.0 }));
+        offers.add(format!("rawFRRConfigs/{number}"), "rawFRRConfig", Some(content));
+    }
     limit_vnis(&mut l3vnis, &mut l2vnis, report);
-    let on_host = config.settings.netns.as_deref().is_none();
     let Some(index) = index else {
         reject_all(&l3vnis, &l2vnis, passthrough.as_ref(), "needs nodeIndex, which is invalid", report);
-        return overlay;
+        return offers;
     };
-    if on_host {
+    if config.settings.netns.as_deref().is_none() {
         let reason = "needs a separate namespace, which NETNS=host does not provide";
         reject_all(&l3vnis, &l2vnis, passthrough.as_ref(), reason, report);
-        return overlay;
+        return offers;
     }
-    let underlay = overlay.underlay.clone();
-    let mut vnis = VniBuilder::new(config, &underlay, index);
-    if !overlay.underlay.is_vtep() {
-        let state = if has_tunnel { ", which is invalid" } else { "" };
-        let reason = format!("needs underlay.tunnelEndpoint{state}");
-        reject_all(&l3vnis, &l2vnis, None, &reason, report);
-    } else {
-        overlay.l3vnis = l3vnis.iter().filter_map(|entry| vnis.l3(entry, report)).collect();
-        overlay.l2vnis = l2vnis.iter().filter_map(|entry| vnis.l2(entry, report)).collect();
-    }
-    overlay.passthrough = passthrough.and_then(|entry| vnis.passthrough(&entry, report));
-    overlay
+    l3vnis.iter().for_each(|entry| vnis::l3(entry, index, config, &mut offers, report));
+    l2vnis.iter().for_each(|entry| vnis::l2(entry, &mut offers, report));
+    passthrough.iter().for_each(|entry| vnis::passthrough(entry, index, config, &mut offers, report));
+    offers
 }
 
 /// The node's number: from the file, or else from the environment. `None` if it is uncertain.

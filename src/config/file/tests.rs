@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::from_vars;
-use crate::model::{BgpFamily, NeighborBfd, NeighborId, RemoteAs, UnderlayInterface};
+use crate::model::{BgpFamily, NeighborBfd, NeighborId, RemoteAs, Underlay, UnderlayInterface};
 
 fn config(vars: &[(&str, &str)]) -> Config {
     let base = [("NODE_IP", "10.0.0.1"), ("ASN_LOCAL", "65001"), ("FE_MACS", "02:00:00:00:00:01")];

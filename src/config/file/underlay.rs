@@ -1,31 +1,38 @@
-//! Converts the file's underlay into the model's, for this node.
+//! The file's underlay as offers: its settings, and each link and neighbor alone.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use crate::config::Config;
-use crate::model::{IfName, NeighborId, RouterId, Underlay, UnderlayInterface, Value as _};
+use crate::intent::{Key, Part, Space};
+use crate::model::{IfName, NeighborId, RouterId, UnderlayInterface, Value as _, icmpv6_source};
 
 use super::address;
 use super::entries::{self, GracefulRestart, InterfaceEntry, InterfaceType, TunnelEndpoint};
 use super::names::is_managed_device;
 use super::neighbor::neighbor;
-use super::node_addresses::{find_owner, of_environment, of_underlay};
+use super::offers::FileOffers;
 use super::report::{Located, Location, Report};
 use super::values::CLUSTER_ID;
 
 /// The default name of a macvlan: upstream's name for an interface created by CNI.
 const MACVLAN: &str = "net1";
 
-/// Converts the underlay. An invalid part does not affect the others. `index`: the node's number, if known.
-pub(super) fn resolve_underlay(
-    file: &entries::UnderlayEntry,
+/// What a device is called that is no VRF.
+const INTERFACE: &str = "an interface";
+
+/// Where a link to the fabric is.
+const MOVED: &str = "in FRR's namespace";
+
+/// Adds the underlay. `index`: the node's number, if known.
+pub(super) fn underlay(
+    file: &Located<entries::UnderlayEntry>,
     index: Option<u32>,
     config: &Config,
+    offers: &mut FileOffers,
     report: &mut Report<'_>,
-) -> Underlay {
-    let mut underlay = Underlay::default();
+) {
     if let Some(asn) = &file.asn
         && asn.value != config.settings.asn_local
     {
@@ -34,66 +41,75 @@ pub(super) fn resolve_underlay(
             format_args!("differs from ASN_LOCAL={}, which is used", config.settings.asn_local),
         );
     }
+    let mut single = |name: &str, location: &Location, part: Option<Part>, report: &Report<'_>| {
+        let content = part.map(|part| offers.entry(report.describe(location)).finish(part));
+        offers.add(format!("underlay.{name}"), "setting", content);
+    };
     if let (Some(net), Some(index)) = (&file.router_id, index) {
-        match address::router_id(net.0, index) {
-            Ok(ip) => underlay.router_id = RouterId::parse(&ip.to_string()).ok(),
-            Err(reason) => report.add(&net.location, format_args!("{reason}: the router-id remains NODE_IP")),
+        let id = address::router_id(net.0, index);
+        if let Err(reason) = &id {
+            report.add(&net.location, format_args!("{reason}: the router-id remains NODE_IP"));
         }
-    }
-    if let (Some(tunnel), Some(index)) = (&file.tunnel, index)
-        && let Some(tunnel) = &tunnel.0
-    {
-        vtep(tunnel, index, config, &mut underlay, report);
+        let id = id.ok().and_then(|ip| RouterId::parse(&ip.to_string()).ok());
+        single("routerIDCIDR", &net.location, id.map(Part::RouterId), report);
     }
     if let Some(reflector) = &file.reflector {
         let (id, location) = match &reflector.cluster_id {
             Some(id) => (id.get(), &id.location),
             None => (CLUSTER_ID, &reflector.location),
         };
-        match &file.router_id {
-            Some(net) if net.0.contains(&IpAddr::V4(id)) => report.add(
+        let is_taken = file.router_id.as_ref().filter(|net| net.0.contains(&IpAddr::V4(id)));
+        if let Some(net) = is_taken {
+            report.add(
                 location,
                 format_args!("cluster-id {id} is in routerIDCIDR {}: routes are not reflected", net.0),
-            ),
-            _ => underlay.cluster_id = Some(id),
+            );
         }
+        let part = is_taken.is_none().then_some(Part::ClusterId(id));
+        single("routeReflector", &reflector.location, part, report);
     }
-    underlay.graceful_restart =
-        file.restart.as_ref().and_then(|restart| graceful_restart(restart, config, report));
-    interfaces(&file.interfaces.0, config, &mut underlay, report);
-    neighbors(&file.neighbors.0, config, &mut underlay, report);
-    underlay
+    if let Some(restart) = &file.restart {
+        let part = graceful_restart(restart, config, report);
+        single("gracefulRestart", &restart.location, part, report);
+    }
+    if let (Some(tunnel), Some(index)) = (&file.tunnel, index)
+        && let Some(tunnel) = &tunnel.0
+    {
+        vtep(tunnel, index, offers, report);
+    }
+    interfaces(&file.interfaces.0, offers, report);
+    neighbors(&file.neighbors.0, config, offers, report);
 }
 
-fn vtep(
-    tunnel: &TunnelEndpoint,
-    index: u32,
-    config: &Config,
-    underlay: &mut Underlay,
-    report: &mut Report<'_>,
-) {
-    let mut own = of_environment(config);
-    // The VTEP's address may be the node's address.
-    own.retain(|(net, _)| net.addr() != IpAddr::V4(config.settings.node_ip.get()));
+fn vtep(tunnel: &TunnelEndpoint, index: u32, offers: &mut FileOffers, report: &mut Report<'_>) {
+    const KIND: &str = "address of the VTEP";
     let cidrs = &tunnel.cidrs.0;
     if let [first, second] = &cidrs[..]
         && first.addr().is_ipv4() == second.addr().is_ipv4()
     {
         report.add(&second.location, "the second subnet of its family: the VTEP is left out");
+        for family in ["ipv4", "ipv6"] {
+            offers.add(format!("underlay.tunnelEndpoint/{family}"), KIND, None);
+        }
         return;
     }
     for cidr in cidrs {
-        let free = |ip: IpAddr| match find_owner(&own, ip.into()) {
-            Some(whose) => Err(format!("yields {ip}, which is {whose}")),
-            None => Ok(ip),
-        };
-        match address::vtep(cidr.value, index).and_then(free) {
-            Ok(IpAddr::V4(ip)) => underlay.vtep4 = Some(ip),
-            Ok(IpAddr::V6(ip)) => underlay.vtep6 = Some(ip),
-            Err(reason) => {
-                report.add(&cidr.location, format_args!("{reason}: this address of the VTEP is left out"));
+        let content = match address::vtep(cidr.value, index) {
+            Ok(ip) => {
+                let mut draft =
+                    offers.entry(format!("this node's VTEP, {}", report.describe(&cidr.location)));
+                draft.subnet(Space::Default, IpNet::from(ip), &cidr.location);
+                draft.provide(Key::Vtep);
+                draft.provide(Key::VtepOf(ip.is_ipv6()));
+                Some(draft.finish(Part::Vtep(ip)))
             }
-        }
+            Err(reason) => {
+                report.add(&cidr.location, format_args!("{reason}: this {KIND} is left out"));
+                None
+            }
+        };
+        let family = if cidr.addr().is_ipv6() { "ipv6" } else { "ipv4" };
+        offers.add(format!("underlay.tunnelEndpoint/{family}"), KIND, content);
     }
 }
 
@@ -101,7 +117,7 @@ fn graceful_restart(
     given: &Located<GracefulRestart>,
     config: &Config,
     report: &mut Report<'_>,
-) -> Option<(Option<u32>, Option<u32>)> {
+) -> Option<Part> {
     let restart = given.restart.as_ref().map(|n| n.get());
     let stale = given.stale.as_ref().map(|n| n.get());
     let (restart_s, stale_s) =
@@ -115,51 +131,51 @@ fn graceful_restart(
         );
         return None;
     }
-    Some((restart, stale))
+    Some(Part::GracefulRestart(restart, stale))
 }
 
-fn interfaces(
-    list: &[Located<InterfaceEntry>],
-    config: &Config,
-    underlay: &mut Underlay,
-    report: &mut Report<'_>,
-) {
-    let vrf = config.metallb.vrf.as_ifname();
-    // The parents of the macvlans with their location. A parent NIC must stay in the host namespace.
-    let mut parents: Vec<(IfName, Location)> = vec![];
+fn interfaces(list: &[Located<InterfaceEntry>], offers: &mut FileOffers, report: &mut Report<'_>) {
     for entry in list {
-        let Some((interface, location, parent)) = interface(entry, report) else { continue };
-        let name = interface.name();
-        let reason = if is_managed_device(name.as_str()) {
-            "reserved for a managed device"
-        } else if name == vrf {
-            "the name of VRF_METALLB"
-        } else if underlay.interfaces.iter().any(|other| other.name() == name) {
-            "listed twice"
-        } else {
-            if let Some(parent) = parent {
-                parents.push((parent, entry.location.clone()));
+        let mut draft = offers.entry(report.describe(&entry.location));
+        let mut identity = None;
+        let content = interface(entry, report).and_then(|(interface, location, parent)| {
+            let name = interface.name();
+            identity = Some(name.clone());
+            if is_managed_device(name.as_str()) {
+                report.add(
+                    &location,
+                    format_args!("{name} is reserved for a managed device: this interface is left out"),
+                );
+                return None;
             }
-            underlay.interfaces.push(interface);
-            continue;
-        };
-        report.add(&location, format_args!("{name} is {reason}: this interface is left out"));
-    }
-    for (parent, location) in parents {
-        let reason = match underlay.interfaces.iter().find(|other| *other.name() == parent) {
-            _ if is_managed_device(parent.as_str()) => "a managed device",
-            _ if parent == *vrf => "the device of VRF_METALLB",
-            Some(UnderlayInterface::Device(_)) => "moved into FRR's namespace by another entry",
-            Some(UnderlayInterface::Macvlan { .. }) => "a macvlan of this file, which is in FRR's namespace",
-            None => continue,
-        };
-        report.add(
-            &location,
-            format_args!("its parent {parent} is {reason}, not a NIC that stays in the host namespace: this interface is left out"),
-        );
-        underlay
-            .interfaces
-            .retain(|other| !matches!(other, UnderlayInterface::Macvlan { parent: p, .. } if *p == parent));
+            draft.claim(Key::Device(name.clone()), &location);
+            draft.share(Key::Kind(name.clone()), INTERFACE, &location);
+            draft.share(Key::Namespace(name.clone()), MOVED, &location);
+            if let Some(parent) = parent {
+                let reason = match () {
+                    () if is_managed_device(parent.as_str()) => Some("a managed device"),
+                    () if parent == *name => Some("the macvlan itself"),
+                    () => None,
+                };
+                if let Some(reason) = reason {
+                    report.add(
+                        &entry.location,
+                        format_args!("its parent {parent} is {reason}: this interface is left out"),
+                    );
+                    return None;
+                }
+                draft.share(Key::Kind(parent.clone()), INTERFACE, &entry.location);
+                draft.share(Key::Namespace(parent), "left in the host namespace", &entry.location);
+            }
+            if let UnderlayInterface::Macvlan { addresses, .. } = &interface {
+                for net in addresses {
+                    draft.subnet(Space::Default, IpNet::from(net.addr()), &location);
+                }
+            }
+            Some(draft.finish(Part::Interface(interface)))
+        });
+        let identity = identity.map_or_else(|| "?".into(), |name: IfName| name.to_string());
+        offers.add(format!("underlay.interfaces/{identity}"), "interface", content);
     }
 }
 
@@ -206,44 +222,48 @@ fn interface(
 fn neighbors(
     list: &[Located<entries::NeighborEntry>],
     config: &Config,
-    underlay: &mut Underlay,
+    offers: &mut FileOffers,
     report: &mut Report<'_>,
 ) {
-    let own = [of_environment(config), of_underlay(underlay)].concat();
+    const KIND: &str = "neighbor";
+    let pairs = [Some(config.metallb.v6), config.metallb.v4].into_iter().flatten();
+    let mut own: Vec<(IpNet, &str)> =
+        pairs.map(|pair| (pair.frr_net().trunc(), "the link to MetalLB")).collect();
+    let host = |ip: IpAddr| IpNet::from(ip);
+    own.push((host(config.settings.node_ip.get().into()), "NODE_IP"));
+    own.push((host(icmpv6_source(config.settings.node_ip).into()), "the node's source address for ICMPv6"));
     for entry in list {
-        let Some(neighbor) = neighbor(entry, config, report) else { continue };
-        let location = match &neighbor.peer {
-            NeighborId::Address(_) => entry.address.as_ref().map(|address| &address.location),
-            NeighborId::Interface(_) => entry.interface.as_ref().map(|interface| &interface.location),
-            NeighborId::Range(_) => entry.range.as_ref().map(|range| &range.location),
-        };
-        let location = location.unwrap_or(&entry.location);
-        let whose = match &neighbor.peer {
-            NeighborId::Address(ip) => find_owner(&own, IpNet::from(*ip)),
-            NeighborId::Range(net) => find_owner(&own, *net),
-            NeighborId::Interface(name) => {
-                (name == config.metallb.vrf.as_ifname()).then_some("the device of VRF_METALLB")
-            }
-        };
-        if let Some(whose) = whose {
-            report.add(
-                location,
-                format_args!("is {whose} and cannot be a neighbor: this neighbor is left out"),
-            );
-            continue;
-        }
-        let clashes = |other: &NeighborId| match (other, &neighbor.peer) {
-            (NeighborId::Range(a), NeighborId::Range(b)) => address::overlaps(*a, *b),
-            (a, b) => a == b,
-        };
-        if underlay.neighbors.iter().any(|other| clashes(&other.peer)) {
-            let reason = match &neighbor.peer {
-                NeighborId::Address(_) | NeighborId::Interface(_) => "is listed twice",
-                NeighborId::Range(_) => "overlaps with another range",
+        let mut draft = offers.entry(report.describe(&entry.location));
+        let neighbor = neighbor(entry, config, report);
+        let identity = neighbor.as_ref().map_or_else(|| "?".into(), |neighbor| neighbor.peer.to_string());
+        let content = neighbor.and_then(|neighbor| {
+            let location = match &neighbor.peer {
+                NeighborId::Address(_) => entry.address.as_ref().map(|address| &address.location),
+                NeighborId::Interface(_) => entry.interface.as_ref().map(|interface| &interface.location),
+                NeighborId::Range(_) => entry.range.as_ref().map(|range| &range.location),
             };
-            report.add(location, format_args!("{reason}: this neighbor is left out"));
-            continue;
-        }
-        underlay.neighbors.push(neighbor);
+            let location = location.unwrap_or(&entry.location);
+            draft.claim(Key::Neighbor(neighbor.peer.to_string()), location);
+            let net = match &neighbor.peer {
+                NeighborId::Address(ip) => Some(IpNet::from(*ip)),
+                NeighborId::Range(net) => Some(*net),
+                NeighborId::Interface(_) => None,
+            };
+            let owner = net.and_then(|net| own.iter().find(|(own, _)| own.contains(&net)));
+            if let Some((_, whose)) = owner {
+                report.add(
+                    location,
+                    format_args!("is {whose} and cannot be a neighbor: this neighbor is left out"),
+                );
+                return None;
+            }
+            match &neighbor.peer {
+                NeighborId::Address(ip) => draft.subnet(Space::Default, IpNet::from(*ip), location),
+                NeighborId::Range(net) => draft.subnet(Space::Listen, *net, location),
+                NeighborId::Interface(name) => draft.share(Key::Kind(name.clone()), INTERFACE, location),
+            }
+            Some(draft.finish(Part::Neighbor(neighbor)))
+        });
+        offers.add(format!("underlay.neighbors/{identity}"), KIND, content);
     }
 }

@@ -1,0 +1,135 @@
+//! The file's entries as offers.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::report::{Location, Report};
+use crate::intent::{
+    Claim, Content, Key, Merged, Need, Offer, OfferId, Origin, Part, Reason, SourceKind, Space, Verdict,
+};
+
+/// The offers of the file, in the order of its kinds and entries.
+#[derive(Debug, Default)]
+pub(super) struct FileOffers {
+    pub offers: Vec<Offer<Part>>,
+    /// The kind of each offer, for the messages.
+    kinds: Vec<&'static str>,
+    names: BTreeSet<Arc<str>>,
+    places: RefCell<Vec<Location>>,
+}
+
+impl FileOffers {
+    /// Begins an entry that others call `object`.
+    pub fn entry(&self, object: String) -> EntryDraft<'_> {
+        let content = Content::new(Part::Settings);
+        EntryDraft { object: object.into(), places: &self.places, content }
+    }
+
+    /// Adds an entry. `name`: its identity, which stays the same when the entry changes. `content`: `None` if it is
+    /// invalid, which has been reported.
+    pub fn add(&mut self, name: String, kind: &'static str, content: Option<Content<Part>>) {
+        let mut unique: Arc<str> = name.as_str().into();
+        let mut number = 1;
+        while !self.names.insert(Arc::clone(&unique)) {
+            number += 1;
+            unique = format!("{name}#{number}").into();
+        }
+        self.offers.push(Offer {
+            id: OfferId { source: SourceKind::File, name: unique },
+            position: self.offers.len(),
+            content: content.map(Arc::new).ok_or_else(Vec::new),
+        });
+        self.kinds.push(kind);
+    }
+
+    /// Reports why offers were not accepted. `merged`: the result of a merge of these offers after `skipped` others.
+    pub fn report(&self, merged: &Merged<Part>, skipped: usize, report: &mut Report<'_>) {
+        let places = self.places.borrow();
+        let location = |reason: &Reason| places.get(reason.origin.as_ref()?.location?).cloned();
+        let refused = || self.kinds.iter().zip(&merged.verdicts[skipped..]);
+        let waiting_for = |text: &str| {
+            let waiting = refused().filter(|(_, verdict)| matches!(verdict, Verdict::Waiting(_)));
+            waiting.filter(|(_, verdict)| verdict.reasons().iter().any(|reason| reason.text == text)).count()
+        };
+        let mut reported: BTreeSet<&str> = BTreeSet::new();
+        for (kind, verdict) in refused() {
+            let mut positions = vec![];
+            for reason in verdict.reasons() {
+                let Some(location) = location(reason) else { continue };
+                // An l3vni's name is that of its VRF if the entry has none: one reason is enough.
+                if positions.contains(&location.position) {
+                    continue;
+                }
+                positions.push(location.position);
+                let text = &reason.text;
+                match verdict {
+                    // Many entries may need one that is missing.
+                    Verdict::Waiting(_) if !reported.insert(text) => {}
+                    Verdict::Waiting(_) => match waiting_for(text) - 1 {
+                        0 => report.add(&location, format_args!("{text}: this {kind} is left out")),
+                        more => report.add(
+                            &location,
+                            format_args!(
+                                "{text}: this {kind} and {more} more entries that need it are left out"
+                            ),
+                        ),
+                    },
+                    _ => report.add(&location, format_args!("{text}: this {kind} is left out")),
+                }
+            }
+        }
+    }
+}
+
+/// An entry that is being read.
+#[derive(Debug)]
+pub(super) struct EntryDraft<'a> {
+    object: Arc<str>,
+    places: &'a RefCell<Vec<Location>>,
+    content: Content<Part>,
+}
+
+impl EntryDraft<'_> {
+    fn origin(&self, at: &Location) -> Origin {
+        let mut places = self.places.borrow_mut();
+        places.push(at.clone());
+        Origin { object: Arc::clone(&self.object), location: Some(places.len() - 1) }
+    }
+
+    /// Nobody else may use the key.
+    pub fn claim(&mut self, key: Key, at: &Location) {
+        let origin = self.origin(at);
+        self.content.claims.push(Claim { key, value: None, origin });
+    }
+
+    /// Others may use the key with the same value.
+    pub fn share(&mut self, key: Key, value: &str, at: &Location) {
+        let origin = self.origin(at);
+        self.content.claims.push(Claim { key, value: Some(value.into()), origin });
+    }
+
+    /// Nobody else may use the subnet.
+    pub fn subnet(&mut self, space: Space, net: IpNet, at: &Location) {
+        let origin = self.origin(at);
+        self.content.subnets.push((space, net, origin));
+    }
+
+    /// Another entry must provide the key.
+    pub fn need(&mut self, key: Key, at: &Location) {
+        let origin = self.origin(at);
+        self.content.needs.push(Need { key, origin });
+    }
+
+    /// Other entries may need the key.
+    pub fn provide(&mut self, key: Key) {
+        self.content.provides.push(key);
+    }
+
+    /// Ends the entry.
+    pub fn finish(self, part: Part) -> Content<Part> {
+        Content { fragment: part, ..self.content }
+    }
+}

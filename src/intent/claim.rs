@@ -1,0 +1,204 @@
+//! What an object uses that others may use, too, and what it needs of them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::offer::{Origin, Reason};
+use crate::model::{IfName, Vni, VrfName};
+
+/// Something that objects use.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// A VXLAN network identifier.
+    Vni(Vni),
+    /// A VRF.
+    Vrf(VrfName),
+    /// The name of a device in FRR's namespace.
+    Device(IfName),
+    /// What has this name: a VRF or an interface.
+    Kind(IfName),
+    /// The namespace of the device with this name.
+    Namespace(IfName),
+    /// A BGP neighbor, by its name in FRR.
+    Neighbor(String),
+    /// A name among the objects of a kind.
+    Name(&'static str, String),
+    /// Something that the node has once.
+    Single(&'static str),
+    /// A VTEP.
+    Vtep,
+    /// A VTEP with an address of a family. `true`: IPv6.
+    VtepOf(bool),
+}
+
+impl Key {
+    /// Why a claim with this key is refused: `rival` is the other claim.
+    fn conflict(&self, rival: &Claim) -> String {
+        let origin = &rival.origin;
+        let value = rival.value.as_deref().unwrap_or("something else");
+        match self {
+            Self::Vni(_) => format!("already the VNI of {origin}"),
+            Self::Vrf(_) => format!("already the VRF of {origin}"),
+            Self::Device(name) => format!("{name} is already the name of a device: {origin}"),
+            Self::Kind(_) => format!("the name of {value}: {origin}"),
+            Self::Namespace(name) => format!("{name} is {value} for {origin}"),
+            Self::Neighbor(_) => format!("already a neighbor: {origin}"),
+            Self::Name(_, name) => format!("{name:?} is already the name of {origin}"),
+            Self::Single(_) | Self::Vtep | Self::VtepOf(_) => format!("differs from {value} of {origin}"),
+        }
+    }
+
+    /// Why an object that needs this key has to wait.
+    pub(super) fn missing(&self) -> String {
+        match self {
+            Self::Name(kind, name) => {
+                format!("needs the {kind} {name:?}, which does not exist or is left out")
+            }
+            Self::VtepOf(v6) => {
+                let family = if *v6 { "IPv6" } else { "IPv4" };
+                format!("needs an {family} address in underlay.tunnelEndpoint")
+            }
+            _ => "needs underlay.tunnelEndpoint, which is missing or left out".into(),
+        }
+    }
+}
+
+/// The use of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// What is used.
+    pub key: Key,
+    /// `None`: nobody else may use it. A value: others may use it with the same value.
+    pub value: Option<String>,
+    /// The value that claims it.
+    pub origin: Origin,
+}
+
+/// What an object needs of others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// What another object must provide.
+    pub key: Key,
+    /// The value that needs it.
+    pub origin: Origin,
+}
+
+/// Where subnets must not overlap.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Space {
+    /// The host namespace.
+    Host,
+    /// The default VRF of FRR's namespace.
+    Default,
+    /// The routing domain of an L3VNI, by its name.
+    Domain(String),
+    /// The ranges from which neighbors connect.
+    Listen,
+}
+
+/// What the accepted objects use. Each use has an owner, by number.
+#[derive(Debug, Default)]
+pub(super) struct Uses<'a> {
+    keys: HashMap<&'a Key, Vec<(usize, &'a Claim)>>,
+    /// By space and first address.
+    subnets: HashMap<&'a Space, BTreeMap<IpAddr, (usize, IpNet, &'a Origin)>>,
+}
+
+impl<'a> Uses<'a> {
+    /// Every conflict of these uses by `owner` with those of others.
+    pub fn conflicts(
+        &self,
+        owner: usize,
+        claims: &[Claim],
+        subnets: &[(Space, IpNet, Origin)],
+    ) -> Vec<Reason> {
+        let mut reasons = vec![];
+        for claim in claims {
+            let rivals = self.keys.get(&claim.key).into_iter().flatten();
+            let rivals = rivals.filter(|(other, _)| *other != owner);
+            let rival = rivals
+                .map(|(_, rival)| *rival)
+                .find(|rival| claim.value.is_none() || rival.value.is_none() || rival.value != claim.value);
+            reasons.extend(
+                rival.map(|rival| Reason {
+                    origin: Some(claim.origin.clone()),
+                    text: claim.key.conflict(rival),
+                }),
+            );
+        }
+        for (space, net, origin) in subnets {
+            let rival = self.overlapping(owner, space, *net);
+            reasons.extend(rival.map(|(_, used, rival)| Reason {
+                origin: Some(origin.clone()),
+                text: match used.prefix_len() == used.max_prefix_len() {
+                    true => format!("overlaps with {}, which is {rival}", used.addr()),
+                    false => format!("overlaps with {used} of {rival}"),
+                },
+            }));
+        }
+        reasons
+    }
+
+    /// A subnet of another owner that overlaps `net`. The subnets of a space do not overlap, so those that overlap `net`
+    /// are the last ones that begin at or before its end.
+    fn overlapping(&self, owner: usize, space: &Space, net: IpNet) -> Option<&(usize, IpNet, &'a Origin)> {
+        let last = self.subnets.get(space)?.range(..=net.broadcast()).rev().map(|(_, used)| used);
+        let mut overlapping =
+            last.take_while(|(_, used, _)| used.contains(&net.network()) || net.contains(&used.network()));
+        overlapping.find(|(other, ..)| *other != owner)
+    }
+
+    /// Adds uses that conflict with none.
+    pub fn add(&mut self, owner: usize, claims: &'a [Claim], subnets: &'a [(Space, IpNet, Origin)]) {
+        for claim in claims {
+            self.keys.entry(&claim.key).or_default().push((owner, claim));
+        }
+        for (space, net, origin) in subnets {
+            self.subnets.entry(space).or_default().insert(net.network(), (owner, *net, origin));
+        }
+    }
+
+    /// Removes the uses of `owner`.
+    pub fn remove(&mut self, owner: usize, claims: &[Claim], subnets: &[(Space, IpNet, Origin)]) {
+        for claim in claims {
+            if let Some(uses) = self.keys.get_mut(&claim.key) {
+                uses.retain(|(other, _)| *other != owner);
+            }
+        }
+        for (space, net, _) in subnets {
+            if let Some(nets) = self.subnets.get_mut(space) {
+                nets.remove(&net.network());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overlapping_subnets_are_found() {
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let subnet = |text: &str| (Space::Host, net(text), Origin { object: text.into(), location: None });
+        let taken = ["10.0.0.0/24", "10.0.2.0/24", "2001:db8::/64"].map(subnet);
+        let mut uses = Uses::default();
+        uses.add(0, &[], &taken);
+        for (text, whose) in [
+            ("10.0.0.128/25", Some("10.0.0.0/24")),
+            ("10.0.1.0/24", None),
+            ("10.0.2.0/32", Some("10.0.2.0/24")),
+            ("10.0.2.0/23", Some("10.0.2.0/24")),
+            ("9.0.0.0/8", None),
+            ("2001:db8::1/128", Some("2001:db8::/64")),
+            ("2001:db8:1::/64", None),
+        ] {
+            let found = uses.overlapping(1, &Space::Host, net(text));
+            assert_eq!(found.map(|(_, _, who)| &*who.object), whose, "{text}");
+            assert!(uses.overlapping(0, &Space::Host, net(text)).is_none());
+            assert!(uses.overlapping(1, &Space::Default, net(text)).is_none());
+        }
+    }
+}
