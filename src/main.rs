@@ -3,10 +3,10 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use frr_supervisor::config::{self, Config, file};
+use frr_supervisor::config::{self, AcceptedObjects, Config, WithFile, file};
 use frr_supervisor::frr::{self, Inputs, Version, state};
 use frr_supervisor::model::{FilePath, IfName, Value as _};
-use frr_supervisor::node::single_problem;
+use frr_supervisor::node::{load_accepted, single_problem};
 use frr_supervisor::signals::Signals;
 use frr_supervisor::{logging, run, status};
 use lexopt::Arg::{Long, Short, Value};
@@ -108,7 +108,11 @@ fn execute(command: &ConfigCommand) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let (config, problems) = base.with_file();
+    let accepted = match command {
+        ConfigCommand::Run => load_accepted(&base),
+        ConfigCommand::Check | ConfigCommand::Render => AcceptedObjects::default(),
+    };
+    let WithFile { config, problems, .. } = base.with_file(&accepted);
     let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
     let config = match config {
         Ok(config) => config,

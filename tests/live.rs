@@ -164,7 +164,7 @@ fn what_is_refused_changes_nothing() {
         ("the same AS number on both sides", base.replace("hostASN: 64515", "hostASN: 0"), "hostASN"),
         ("what is not served", base.replace("type: L3VNI", "type: L3VPN"), "not supported"),
         ("a map where a list is meant", base.replace("l2vnis:\n- vni", "l2vnis:\n  vni"), "not a list"),
-        ("another node index", format!("nodeIndex: {{index: 5}}\n{base}l3passthrough: {{}}\n"), "l3passthrough"),
+        ("an empty pass-through", format!("{base}l3passthrough: {{}}\n"), "l3passthrough"),
         ("a file that is too large", format!("{base}# {}\n", "x".repeat(5 << 20)), "larger than 4 MiB"),
         ("keys without end", (0..62_000).map(|n| format!("key{n}: 1\n")).collect(), "more than 256 keys"),
         ("aliases without end", format!("a: &a {}\nl3vnis:\n{}", "x".repeat(100_000), "- *a\n".repeat(400_000)), "4 MiB of text"),

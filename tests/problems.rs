@@ -205,13 +205,18 @@ fn every_fault_is_reported_everywhere_and_clears() {
     drop(other);
     await_resolved(&problem);
 
-    // A configuration that is rejected.
-    let at = from();
-    put_config("l3vnis:\n  - vni: 99999999\n");
-    let problem = await_fault("configuration-rejected", at);
-    assert!(problem["what"].as_str().unwrap().contains("seen.yaml:2"), "{problem}");
-    put_config("rawFRRConfigs: []\n");
-    await_resolved(&problem);
+    // An invalid entry, and a file that is no YAML.
+    for (code, text, place) in [
+        ("configuration-incomplete", "l3vnis:\n  - vni: 99999999\n", "seen.yaml:2"),
+        ("configuration-rejected", "l3vnis:\n  - [\n", "seen.yaml:3"),
+    ] {
+        let at = from();
+        put_config(text);
+        let problem = await_fault(code, at);
+        assert!(problem["what"].as_str().unwrap().contains(place), "{problem}");
+        put_config("rawFRRConfigs: []\n");
+        await_resolved(&problem);
+    }
 
     // A configuration that FRR itself refuses: vtysh, or bgpd where vtysh accepts it. The problem names the place, and
     // not the password.

@@ -8,9 +8,11 @@ mod settings;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::intent::{Accepted, Part};
 use crate::model::{Asn, MacAddr, Overlay, Password, TableId, VrfName};
 
 pub use env::from_vars;
@@ -40,25 +42,61 @@ pub struct Config {
     pub timers: Timers,
     /// The contents of the configuration file.
     pub overlay: Overlay,
+    /// The objects that make up the configuration.
+    pub accepted: AcceptedObjects,
+}
+
+/// The accepted objects of all sources. Two configurations with the same values are equal wherever the objects stand in
+/// their sources.
+#[derive(Debug, Clone, Default)]
+pub struct AcceptedObjects(Arc<Accepted<Part>>);
+
+impl PartialEq for AcceptedObjects {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for AcceptedObjects {}
+
+impl AcceptedObjects {
+    /// Those that an earlier instance stored as [`Self::to_text`].
+    pub fn from_text(text: String, base: &Config) -> Self {
+        Self(Arc::new(file::accepted_from(text, base)))
+    }
+
+    /// The objects of the file, as a configuration file.
+    pub fn to_text(&self) -> String {
+        file::stored_text(&self.0)
+    }
+}
+
+/// The configuration of the environment and the file.
+#[derive(Debug)]
+pub struct WithFile {
+    /// The configuration. The error: neither the environment nor the file names a link to the fabric.
+    pub config: Result<Config, ConfigProblem>,
+    /// Every problem with the file.
+    pub problems: Vec<ConfigProblem>,
+    /// A file cannot be read, or is not valid YAML. What was accepted stays.
+    pub is_lost: bool,
 }
 
 impl Config {
-    /// This configuration plus the valid part of its file, and every problem with the file. Call it on the
-    /// configuration of the environment alone.
-    ///
-    /// # Errors
-    /// Neither the environment nor the file names a link to the fabric.
-    pub fn with_file(&self) -> (Result<Self, ConfigProblem>, Vec<ConfigProblem>) {
-        let (overlay, problems) = file::load_overlay(self);
+    /// This configuration plus its file, merged with what was accepted before. Call it on the configuration of the
+    /// environment alone.
+    pub fn with_file(&self, accepted: &AcceptedObjects) -> WithFile {
+        let file::FileContents { overlay, accepted, problems, is_lost } = file::load(self, &accepted.0);
         let mut whole = self.clone();
         let added = whole.add_overlay(overlay);
-        (added.map(|()| whole), problems)
+        whole.accepted = AcceptedObjects(Arc::new(accepted));
+        WithFile { config: added.map(|()| whole), problems, is_lost }
     }
 
     /// This configuration plus its file, if the file has no problems.
-    pub fn with_valid_file(&self) -> Option<Self> {
-        let (whole, problems) = self.with_file();
-        whole.ok().filter(|_| problems.is_empty())
+    pub fn with_valid_file(&self, accepted: &AcceptedObjects) -> Option<Self> {
+        let WithFile { config, problems, .. } = self.with_file(accepted);
+        config.ok().filter(|_| problems.is_empty())
     }
 
     /// Adds the contents of the file.

@@ -40,6 +40,6 @@ impl Config {
         // The VTEP may have this address.
         content.subnets.push((Space::Host, IpNet::from(IpAddr::from(node_ip.get())), origin("NODE_IP")));
         let id = OfferId { source: SourceKind::Environment, name: "environment".into() };
-        Offer { id, position: 0, content: Ok(Arc::new(content)) }
+        Offer { id, content: Ok(Arc::new(content)) }
     }
 }

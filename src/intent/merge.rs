@@ -36,7 +36,7 @@ struct Merge<'a, F> {
 /// a source that is lost, the caller offers what it had.
 pub fn merge<F>(offers: &[Offer<F>], accepted: &Accepted<F>) -> Merged<F> {
     let mut order: Vec<usize> = (0..offers.len()).collect();
-    order.sort_by_key(|&i| (offers[i].id.source, offers[i].position, &offers[i].id));
+    order.sort_by_key(|&i| (offers[i].id.source, offers[i].position(), &offers[i].id));
     let mut merge = Merge {
         taken: offers.iter().map(|_| None).collect(),
         uses: Uses::default(),

@@ -55,12 +55,24 @@ pub struct Content<F> {
     pub provides: Vec<Key>,
     /// Its part of the intent.
     pub fragment: F,
+    /// Its place in the order of its source.
+    pub position: usize,
+    /// The object as its source wrote it, to be stored.
+    pub source: Arc<str>,
 }
 
 impl<F> Content<F> {
     /// Content without claims and needs.
     pub fn new(fragment: F) -> Self {
-        Self { claims: vec![], subnets: vec![], needs: vec![], provides: vec![], fragment }
+        Self {
+            claims: vec![],
+            subnets: vec![],
+            needs: vec![],
+            provides: vec![],
+            fragment,
+            position: 0,
+            source: "".into(),
+        }
     }
 }
 
@@ -69,8 +81,6 @@ impl<F> Content<F> {
 pub struct Offer<F> {
     /// Its identity. No two offers of a merge have the same one.
     pub id: OfferId,
-    /// Its place in the order of its source.
-    pub position: usize,
     /// What it wants, or why that is unknown: its own errors.
     pub content: Result<Arc<Content<F>>, Vec<Reason>>,
 }
@@ -82,6 +92,13 @@ pub struct Reason {
     pub origin: Option<Origin>,
     /// The reason, as the end of a sentence about the value.
     pub text: String,
+}
+
+impl<F> Offer<F> {
+    /// Its place in the order of its source. An invalid one has no influence on others: it comes last.
+    pub(super) fn position(&self) -> usize {
+        self.content.as_ref().map_or(usize::MAX, |content| content.position)
+    }
 }
 
 /// What became of an object.

@@ -5,7 +5,6 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 
 use super::merge::Accepted;
-use super::offer::Offer;
 use crate::model::{
     FabricNeighbor, HostBridge, HostSession, L2Vni, L3Vni, Overlay, RawLines, RouteTarget, RouterId, Tunnel,
     UnderlayInterface, Vni, VrfName,
@@ -82,10 +81,10 @@ pub struct L2VniPart {
 }
 
 /// What the accepted objects make up together, in the order of their sources.
-pub fn assemble(offers: &[Offer<Part>], accepted: &Accepted<Part>) -> Overlay {
-    let mut order: Vec<&Offer<Part>> = offers.iter().collect();
-    order.sort_by_key(|offer| (offer.id.source, offer.position));
-    let parts = || order.iter().filter_map(|offer| Some(&accepted.get(&offer.id)?.fragment));
+pub fn assemble(accepted: &Accepted<Part>) -> Overlay {
+    let mut order: Vec<_> = accepted.iter().collect();
+    order.sort_by_key(|(id, content)| (id.source, content.position));
+    let parts = || order.iter().map(|(_, content)| &content.fragment);
     let mut overlay = Overlay::default();
     for part in parts() {
         let underlay = &mut overlay.underlay;

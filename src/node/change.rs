@@ -91,6 +91,7 @@ impl Node {
     pub fn adopt(&mut self, candidate: Candidate) -> Result<Changes, String> {
         let Candidate { config, resolved, .. } = candidate;
         self.config = config;
+        super::accepted::save(&self.config.accepted);
         self.ports = resolved.ports;
         self.desired = resolved.desired;
         for warning in &resolved.warnings {

@@ -1,6 +1,7 @@
 //! The node: its namespaces and devices in the kernel, and the configuration of FRR. The supervisor sets the node up
 //! once and then repairs drift.
 
+mod accepted;
 mod change;
 mod check;
 mod set_up;
@@ -21,6 +22,7 @@ use crate::resolve::{self, FabricNic, Resolved};
 use crate::status::{self, Publisher, RepairCounts};
 use crate::time::Time;
 
+pub use accepted::load_accepted;
 pub use change::{BUILD_SLICE, Candidate};
 pub use check::{CheckOutcome, UNMOUNTED_GRACE};
 pub use set_up::SetUp;

@@ -1,4 +1,4 @@
-//! The configuration file: reads it when it may have changed, and accepts or rejects it as a whole.
+//! The configuration file: reads it when it may have changed.
 
 use std::io;
 use std::path::Path;
@@ -11,39 +11,18 @@ use super::change::Task;
 use super::part::Part;
 use super::reload::{KEPT, PendingConfig, RETRY_DELAY};
 use super::watch::FileWatch;
-use crate::config::{Config, ConfigProblem, file};
+use crate::config::{Config, WithFile};
 use crate::logging;
 use crate::model::FilePath;
 
 /// Log message if there is nothing to change.
 pub(super) const UNCHANGED: &str = "the configuration file matches the active configuration";
 
-/// The configuration of the environment and the file.
-#[derive(Debug)]
-pub(super) struct FileContents {
-    config: Result<Config, ConfigProblem>,
-    /// Problems of the file.
-    problems: Vec<ConfigProblem>,
-    /// The file cannot be read, so its content is not the cause of the problems.
-    is_unreadable: bool,
-}
-
-impl FileContents {
-    /// Reads the file that `base`, the configuration from the environment, names.
-    fn read(base: &Config) -> Self {
-        let (config, problems) = base.with_file();
-        let has_problems = config.is_err() || !problems.is_empty();
-        let is_unreadable =
-            has_problems && base.settings.config_file.as_ref().is_some_and(|path| !file::is_readable(path));
-        Self { config, problems, is_unreadable }
-    }
-}
-
 /// A running read of the file. It has a separate thread: a large file, or a slow disk, must not delay the restart of a
 /// daemon.
 #[derive(Debug)]
 pub(super) struct FileRead {
-    pub(super) task: Task<FileContents>,
+    pub(super) task: Task<WithFile>,
     /// Apply the configuration even if it equals the active one.
     force: bool,
     /// The file has changed meanwhile and must be read again, with this value of `force`.
@@ -61,6 +40,8 @@ pub(super) struct ConfigFile {
     pub(super) interruptions: u32,
     /// The last reported problems of the file, so that they are logged once.
     pub(super) reported_problems: Vec<String>,
+    /// The problems of the entries of the last file that was read.
+    pub(super) left_out: Vec<String>,
     /// When to read the file again without an event.
     pub(super) reread_at: Option<Instant>,
     /// Whether the file was read since it is watched.
@@ -75,6 +56,7 @@ impl ConfigFile {
             pending: None,
             interruptions: 0,
             reported_problems: vec![],
+            left_out: vec![],
             // The file may have changed before it was watched.
             reread_at: base.settings.config_file.as_ref().map(|_| now),
             has_read: false,
@@ -126,7 +108,7 @@ impl Supervisor<'_> {
         if let Some(read) = self.config.file.read.take_if(|read| read.task.is_finished()) {
             let contents = read.task.join();
             self.process_contents(
-                contents.unwrap_or_else(|| FileContents::read(self.config.base)),
+                contents.unwrap_or_else(|| self.config.base.with_file(&self.node.config.accepted)),
                 read.force,
                 now,
             );
@@ -143,17 +125,21 @@ impl Supervisor<'_> {
             read.repeat = Some(force || read.repeat.unwrap_or_default());
             return;
         }
-        let base = self.config.base.clone();
-        match Task::start(move || FileContents::read(&base)) {
+        let (base, accepted) = (self.config.base.clone(), self.node.config.accepted.clone());
+        match Task::start(move || base.with_file(&accepted)) {
             Ok(task) => self.config.file.read = Some(FileRead { task, force, repeat: None }),
             // No thread is available.
-            Err(_) => self.process_contents(FileContents::read(self.config.base), force, now),
+            Err(_) => {
+                let contents = self.config.base.with_file(&self.node.config.accepted);
+                self.process_contents(contents, force, now);
+            }
         }
     }
 
-    /// Accepts or rejects the configuration of the file as a whole. `force`: apply it even if it equals the active one.
-    fn process_contents(&mut self, contents: FileContents, force: bool, now: Instant) {
-        let FileContents { config, problems, is_unreadable } = contents;
+    /// Processes what was read. What the file has lost, and what is invalid in it, stays as it is; everything else is
+    /// applied. `force`: apply the configuration even if it equals the active one.
+    fn process_contents(&mut self, contents: WithFile, force: bool, now: Instant) {
+        let WithFile { config, problems, is_lost } = contents;
         let is_first = !std::mem::replace(&mut self.config.file.has_read, true);
         let is_active = !self.node.config_store.is_substitute();
         // What was left out of the configuration at the start was reported then.
@@ -163,34 +149,42 @@ impl Supervisor<'_> {
         }
         let mut problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         let config = config.map_err(|problem| problems.push(problem.to_string())).ok();
-        match config.filter(|_| problems.is_empty()) {
-            Some(config)
-                if is_active
-                    && config == self.node.config
-                    && self.config.change.commands.is_none()
-                    && !force =>
-            {
-                self.config.file.pending = None;
-                self.config.file.reported_problems.clear();
-                self.show_rejection(&[]);
-                log::info!("{UNCHANGED}");
-            }
-            Some(config) => {
-                self.config.file.reported_problems.clear();
-                self.config.file.pending = Some(PendingConfig::new(config, now));
-            }
-            None => {
-                if self.config.file.reported_problems != problems {
-                    self.show_rejection(&problems);
-                    logging::problems(&problems);
-                    let path = self.config.base.settings.config_file.as_ref().map_or("", FilePath::as_str);
-                    log::error!("the configuration file is rejected (CONFIG_FILE={path}): {KEPT}");
-                    self.config.file.reported_problems = problems;
-                }
-                // An unreadable file may become readable without an event.
-                self.config.file.reread_at = is_unreadable.then_some(now + RETRY_DELAY);
-            }
+        let has_new_problems = self.config.file.reported_problems != problems;
+        if has_new_problems {
+            logging::problems(&problems);
+            self.config.file.reported_problems.clone_from(&problems);
         }
+        // An unreadable file may become readable without an event.
+        self.config.file.reread_at = is_lost.then_some(now + RETRY_DELAY);
+        let Some(config) = config.filter(|_| !is_lost) else {
+            if has_new_problems {
+                let path = self.config.base.settings.config_file.as_ref().map_or("", FilePath::as_str);
+                log::error!("the configuration file is rejected (CONFIG_FILE={path}): {KEPT}");
+                self.show_rejection(&problems);
+            }
+            return;
+        };
+        self.config.file.left_out = problems;
+        if is_active && config == self.node.config && self.config.change.commands.is_none() && !force {
+            self.config.file.pending = None;
+            self.show_rejection(&[]);
+            self.show_left_out();
+            match self.config.file.left_out.is_empty() {
+                true => log::info!("{UNCHANGED}"),
+                false if has_new_problems => {
+                    log::error!("nothing else has changed in the configuration file: {KEPT}")
+                }
+                false => {}
+            }
+        } else {
+            self.config.file.pending = Some(PendingConfig::new(config, now));
+        }
+    }
+
+    /// Publishes what of the file is left out, or keeps its last accepted version.
+    pub(super) fn show_left_out(&self) {
+        let problems = logging::first_lines(&self.config.file.left_out).map(Into::into).collect();
+        self.publisher.update(|facts| facts.configuration.left_out = problems);
     }
 }
 

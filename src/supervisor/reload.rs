@@ -359,8 +359,8 @@ impl Supervisor<'_> {
             if !has_no_commands {
                 facts.drift.clear();
             }
-            facts.configuration.left_out.clear();
         });
+        self.show_left_out();
         self.kernel.workloads_at = self.node.config.overlay.has_gateways().then_some(now);
         self.build_batch();
     }

@@ -13,6 +13,7 @@ mod report;
 mod rules;
 mod schema;
 mod session;
+mod stored;
 mod tree;
 mod underlay;
 #[cfg(test)]
@@ -20,10 +21,14 @@ mod validator;
 mod values;
 mod vnis;
 
-use crate::intent::{Accepted, Part, assemble, merge};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::intent::{Accepted, Offer, OfferId, Part, SourceKind, Verdict, assemble, merge};
 use crate::model::{FilePath, Overlay, RawLines};
 
 use super::{Config, ConfigProblem};
+use crate::printable::first;
 
 use entries::{ConfigFile, L2VniEntry, L3VniEntry, MAX_VNIS, PassthroughEntry};
 use offers::FileOffers;
@@ -36,19 +41,28 @@ pub use names::peer_interface_error;
 pub(super) use names::{is_managed_device, managed_device_names};
 pub(crate) use report::is_password_keyword;
 pub use schema::schema;
+pub use stored::stored_text;
 
-/// The contents of the file that `config` names. Without a file, nothing.
-pub fn load_overlay(config: &Config) -> (Overlay, Vec<ConfigProblem>) {
-    let Some(path) = &config.settings.config_file else { return (Overlay::default(), vec![]) };
-    let (files, unread) = read_files(path);
-    let (mut overlay, problems) = parse_files(&files, config);
-    overlay.incomplete |= !unread.is_empty();
-    (overlay, [unread, problems].concat())
+/// The most names of entries in a problem.
+const MAX_NAMES: usize = 20;
+
+/// The result of reading the file: what it makes up together with the environment.
+#[derive(Debug)]
+pub struct FileContents {
+    /// The accepted entries.
+    pub overlay: Overlay,
+    /// The accepted objects, for the next read.
+    pub accepted: Accepted<Part>,
+    /// Every problem: why something is left out, or keeps its last accepted version.
+    pub problems: Vec<ConfigProblem>,
+    /// A file cannot be read, or is not valid YAML. Nothing of it is known: what was accepted stays.
+    pub is_lost: bool,
 }
 
-/// Whether the file, or each file of the directory, can be read. The contents do not matter.
-pub fn is_readable(path: &FilePath) -> bool {
-    read_files(path).1.is_empty()
+/// Reads the file that `config` names, and merges it with what was `accepted` before. Without a file, nothing.
+pub fn load(config: &Config, accepted: &Accepted<Part>) -> FileContents {
+    let (files, unread) = config.settings.config_file.as_ref().map(read_files).unwrap_or_default();
+    merge_files(&files, unread, config, accepted)
 }
 
 /// A warning if the path is a directory without any `*.yaml` or `*.yml` file.
@@ -71,15 +85,65 @@ pub fn check_without_config(path: &FilePath) -> Vec<ConfigProblem> {
 /// Parses `files`, pairs of name and text. Returns the valid part and every problem. A problem begins with
 /// `file:line:column` and is followed by the source line.
 pub fn parse_files(files: &[(String, String)], config: &Config) -> (Overlay, Vec<ConfigProblem>) {
+    let contents = merge_files(files, vec![], config, &Accepted::new());
+    (contents.overlay, contents.problems)
+}
+
+/// Merges the environment, the `files` and what was `accepted` before. `unread`: problems with files that cannot be read.
+fn merge_files(
+    files: &[(String, String)],
+    unread: Vec<ConfigProblem>,
+    config: &Config,
+    accepted: &Accepted<Part>,
+) -> FileContents {
     let (mut report, trees) = parse_trees(files);
+    let is_lost = !unread.is_empty() || !report.is_empty();
     let documents = read_documents(&trees, &mut report);
-    let file = translate(documents, config, &mut report);
-    let offers = [vec![config.offer()], file.offers.clone()].concat();
-    let merged = merge(&offers, &Accepted::new());
+    let file = translate(documents, &trees, config, &mut report);
+    let is_of_file = |id: &OfferId| id.source == SourceKind::File;
+    let mut offers = vec![config.offer()];
+    let had = accepted
+        .iter()
+        .filter(|(id, _)| is_of_file(id))
+        .map(|(id, content)| Offer { id: id.clone(), content: Ok(Arc::clone(content)) });
+    if is_lost && accepted.keys().any(is_of_file) {
+        // There is no partial update.
+        offers.extend(had);
+        let merged = merge(&offers, accepted);
+        let overlay = assemble(&merged.accepted);
+        let problems = [unread, report.into_problems()].concat();
+        return FileContents { overlay, accepted: merged.accepted, problems, is_lost };
+    }
+    offers.extend(file.offers.iter().cloned());
+    let known: BTreeSet<&OfferId> = file.offers.iter().map(|offer| &offer.id).collect();
+    let missing: Vec<Offer<Part>> = had.filter(|offer| !known.contains(&offer.id)).collect();
+    let mut merged = merge(&offers, accepted);
+    let has_errors =
+        !report.is_empty() || merged.verdicts.iter().any(|verdict| !matches!(verdict, Verdict::Accepted));
+    if has_errors && !missing.is_empty() {
+        // An entry that is not there may be one that is invalid: with a misspelt name, it is another one.
+        offers.extend(missing.iter().cloned());
+        merged = merge(&offers, accepted);
+    }
     file.report(&merged, 1, &mut report);
-    let mut overlay = assemble(&offers, &merged.accepted);
-    overlay.incomplete = !report.is_empty();
-    (overlay, report.into_problems())
+    let kept = missing.iter().map(|offer| &offer.id).filter(|id| merged.accepted.contains_key(*id));
+    let kept: Vec<&str> = kept.map(|id| &*id.name).collect();
+    let mut overlay = assemble(&merged.accepted);
+    // What is accepted needs no such care. Without it, a part may be what an earlier version of this program has built.
+    overlay.incomplete = (is_lost || !report.is_empty()) && !accepted.keys().any(is_of_file);
+    let mut problems = [unread, report.into_problems()].concat();
+    if !kept.is_empty() {
+        problems.push(ConfigProblem(format!(
+            "CONFIG_FILE: these entries are no longer there; they stay until the errors above are corrected: {}",
+            first(MAX_NAMES, &kept)
+        )));
+    }
+    FileContents { overlay, accepted: merged.accepted, problems, is_lost }
+}
+
+/// The accepted entries of an earlier instance, from the text that [`stored_text`] made.
+pub fn accepted_from(text: String, config: &Config) -> Accepted<Part> {
+    merge_files(&[("the stored entries".into(), text)], vec![], config, &Accepted::new()).accepted
 }
 
 /// The trees of the files that are valid YAML, each with the index of its file. A file that exceeds the remaining
@@ -108,7 +172,12 @@ fn read_documents(trees: &[(usize, YamlNode)], report: &mut Report<'_>) -> Vec<C
 }
 
 /// The entries of all files as offers.
-fn translate(documents: Vec<ConfigFile>, config: &Config, report: &mut Report<'_>) -> FileOffers {
+fn translate<'a>(
+    documents: Vec<ConfigFile>,
+    trees: &'a [(usize, YamlNode)],
+    config: &Config,
+    report: &mut Report<'_>,
+) -> FileOffers<'a> {
     let mut indices = vec![];
     let mut underlays = vec![];
     let mut l3vnis = vec![];
@@ -128,8 +197,13 @@ fn translate(documents: Vec<ConfigFile>, config: &Config, report: &mut Report<'_
         passthroughs.extend(document.passthrough);
         raw.extend(document.raw.0);
     }
-    let mut offers = FileOffers::default();
+    let mut offers = FileOffers::new(trees);
+    let given = indices.first().map(|given| given.location.clone());
     let index = resolve_node_index(indices, config, report);
+    if let Some(location) = given {
+        let content = index.map(|_| offers.entry(report.describe(&location)).finish(Part::Settings));
+        offers.add("nodeIndex".into(), "setting", &location, content);
+    }
     if let Some(given) = at_most_one(underlays, report) {
         underlay::underlay(&given, index, config, &mut offers, report);
     }
@@ -141,7 +215,7 @@ fn translate(documents: Vec<ConfigFile>, config: &Config, report: &mut Report<'_
         let content = offers
             .entry(source.clone())
             .finish(Part::Raw(RawLines { source, text: entry.value.text.value.0 }));
-        offers.add(format!("rawFRRConfigs/{number}"), "rawFRRConfig", Some(content));
+        offers.add(format!("rawFRRConfigs/{number}"), "rawFRRConfig", &entry.location, Some(content));
     }
     limit_vnis(&mut l3vnis, &mut l2vnis, report);
     let Some(index) = index else {

@@ -7,41 +7,62 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::report::{Location, Report};
+use super::stored::{node_at, to_line};
+use super::tree::YamlNode;
 use crate::intent::{
     Claim, Content, Key, Merged, Need, Offer, OfferId, Origin, Part, Reason, SourceKind, Space, Verdict,
 };
 
 /// The offers of the file, in the order of its kinds and entries.
-#[derive(Debug, Default)]
-pub(super) struct FileOffers {
+#[derive(Debug)]
+pub(super) struct FileOffers<'a> {
     pub offers: Vec<Offer<Part>>,
-    /// The kind of each offer, for the messages.
+    /// The trees of the files, each with the file's index.
+    trees: &'a [(usize, YamlNode)],
+    /// The kind and the location of each offer, for the messages.
     kinds: Vec<&'static str>,
+    entries: Vec<Location>,
     names: BTreeSet<Arc<str>>,
     places: RefCell<Vec<Location>>,
 }
 
-impl FileOffers {
+impl<'a> FileOffers<'a> {
+    /// No offer yet.
+    pub fn new(trees: &'a [(usize, YamlNode)]) -> Self {
+        Self {
+            offers: vec![],
+            trees,
+            kinds: vec![],
+            entries: vec![],
+            names: BTreeSet::new(),
+            places: RefCell::default(),
+        }
+    }
+
     /// Begins an entry that others call `object`.
     pub fn entry(&self, object: String) -> EntryDraft<'_> {
         let content = Content::new(Part::Settings);
         EntryDraft { object: object.into(), places: &self.places, content }
     }
 
-    /// Adds an entry. `name`: its identity, which stays the same when the entry changes. `content`: `None` if it is
-    /// invalid, which has been reported.
-    pub fn add(&mut self, name: String, kind: &'static str, content: Option<Content<Part>>) {
+    /// Adds the entry at `at`. `name`: its identity, which stays the same when the entry changes. `content`: `None` if it
+    /// is invalid, which has been reported.
+    pub fn add(&mut self, name: String, kind: &'static str, at: &Location, content: Option<Content<Part>>) {
         let mut unique: Arc<str> = name.as_str().into();
         let mut number = 1;
         while !self.names.insert(Arc::clone(&unique)) {
             number += 1;
             unique = format!("{name}#{number}").into();
         }
-        self.offers.push(Offer {
-            id: OfferId { source: SourceKind::File, name: unique },
-            position: self.offers.len(),
-            content: content.map(Arc::new).ok_or_else(Vec::new),
-        });
+        let tree = self.trees.iter().find(|(file, _)| *file == at.file);
+        let node = tree.and_then(|(_, tree)| node_at(tree, &at.path));
+        let source = node.map(to_line).unwrap_or_default().into();
+        let position = self.offers.len();
+        let content = content.map(|content| Arc::new(Content { position, source, ..content }));
+        let id = OfferId { source: SourceKind::File, name: unique };
+        let invalid = || vec![Reason { origin: None, text: "invalid".into() }];
+        self.offers.push(Offer { id, content: content.ok_or_else(invalid) });
+        self.entries.push(at.clone());
         self.kinds.push(kind);
     }
 
@@ -55,7 +76,11 @@ impl FileOffers {
             waiting.filter(|(_, verdict)| verdict.reasons().iter().any(|reason| reason.text == text)).count()
         };
         let mut reported: BTreeSet<&str> = BTreeSet::new();
-        for (kind, verdict) in refused() {
+        for ((kind, verdict), entry) in refused().zip(&self.entries) {
+            if let Verdict::Kept(_) = verdict {
+                // Its own errors were reported before that was known.
+                report.replace_end(entry, &left_out(kind), &kept(kind));
+            }
             let mut positions = vec![];
             for reason in verdict.reasons() {
                 let Some(location) = location(reason) else { continue };
@@ -65,11 +90,15 @@ impl FileOffers {
                 }
                 positions.push(location.position);
                 let text = &reason.text;
+                let end = match verdict {
+                    Verdict::Kept(_) => kept(kind),
+                    _ => left_out(kind),
+                };
                 match verdict {
                     // Many entries may need one that is missing.
                     Verdict::Waiting(_) if !reported.insert(text) => {}
                     Verdict::Waiting(_) => match waiting_for(text) - 1 {
-                        0 => report.add(&location, format_args!("{text}: this {kind} is left out")),
+                        0 => report.add(&location, format_args!("{text}: {end}")),
                         more => report.add(
                             &location,
                             format_args!(
@@ -77,11 +106,21 @@ impl FileOffers {
                             ),
                         ),
                     },
-                    _ => report.add(&location, format_args!("{text}: this {kind} is left out")),
+                    _ => report.add(&location, format_args!("{text}: {end}")),
                 }
             }
         }
     }
+}
+
+/// What becomes of an entry that is not accepted.
+pub(super) fn left_out(kind: &str) -> String {
+    format!("this {kind} is left out")
+}
+
+/// What becomes of a changed entry that is not accepted.
+fn kept(kind: &str) -> String {
+    format!("this {kind} keeps its last accepted version")
 }
 
 /// An entry that is being read.

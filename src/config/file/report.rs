@@ -200,8 +200,8 @@ impl<T> std::ops::Deref for Located<T> {
 #[derive(Debug)]
 pub(super) struct Report<'a> {
     sources: Vec<SourceFile<'a>>,
-    /// Each with its file and position.
-    problems: Vec<(usize, YamlPosition, String)>,
+    /// Each with its file, position and path.
+    problems: Vec<(usize, YamlPosition, String, String)>,
     /// How many problems are not reported.
     omitted: usize,
 }
@@ -226,7 +226,8 @@ impl<'a> Report<'a> {
             None => String::new(),
         };
         let path = if location.path.is_empty() { "the file" } else { &location.path };
-        self.push(location.file, location.position, format!("{path}{value}: {reason}"));
+        let sentence = format!("{path}{value}: {reason}");
+        self.problems.push((location.file, location.position, location.path.clone(), sentence));
     }
 
     /// Reports that the file is not valid YAML.
@@ -237,11 +238,8 @@ impl<'a> Report<'a> {
         if let Some(source) = self.sources.get_mut(file) {
             source.is_unparsable = true;
         }
-        self.push(
-            file,
-            position,
-            truncate(&reason.chars().map(printable_char).collect::<String>(), 4 * MAX_VALUE_CHARS),
-        );
+        let reason: String = reason.chars().map(printable_char).collect();
+        self.problems.push((file, position, String::new(), truncate(&reason, 4 * MAX_VALUE_CHARS)));
     }
 
     /// Marks a span as public: a key, or a word that is not a secret.
@@ -251,8 +249,16 @@ impl<'a> Report<'a> {
         }
     }
 
-    fn push(&mut self, file: usize, position: YamlPosition, sentence: String) {
-        self.problems.push((file, position, sentence));
+    /// Replaces the end of the sentences about `entry` and its parts.
+    pub fn replace_end(&mut self, entry: &Location, end: &str, other: &str) {
+        for (file, _, path, sentence) in &mut self.problems {
+            let rest = path.strip_prefix(&entry.path).filter(|_| *file == entry.file);
+            if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+                && let Some(begin) = sentence.strip_suffix(end)
+            {
+                *sentence = format!("{begin}{other}");
+            }
+        }
     }
 
     /// Whether further problems are only counted.
@@ -278,13 +284,13 @@ impl<'a> Report<'a> {
 
     /// The reported problems in the order of the text, and how many more there are.
     pub fn into_problems(mut self) -> Vec<ConfigProblem> {
-        self.problems.sort_by_key(|(file, position, _)| (*file, *position));
+        self.problems.sort_by_key(|(file, position, ..)| (*file, *position));
         let mut problems = vec![];
         for (i, source) in self.sources.iter().enumerate() {
             let found = || self.problems.iter().filter(|(file, ..)| *file == i);
-            let lines: BTreeSet<usize> = found().map(|(_, position, _)| position.line).collect();
+            let lines: BTreeSet<usize> = found().map(|(_, position, ..)| position.line).collect();
             let public = if lines.is_empty() { continue } else { source.public_spans_on(&lines) };
-            for (_, position, sentence) in found() {
+            for (_, position, _, sentence) in found() {
                 let YamlPosition { line, column } = position;
                 let excerpt = source.excerpt(*position, &public).map(|text| format!("\n{text}"));
                 let text = excerpt.unwrap_or_default();

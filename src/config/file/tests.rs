@@ -3,7 +3,7 @@ use std::ffi::OsString;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::from_vars;
+use crate::config::{AcceptedObjects, WithFile, from_vars};
 use crate::model::{BgpFamily, NeighborBfd, NeighborId, RemoteAs, Underlay, UnderlayInterface};
 
 fn config(vars: &[(&str, &str)]) -> Config {
@@ -384,18 +384,19 @@ fn an_unreadable_file_keeps_the_others_and_the_kernel_state() {
     std::fs::write(dir.join("a.yaml"), format!("{VTEP}l3vnis:\n- vrf: red\n  vni: 10\n")).unwrap();
     std::fs::write(dir.join("b.yaml"), b"\xff").unwrap();
     let config = config(&[("CONFIG_FILE", dir.to_str().unwrap())]);
-    let (whole, problems) = config.with_file();
+    let WithFile { config: whole, problems, is_lost } = config.with_file(&AcceptedObjects::default());
     let overlay = whole.unwrap().overlay;
+    assert!(is_lost);
     assert_eq!((overlay.l3vnis.len(), overlay.incomplete, problems.len()), (1, true, 1), "{problems:?}");
     let path = config.settings.config_file.as_ref().unwrap();
-    assert!(!is_readable(path) && check_without_config(path) == problems, "{problems:?}");
+    assert_eq!(check_without_config(path), problems);
     assert_eq!(empty_directory_warning(path), None);
     std::fs::remove_file(dir.join("a.yaml")).unwrap();
     assert_eq!(empty_directory_warning(path), None);
     // Removing the last file is the way to remove what it added.
     std::fs::rename(dir.join("b.yaml"), dir.join("b.json")).unwrap();
     assert!(empty_directory_warning(path).unwrap().contains("no *.yaml"));
-    assert_eq!(config.with_file().1, []);
+    assert_eq!(config.with_file(&AcceptedObjects::default()).problems, []);
     std::fs::remove_dir_all(&dir).unwrap();
 }
 
@@ -742,5 +743,83 @@ fn raw_lines_that_end_the_configuration_are_rejected_with_their_line() {
         assert_eq!(overlay.raw.len(), 1, "{entry}");
         assert!(problems.len() == 1 && problems[0].starts_with("vnis.yaml:3:"), "{problems:?}");
         assert!(problems[0].contains("rawFRRConfigs[1].rawConfig: raw line "), "{problems:?}");
+    }
+}
+
+/// What is accepted of a file, after another one was accepted.
+fn after(accepted: &Accepted<Part>, text: &str) -> FileContents {
+    merge_files(&[("vnis.yaml".to_owned(), text.to_owned())], vec![], &config(&[]), accepted)
+}
+
+/// The names and VNIs of the VRFs.
+fn vrfs(contents: &FileContents) -> Vec<String> {
+    contents.overlay.l3vnis.iter().map(|l3| format!("{} {}", l3.name, l3.tunnel.vni)).collect()
+}
+
+#[test]
+fn what_is_invalid_keeps_its_last_accepted_version() {
+    let file = |rest: &str| format!("{VTEP}l3vnis:\n- {{vrf: red, vni: 10}}\n{rest}");
+    let before = after(&Accepted::new(), &file("- {vrf: blue, vni: 20}\n- {vrf: green, vni: 30}\n"));
+    assert_eq!(vrfs(&before), ["red 10", "blue 20", "green 30"]);
+
+    // An invalid change, one that conflicts, a valid one, and one that is new.
+    let now = after(
+        &before.accepted,
+        &file(
+            "- {vrf: blue, vni: 21, hostSession: {asn: 1, hostASN: 1, localCIDR: {ipv4: 10.1.0.0/24}}}\n\
+               - {vrf: green, vni: 10}\n- {vrf: new, vni: 40}\n",
+        ),
+    );
+    assert_eq!(vrfs(&now), ["red 10", "blue 20", "green 30", "new 40"]);
+    let problems: Vec<&str> = now.problems.iter().map(|problem| problem.0.lines().next().unwrap()).collect();
+    assert_eq!(
+        problems,
+        [
+            "vnis.yaml:6:55: l3vnis[1].hostSession.hostASN=\"1\": equal to asn: use hostType: Internal for iBGP: this l3vni \
+             keeps its last accepted version",
+            "vnis.yaml:7:21: l3vnis[2].vni=\"10\": already the VNI of l3vnis[0] (vnis.yaml:5): this l3vni keeps its last \
+             accepted version",
+        ]
+    );
+
+    // As long as there is an error, nothing is removed: with a misspelt name, an entry is another one.
+    for blue in ["{vrf: blue, vni: x}", "{vrf: lo, vni: 20}", "{vrf: blu, vni: 20}", "{vrf: blue, vni: 10}"] {
+        let now = after(&before.accepted, &file(&format!("- {blue}\n- {{vrf: lound, vni: 50}}\n")));
+        let mut vrfs = vrfs(&now);
+        vrfs.sort();
+        assert_eq!(vrfs, ["blue 20", "green 30", "red 10"], "{blue}");
+        let last = &now.problems.last().unwrap().0;
+        assert!(
+            last.starts_with("CONFIG_FILE: these entries are no longer there") && last.contains("green"),
+            "{last}"
+        );
+    }
+    let now = after(&before.accepted, &file("- {vrf: blue, vni: 20}\n"));
+    assert_eq!(vrfs(&now), ["red 10", "blue 20"]);
+
+    // Nothing of a file that is no YAML is known.
+    for lost in ["l3vnis: [", "l3vnis: a: b"] {
+        let now = after(&before.accepted, lost);
+        assert!(now.is_lost && now.problems.len() == 1);
+        assert_eq!(now.overlay, before.overlay);
+    }
+    // An empty file has no entry.
+    assert_eq!(after(&before.accepted, "").overlay, Overlay::default());
+}
+
+#[test]
+fn the_accepted_entries_can_be_stored() {
+    for (index, text) in
+        [(2, example()), (0, "nodeIndex: {index: 3}\nunderlay: {routeReflector: {}}\n".into())]
+    {
+        let config = config(&[("NODE_INDEX", &index.to_string())]);
+        let read =
+            |text: &str| merge_files(&[("a".to_owned(), text.to_owned())], vec![], &config, &Accepted::new());
+        let before = read(&text);
+        assert_eq!(before.problems, []);
+        let stored = stored_text(&before.accepted);
+        let after = read(&stored);
+        assert_eq!((after.problems, after.overlay), (vec![], before.overlay), "{stored}");
+        assert_eq!(stored_text(&after.accepted), stored);
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn underlay(
     file: &Located<entries::UnderlayEntry>,
     index: Option<u32>,
     config: &Config,
-    offers: &mut FileOffers,
+    offers: &mut FileOffers<'_>,
     report: &mut Report<'_>,
 ) {
     if let Some(asn) = &file.asn
@@ -43,7 +43,7 @@ pub(super) fn underlay(
     }
     let mut single = |name: &str, location: &Location, part: Option<Part>, report: &Report<'_>| {
         let content = part.map(|part| offers.entry(report.describe(location)).finish(part));
-        offers.add(format!("underlay.{name}"), "setting", content);
+        offers.add(format!("underlay.{name}"), "setting", location, content);
     };
     if let (Some(net), Some(index)) = (&file.router_id, index) {
         let id = address::router_id(net.0, index);
@@ -81,7 +81,7 @@ pub(super) fn underlay(
     neighbors(&file.neighbors.0, config, offers, report);
 }
 
-fn vtep(tunnel: &TunnelEndpoint, index: u32, offers: &mut FileOffers, report: &mut Report<'_>) {
+fn vtep(tunnel: &TunnelEndpoint, index: u32, offers: &mut FileOffers<'_>, report: &mut Report<'_>) {
     const KIND: &str = "address of the VTEP";
     let cidrs = &tunnel.cidrs.0;
     if let [first, second] = &cidrs[..]
@@ -89,7 +89,7 @@ fn vtep(tunnel: &TunnelEndpoint, index: u32, offers: &mut FileOffers, report: &m
     {
         report.add(&second.location, "the second subnet of its family: the VTEP is left out");
         for family in ["ipv4", "ipv6"] {
-            offers.add(format!("underlay.tunnelEndpoint/{family}"), KIND, None);
+            offers.add(format!("underlay.tunnelEndpoint/{family}"), KIND, &second.location, None);
         }
         return;
     }
@@ -109,7 +109,7 @@ fn vtep(tunnel: &TunnelEndpoint, index: u32, offers: &mut FileOffers, report: &m
             }
         };
         let family = if cidr.addr().is_ipv6() { "ipv6" } else { "ipv4" };
-        offers.add(format!("underlay.tunnelEndpoint/{family}"), KIND, content);
+        offers.add(format!("underlay.tunnelEndpoint/{family}"), KIND, &cidr.location, content);
     }
 }
 
@@ -134,7 +134,7 @@ fn graceful_restart(
     Some(Part::GracefulRestart(restart, stale))
 }
 
-fn interfaces(list: &[Located<InterfaceEntry>], offers: &mut FileOffers, report: &mut Report<'_>) {
+fn interfaces(list: &[Located<InterfaceEntry>], offers: &mut FileOffers<'_>, report: &mut Report<'_>) {
     for entry in list {
         let mut draft = offers.entry(report.describe(&entry.location));
         let mut identity = None;
@@ -175,7 +175,7 @@ fn interfaces(list: &[Located<InterfaceEntry>], offers: &mut FileOffers, report:
             Some(draft.finish(Part::Interface(interface)))
         });
         let identity = identity.map_or_else(|| "?".into(), |name: IfName| name.to_string());
-        offers.add(format!("underlay.interfaces/{identity}"), "interface", content);
+        offers.add(format!("underlay.interfaces/{identity}"), "interface", &entry.location, content);
     }
 }
 
@@ -222,7 +222,7 @@ fn interface(
 fn neighbors(
     list: &[Located<entries::NeighborEntry>],
     config: &Config,
-    offers: &mut FileOffers,
+    offers: &mut FileOffers<'_>,
     report: &mut Report<'_>,
 ) {
     const KIND: &str = "neighbor";
@@ -264,6 +264,6 @@ fn neighbors(
             }
             Some(draft.finish(Part::Neighbor(neighbor)))
         });
-        offers.add(format!("underlay.neighbors/{identity}"), KIND, content);
+        offers.add(format!("underlay.neighbors/{identity}"), KIND, &entry.location, content);
     }
 }

@@ -24,12 +24,12 @@ pub(super) fn l3(
     entry: &Located<L3VniEntry>,
     index: u32,
     config: &Config,
-    offers: &mut FileOffers,
+    offers: &mut FileOffers<'_>,
     report: &mut Report<'_>,
 ) {
     let name = entry.name.as_ref().map_or_else(|| entry.vrf.0.to_string(), |name| name.0.clone());
     let content = l3_content(entry, &name, index, config, offers, report);
-    offers.add(format!("l3vnis/{name}"), L3VNI, content);
+    offers.add(format!("l3vnis/{name}"), L3VNI, &entry.location, content);
 }
 
 fn l3_content(
@@ -37,7 +37,7 @@ fn l3_content(
     name: &str,
     index: u32,
     config: &Config,
-    offers: &FileOffers,
+    offers: &FileOffers<'_>,
     report: &mut Report<'_>,
 ) -> Option<Content<Part>> {
     let vrf = &entry.vrf.0;
@@ -91,10 +91,10 @@ fn l3_content(
 }
 
 /// Adds an L2VNI.
-pub(super) fn l2(entry: &Located<L2VniEntry>, offers: &mut FileOffers, report: &mut Report<'_>) {
+pub(super) fn l2(entry: &Located<L2VniEntry>, offers: &mut FileOffers<'_>, report: &mut Report<'_>) {
     let name = entry.name.as_ref().map_or_else(|| format!("l2-{}", entry.vni.value), |name| name.0.clone());
     let content = l2_content(entry, &name, offers, report);
-    offers.add(format!("l2vnis/{name}"), L2VNI, content);
+    offers.add(format!("l2vnis/{name}"), L2VNI, &entry.location, content);
 }
 
 /// The kind of an L2VNI's name.
@@ -103,7 +103,7 @@ const L2VNI: &str = "l2vni";
 fn l2_content(
     entry: &Located<L2VniEntry>,
     name: &str,
-    offers: &FileOffers,
+    offers: &FileOffers<'_>,
     report: &mut Report<'_>,
 ) -> Option<Content<Part>> {
     let mut draft = offers.entry(report.describe(&entry.location));
@@ -148,7 +148,7 @@ pub(super) fn passthrough(
     entry: &Located<PassthroughEntry>,
     index: u32,
     config: &Config,
-    offers: &mut FileOffers,
+    offers: &mut FileOffers<'_>,
     report: &mut Report<'_>,
 ) {
     const KIND: &str = "pass-through";
@@ -170,7 +170,7 @@ pub(super) fn passthrough(
         }
         draft.finish(Part::Passthrough(session))
     });
-    offers.add("l3passthrough".into(), KIND, content);
+    offers.add("l3passthrough".into(), KIND, &entry.location, content);
 }
 
 /// The tunnel of a VNI. The VNI is claimed, and the VTEP's address needed.

@@ -1,0 +1,33 @@
+//! The accepted objects, stored for a restart without their source.
+
+use std::path::Path;
+
+use crate::config::{AcceptedObjects, Config};
+use crate::files::{self, Access, Owner};
+use crate::frr::daemons::RUN_DIR;
+
+/// The file, in FRR's run directory. It may contain passwords.
+const FILE: &str = "accepted.yaml";
+
+/// The largest file that is read: that of the configuration file, written in one notation.
+const LIMIT: u64 = 16 << 20;
+
+/// What an earlier instance accepted; nothing if there is no file, or if it cannot be read.
+pub fn load_accepted(base: &Config) -> AcceptedObjects {
+    let path = Path::new(RUN_DIR).join(FILE);
+    match files::read(&path, Owner::Root, LIMIT) {
+        Ok(text) => AcceptedObjects::from_text(text, base),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => AcceptedObjects::default(),
+        Err(e) => {
+            log::warn!(
+                "{} cannot be read: {e}; nothing of an earlier configuration file is kept",
+                path.display()
+            );
+            AcceptedObjects::default()
+        }
+    }
+}
+
+pub(super) fn save(accepted: &AcceptedObjects) {
+    files::save(&Path::new(RUN_DIR).join(FILE), &accepted.to_text(), Access::Root);
+}
