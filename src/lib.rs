@@ -24,6 +24,7 @@ pub mod limits;
 pub mod logging;
 pub mod model;
 pub mod node;
+pub mod plan;
 pub mod printable;
 pub mod resolve;
 pub mod run;

@@ -8,16 +8,18 @@ use frr_supervisor::frr::{self, Inputs, Version, state};
 use frr_supervisor::model::{FilePath, IfName, Value as _};
 use frr_supervisor::node::{load_accepted, single_problem};
 use frr_supervisor::signals::Signals;
-use frr_supervisor::{logging, run, status};
+use frr_supervisor::{logging, plan, run, status};
 use lexopt::Arg::{Long, Short, Value};
 
 const USAGE: &str = "\
-Usage: frr-supervisor [run | check | render | schema | status [--json] [--watch]] [--help] [--version]
+Usage: frr-supervisor [run | check | render | plan | schema | status [--json] [--watch]] [--help] [--version]
 
   run     set the node up and run the FRR daemons (default)
   check   read the configuration and print its problems
   render  print the frr.conf of the configuration, with the names fabric0, fabric1 … for the fabric
           interfaces, because only the node knows their real names
+  plan    print what the configuration would change on this node: kernel changes and FRR commands, in
+          order, without passwords. It touches nothing. Exit codes: 0 nothing, 2 something, 1 an error
   schema  print the JSON Schema of the file that CONFIG_FILE names
   status  print the status of the node; exit codes: 0 healthy, 1 degraded, 3 down or not running.
           --json prints /run/frr/status.json, --watch prints the status whenever it changes
@@ -25,6 +27,9 @@ Usage: frr-supervisor [run | check | render | schema | status [--json] [--watch]
 The configuration is read from environment variables; an empty variable counts as unset:
 
 ";
+
+/// Exit code of `plan` if something would change.
+const HAS_CHANGES: u8 = 2;
 
 enum Command {
     /// A command that reads the configuration.
@@ -36,6 +41,7 @@ enum ConfigCommand {
     Run,
     Check,
     Render,
+    Plan,
 }
 
 fn main() -> ExitCode {
@@ -79,6 +85,7 @@ fn parse_args() -> Result<Option<Command>, lexopt::Error> {
                     Some("run") => Command::WithConfig(ConfigCommand::Run),
                     Some("check") => Command::WithConfig(ConfigCommand::Check),
                     Some("render") => Command::WithConfig(ConfigCommand::Render),
+                    Some("plan") => Command::WithConfig(ConfigCommand::Plan),
                     Some("status") => Command::Status(status::PrintOptions::default()),
                     Some("schema") => {
                         print(&file::schema());
@@ -109,7 +116,7 @@ fn execute(command: &ConfigCommand) -> ExitCode {
         }
     };
     let accepted = match command {
-        ConfigCommand::Run => load_accepted(&base),
+        ConfigCommand::Run | ConfigCommand::Plan => load_accepted(&base),
         ConfigCommand::Check | ConfigCommand::Render => AcceptedObjects::default(),
     };
     let WithFile { config, problems, .. } = base.with_file(&accepted);
@@ -139,6 +146,15 @@ fn execute(command: &ConfigCommand) -> ExitCode {
             print(&text);
             require_none(problems)
         }),
+        ConfigCommand::Plan => match plan::preview(&config) {
+            Err(e) => Err([e, problems].concat()),
+            Ok(preview) => {
+                print(&preview.to_text());
+                // What is invalid is left out, and everything else would be applied.
+                problems.iter().chain(&preview.problems).for_each(print_error);
+                return ExitCode::from(if preview.has_changes() { HAS_CHANGES } else { 0 });
+            }
+        },
     };
     let code = match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -231,6 +231,72 @@ fn what_is_refused_changes_nothing() {
     lab.nodes[0].wait_log_after(from, "the previous configuration stays active", SOON);
 }
 
+/// The exit code and the output of `plan` with the node's environment and this file.
+fn plan_of(node: &Supervisor, file: &str) -> (i32, String) {
+    let environment = std::fs::read_to_string(format!("/proc/{}/environ", node.pid())).unwrap();
+    let vars = environment.split_terminator('\0').filter_map(|var| var.split_once('='));
+    let mut command = std::process::Command::new(program());
+    command.arg("plan").env_clear().envs(vars).env("CONFIG_FILE", file);
+    let output = in_ns("host", || command.output()).unwrap();
+    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+    (output.status.code().unwrap(), text)
+}
+
+/// An entry that is invalid keeps its last version, and one that is new and valid is applied. `plan` says what a change
+/// does before it is made.
+#[test]
+fn the_valid_rest_of_a_file_is_applied() {
+    let lab = steady(&[]);
+    every_way_is_open(10);
+    let node = &lab.nodes[0];
+    let (sessions, pids) = (session_counts(), daemons_of(&lab));
+    let (file, other) = ("/tmp/vnis0.yaml", "/tmp/other.yaml");
+    assert_eq!(plan_of(node, file), (0, "kernel: no change\nFRR: no change\n".into()));
+    let broken = vnis(false).replace("hostASN: 64515", "hostASN: 64514").replace("l2vnis:\n", MORE.trim_start());
+    let problem = "this l3vni keeps its last accepted version";
+
+    let links = || ["host", "perouter"].map(|ns| ip(ns, "-br link"));
+    let before = links();
+    std::fs::copy(file, "/tmp/kept.yaml").unwrap();
+    std::fs::write(other, &broken).unwrap();
+    let (code, text) = plan_of(node, other);
+    println!("{text}");
+    assert_eq!(code, 2, "{text}");
+    for line in ["FRR's namespace: create VXLAN vni101", "router bgp 64514 vrf blue", "vrf blue; vni 101", problem] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    assert_eq!(links(), before);
+    let from = node.log().len();
+    put(0, &broken);
+    node.wait_log_after(from, "is active", SOON);
+    let log: String = node.log()[from..].iter().map(|(_, line)| format!("{line}\n")).collect();
+    assert!(log.contains(problem), "{log}");
+    wait_until("the new VNI", SOON, || ip("perouter", "-br link").contains("vni101"));
+    wait_until("the problem", SOON, || {
+        let all = status();
+        all["problems"].as_array().into_iter().flatten().any(|p| {
+            p["code"] == "configuration-incomplete" && p["what"].to_string().contains(problem)
+        })
+    });
+    wait_until("the devices", SOON, || plan_of(node, file).1.starts_with("kernel: no change\nFRR: no change\n"));
+    let (code, text) = plan_of(node, file);
+    assert!(code == 0 && text.contains(problem), "{code}: {text}");
+    assert_eq!((session_counts(), daemons_of(&lab)), (sessions.clone(), pids));
+    every_way_is_open(10);
+
+    // It stays without the file.
+    let from = node.log().len();
+    std::fs::remove_file(file).unwrap();
+    node.wait_log_after(from, "the previous configuration stays active", SOON);
+    assert!(ip("perouter", "-br link").contains("vni101"));
+    let from = node.log().len();
+    std::fs::rename("/tmp/kept.yaml", file).unwrap();
+    node.wait_log_after(from, "is active", SOON);
+    wait_until("the devices to be as before", SOON, || {
+        links().map(|all| all.lines().count()) == before.clone().map(|all| all.lines().count())
+    });
+}
+
 /// zebra gets 150 VRFs with a VNI, and then as many more.
 #[test]
 fn a_hundred_and_fifty_more_vnis_end_no_daemon() {

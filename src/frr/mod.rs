@@ -27,4 +27,4 @@ pub use leftovers::kill_leftovers;
 pub use redact::{redact, redact_output};
 pub use render::{Inputs, render};
 pub use split::{split, with_log_settings};
-pub use store::ConfigStore;
+pub use store::{ConfigStore, stored_configuration};

@@ -146,6 +146,11 @@ impl ConfigStore {
     }
 }
 
+/// The configuration that is active, or was when the last instance ended. `None`: there is none.
+pub fn stored_configuration() -> Option<String> {
+    stored(ACTIVE)
+}
+
 /// The text of a file that an earlier instance wrote; `None` if it can't be read or is empty.
 fn stored(name: &str) -> Option<String> {
     let path = path(name);

@@ -12,8 +12,8 @@ use log::Level;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 
 use crate::model::{
-    Desired, KernelRoute, KernelRouteKind, Link, NamespaceName, Namespaces, OWNER_GROUP, Ownership, Side,
-    SpecKind, Sysctl,
+    Desired, KernelRoute, KernelRouteKind, Link, NamespaceName, Namespaces, NsState, OWNER_GROUP, Ownership,
+    Side, SpecKind, Sysctl,
 };
 
 use super::changes::{Changes, Error, ROUNDS, ReconcileOutcome};
@@ -83,6 +83,22 @@ impl Kernel {
             Self { host, router: Some(router), name, record, nft, missing_routes: MissingRoutes::default() },
             Some(origin),
         ))
+    }
+
+    /// Opens the namespaces to read them. Creates nothing: a namespace that is missing is empty.
+    ///
+    /// # Errors
+    /// A namespace can't be entered.
+    pub fn open_existing(namespace: &NamespaceName) -> io::Result<Self> {
+        let router = namespace.as_deref().and_then(Netns::open_mounted).map(NsHandle::open).transpose()?;
+        Ok(Self {
+            host: NsHandle::open(Netns::current()?)?,
+            router,
+            name: namespace.as_deref().map(str::to_owned),
+            record: OwnershipRecord::load(),
+            nft: nft::open(),
+            missing_routes: MissingRoutes::default(),
+        })
     }
 
     /// Moves NICs back to the host namespace that an earlier configuration moved into another one. Only NICs and
@@ -259,6 +275,8 @@ impl Kernel {
         if let Ok(socket) = nft {
             host.marks = observe::marks(socket, desired.and_then(|d| d.marks.as_ref()))?;
         }
+        // Only a namespace that does not exist yet has a name and no handle.
+        let router = router.or_else(|| name.as_ref().map(|_| NsState::default()));
         let mut observed = Namespaces { host, router };
         self.missing_routes.confirm(&mut observed, Instant::now());
         Ok(observed)
