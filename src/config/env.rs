@@ -304,7 +304,7 @@ fn assemble(raw: RawSettings, mut r: VarReader<'_>) -> Option<Config> {
     let hold_s = s.bgp_hold_time.get();
     Some(Config {
         fabric_macs: s.fe_macs.clone().unwrap_or_default(),
-        metallb: MetallbConfig {
+        metallb: s.metallb.then(|| MetallbConfig {
             vrf: s.vrf_metallb.clone(),
             table: s.metallb_vrf_route_table_id,
             asn: s.asn_vrf_metallb,
@@ -315,7 +315,7 @@ fn assemble(raw: RawSettings, mut r: VarReader<'_>) -> Option<Config> {
             max_prefixes: s.metallb_max_prefixes.get(),
             password: s.metallb_password.clone(),
             retention_s: s.metallb_hold_time.get(),
-        },
+        }),
         timers: Timers {
             keepalive_s: s.bgp_keepalive_time.get(),
             hold_s,

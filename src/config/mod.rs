@@ -36,8 +36,8 @@ pub struct Config {
     pub settings: Settings,
     /// MAC addresses of the fabric NICs.
     pub fabric_macs: Vec<MacAddr>,
-    /// The session with MetalLB's speaker.
-    pub metallb: MetallbConfig,
+    /// The session with MetalLB's speaker, unless `METALLB` is `false`.
+    pub metallb: Option<MetallbConfig>,
     /// Timers of BGP, graceful restart and BFD.
     pub timers: Timers,
     /// The contents of the configuration file.
@@ -153,6 +153,13 @@ pub struct PeerPair {
     pub metallb: IpAddr,
     /// Length of their common prefix in bits.
     pub prefix: u8,
+}
+
+impl MetallbConfig {
+    /// The addresses of the veth pair.
+    pub fn pairs(&self) -> impl Iterator<Item = PeerPair> {
+        std::iter::once(self.v6).chain(self.v4)
+    }
 }
 
 impl PeerPair {

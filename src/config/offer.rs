@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::Config;
+use super::{Config, MetallbConfig};
 use crate::intent::{Claim, Content, Key, Offer, OfferId, Origin, Part, SourceKind, Space};
 use crate::model::icmpv6_source;
 
@@ -17,20 +17,22 @@ impl Config {
     pub fn offer(&self) -> Offer<Part> {
         let origin = |object: &str| Origin { object: object.into(), location: None };
         let mut content = Content::new(Part::Settings);
-        let name = self.metallb.vrf.as_ifname();
-        let claim = |key, value: Option<&str>| Claim {
-            key,
-            value: value.map(Into::into),
-            origin: origin("the environment (VRF_METALLB)"),
-        };
-        content.claims = vec![
-            claim(Key::Vrf(self.metallb.vrf.clone()), None),
-            claim(Key::Device(name.clone()), None),
-            claim(Key::Kind(name.clone()), Some(VRF)),
-        ];
+        if let Some(metallb) = &self.metallb {
+            let name = metallb.vrf.as_ifname();
+            let claim = |key, value: Option<&str>| Claim {
+                key,
+                value: value.map(Into::into),
+                origin: origin("the environment (VRF_METALLB)"),
+            };
+            content.claims = vec![
+                claim(Key::Vrf(metallb.vrf.clone()), None),
+                claim(Key::Device(name.clone()), None),
+                claim(Key::Kind(name.clone()), Some(VRF)),
+            ];
+        }
         let node_ip = self.settings.node_ip;
         let source = IpNet::from(IpAddr::from(icmpv6_source(node_ip)));
-        let pairs = [Some(self.metallb.v6), self.metallb.v4].into_iter().flatten();
+        let pairs = self.metallb.iter().flat_map(MetallbConfig::pairs);
         let links: Vec<IpNet> = pairs.map(|pair| pair.frr_net().trunc()).collect();
         for space in [Space::Host, Space::Default] {
             let links = links.iter().map(|net| (space.clone(), *net, origin("the link to MetalLB")));

@@ -142,6 +142,8 @@ settings! {
         "Move a fabric NIC into the namespace even if that cuts off the node's default route, `NODE_IP`, or VLANs and other links on top of the NIC.";
     "REBUILD_TOKEN" pub rebuild_token: RebuildToken = Unset("no rebuild"),
         "Any word. If it differs from the token of the current namespace, the namespace is deleted and rebuilt once.";
+    "METALLB" pub(super) metallb: bool = Text("true"),
+        "Peer with MetalLB's speaker. With `false` there is no VRF, no veth pair and no session for it, and the settings below and `RETURN_PATH` have no effect.";
     "VRF_METALLB" pub(super) vrf_metallb: VrfName = Text("metallb"),
         "Name of the VRF for the session with MetalLB.";
     "METALLB_VRF_ROUTE_TABLE_ID" pub(super) metallb_vrf_route_table_id: TableId = Text("88"),

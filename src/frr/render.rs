@@ -57,7 +57,8 @@ struct TemplateVars<'a> {
     /// The largest number of routes that a leaf may announce in each address family.
     max_prefixes: Option<u32>,
     timers: Timers,
-    metallb: MetallbVars<'a>,
+    /// Unless `METALLB` is `false`.
+    metallb: Option<MetallbVars<'a>>,
     version: [u16; 2],
     #[serde(flatten)]
     overlay: overlay::OverlayVars<'a>,
@@ -125,7 +126,6 @@ fn fuel(config: &Config) -> u64 {
 
 fn template_vars<'a>(inputs: &Inputs<'a>) -> TemplateVars<'a> {
     let config = inputs.config;
-    let metallb = &config.metallb;
     let reveal = |password: &'a Option<Password>| password.as_ref().map(Password::reveal);
     let Version(major, minor) = inputs.version;
     TemplateVars {
@@ -144,7 +144,7 @@ fn template_vars<'a>(inputs: &Inputs<'a>) -> TemplateVars<'a> {
         ttl_security: config.settings.fabric_ttl_security,
         max_prefixes: config.settings.fabric_max_prefixes.map(Ranged::get),
         timers: config.timers,
-        metallb: MetallbVars {
+        metallb: config.metallb.as_ref().map(|metallb| MetallbVars {
             vrf: metallb.vrf.as_ifname().as_str(),
             interface: VETH_FRR,
             asn: metallb.asn.to_string(),
@@ -154,11 +154,11 @@ fn template_vars<'a>(inputs: &Inputs<'a>) -> TemplateVars<'a> {
             password: reveal(&metallb.password),
             max_prefixes: metallb.max_prefixes,
             named: !metallb.allowed.is_empty(),
-            denied_ipv4: prefix_lists::denied(config, inputs.port_addresses, false),
-            denied_ipv6: prefix_lists::denied(config, inputs.port_addresses, true),
+            denied_ipv4: prefix_lists::denied(config, metallb, inputs.port_addresses, false),
+            denied_ipv6: prefix_lists::denied(config, metallb, inputs.port_addresses, true),
             allowed_ipv4: prefix_lists::allowed(&metallb.allowed, false),
             allowed_ipv6: prefix_lists::allowed(&metallb.allowed, true),
-        },
+        }),
         version: [major, minor],
         overlay: overlay::vars(config),
     }
@@ -213,6 +213,11 @@ mod tests {
             std::fs::write(&path, text).unwrap();
         }
         assert_eq!(text, std::fs::read_to_string(&path).unwrap(), "{path}");
+    }
+
+    #[test]
+    fn golden_without_metallb() {
+        check_golden("without-metallb", &[("METALLB", "false")]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::config::{Config, PeerPair, ReturnMode};
+use crate::config::{Config, MetallbConfig, PeerPair, ReturnMode};
 use crate::model::{
     Desired, IfName, IpRule, LinkSpec, MAIN_TABLE, Namespaces, OWNER_PROTOCOL, Ownership, ReturnPath, Route,
     Side, SpecKind, Sysctl, VETH_FRR, VETH_HOST, Value as _, default_net, icmpv6_source,
@@ -114,12 +114,8 @@ fn fixed_name(name: &'static str) -> IfName {
 }
 
 fn links(config: &Config, now: &Namespaces, found: &[FabricNic], mtu: Option<u32>) -> Vec<LinkSpec> {
-    let metallb = &config.metallb;
-    let addresses =
-        |of: fn(PeerPair) -> IpNet| std::iter::once(metallb.v6).chain(metallb.v4).map(of).collect::<Vec<_>>();
     let plain = LinkSpec::new;
     let isolated = now.router.is_some();
-    let vrf = metallb.vrf.as_ifname();
     let mut links = Vec::new();
     if isolated {
         // Without an IPv6 address the namespace cannot send "packet too big". The address is not announced; it is only
@@ -130,18 +126,22 @@ fn links(config: &Config, now: &Namespaces, found: &[FabricNic], mtu: Option<u32
             ..plain(Side::Router, fixed_name("lo"), SpecKind::Foreign)
         });
     }
-    links.push(plain(Side::Router, vrf.clone(), SpecKind::Vrf(metallb.table.get())));
-    links.push(LinkSpec {
-        mtu,
-        master: Some(vrf.clone()),
-        addresses: addresses(PeerPair::frr_net),
-        ..plain(Side::Router, fixed_name(VETH_FRR), SpecKind::Veth(Side::Host, fixed_name(VETH_HOST)))
-    });
-    links.push(LinkSpec {
-        mtu,
-        addresses: addresses(PeerPair::metallb_net),
-        ..plain(Side::Host, fixed_name(VETH_HOST), SpecKind::Veth(Side::Router, fixed_name(VETH_FRR)))
-    });
+    if let Some(metallb) = &config.metallb {
+        let addresses = |of: fn(PeerPair) -> IpNet| metallb.pairs().map(of).collect::<Vec<_>>();
+        let vrf = metallb.vrf.as_ifname();
+        links.push(plain(Side::Router, vrf.clone(), SpecKind::Vrf(metallb.table.get())));
+        links.push(LinkSpec {
+            mtu,
+            master: Some(vrf.clone()),
+            addresses: addresses(PeerPair::frr_net),
+            ..plain(Side::Router, fixed_name(VETH_FRR), SpecKind::Veth(Side::Host, fixed_name(VETH_HOST)))
+        });
+        links.push(LinkSpec {
+            mtu,
+            addresses: addresses(PeerPair::metallb_net),
+            ..plain(Side::Host, fixed_name(VETH_HOST), SpecKind::Veth(Side::Router, fixed_name(VETH_FRR)))
+        });
+    }
     for nic in found {
         let kind = if isolated { SpecKind::Nic(nic.side) } else { SpecKind::Foreign };
         let addresses = if isolated { original_addresses(now, nic) } else { vec![] };
@@ -198,7 +198,8 @@ fn port_sysctls(isolated: bool, name: &IfName, has_ipv4: bool) -> Vec<Sysctl> {
 
 fn sysctls(config: &Config, now: &Namespaces, isolated: bool, found: &[FabricNic]) -> Vec<Sysctl> {
     let mut list = Vec::new();
-    let veth_v4 = config.metallb.v4.is_some();
+    // Whether the link to MetalLB has IPv4 addresses, if there is one.
+    let veth_v4 = config.metallb.as_ref().map(|metallb| metallb.v4.is_some());
     if isolated {
         // A new namespace lacks these settings: forwarding, ECMP hashing over ports, no routes over a dead port, and
         // addresses that survive a link going down.
@@ -218,16 +219,20 @@ fn sysctls(config: &Config, now: &Namespaces, isolated: bool, found: &[FabricNic
         ] {
             list.push(sysctl(Side::Router, path.into(), value));
         }
-        list.push(sysctl(Side::Router, format!("net/ipv4/conf/{VETH_FRR}/rp_filter"), "0"));
+        let rp_filter = format!("net/ipv4/conf/{VETH_FRR}/rp_filter");
+        list.extend(veth_v4.map(|_| sysctl(Side::Router, rp_filter, "0")));
     } else {
-        list.push(relaxed_rp_filter(Side::Router, VETH_FRR, veth_v4));
+        list.extend(veth_v4.map(|v4| relaxed_rp_filter(Side::Router, VETH_FRR, v4)));
     }
-    list.push(relaxed_rp_filter(Side::Host, VETH_HOST, veth_v4));
+    list.extend(veth_v4.map(|v4| relaxed_rp_filter(Side::Host, VETH_HOST, v4)));
     list.extend(
         found
             .iter()
             .flat_map(|nic| port_sysctls(isolated, &nic.name, has_ipv4(now, nic.side, nic.name.as_str()))),
     );
+    if veth_v4.is_none() {
+        return list;
+    }
     // Both ends are managed: duplicate address detection would only delay the first session by one second.
     for (side, dev) in [(Side::Router, VETH_FRR), (Side::Host, VETH_HOST)] {
         list.push(sysctl(side, format!("net/ipv6/conf/{dev}/accept_dad"), "0"));
@@ -245,9 +250,10 @@ fn return_path(
     desired: &mut Desired,
     warnings: &mut Vec<String>,
 ) {
-    if config.settings.return_path == ReturnMode::None {
+    let Some(metallb) = config.metallb.as_ref().filter(|_| config.settings.return_path != ReturnMode::None)
+    else {
         return;
-    }
+    };
     // An address that moves away with its NIC cannot be the source for the host.
     let stays = |name: &str| !found.iter().any(|nic| nic.side == Side::Host && nic.name.as_str() == name);
     let staying = now.host.links.iter().filter(|link| stays(&link.name));
@@ -255,7 +261,7 @@ fn return_path(
     let src = staying.flat_map(|link| &link.addresses).any(|a| a.net.addr() == node_ip).then_some(node_ip);
     for v6 in [false, true] {
         let mut add = |table, metric| {
-            let route = default_route(config, src, v6, table, metric);
+            let route = default_route(metallb, src, v6, table, metric);
             desired.routes.push((Side::Host, route));
         };
         if config.settings.return_path == ReturnMode::DefaultRoute {
@@ -276,8 +282,7 @@ fn return_path(
     }
 }
 
-fn default_route(config: &Config, src: Option<IpAddr>, v6: bool, table: u32, metric: u32) -> Route {
-    let metallb = &config.metallb;
+fn default_route(metallb: &MetallbConfig, src: Option<IpAddr>, v6: bool, table: u32, metric: u32) -> Route {
     let via = metallb.v4.filter(|_| !v6).unwrap_or(metallb.v6).frr;
     Route {
         dst: default_net(v6),

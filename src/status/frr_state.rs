@@ -42,7 +42,8 @@ impl Topic {
                 let services = ["ipv4", "ipv6"].map(|af| format!("show bgp vrf {vrf} {af} unicast json"));
                 // Above the limit, a trivial command takes the place of each query: the replies keep their order.
                 let none = || [PING; 2].map(str::to_owned);
-                let services = if facts.services > MAX_LISTED_SERVICES { none() } else { services };
+                let is_listed = facts.services <= MAX_LISTED_SERVICES && !vrf.is_empty();
+                let services = if is_listed { services } else { none() };
                 let refused = ["ipv4", "ipv6"].map(|af| {
                     format!("show bgp vrf {vrf} {af} unicast neighbors {speaker} filtered-routes json")
                 });

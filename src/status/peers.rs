@@ -27,7 +27,7 @@ pub struct ConfiguredPeers {
     /// VRFs and addresses of the host's ends of the veth pairs.
     hosts: BTreeSet<(String, String)>,
     /// The VRF of MetalLB's speaker, and its addresses.
-    metallb: (String, BTreeSet<String>),
+    metallb: Option<(String, BTreeSet<String>)>,
     /// The template is the operator's own: it may have fabric neighbors that no setting names.
     own_template: bool,
 }
@@ -37,13 +37,9 @@ impl ConfiguredPeers {
     pub fn new(config: &Config, text: &str) -> Self {
         let overlay = &config.overlay;
         let mut peers = Self {
-            metallb: (
-                config.metallb.vrf.to_string(),
-                std::iter::once(config.metallb.v6)
-                    .chain(config.metallb.v4)
-                    .map(|pair| pair.metallb.to_string())
-                    .collect(),
-            ),
+            metallb: config.metallb.as_ref().map(|metallb| {
+                (metallb.vrf.to_string(), metallb.pairs().map(|pair| pair.metallb.to_string()).collect())
+            }),
             own_template: config.settings.frr_template.is_some(),
             ..Self::default()
         };
@@ -85,8 +81,8 @@ impl ConfiguredPeers {
                 self.ranges.iter().any(|(range, is_fabric)| *is_fabric && range.contains(&a))
             })
         };
-        if vrf == self.metallb.0 {
-            if self.metallb.1.contains(peer) || self.own_template {
+        if let Some((_, speakers)) = self.metallb.as_ref().filter(|(metallb, _)| metallb == vrf) {
+            if speakers.contains(peer) || self.own_template {
                 SessionRole::Metallb
             } else {
                 SessionRole::Other

@@ -15,6 +15,7 @@ use super::linked_kill::LinkedKill;
 use super::part::Part;
 use super::policy::Event;
 use super::process::Child;
+use super::retention::Retention;
 use super::services::PRUNE_DELAY;
 use super::show::DaemonHistory;
 use super::{Supervisor, file_text, linked_kill};
@@ -106,11 +107,8 @@ impl Supervisor<'_> {
         {
             return Err(io::Error::other(conflict));
         }
-        let retained = if daemon.kind == DaemonKind::Bgpd {
-            self.services.retention.configuration()
-        } else {
-            String::new()
-        };
+        let retention = self.services.retention.as_ref().filter(|_| daemon.kind == DaemonKind::Bgpd);
+        let retained = retention.map(Retention::configuration).unwrap_or_default();
         let config = file_text(&self.config.parts, daemon.kind)
             .map(|text| Memfd::sealed(daemon.kind.name(), &(text.to_owned() + &retained)));
         let config = config.transpose()?;
@@ -186,9 +184,8 @@ impl Supervisor<'_> {
         if self.processes[i].daemon.owns_kernel_routes && self.ending.end.is_none() {
             // The service of a route that is missing now may still be announced.
             if let Some((at, _)) = &mut self.services.released {
-                *at = Instant::now()
-                    + Duration::from_secs(self.node.config.metallb.retention_s.into())
-                    + PRUNE_DELAY;
+                let retention_s = self.node.config.metallb.as_ref().map_or(0, |metallb| metallb.retention_s);
+                *at = Instant::now() + Duration::from_secs(retention_s.into()) + PRUNE_DELAY;
             }
             self.install_backup_routes(self.running(DaemonKind::Zebra).is_none());
         }

@@ -327,7 +327,7 @@ impl Supervisor<'_> {
                 task.join().and_then(|report| self.config.drift.monitor.repair_finished(report, now)),
             );
         }
-        let is_settling = self.services.retention.is_active()
+        let is_settling = self.services.is_retaining()
             || self.services.released.is_some()
             || self.ending.graceful_shutdown.is_some();
         let configuring = self.is_configuring() || !self.config.drift.queued.is_empty();

@@ -114,7 +114,7 @@ impl Supervisor<'_> {
     pub(super) fn ping(&mut self, i: usize) {
         let daemon = self.processes[i].daemon;
         let with_neighbors = self.queries.checks.is_multiple_of(NEIGHBOR_QUERY_CHECKS);
-        let commands = status_commands(daemon, &self.services.retention, with_neighbors);
+        let commands = status_commands(daemon, self.services.retention.as_ref(), with_neighbors);
         let query = match Query::show(&socket(daemon.kind), commands) {
             Ok(query) => Some(query),
             Err(e) if limits::is_own_shortage(&e) => {
@@ -134,13 +134,12 @@ impl Supervisor<'_> {
         match self.processes[i].daemon.kind {
             DaemonKind::Bfdd => self.process_bfd_sessions(replies),
             DaemonKind::Bgpd => {
-                if replies
-                    .first()
-                    .is_some_and(|summary| self.services.retention.take_summary(summary, Instant::now()))
+                if let (Some(summary), Some(retention)) = (replies.first(), &mut self.services.retention)
+                    && retention.take_summary(summary, Instant::now())
                 {
                     self.publisher.update(|facts| {
                         facts.session_changes += 1;
-                        facts.services = self.services.retention.received();
+                        facts.services = retention.received();
                     });
                 }
                 if let Some(neighbors) = replies.get(1) {
@@ -218,7 +217,7 @@ impl Supervisor<'_> {
                     return false;
                 }
                 let daemon = self.processes[query.daemon].daemon;
-                let commands = || status_commands(daemon, &self.services.retention, true);
+                let commands = || status_commands(daemon, self.services.retention.as_ref(), true);
                 let replies = query.poll(daemons, commands, SESSION_QUERY_INTERVAL, now, &mut self.events);
                 replied.extend(replies.map(|replies| (query.daemon, replies)));
                 !is_over(query)
@@ -299,12 +298,13 @@ impl DaemonQuery {
 }
 
 /// The commands that query the state of a daemon. Any reply shows that the daemon is alive.
-fn status_commands(daemon: &Daemon, retention: &Retention, with_neighbors: bool) -> Vec<String> {
+fn status_commands(daemon: &Daemon, retention: Option<&Retention>, with_neighbors: bool) -> Vec<String> {
     match daemon.kind {
         DaemonKind::Bfdd => bfd::SHOW_SESSIONS.map(str::to_owned).to_vec(),
         DaemonKind::Bgpd => {
             let neighbors = with_neighbors.then(|| neighbors::SHOW_NEIGHBORS.to_owned());
-            [retention.summary_command()].into_iter().chain(neighbors).collect()
+            let summary = retention.map_or_else(|| PING.to_owned(), Retention::summary_command);
+            [summary].into_iter().chain(neighbors).collect()
         }
         _ => vec![PING.to_owned()],
     }

@@ -209,7 +209,7 @@ impl Supervisor<'_> {
                     let text = &candidate.text;
                     check::check(text).map_err(|e| check_error(&e, &candidate, text, true))?;
                 }
-                if self.services.retention.is_active() {
+                if self.services.is_retaining() {
                     retained::remove_import_check(&mut steps);
                 }
                 let commands = text(&steps);

@@ -11,7 +11,7 @@ use super::part::Part;
 use super::retention::Retention;
 use super::retention::{RetentionEvent, RetentionOutcome};
 use super::{MAX_LOGGED_NAMES, Supervisor, backup, file_text};
-use crate::config::Config;
+use crate::config::{Config, MetallbConfig};
 use crate::frr::retained::RetainedRouters;
 use crate::frr::vty::socket;
 use crate::frr::{DaemonKind, state};
@@ -26,21 +26,29 @@ const RETENTION_MARGIN: Duration = Duration::from_secs(5);
 /// The services of MetalLB's speaker.
 #[derive(Debug)]
 pub(super) struct Services {
-    pub(super) retention: Retention,
+    /// Unless `METALLB` is `false`.
+    pub(super) retention: Option<Retention>,
     /// Released services, and when to prune their backup routes.
     pub(super) released: Option<(Instant, BTreeSet<IpNet>)>,
 }
 
 impl Services {
     pub(super) fn new(config: &Config, now: Instant) -> Self {
-        let retention = Retention::new(
-            retained_routers(config),
-            socket(DaemonKind::Bgpd),
-            Duration::from_secs(config.metallb.retention_s.into()),
-            state::load_state(state::SERVICES),
-            now,
-        );
+        let retention = config.metallb.as_ref().map(|metallb| {
+            Retention::new(
+                retained_routers(config, metallb),
+                socket(DaemonKind::Bgpd),
+                Duration::from_secs(metallb.retention_s.into()),
+                state::load_state(state::SERVICES),
+                now,
+            )
+        });
         Self { retention, released: None }
+    }
+
+    /// Whether services are retained.
+    pub(super) fn is_retaining(&self) -> bool {
+        self.retention.as_ref().is_some_and(Retention::is_active)
     }
 }
 
@@ -49,12 +57,14 @@ pub(super) struct ServicePart;
 
 impl Part for ServicePart {
     fn add_fds<'a>(&self, supervisor: &'a Supervisor<'_>, fds: &mut Vec<PollFd<'a>>) {
-        fds.extend(supervisor.services.retention.queries().map(|query| PollFd::new(query, PollFlags::IN)));
+        let queries = supervisor.services.retention.iter().flat_map(Retention::queries);
+        fds.extend(queries.map(|query| PollFd::new(query, PollFlags::IN)));
     }
 
     fn deadline(&self, supervisor: &Supervisor<'_>) -> Option<Instant> {
         let Services { retention, released } = &supervisor.services;
-        retention.deadline().into_iter().chain(released.as_ref().map(|(at, _)| *at)).min()
+        let due = retention.as_ref().and_then(Retention::deadline);
+        due.into_iter().chain(released.as_ref().map(|(at, _)| *at)).min()
     }
 
     fn step(&self, supervisor: &mut Supervisor<'_>, now: Instant) -> io::Result<()> {
@@ -68,39 +78,40 @@ impl Supervisor<'_> {
     pub(super) fn window(&self) -> Duration {
         let config = &self.node.config;
         // Retained services need their routes.
-        let retention = self
-            .services
-            .retention
-            .is_active()
-            .then(|| Duration::from_secs(config.metallb.retention_s.into()) + RETENTION_MARGIN);
+        let metallb = config.metallb.as_ref().filter(|_| self.services.is_retaining());
+        let retention =
+            metallb.map(|metallb| Duration::from_secs(metallb.retention_s.into()) + RETENTION_MARGIN);
         Duration::from_secs(config.timers.restart_s.into()).max(retention.unwrap_or_default())
     }
 
     /// Retains the speaker's services: they stay announced to the leaves until the speaker announces them again.
     pub(super) fn retain_services(&mut self) {
-        let config = &self.node.config;
+        let (Some(metallb), Some(retention)) = (&self.node.config.metallb, &mut self.services.retention)
+        else {
+            return;
+        };
         // A bgpd that gets its configuration from vtysh starts without retained services.
         let is_in_file = file_text(&self.config.parts, DaemonKind::Bgpd).is_some();
         let is_allowed = |prefix: &IpNet| {
-            let all = &config.metallb.allowed;
+            let all = &metallb.allowed;
             is_in_file && (all.is_empty() || all.iter().any(|net| net.contains(prefix)))
         };
-        match self.node.kernel.bgp_prefixes(config.metallb.table.get()) {
+        match self.node.kernel.bgp_prefixes(metallb.table.get()) {
             Ok(mut prefixes) => {
                 prefixes.retain(is_allowed);
-                let n = self.services.retention.bgpd_exited(&prefixes, Instant::now());
+                let n = retention.bgpd_exited(&prefixes, Instant::now());
                 if n > 0 {
                     log::info!(
                         "{n} retained services stay announced until the speaker is back, for up to {} s",
-                        config.metallb.retention_s
+                        metallb.retention_s
                     );
                 }
             }
             Err(e) => {
                 log::warn!("the kernel's routes cannot be read: {e}; retaining all known services");
                 let known: BTreeSet<IpNet> =
-                    self.services.retention.known().prefixes().copied().filter(is_allowed).collect();
-                self.services.retention.bgpd_exited(&known, Instant::now());
+                    retention.known().prefixes().copied().filter(is_allowed).collect();
+                retention.bgpd_exited(&known, Instant::now());
             }
         }
         self.show_retained();
@@ -110,13 +121,14 @@ impl Supervisor<'_> {
     /// Continues the retention and the queries for services.
     fn step_retention(&mut self, now: Instant) {
         let bgpd = self.ready(DaemonKind::Bgpd);
-        let events = self
-            .services
-            .retention
-            .step(bgpd.and_then(|_| file_text(&self.config.parts, DaemonKind::Bgpd)), now);
-        if self.services.retention.is_waiting_for_prefixes() {
-            match self.node.kernel.bgp_prefixes(self.node.config.metallb.table.get()) {
-                Ok(prefixes) => self.services.retention.take_prefixes(prefixes, now),
+        let (Some(metallb), Some(retention)) = (&self.node.config.metallb, &mut self.services.retention)
+        else {
+            return;
+        };
+        let events = retention.step(bgpd.and_then(|_| file_text(&self.config.parts, DaemonKind::Bgpd)), now);
+        if retention.is_waiting_for_prefixes() {
+            match self.node.kernel.bgp_prefixes(metallb.table.get()) {
+                Ok(prefixes) => retention.take_prefixes(prefixes, now),
                 Err(e) => log::debug!("the routes of the services cannot be read: {e}"),
             }
         }
@@ -125,7 +137,7 @@ impl Supervisor<'_> {
         }
         // Retained services need their routes.
         if let Some((until, retained)) =
-            self.kernel.backup.until.as_mut().zip(self.services.retention.until())
+            self.kernel.backup.until.as_mut().zip(self.services.retention.as_ref().and_then(Retention::until))
         {
             *until = (*until).max(retained + RETENTION_MARGIN);
         }
@@ -138,7 +150,9 @@ impl Supervisor<'_> {
         match event {
             RetentionEvent::KnownChanged => {
                 self.publisher.update(|facts| facts.session_changes += 1);
-                state::save_state(state::SERVICES, self.services.retention.known());
+                if let Some(retention) = &self.services.retention {
+                    state::save_state(state::SERVICES, retention.known());
+                }
             }
             RetentionEvent::UnannouncedChanged => self.show_unannounced(),
             RetentionEvent::Released(withdrawn) => {
@@ -167,7 +181,7 @@ impl Supervisor<'_> {
                 } else {
                     "the speaker has not come back"
                 },
-                self.node.config.metallb.retention_s,
+                self.node.config.metallb.as_ref().map_or(0, |metallb| metallb.retention_s),
                 released.len(),
                 first(MAX_LOGGED_NAMES, &released)
             ),
@@ -176,7 +190,6 @@ impl Supervisor<'_> {
 }
 
 /// The BGP instances that announce retained services.
-pub(super) fn retained_routers(config: &Config) -> RetainedRouters {
-    let metallb = &config.metallb;
+pub(super) fn retained_routers(config: &Config, metallb: &MetallbConfig) -> RetainedRouters {
     RetainedRouters { asn: config.settings.asn_local, vrf_asn: metallb.asn, vrf: metallb.vrf.clone() }
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::policy::ProcessState;
 use super::process::Child;
+use super::retention::Retention;
 use super::{Supervisor, file_text};
 use crate::config::Config;
 use crate::frr::retained::Unannounced;
@@ -76,15 +77,16 @@ impl DaemonHistory {
 
 /// Publishes the parts of the configuration that contain no passwords.
 pub fn describe(facts: &mut NodeFacts, config: &Config, version: Version) {
-    let metallb = &config.metallb;
     facts.frr = version.to_string();
     facts.node_ip = config.settings.node_ip.to_string();
     facts.asn = config.settings.asn_local.get();
-    let addresses = std::iter::once(metallb.v6).chain(metallb.v4).map(|pair| pair.frr.to_string());
-    facts.metallb = (metallb.vrf.to_string(), addresses.collect());
-    facts.speaker = metallb.v6.metallb.to_string();
-    facts.metallb_v4 = metallb.v4.is_some();
-    facts.retention_s = metallb.retention_s;
+    if let Some(metallb) = &config.metallb {
+        let addresses = metallb.pairs().map(|pair| pair.frr.to_string());
+        facts.metallb = (metallb.vrf.to_string(), addresses.collect());
+        facts.speaker = metallb.v6.metallb.to_string();
+        facts.metallb_v4 = metallb.v4.is_some();
+        facts.retention_s = metallb.retention_s;
+    }
     facts.is_vtep = config.overlay.underlay.is_vtep();
     facts.bfd = config.timers.bfd.is_some();
     facts.liveness_s = config.settings.liveness_timeout.get();
@@ -171,19 +173,10 @@ impl Supervisor<'_> {
     /// Publishes which services are retained.
     pub(super) fn show_retained(&self) {
         let is_announced = file_text(&self.config.parts, DaemonKind::Bgpd).is_some();
-        let retained: Vec<String> = self
-            .services
-            .retention
-            .retained_prefixes()
-            .filter(|_| is_announced)
-            .take(MAX_LISTED_SERVICES)
-            .map(ToString::to_string)
-            .collect();
-        let unlisted = if is_announced {
-            self.services.retention.retained_prefixes().count() - retained.len()
-        } else {
-            0
-        };
+        let retention = self.services.retention.as_ref().filter(|_| is_announced);
+        let all = || retention.into_iter().flat_map(Retention::retained_prefixes);
+        let retained: Vec<String> = all().take(MAX_LISTED_SERVICES).map(ToString::to_string).collect();
+        let unlisted = all().count() - retained.len();
         self.publisher.update(|facts| {
             (facts.retained, facts.retained_unlisted) = (retained, unlisted);
             facts.session_changes += 1;
@@ -193,7 +186,7 @@ impl Supervisor<'_> {
     /// Publishes which services are announced to no leaf.
     pub(super) fn show_unannounced(&self) {
         let mut by_reason: BTreeMap<Unannounced, Vec<String>> = BTreeMap::new();
-        for (prefix, why) in self.services.retention.unannounced() {
+        for (prefix, why) in self.services.retention.iter().flat_map(Retention::unannounced) {
             by_reason.entry(why.clone()).or_default().push(prefix.to_string());
         }
         self.publisher.update(|facts| facts.unannounced = by_reason);

@@ -20,11 +20,12 @@ fn every_setting_has_a_field() {
 #[test]
 fn defaults_come_from_the_table() {
     let config = read(&[]).unwrap();
-    assert_eq!(config.metallb.vrf.to_string(), "metallb");
-    assert_eq!(config.metallb.table.get(), 88);
-    assert_eq!(config.metallb.v6.frr.to_string(), "fda1:b2c3:d4e5:1::");
-    assert_eq!(config.metallb.v6.prefix, 127);
-    assert_eq!(config.metallb.speaker_asn.to_string(), "4000099999");
+    let metallb = config.metallb.as_ref().unwrap();
+    assert_eq!(metallb.vrf.to_string(), "metallb");
+    assert_eq!(metallb.table.get(), 88);
+    assert_eq!(metallb.v6.frr.to_string(), "fda1:b2c3:d4e5:1::");
+    assert_eq!(metallb.v6.prefix, 127);
+    assert_eq!(metallb.speaker_asn.to_string(), "4000099999");
     assert_eq!(config.settings.netns.as_deref(), Some("perouter"));
     assert!(config.timers.bfd.is_some() && config.settings.interface_mtu.is_none());
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::config::Config;
+use crate::config::{Config, MetallbConfig};
 use crate::intent::{Key, Part, Space};
 use crate::model::{IfName, NeighborId, RouterId, UnderlayInterface, Value as _, icmpv6_source};
 
@@ -226,7 +226,7 @@ fn neighbors(
     report: &mut Report<'_>,
 ) {
     const KIND: &str = "neighbor";
-    let pairs = [Some(config.metallb.v6), config.metallb.v4].into_iter().flatten();
+    let pairs = config.metallb.iter().flat_map(MetallbConfig::pairs);
     let mut own: Vec<(IpNet, &str)> =
         pairs.map(|pair| (pair.frr_net().trunc(), "the link to MetalLB")).collect();
     let host = |ip: IpAddr| IpNet::from(ip);

@@ -44,9 +44,8 @@ fn l3_content(
     let mut draft = offers.entry(report.describe(&entry.location));
     let mut check = EntryCheck { valid: true, kind: L3VNI, report };
     let tunnel = tunnel(&entry.location, &entry.vni, entry.port.as_ref(), entry.family.as_ref(), &mut draft);
-    for (table, setting) in
-        [(config.metallb.table, "METALLB_VRF_ROUTE_TABLE_ID"), (config.settings.return_table, "RETURN_TABLE")]
-    {
+    let metallb = config.metallb.as_ref().map(|metallb| (metallb.table, "METALLB_VRF_ROUTE_TABLE_ID"));
+    for (table, setting) in metallb.into_iter().chain([(config.settings.return_table, "RETURN_TABLE")]) {
         if entry.vni.table() == table.get() {
             check.reject(&entry.vni.location, format_args!("its routing table {table} is {setting}"));
         }

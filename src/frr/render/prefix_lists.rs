@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::config::Config;
+use crate::config::{Config, MetallbConfig};
 use crate::model::{MARTIANS, NeighborId, UnderlayInterface, icmpv6_source};
 
 /// The shortest and longest prefix of a host or a pool of addresses, of IPv4 and IPv6.
@@ -22,7 +22,12 @@ pub(super) fn allowed(allowed: &[IpNet], v6: bool) -> Vec<String> {
 
 /// Entries for prefixes that are always denied: martians, the node's own addresses, and the known addresses of the
 /// fabric.
-pub(super) fn denied(config: &Config, port_addresses: &[IpNet], v6: bool) -> Vec<String> {
+pub(super) fn denied(
+    config: &Config,
+    metallb: &MetallbConfig,
+    port_addresses: &[IpNet],
+    v6: bool,
+) -> Vec<String> {
     let mut entries: Vec<String> = MARTIANS[usize::from(v6)]
         .iter()
         .map(|net| format!("{net} le {}", LENGTHS[usize::from(v6)].1))
@@ -33,8 +38,7 @@ pub(super) fn denied(config: &Config, port_addresses: &[IpNet], v6: bool) -> Vec
         vec![host(config.settings.node_ip.get().into()), host(icmpv6_source(config.settings.node_ip).into())];
     whole.extend(underlay.router_id.map(|id| host(id.get().into())));
     whole.extend(underlay.vteps().map(IpNet::from));
-    let pairs = std::iter::once(config.metallb.v6).chain(config.metallb.v4);
-    whole.extend(pairs.map(|pair| pair.frr_net().trunc()));
+    whole.extend(metallb.pairs().map(|pair| pair.frr_net().trunc()));
     whole.extend(
         config.overlay.passthrough.iter().flat_map(|session| &session.ends).map(|(local, _)| local.trunc()),
     );
@@ -51,7 +55,7 @@ pub(super) fn denied(config: &Config, port_addresses: &[IpNet], v6: bool) -> Vec
     let is_link_local = |net: &IpNet| matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
     for net in port_addresses.iter().chain(macvlans).filter(|net| !is_link_local(net)) {
         // Other addresses in a subnet with more than two ends may be a pool, if the operator allows them.
-        if config.metallb.allowed.is_empty() || net.prefix_len() + 2 >= net.max_prefix_len() {
+        if metallb.allowed.is_empty() || net.prefix_len() + 2 >= net.max_prefix_len() {
             whole.push(net.trunc());
         } else {
             whole.push(host(net.addr()));
@@ -82,7 +86,7 @@ mod tests {
 
     /// Whether a prefix list with these entries permits `prefix`. The first matching entry counts.
     fn permits(config: &Config, ports: &[IpNet], prefix: &str) -> bool {
-        let prefix: IpNet = prefix.parse().unwrap();
+        let (prefix, metallb): (IpNet, _) = (prefix.parse().unwrap(), config.metallb.as_ref().unwrap());
         let v6 = prefix.addr().is_ipv6();
         let matches = |entry: &String| {
             let words: Vec<&str> = entry.split(' ').collect();
@@ -95,8 +99,8 @@ mod tests {
             let longest = le.unwrap_or(if ge.is_some() { net.max_prefix_len() } else { net.prefix_len() });
             net.contains(&prefix) && (shortest..=longest).contains(&prefix.prefix_len())
         };
-        !denied(config, ports, v6).iter().any(matches)
-            && allowed(&config.metallb.allowed, v6).iter().any(matches)
+        !denied(config, metallb, ports, v6).iter().any(matches)
+            && allowed(&metallb.allowed, v6).iter().any(matches)
     }
 
     fn config(extra: &[(&str, &str)], file: &str) -> Config {
