@@ -47,6 +47,27 @@ fn pings(clients: &[&str], addresses: &[&str], count: u32) {
     });
 }
 
+/// Without MetalLB there are the NICs and the sessions with the leaves. What an earlier start has built for MetalLB is
+/// removed.
+#[test]
+fn a_node_may_have_no_link_to_metallb() {
+    let lab = Lab::new(Options::default());
+    for metallb in ["false", "true", "false"] {
+        let mut node = start(&lab, &[("METALLB", metallb)]);
+        node.wait_log(DAEMONS_ANSWER, SOON);
+        wait_until("a healthy node", SOON, || status()["health"] == "healthy");
+        let is_there = [("perouter", "metallb"), ("perouter", "frr-metallb"), ("host", "metallb-frr")]
+            .map(|(ns, name)| ip(ns, "-o link show").contains(&format!(": {name}")));
+        assert_eq!(is_there, [metallb == "true"; 3]);
+        assert_eq!(ip("host", "route show proto 200").is_empty(), metallb == "false");
+        let running = vtysh("node", "show running-config");
+        assert_eq!(running.to_lowercase().contains("metallb"), metallb == "true", "{running}");
+        assert_eq!(status()["bgp"].as_array().unwrap().len(), if metallb == "true" { 3 } else { 2 });
+        let (ended, _) = node.terminate();
+        assert!(ended.success(), "{ended}");
+    }
+}
+
 #[test]
 fn perouter_and_a_second_start() {
     let lab = Lab::new(Options::default());
