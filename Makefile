@@ -106,7 +106,7 @@ size: build
 # namespace, sometimes misses addresses of the veth pair.
 FIRST_ONLY  = a_busy_leaf bad_configurations nics_are_found nic_that_carries stale_namespace conflicting_unmanaged log_can_be_json \
               every_fault clients_of_any the_command_and the_metrics another_namespace a_broken_template an_instance_that lost_when_daemons_are_killed killed_at_any conflicting_writer rebuild_token altered deleted_namespace nic_that_returns dead_daemon no_one_reads what_others_put
-SECOND_ONLY = leave_by_another_leaf port_that_flaps does_not_affect typed_into withdraw_shuts_down services_stay no_service_is_retained lost_in_the_hosts container_is_killed only_bgpd_is_killed a_leaf_may host_mode ipv4_over full_run may_not_announce shortage_of_file wrong_with_one_nic peers_cannot_forge only_a_regular_file a_stop_overrides crashes_a_daemon
+SECOND_ONLY = leave_by_another_leaf no_link_to_metallb port_that_flaps does_not_affect typed_into withdraw_shuts_down services_stay no_service_is_retained lost_in_the_hosts container_is_killed only_bgpd_is_killed a_leaf_may host_mode ipv4_over full_run may_not_announce shortage_of_file wrong_with_one_nic peers_cannot_forge only_a_regular_file a_stop_overrides crashes_a_daemon
 EVERY_ONLY  = in_maintenance a_leaf_may_be_gobgp altered_in_the_hosts same_link_local repaired_in_the_hosts announced_while thousands_of_services kernel_made thousands_of_backup boots_slowly
 NOT_8.4     = in_maintenance does_not_affect typed_into crashes_a_daemon no_packet host_mode another_namespace ipv4_over services_stay no_service_is_retained may_not_announce thousands_of_services
 without     = connmark kernel_without_vrf $(if $(EVERY),,$(EVERY_ONLY) \
@@ -131,7 +131,7 @@ $(SUITES:%=delta-%): delta-%:
 
 # FRR has graceful restart for EVPN and IPv6 VTEPs from 10.6 on. 10.3 sometimes loses track of a neighbor of a listen range, and
 # reflects nothing to it. EVERY=1: also the tests that take minutes.
-vnis = between_two accepts_the $(if $(filter bookworm,$(1)),,only_a_default) $(if $(filter trixie,$(1)),our_own internal_host) $(if $(filter bookworm,$(1)),,the_file_changes $(if $(EVERY),moves)) $(if $(filter forky,$(1)),of_every_kind creates_and_deletes what_is_refused no_packet is_detected $(if $(EVERY),over_ipv6 silent a_hundred))
+vnis = between_two accepts_the $(if $(filter bookworm,$(1)),,only_a_default) $(if $(filter trixie,$(1)),our_own internal_host) $(if $(filter bookworm,$(1)),,the_file_changes $(if $(EVERY),moves)) $(if $(filter forky,$(1)),of_every_kind creates_and_deletes what_is_refused the_valid_rest no_packet is_detected $(if $(EVERY),over_ipv6 silent a_hundred))
 
 evpn: $(SUITES:%=evpn-%)
 $(SUITES:%=evpn-%): evpn-%: build

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use frr_supervisor::config::{self, AcceptedObjects, Config, WithFile, file};
+use frr_supervisor::config::{self, Config, Objects, WithFile, file};
 use frr_supervisor::frr::{self, Inputs, Version, state};
 use frr_supervisor::model::{FilePath, IfName, Value as _};
 use frr_supervisor::node::{load_accepted, single_problem};
@@ -117,7 +117,7 @@ fn execute(command: &ConfigCommand) -> ExitCode {
     };
     let accepted = match command {
         ConfigCommand::Run | ConfigCommand::Plan => load_accepted(&base),
-        ConfigCommand::Check | ConfigCommand::Render => AcceptedObjects::default(),
+        ConfigCommand::Check | ConfigCommand::Render => Objects::default(),
     };
     let WithFile { config, problems, .. } = base.with_file(&accepted);
     let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();

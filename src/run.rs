@@ -131,7 +131,7 @@ fn rebuild(
     publisher: &Publisher,
 ) -> Result<Config, Vec<String>> {
     // The file may have changed meanwhile.
-    let other = base.with_valid_file(&node.config.accepted).filter(|_| !history.is_rolled_back(&node));
+    let other = base.with_valid_file(&node.config.objects).filter(|_| !history.is_rolled_back(&node));
     let config = other.unwrap_or_else(|| node.config.clone());
     log::warn!("namespace {} {how}: rebuilding it", config.settings.netns);
     publisher.update(|facts| {

@@ -12,7 +12,7 @@ use crate::printable::printable;
 
 use super::file::{is_managed_device, managed_device_names};
 use super::settings::{EnvSetting, IfUnset, ParsedSetting, RawSettings, SETTINGS, ValidSettings};
-use super::{AcceptedObjects, Bfd, Config, ConfigProblem, MetallbConfig, PeerPair, Timers};
+use super::{Bfd, Config, ConfigProblem, MetallbConfig, Objects, PeerPair, Timers};
 
 /// Prefixes of variable names that no other program uses. An unknown variable with such a prefix is a mistake.
 const KNOWN_PREFIXES: &[&str] = &[
@@ -334,7 +334,7 @@ fn assemble(raw: RawSettings, mut r: VarReader<'_>) -> Option<Config> {
         },
         settings: s,
         overlay: Overlay::default(),
-        accepted: AcceptedObjects::default(),
+        objects: Objects::default(),
     })
 }
 

@@ -43,31 +43,72 @@ pub struct Config {
     /// The contents of the configuration file.
     pub overlay: Overlay,
     /// The objects that make up the configuration.
-    pub accepted: AcceptedObjects,
+    pub objects: Objects,
 }
 
-/// The accepted objects of all sources. Two configurations with the same values are equal wherever the objects stand in
-/// their sources.
+/// The objects of all sources: what is accepted of them, and why something is not. Two configurations with the same
+/// values are equal wherever the objects stand in their sources.
 #[derive(Debug, Clone, Default)]
-pub struct AcceptedObjects(Arc<Accepted<Part>>);
+pub struct Objects {
+    accepted: Arc<Accepted<Part>>,
+    /// What became of each object, in the order of the sources.
+    pub verdicts: Arc<Vec<ObjectVerdict>>,
+}
 
-impl PartialEq for AcceptedObjects {
+/// What became of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectVerdict {
+    /// Its name in its source, for example `l3vnis/red`.
+    pub name: Arc<str>,
+    /// Whether it, or an earlier version of it, is part of the configuration.
+    pub state: ObjectState,
+    /// Why it is not accepted as it is.
+    pub reasons: Vec<String>,
+}
+
+/// Whether an object is part of the configuration.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
+#[serde(rename_all = "lowercase")]
+pub enum ObjectState {
+    /// It is.
+    #[default]
+    Accepted,
+    /// Its last accepted version is.
+    Kept,
+    /// It is not, because something that it needs is not there.
+    Waiting,
+    /// It is not.
+    Rejected,
+}
+
+impl ObjectState {
+    /// All states, each with its name in the status and in metrics.
+    pub const ALL: [(Self, &str); 4] = [
+        (Self::Accepted, "accepted"),
+        (Self::Kept, "kept"),
+        (Self::Waiting, "waiting"),
+        (Self::Rejected, "rejected"),
+    ];
+}
+
+impl PartialEq for Objects {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl Eq for AcceptedObjects {}
+impl Eq for Objects {}
 
-impl AcceptedObjects {
+impl Objects {
     /// Those that an earlier instance stored as [`Self::to_text`].
     pub fn from_text(text: String, base: &Config) -> Self {
-        Self(Arc::new(file::accepted_from(text, base)))
+        Self { accepted: Arc::new(file::accepted_from(text, base)), ..Self::default() }
     }
 
-    /// The objects of the file, as a configuration file.
+    /// The accepted objects of the file, as a configuration file.
     pub fn to_text(&self) -> String {
-        file::stored_text(&self.0)
+        file::stored_text(&self.accepted)
     }
 }
 
@@ -85,17 +126,18 @@ pub struct WithFile {
 impl Config {
     /// This configuration plus its file, merged with what was accepted before. Call it on the configuration of the
     /// environment alone.
-    pub fn with_file(&self, accepted: &AcceptedObjects) -> WithFile {
-        let file::FileContents { overlay, accepted, problems, is_lost } = file::load(self, &accepted.0);
+    pub fn with_file(&self, before: &Objects) -> WithFile {
+        let file::FileContents { overlay, accepted, verdicts, problems, is_lost } =
+            file::load(self, &before.accepted);
         let mut whole = self.clone();
         let added = whole.add_overlay(overlay);
-        whole.accepted = AcceptedObjects(Arc::new(accepted));
+        whole.objects = Objects { accepted: Arc::new(accepted), verdicts: Arc::new(verdicts) };
         WithFile { config: added.map(|()| whole), problems, is_lost }
     }
 
     /// This configuration plus its file, if the file has no problems.
-    pub fn with_valid_file(&self, accepted: &AcceptedObjects) -> Option<Self> {
-        let WithFile { config, problems, .. } = self.with_file(accepted);
+    pub fn with_valid_file(&self, before: &Objects) -> Option<Self> {
+        let WithFile { config, problems, .. } = self.with_file(before);
         config.ok().filter(|_| problems.is_empty())
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::config::{AcceptedObjects, Config};
+use crate::config::{Config, Objects};
 use crate::files::{self, Access, Owner};
 use crate::frr::daemons::RUN_DIR;
 
@@ -13,21 +13,21 @@ const FILE: &str = "accepted.yaml";
 const LIMIT: u64 = 16 << 20;
 
 /// What an earlier instance accepted; nothing if there is no file, or if it cannot be read.
-pub fn load_accepted(base: &Config) -> AcceptedObjects {
+pub fn load_accepted(base: &Config) -> Objects {
     let path = Path::new(RUN_DIR).join(FILE);
     match files::read(&path, Owner::Root, LIMIT) {
-        Ok(text) => AcceptedObjects::from_text(text, base),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => AcceptedObjects::default(),
+        Ok(text) => Objects::from_text(text, base),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Objects::default(),
         Err(e) => {
             log::warn!(
                 "{} cannot be read: {e}; nothing of an earlier configuration file is kept",
                 path.display()
             );
-            AcceptedObjects::default()
+            Objects::default()
         }
     }
 }
 
-pub(super) fn save(accepted: &AcceptedObjects) {
+pub(super) fn save(accepted: &Objects) {
     files::save(&Path::new(RUN_DIR).join(FILE), &accepted.to_text(), Access::Root);
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use log::Level;
 
 use super::{Node, resolve, single_problem};
-use crate::config::Config;
+use crate::config::{Config, Objects};
 use crate::kernel::{Changes, plan};
 use crate::resolve::{
     FabricNic, NicSearch, NicSelector, Resolved, describe_missing, find_nics, rejection_reason,
@@ -91,13 +91,19 @@ impl Node {
     pub fn adopt(&mut self, candidate: Candidate) -> Result<Changes, String> {
         let Candidate { config, resolved, .. } = candidate;
         self.config = config;
-        super::accepted::save(&self.config.accepted);
+        super::accepted::save(&self.config.objects);
         self.ports = resolved.ports;
         self.desired = resolved.desired;
         for warning in &resolved.warnings {
             log::warn!("{warning}");
         }
         self.kernel.plan_changes(&self.desired, Level::Info).map_err(|e| e.to_string())
+    }
+
+    /// The sources have changed, and the configuration has not.
+    pub fn set_objects(&mut self, objects: Objects) {
+        self.config.objects = objects;
+        super::accepted::save(&self.config.objects);
     }
 
     /// Applies changes for up to [`BUILD_SLICE`]. Returns whether none remain.

@@ -112,7 +112,7 @@ impl<'a> SetUp<'a> {
             }
             Phase::Begin(_) => {
                 if !self.logged.is_empty()
-                    && let Some(config) = self.base.with_valid_file(&self.config.accepted)
+                    && let Some(config) = self.base.with_valid_file(&self.config.objects)
                 {
                     // The file was corrected.
                     self.config = config;
@@ -267,7 +267,7 @@ impl<'a> SetUp<'a> {
         let inode = node.kernel.router_ns().inode().unwrap_or(0);
         self.publisher.update(|facts| facts.namespace.inode = inode);
         kill_leftovers().map_err(single_problem)?;
-        super::accepted::save(&node.config.accepted);
+        super::accepted::save(&node.config.objects);
         Ok(node)
     }
 }

@@ -8,6 +8,7 @@ use std::fs;
 use super::frr_state::{BfdPacketCounters, BgpMessageCounters, FrrState};
 use super::problems::CODES;
 use super::{BgpSession, DaemonState, DaemonStatus, Health, NodePhase, Prefixes, Status, VniStatus};
+use crate::config::ObjectState;
 use crate::printable::printable;
 use crate::time::Time;
 
@@ -196,6 +197,16 @@ fn own(t: &mut Exposition, status: &Status, alive: bool) {
         MetricType::Gauge,
         "1 while the last configuration is rejected.",
         u8::from(configuration.rejected.is_some()),
+    );
+    t.each(
+        (
+            "frr_supervisor_objects",
+            MetricType::Gauge,
+            "Objects of the configuration file, by what became of them.",
+        ),
+        ObjectState::ALL,
+        |(_, name)| [("source", "file"), ("state", name)],
+        |(state, _)| configuration.count(state),
     );
     t.one(
         "frr_supervisor_config_timestamp_seconds",

@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::config::ObjectState;
 use crate::events::LoggedEvent;
 use crate::time::Time;
 
@@ -209,6 +210,8 @@ pub struct ConfigurationStatus {
     pub rejected: Option<Rejection>,
     /// Parts of the file that were left out, and why.
     pub left_out: Vec<String>,
+    /// What became of each object of the sources.
+    pub objects: Arc<Vec<ObjectStatus>>,
     /// A newer configuration was rolled back because a daemon kept crashing under it.
     #[serde(rename = "fell_back")]
     pub rolled_back: bool,
@@ -216,7 +219,28 @@ pub struct ConfigurationStatus {
     pub crashing_daemon: String,
 }
 
+/// What became of an object of a source.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
+pub struct ObjectStatus {
+    /// Its source: `file`.
+    pub source: String,
+    /// Its name in the source, for example `l3vnis/red`.
+    pub name: String,
+    /// `accepted`, `kept`, `waiting` or `rejected`.
+    pub state: ObjectState,
+    /// Why it is not accepted as it is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(test, serde(default))]
+    pub reasons: Vec<String>,
+}
+
 impl ConfigurationStatus {
+    /// The number of objects in a state.
+    pub fn count(&self, state: ObjectState) -> usize {
+        self.objects.iter().filter(|object| object.state == state).count()
+    }
+
     /// Records a rollback because of this daemon, or that there is none any more.
     pub fn set_rolled_back(&mut self, crashing_daemon: Option<&str>) {
         self.rolled_back = crashing_daemon.is_some();

@@ -108,7 +108,7 @@ impl Supervisor<'_> {
         if let Some(read) = self.config.file.read.take_if(|read| read.task.is_finished()) {
             let contents = read.task.join();
             self.process_contents(
-                contents.unwrap_or_else(|| self.config.base.with_file(&self.node.config.accepted)),
+                contents.unwrap_or_else(|| self.config.base.with_file(&self.node.config.objects)),
                 read.force,
                 now,
             );
@@ -125,12 +125,12 @@ impl Supervisor<'_> {
             read.repeat = Some(force || read.repeat.unwrap_or_default());
             return;
         }
-        let (base, accepted) = (self.config.base.clone(), self.node.config.accepted.clone());
+        let (base, accepted) = (self.config.base.clone(), self.node.config.objects.clone());
         match Task::start(move || base.with_file(&accepted)) {
             Ok(task) => self.config.file.read = Some(FileRead { task, force, repeat: None }),
             // No thread is available.
             Err(_) => {
-                let contents = self.config.base.with_file(&self.node.config.accepted);
+                let contents = self.config.base.with_file(&self.node.config.objects);
                 self.process_contents(contents, force, now);
             }
         }
@@ -167,6 +167,8 @@ impl Supervisor<'_> {
         self.config.file.left_out = problems;
         if is_active && config == self.node.config && self.config.change.commands.is_none() && !force {
             self.config.file.pending = None;
+            self.node.set_objects(config.objects);
+            self.show_configuration();
             self.show_rejection(&[]);
             self.show_left_out();
             match self.config.file.left_out.is_empty() {

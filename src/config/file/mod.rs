@@ -27,7 +27,7 @@ use std::sync::Arc;
 use crate::intent::{Accepted, Offer, OfferId, Part, SourceKind, Verdict, assemble, merge};
 use crate::model::{FilePath, Overlay, RawLines};
 
-use super::{Config, ConfigProblem};
+use super::{Config, ConfigProblem, ObjectState, ObjectVerdict};
 use crate::printable::first;
 
 use entries::{ConfigFile, L2VniEntry, L3VniEntry, MAX_VNIS, PassthroughEntry};
@@ -53,6 +53,8 @@ pub struct FileContents {
     pub overlay: Overlay,
     /// The accepted objects, for the next read.
     pub accepted: Accepted<Part>,
+    /// What became of each entry.
+    pub verdicts: Vec<ObjectVerdict>,
     /// Every problem: why something is left out, or keeps its last accepted version.
     pub problems: Vec<ConfigProblem>,
     /// A file cannot be read, or is not valid YAML. Nothing of it is known: what was accepted stays.
@@ -112,7 +114,10 @@ fn merge_files(
         let merged = merge(&offers, accepted);
         let overlay = assemble(&merged.accepted);
         let problems = [unread, report.into_problems()].concat();
-        return FileContents { overlay, accepted: merged.accepted, problems, is_lost };
+        let stays =
+            |offer: &Offer<Part>| kept_verdict(&offer.id, "the file is not valid YAML, or cannot be read");
+        let verdicts = offers[1..].iter().map(stays).collect();
+        return FileContents { overlay, accepted: merged.accepted, verdicts, problems, is_lost };
     }
     offers.extend(file.offers.iter().cloned());
     let known: BTreeSet<&OfferId> = file.offers.iter().map(|offer| &offer.id).collect();
@@ -125,9 +130,11 @@ fn merge_files(
         offers.extend(missing.iter().cloned());
         merged = merge(&offers, accepted);
     }
-    file.report(&merged, 1, &mut report);
+    let mut verdicts = file.report(&merged, 1, &mut report);
     let kept = missing.iter().map(|offer| &offer.id).filter(|id| merged.accepted.contains_key(*id));
-    let kept: Vec<&str> = kept.map(|id| &*id.name).collect();
+    let kept: Vec<&OfferId> = kept.collect();
+    verdicts.extend(kept.iter().map(|id| kept_verdict(id, "it is no longer in the file, which has errors")));
+    let kept: Vec<&str> = kept.iter().map(|id| &*id.name).collect();
     let mut overlay = assemble(&merged.accepted);
     // What is accepted needs no such care. Without it, a part may be what an earlier version of this program has built.
     overlay.incomplete = (is_lost || !report.is_empty()) && !accepted.keys().any(is_of_file);
@@ -138,7 +145,12 @@ fn merge_files(
             first(MAX_NAMES, &kept)
         )));
     }
-    FileContents { overlay, accepted: merged.accepted, problems, is_lost }
+    FileContents { overlay, accepted: merged.accepted, verdicts, problems, is_lost }
+}
+
+/// The verdict for an accepted entry that stays although the file does not say so.
+fn kept_verdict(id: &OfferId, reason: &str) -> ObjectVerdict {
+    ObjectVerdict { name: Arc::clone(&id.name), state: ObjectState::Kept, reasons: vec![reason.into()] }
 }
 
 /// The accepted entries of an earlier instance, from the text that [`stored_text`] made.

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::report::{Location, Report};
 use super::stored::{node_at, to_line};
 use super::tree::YamlNode;
+use crate::config::{ObjectState, ObjectVerdict};
 use crate::intent::{
     Claim, Content, Key, Merged, Need, Offer, OfferId, Origin, Part, Reason, SourceKind, Space, Verdict,
 };
@@ -66,8 +67,14 @@ impl<'a> FileOffers<'a> {
         self.kinds.push(kind);
     }
 
-    /// Reports why offers were not accepted. `merged`: the result of a merge of these offers after `skipped` others.
-    pub fn report(&self, merged: &Merged<Part>, skipped: usize, report: &mut Report<'_>) {
+    /// Reports why offers were not accepted. `merged`: the result of a merge of these offers after `skipped` others. Returns
+    /// what became of each.
+    pub fn report(
+        &self,
+        merged: &Merged<Part>,
+        skipped: usize,
+        report: &mut Report<'_>,
+    ) -> Vec<ObjectVerdict> {
         let places = self.places.borrow();
         let location = |reason: &Reason| places.get(reason.origin.as_ref()?.location?).cloned();
         let refused = || self.kinds.iter().zip(&merged.verdicts[skipped..]);
@@ -110,6 +117,21 @@ impl<'a> FileOffers<'a> {
                 }
             }
         }
+        let all = self.offers.iter().zip(&merged.verdicts[skipped..]).zip(&self.entries);
+        all.map(|((offer, verdict), entry)| ObjectVerdict {
+            name: Arc::clone(&offer.id.name),
+            state: match verdict {
+                Verdict::Accepted => ObjectState::Accepted,
+                Verdict::Kept(_) => ObjectState::Kept,
+                Verdict::Waiting(_) => ObjectState::Waiting,
+                Verdict::Rejected(_) => ObjectState::Rejected,
+            },
+            reasons: match verdict {
+                Verdict::Accepted => vec![],
+                _ => report.sentences(entry),
+            },
+        })
+        .collect()
     }
 }
 

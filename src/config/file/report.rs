@@ -182,6 +182,14 @@ pub(super) struct Location {
     pub value_text: Option<String>,
 }
 
+impl Location {
+    /// Whether the value at `path` is this one or a part of it.
+    fn contains(&self, file: usize, path: &str) -> bool {
+        let rest = path.strip_prefix(&self.path).filter(|_| file == self.file);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    }
+}
+
 /// A value and its location.
 #[derive(Debug, Clone)]
 pub(super) struct Located<T> {
@@ -251,14 +259,19 @@ impl<'a> Report<'a> {
 
     /// Replaces the end of the sentences about `entry` and its parts.
     pub fn replace_end(&mut self, entry: &Location, end: &str, other: &str) {
-        for (file, _, path, sentence) in &mut self.problems {
-            let rest = path.strip_prefix(&entry.path).filter(|_| *file == entry.file);
-            if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-                && let Some(begin) = sentence.strip_suffix(end)
-            {
+        for (_, _, _, sentence) in
+            self.problems.iter_mut().filter(|(file, _, path, _)| entry.contains(*file, path))
+        {
+            if let Some(begin) = sentence.strip_suffix(end) {
                 *sentence = format!("{begin}{other}");
             }
         }
+    }
+
+    /// The sentences about `entry` and its parts.
+    pub fn sentences(&self, entry: &Location) -> Vec<String> {
+        let of_entry = self.problems.iter().filter(|(file, _, path, _)| entry.contains(*file, path));
+        of_entry.map(|(.., sentence)| sentence.clone()).collect()
     }
 
     /// Whether further problems are only counted.

@@ -3,7 +3,7 @@ use std::ffi::OsString;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{AcceptedObjects, WithFile, from_vars};
+use crate::config::{Objects, WithFile, from_vars};
 use crate::model::{BgpFamily, NeighborBfd, NeighborId, RemoteAs, Underlay, UnderlayInterface};
 
 fn config(vars: &[(&str, &str)]) -> Config {
@@ -384,7 +384,7 @@ fn an_unreadable_file_keeps_the_others_and_the_kernel_state() {
     std::fs::write(dir.join("a.yaml"), format!("{VTEP}l3vnis:\n- vrf: red\n  vni: 10\n")).unwrap();
     std::fs::write(dir.join("b.yaml"), b"\xff").unwrap();
     let config = config(&[("CONFIG_FILE", dir.to_str().unwrap())]);
-    let WithFile { config: whole, problems, is_lost } = config.with_file(&AcceptedObjects::default());
+    let WithFile { config: whole, problems, is_lost } = config.with_file(&Objects::default());
     let overlay = whole.unwrap().overlay;
     assert!(is_lost);
     assert_eq!((overlay.l3vnis.len(), overlay.incomplete, problems.len()), (1, true, 1), "{problems:?}");
@@ -396,7 +396,7 @@ fn an_unreadable_file_keeps_the_others_and_the_kernel_state() {
     // Removing the last file is the way to remove what it added.
     std::fs::rename(dir.join("b.yaml"), dir.join("b.json")).unwrap();
     assert!(empty_directory_warning(path).unwrap().contains("no *.yaml"));
-    assert_eq!(config.with_file(&AcceptedObjects::default()).problems, []);
+    assert_eq!(config.with_file(&Objects::default()).problems, []);
     std::fs::remove_dir_all(&dir).unwrap();
 }
 
