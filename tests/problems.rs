@@ -208,7 +208,7 @@ fn every_fault_is_reported_everywhere_and_clears() {
     // An invalid entry, and a file that is no YAML.
     for (code, text, place) in [
         ("configuration-incomplete", "l3vnis:\n  - vni: 99999999\n", "seen.yaml:2"),
-        ("configuration-rejected", "l3vnis:\n  - [\n", "seen.yaml:3"),
+        ("configuration-rejected", "l3vnis:\n  - [\n", "seen.yaml:2"),
     ] {
         let at = from();
         put_config(text);

@@ -101,12 +101,15 @@ pub fn assemble(accepted: &Accepted<Part>) -> Overlay {
             Part::Settings | Part::L3Vni(_) | Part::L2Vni(_) => {}
         }
     }
-    // The VNIs refer to the VTEP, and to each other.
+    // L3VNIs refer to the VTEP, and L2VNIs to L3VNIs, wherever these stand.
     for part in parts() {
-        match part {
-            Part::L3Vni(part) => overlay.l3vnis.extend(l3vni(part, &overlay)),
-            Part::L2Vni(part) => overlay.l2vnis.extend(l2vni(part, &overlay)),
-            _ => {}
+        if let Part::L3Vni(part) = part {
+            overlay.l3vnis.extend(l3vni(part, &overlay));
+        }
+    }
+    for part in parts() {
+        if let Part::L2Vni(part) = part {
+            overlay.l2vnis.extend(l2vni(part, &overlay));
         }
     }
     overlay

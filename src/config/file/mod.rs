@@ -128,7 +128,15 @@ fn merge_files(
     if has_errors && !missing.is_empty() {
         // An entry that is not there may be one that is invalid: with a misspelt name, it is another one.
         offers.extend(missing.iter().cloned());
-        merged = merge(&offers, accepted);
+        let without = std::mem::replace(&mut merged, merge(&offers, accepted));
+        // What only an entry that stays makes possible is an error nevertheless.
+        for (verdict, error) in merged.verdicts.iter_mut().zip(without.verdicts) {
+            *verdict = match (&verdict, error) {
+                (_, Verdict::Accepted) => continue,
+                (Verdict::Accepted, error) => Verdict::Kept(error.reasons().to_vec()),
+                (_, error) => error,
+            };
+        }
     }
     let mut verdicts = file.report(&merged, 1, &mut report);
     let kept = missing.iter().map(|offer| &offer.id).filter(|id| merged.accepted.contains_key(*id));

@@ -797,6 +797,19 @@ fn what_is_invalid_keeps_its_last_accepted_version() {
     let now = after(&before.accepted, &file("- {vrf: blue, vni: 20}\n"));
     assert_eq!(vrfs(&now), ["red 10", "blue 20"]);
 
+    // What needs an entry that stays keeps it.
+    let l2 = "l2vnis:\n- {vni: 60, routingDomain: {type: L3VNI, l3vni: {name: red}}}\n";
+    let both = format!("{VTEP}l3vnis:\n- {{vrf: red, vni: 10}}\n{l2}");
+    let whole = after(&Accepted::new(), &both);
+    assert_eq!(whole.overlay.l2vnis.len(), 1);
+    let now = after(&whole.accepted, &both.replace("vni: 10", "vnii: 10"));
+    assert_eq!(now.overlay, whole.overlay);
+    let now = after(&whole.accepted, &both.replace(VTEP, ""));
+    assert_eq!(now.overlay, whole.overlay);
+    let first = &now.problems[0].0;
+    assert!(first.contains("needs underlay.tunnelEndpoint") && first.contains("keeps its last"), "{first}");
+    assert_eq!(now.verdicts.iter().filter(|verdict| verdict.state == ObjectState::Kept).count(), 3);
+
     // Nothing of a file that is no YAML is known.
     for lost in ["l3vnis: [", "l3vnis: a: b"] {
         let now = after(&before.accepted, lost);
