@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::config::Config;
-use crate::frr::delta::{Delta, Step, delta};
-use crate::frr::{Inputs, check, host, redact, render, state, stored_configuration};
+use crate::frr::delta::{Delta, delta};
+use crate::frr::{Inputs, check, host, render, state, stored_configuration};
 use crate::kernel::{self, Kernel, Op};
 use crate::node::single_problem;
 use crate::resolve::{NicSelector, describe_missing, find_nics, rejection_reason, resolve};
@@ -83,7 +83,7 @@ pub fn preview(config: &Config) -> Result<Preview, Vec<String>> {
     let frr = match stored_configuration() {
         None => vec![format!("start with a configuration of {} lines", text.lines().count())],
         Some(active) => match delta(&active, &text, version) {
-            Delta::Commands(steps, late) => steps.iter().chain(&late).map(describe).collect(),
+            Delta::Commands(steps, late) => steps.iter().chain(&late).map(ToString::to_string).collect(),
             Delta::Restart(daemons, reason) => {
                 let names: Vec<String> = daemons.iter().map(ToString::to_string).collect();
                 let names = if names.is_empty() { "all daemons".into() } else { names.join(" and ") };
@@ -96,10 +96,4 @@ pub fn preview(config: &Config) -> Result<Preview, Vec<String>> {
         },
     };
     Ok(Preview { kernel: plan.ops, frr, problems })
-}
-
-/// The commands of one step.
-pub fn describe(step: &Step) -> String {
-    let commands: Vec<_> = step.commands.iter().map(|command| redact(&command.text)).collect();
-    format!("{}: {}", step.daemon, commands.join("; "))
 }

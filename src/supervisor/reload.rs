@@ -212,6 +212,7 @@ impl Supervisor<'_> {
                 if self.services.is_retaining() {
                     retained::remove_import_check(&mut steps);
                 }
+                steps.iter().chain(&late).for_each(|step| log::debug!("planned: {step}"));
                 let commands = text(&steps);
                 check::check(&commands).map_err(|e| check_error(&e, &candidate, &commands, false))?;
                 let (from, to, version) =

@@ -27,6 +27,17 @@ pub struct Step {
     pub commands: Vec<VtyCommand>,
 }
 
+/// `bgpd: router bgp 65001; neighbor …`, without passwords.
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: ", self.daemon)?;
+        for (i, command) in self.commands.iter().enumerate() {
+            write!(f, "{}{}", if i == 0 { "" } else { "; " }, redact(&command.text))?;
+        }
+        Ok(())
+    }
+}
+
 /// A configuration command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VtyCommand {
