@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use frr_supervisor::config::{self, Config, Objects, WithFile, file};
+use frr_supervisor::config::{self, Config, WithFile, file};
 use frr_supervisor::frr::{self, Inputs, Version, state};
 use frr_supervisor::model::{FilePath, IfName, Value as _};
 use frr_supervisor::node::{load_accepted, single_problem};
@@ -115,12 +115,12 @@ fn execute(command: &ConfigCommand) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let accepted = match command {
+    let (accepted, lost) = match command {
         ConfigCommand::Run | ConfigCommand::Plan => load_accepted(&base),
-        ConfigCommand::Check | ConfigCommand::Render => Objects::default(),
+        ConfigCommand::Check | ConfigCommand::Render => Default::default(),
     };
     let WithFile { config, problems, .. } = base.with_file(&accepted);
-    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let problems: Vec<String> = lost.into_iter().chain(problems.iter().map(ToString::to_string)).collect();
     let config = match config {
         Ok(config) => config,
         Err(problem) => {

@@ -180,7 +180,10 @@ fn what_is_refused_changes_nothing() {
         wait_until(what, SOON, || running() == before);
         let from = lab.nodes[0].log().len();
         put(0, &base);
-        lab.nodes[0].wait_log_after(from, "matches the active configuration", SOON);
+        wait_until("the file to be read", SOON, || {
+            let is_read = |line: &str| line.contains("matches the active configuration") || line.contains("is active: 0 commands");
+            lab.nodes[0].log()[from..].iter().any(|(_, line)| is_read(line))
+        });
     }
     assert_eq!((session_counts(), daemons_of(&lab)), (sessions, pids));
     // A change succeeds on a full disk, too.

@@ -101,9 +101,10 @@ impl PartialEq for Objects {
 impl Eq for Objects {}
 
 impl Objects {
-    /// Those that an earlier instance stored as [`Self::to_text`].
-    pub fn from_text(text: String, base: &Config) -> Self {
-        Self { accepted: Arc::new(file::accepted_from(text, base)), ..Self::default() }
+    /// Those that an earlier instance stored as [`Self::to_text`], and why some are lost.
+    pub fn from_text(text: String, base: &Config) -> (Self, Vec<ConfigProblem>) {
+        let (accepted, problems) = file::accepted_from(text, base);
+        (Self { accepted: Arc::new(accepted), ..Self::default() }, problems)
     }
 
     /// The accepted objects of the file, as a configuration file.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::offer::{Origin, Reason};
+use super::offer::{Content, Origin, Reason};
 use crate::model::{IfName, Vni, VrfName};
 
 /// Something that objects use.
@@ -34,10 +34,9 @@ pub enum Key {
 }
 
 impl Key {
-    /// Why a claim with this key is refused: `rival` is the other claim.
-    fn conflict(&self, rival: &Claim) -> String {
-        let origin = &rival.origin;
-        let value = rival.value.as_deref().unwrap_or("something else");
+    /// Why a claim with this key is refused: `origin` claims it with `value`, or alone.
+    fn conflict(&self, value: Option<&str>, origin: &str) -> String {
+        let value = value.unwrap_or("something else");
         match self {
             Self::Vni(_) => format!("already the VNI of {origin}"),
             Self::Vrf(_) => format!("already the VRF of {origin}"),
@@ -96,78 +95,103 @@ pub enum Space {
     Domain(String),
     /// The ranges from which neighbors connect.
     Listen,
+    /// BGP identifiers.
+    RouterIds,
 }
 
-/// What the accepted objects use. Each use has an owner, by number.
+/// What objects use. Each use has an owner, by number.
 #[derive(Debug, Default)]
 pub(super) struct Uses<'a> {
     keys: HashMap<&'a Key, Vec<(usize, &'a Claim)>>,
-    /// By space and first address.
+    /// By space and first address. Two subnets of a space overlap only if they have one owner.
     subnets: HashMap<&'a Space, BTreeMap<IpAddr, (usize, IpNet, &'a Origin)>>,
 }
 
 impl<'a> Uses<'a> {
-    /// Every conflict of these uses by `owner` with those of others.
-    pub fn conflicts(
+    /// The owner of a use that conflicts with `content` of `owner`. `ignores`: whether another owner does not count.
+    pub fn rival<F>(
         &self,
         owner: usize,
-        claims: &[Claim],
-        subnets: &[(Space, IpNet, Origin)],
-    ) -> Vec<Reason> {
-        let mut reasons = vec![];
-        for claim in claims {
-            let rivals = self.keys.get(&claim.key).into_iter().flatten();
-            let rivals = rivals.filter(|(other, _)| *other != owner);
-            let rival = rivals
-                .map(|(_, rival)| *rival)
-                .find(|rival| claim.value.is_none() || rival.value.is_none() || rival.value != claim.value);
-            reasons.extend(
-                rival.map(|rival| Reason {
-                    origin: Some(claim.origin.clone()),
-                    text: claim.key.conflict(rival),
-                }),
-            );
-        }
-        for (space, net, origin) in subnets {
-            let rival = self.overlapping(owner, space, *net);
-            reasons.extend(rival.map(|(_, used, rival)| Reason {
-                origin: Some(origin.clone()),
-                text: match used.prefix_len() == used.max_prefix_len() {
-                    true => format!("overlaps with {}, which is {rival}", used.addr()),
-                    false => format!("overlaps with {used} of {rival}"),
-                },
-            }));
-        }
-        reasons
+        content: &Content<F>,
+        ignores: &dyn Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let counts = |other: usize| other != owner && !ignores(other);
+        let claim = content.claims.iter().find_map(|claim| self.conflicting(claim, &counts));
+        claim.map(|(other, _)| other).or_else(|| {
+            let nets = content.subnets.iter();
+            nets.filter_map(|(space, net, _)| self.overlapping(space, *net, &counts))
+                .map(|(other, ..)| *other)
+                .next()
+        })
     }
 
-    /// A subnet of another owner that overlaps `net`. The subnets of a space do not overlap, so those that overlap `net`
-    /// are the last ones that begin at or before its end.
-    fn overlapping(&self, owner: usize, space: &Space, net: IpNet) -> Option<&(usize, IpNet, &'a Origin)> {
+    /// Every conflict of `content` of `owner` with the uses of others. `name`: what another owner is called instead of its
+    /// origin.
+    pub fn conflicts<F>(
+        &self,
+        owner: usize,
+        content: &Content<F>,
+        name: &dyn Fn(usize) -> Option<String>,
+    ) -> Vec<Reason> {
+        let counts = |other: usize| other != owner;
+        let of = |other: usize, origin: &Origin| name(other).unwrap_or_else(|| origin.to_string());
+        let claims = content.claims.iter().filter_map(|claim| {
+            let (other, rival) = self.conflicting(claim, &counts)?;
+            let text = claim.key.conflict(rival.value.as_deref(), &of(other, &rival.origin));
+            Some(Reason { origin: Some(claim.origin.clone()), text })
+        });
+        let subnets = content.subnets.iter().filter_map(|(space, net, origin)| {
+            let (other, used, rival) = self.overlapping(space, *net, &counts)?;
+            let rival = of(*other, rival);
+            let text = match used.prefix_len() == used.max_prefix_len() {
+                true => format!("overlaps with {}, which is {rival}", used.addr()),
+                false => format!("overlaps with {used} of {rival}"),
+            };
+            Some(Reason { origin: Some(origin.clone()), text })
+        });
+        claims.chain(subnets).collect()
+    }
+
+    /// A use of the same key that `counts`, unless both have the same value.
+    fn conflicting(&self, claim: &Claim, counts: &dyn Fn(usize) -> bool) -> Option<(usize, &'a Claim)> {
+        let uses = self.keys.get(&claim.key).into_iter().flatten();
+        let is_rival =
+            |other: &Claim| claim.value.is_none() || other.value.is_none() || other.value != claim.value;
+        uses.copied().find(|(owner, other)| counts(*owner) && is_rival(other))
+    }
+
+    /// A subnet that `counts` and overlaps `net`. Those that overlap `net` are the last ones that begin at or before its
+    /// end.
+    fn overlapping(
+        &self,
+        space: &Space,
+        net: IpNet,
+        counts: &dyn Fn(usize) -> bool,
+    ) -> Option<&(usize, IpNet, &'a Origin)> {
         let last = self.subnets.get(space)?.range(..=net.broadcast()).rev().map(|(_, used)| used);
         let mut overlapping =
             last.take_while(|(_, used, _)| used.contains(&net.network()) || net.contains(&used.network()));
-        overlapping.find(|(other, ..)| *other != owner)
+        overlapping.find(|(owner, ..)| counts(*owner))
     }
 
     /// Adds uses that conflict with none.
-    pub fn add(&mut self, owner: usize, claims: &'a [Claim], subnets: &'a [(Space, IpNet, Origin)]) {
-        for claim in claims {
+    pub fn add<F>(&mut self, owner: usize, content: &'a Content<F>) {
+        for claim in &content.claims {
             self.keys.entry(&claim.key).or_default().push((owner, claim));
         }
-        for (space, net, origin) in subnets {
+        for (space, net, origin) in &content.subnets {
             self.subnets.entry(space).or_default().insert(net.network(), (owner, *net, origin));
         }
     }
 
     /// Removes the uses of `owner`.
-    pub fn remove(&mut self, owner: usize, claims: &[Claim], subnets: &[(Space, IpNet, Origin)]) {
-        for claim in claims {
+    pub fn remove<F>(&mut self, owner: usize, content: &Content<F>) {
+        for claim in &content.claims {
             if let Some(uses) = self.keys.get_mut(&claim.key) {
                 uses.retain(|(other, _)| *other != owner);
             }
         }
-        for (space, net, _) in subnets {
+        for (space, net, _) in &content.subnets {
             if let Some(nets) = self.subnets.get_mut(space) {
                 nets.remove(&net.network());
             }
@@ -183,9 +207,12 @@ mod tests {
     fn overlapping_subnets_are_found() {
         let net = |text: &str| text.parse::<IpNet>().unwrap();
         let subnet = |text: &str| (Space::Host, net(text), Origin { object: text.into(), location: None });
-        let taken = ["10.0.0.0/24", "10.0.2.0/24", "2001:db8::/64"].map(subnet);
+        let content = Content {
+            subnets: ["10.0.0.0/24", "10.0.2.0/24", "2001:db8::/64"].map(subnet).into(),
+            ..Content::new(())
+        };
         let mut uses = Uses::default();
-        uses.add(0, &[], &taken);
+        uses.add(0, &content);
         for (text, whose) in [
             ("10.0.0.128/25", Some("10.0.0.0/24")),
             ("10.0.1.0/24", None),
@@ -195,10 +222,10 @@ mod tests {
             ("2001:db8::1/128", Some("2001:db8::/64")),
             ("2001:db8:1::/64", None),
         ] {
-            let found = uses.overlapping(1, &Space::Host, net(text));
+            let found = uses.overlapping(&Space::Host, net(text), &|_| true);
             assert_eq!(found.map(|(_, _, who)| &*who.object), whose, "{text}");
-            assert!(uses.overlapping(0, &Space::Host, net(text)).is_none());
-            assert!(uses.overlapping(1, &Space::Default, net(text)).is_none());
+            assert!(uses.overlapping(&Space::Host, net(text), &|owner| owner != 0).is_none());
+            assert!(uses.overlapping(&Space::Default, net(text), &|_| true).is_none());
         }
     }
 }

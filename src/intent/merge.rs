@@ -1,9 +1,10 @@
 //! Offers of all sources → the ones that make up the intent, and a verdict for each. Pure.
 //!
 //! Sources are merged one after the other, in the order of their precedence: what a source gets depends on no source
-//! after it. Within a source, what was accepted before keeps its place. Then each new or changed object is accepted if
-//! what it needs is there, and if it conflicts with nothing that was accepted. This is repeated until nothing changes.
-//! An object is accepted whole or not at all; a changed one that is not accepted keeps its last accepted version.
+//! after it. Within a source, what was accepted before keeps its place, except for its own change. New and changed
+//! objects are accepted together, as far as what they need is there and they conflict neither with what stays nor, in
+//! their order, with each other. So two objects may exchange a resource. An object is accepted whole or not at all; a
+//! changed one that is not accepted keeps its last accepted version.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -23,7 +24,49 @@ pub struct Merged<F> {
     pub accepted: Accepted<F>,
 }
 
+/// Merges the offers of all sources. `accepted` is the result of the last merge. An object without an offer is gone; for
+/// a source that is lost, the caller offers what it had.
+pub fn merge<F>(offers: &[Offer<F>], accepted: &Accepted<F>) -> Merged<F> {
+    let mut order: Vec<usize> = (0..offers.len()).collect();
+    order.sort_by_key(|&i| (offers[i].id.source, offers[i].position(), &offers[i].id));
+    let mut merge = Merge {
+        offers,
+        taken: offers.iter().map(|_| None).collect(),
+        uses: Uses::default(),
+        provided: HashMap::new(),
+        needed: HashMap::new(),
+    };
+    let mut refused = vec![];
+    for source in order.chunk_by(|&a, &b| offers[a].id.source == offers[b].id.source) {
+        merge.take_earlier(source, accepted);
+        let mut open = source.to_vec();
+        loop {
+            let selected = merge.select(&open);
+            if selected.is_empty() {
+                break;
+            }
+            // First all of them give up what they had.
+            selected.iter().for_each(|&i| merge.release(i));
+            for &i in &selected {
+                if let Ok(content) = &offers[i].content {
+                    merge.take(i, content);
+                }
+            }
+            open.retain(|i| !merge.is_taken(*i));
+        }
+        refused.extend(open);
+    }
+    let mut verdicts = vec![Verdict::Accepted; offers.len()];
+    for i in refused {
+        verdicts[i] = merge.refusal(i);
+    }
+    let taken = offers.iter().zip(&merge.taken);
+    let accepted = taken.filter_map(|(offer, content)| Some((offer.id.clone(), Arc::clone((*content)?))));
+    Merged { verdicts, accepted: accepted.collect() }
+}
+
 struct Merge<'a, F> {
+    offers: &'a [Offer<F>],
     /// What is accepted of each offer.
     taken: Vec<Option<&'a Arc<Content<F>>>>,
     uses: Uses<'a>,
@@ -32,76 +75,127 @@ struct Merge<'a, F> {
     needed: HashMap<&'a Key, usize>,
 }
 
-/// Merges the offers of all sources. `accepted` is the result of the last merge. An object without an offer is gone; for
-/// a source that is lost, the caller offers what it had.
-pub fn merge<F>(offers: &[Offer<F>], accepted: &Accepted<F>) -> Merged<F> {
-    let mut order: Vec<usize> = (0..offers.len()).collect();
-    order.sort_by_key(|&i| (offers[i].id.source, offers[i].position(), &offers[i].id));
-    let mut merge = Merge {
-        taken: offers.iter().map(|_| None).collect(),
-        uses: Uses::default(),
-        provided: HashMap::new(),
-        needed: HashMap::new(),
-    };
-    let mut reasons: Vec<(bool, Vec<Reason>)> = offers.iter().map(|_| (false, vec![])).collect();
-    for source in order.chunk_by(|&a, &b| offers[a].id.source == offers[b].id.source) {
-        let earlier = source.iter().filter_map(|&i| Some((i, accepted.get(&offers[i].id)?)));
+impl<'a, F> Merge<'a, F> {
+    /// Takes the accepted versions that still fit: what they conflict with is another source's, and what they need may be
+    /// gone.
+    fn take_earlier(&mut self, source: &[usize], accepted: &'a Accepted<F>) {
+        let earlier = source.iter().filter_map(|&i| Some((i, accepted.get(&self.offers[i].id)?)));
         let mut open: Vec<_> = earlier.collect();
-        // What one needs may come later in the order, or be gone.
         loop {
             let before = open.len();
-            open.retain(|(i, content)| !merge.try_take(*i, content));
-            if open.len() == before {
-                break;
-            }
-        }
-        let mut open = source.to_vec();
-        loop {
-            let before = open.len();
-            open.retain(|&i| match &offers[i].content {
-                Ok(content) => {
-                    let (is_waiting, why) = merge.obstacles(i, content);
-                    let fits = why.is_empty();
-                    if fits {
-                        merge.take(i, content);
-                    }
-                    reasons[i] = (is_waiting, why);
-                    !fits
+            open.retain(|(i, content)| {
+                let fits = content.needs.iter().all(|need| count(&self.provided, &need.key) > 0)
+                    && self.uses.rival(*i, content, &|_| false).is_none();
+                if fits {
+                    self.take(*i, content);
                 }
-                Err(why) => {
-                    reasons[i] = (false, why.clone());
-                    true
-                }
+                !fits
             });
             if open.len() == before {
-                break;
+                return;
             }
         }
     }
-    let verdict = |i: usize, (is_waiting, reasons): (bool, Vec<Reason>)| match merge.taken[i] {
-        Some(_) if reasons.is_empty() => Verdict::Accepted,
-        Some(_) => Verdict::Kept(reasons),
-        None if is_waiting => Verdict::Waiting(reasons),
-        None => Verdict::Rejected(reasons),
-    };
-    let verdicts = reasons.into_iter().enumerate().map(|(i, why)| verdict(i, why)).collect();
-    let taken = offers.iter().zip(&merge.taken);
-    let accepted = taken.filter_map(|(offer, content)| Some((offer.id.clone(), Arc::clone((*content)?))));
-    Merged { verdicts, accepted: accepted.collect() }
-}
 
-impl<'a, F> Merge<'a, F> {
-    fn try_take(&mut self, i: usize, content: &'a Arc<Content<F>>) -> bool {
-        let fits = self.obstacles(i, content).1.is_empty();
-        if fits {
-            self.take(i, content);
+    /// The objects of `open` that are accepted together, in the same order.
+    fn select(&self, open: &[usize]) -> Vec<usize> {
+        let mut candidates: Vec<usize> =
+            open.iter().copied().filter(|&i| self.offers[i].content.is_ok()).collect();
+        loop {
+            let mut selected = candidates.clone();
+            self.keep_fitting(&mut selected);
+            let mut fresh = Uses::default();
+            let mut without = selected.clone();
+            without.retain(|&i| {
+                let Ok(content) = &self.offers[i].content else { return false };
+                let fits = fresh.rival(i, content, &|_| false).is_none();
+                if fits {
+                    fresh.add(i, content);
+                }
+                fits
+            });
+            let before = without.clone();
+            self.keep_fitting(&mut without);
+            if without.len() == before.len() {
+                return without;
+            }
+            // What an object has lost to another one that is not accepted either is not lost.
+            candidates.retain(|i| !before.contains(i) || without.contains(i));
         }
-        fits
+    }
+
+    /// Removes from `selected` what does not fit what stays: the accepted versions of all other objects.
+    fn keep_fitting(&self, selected: &mut Vec<usize>) {
+        loop {
+            let mut is_selected = vec![false; self.offers.len()];
+            selected.iter().for_each(|&i| is_selected[i] = true);
+            let (provided, needed) = self.counts_with(selected);
+            let before = selected.len();
+            selected.retain(|&i| {
+                let Ok(content) = &self.offers[i].content else { return false };
+                let is_lost = |key: &&Key| count(&provided, key) == 0 && count(&needed, key) > 0;
+                content.needs.iter().all(|need| count(&provided, &need.key) > 0)
+                    && self.uses.rival(i, content, &|owner| is_selected[owner]).is_none()
+                    && !self.taken[i].is_some_and(|earlier| earlier.provides.iter().any(|key| is_lost(&key)))
+            });
+            if selected.len() == before {
+                return;
+            }
+        }
+    }
+
+    /// What is provided and needed if these objects are accepted.
+    fn counts_with(&self, selected: &[usize]) -> (HashMap<&'a Key, usize>, HashMap<&'a Key, usize>) {
+        let (mut provided, mut needed) = (self.provided.clone(), self.needed.clone());
+        for &i in selected {
+            if let Some(earlier) = self.taken[i] {
+                earlier.provides.iter().for_each(|key| *provided.entry(key).or_default() -= 1);
+                earlier.needs.iter().for_each(|need| *needed.entry(&need.key).or_default() -= 1);
+            }
+        }
+        for &i in selected {
+            if let Ok(content) = &self.offers[i].content {
+                content.provides.iter().for_each(|key| *provided.entry(key).or_default() += 1);
+                content.needs.iter().for_each(|need| *needed.entry(&need.key).or_default() += 1);
+            }
+        }
+        (provided, needed)
+    }
+
+    fn take(&mut self, i: usize, content: &'a Arc<Content<F>>) {
+        self.taken[i] = Some(content);
+        self.uses.add(i, content);
+        content.provides.iter().for_each(|key| *self.provided.entry(key).or_default() += 1);
+        content.needs.iter().for_each(|need| *self.needed.entry(&need.key).or_default() += 1);
+    }
+
+    fn release(&mut self, i: usize) {
+        let Some(earlier) = self.taken[i].take() else { return };
+        self.uses.remove(i, earlier);
+        earlier.provides.iter().for_each(|key| *self.provided.entry(key).or_default() -= 1);
+        earlier.needs.iter().for_each(|need| *self.needed.entry(&need.key).or_default() -= 1);
+    }
+
+    /// Whether the present version of an offer is accepted.
+    fn is_taken(&self, i: usize) -> bool {
+        matches!((&self.offers[i].content, self.taken[i]), (Ok(content), Some(taken)) if Arc::ptr_eq(content, taken))
+    }
+
+    /// The verdict for an offer that was not accepted.
+    fn refusal(&self, i: usize) -> Verdict {
+        let (is_waiting, reasons) = match &self.offers[i].content {
+            Err(reasons) => (false, reasons.clone()),
+            Ok(content) => self.obstacles(i, content),
+        };
+        match self.taken[i] {
+            Some(_) => Verdict::Kept(reasons),
+            None if is_waiting => Verdict::Waiting(reasons),
+            None => Verdict::Rejected(reasons),
+        }
     }
 
     /// Why this version cannot be accepted, and whether only what it needs is missing.
     fn obstacles(&self, i: usize, content: &Content<F>) -> (bool, Vec<Reason>) {
-        let count = |counts: &HashMap<&Key, usize>, key: &Key| counts.get(key).copied().unwrap_or(0);
         let missing = content.needs.iter().filter(|need| count(&self.provided, &need.key) == 0);
         let missing: Vec<Reason> = missing
             .map(|need| Reason { origin: Some(need.origin.clone()), text: need.key.missing() })
@@ -109,29 +203,25 @@ impl<'a, F> Merge<'a, F> {
         if !missing.is_empty() {
             return (true, missing);
         }
-        let mut conflicts = self.uses.conflicts(i, &content.claims, &content.subnets);
-        if let Some(before) = self.taken[i] {
-            let lost = before.provides.iter().filter(|key| {
-                !content.provides.contains(key)
-                    && count(&self.provided, key) == 1
-                    && count(&self.needed, key) > 0
-            });
-            conflicts.extend(
-                lost.map(|key| Reason { origin: None, text: format!("another object {}", key.missing()) }),
-            );
+        let name = |owner: usize| {
+            let offer = &self.offers[owner];
+            (!self.is_taken(owner)).then(|| format!("{}, as it was accepted before", offer.id.name))
+        };
+        let mut reasons = self.uses.conflicts(i, content, &name);
+        let earlier = self.taken[i].into_iter().flat_map(|earlier| &earlier.provides);
+        let lost = earlier.filter(|key| {
+            !content.provides.contains(key) && count(&self.provided, key) == 1 && count(&self.needed, key) > 0
+        });
+        reasons.extend(
+            lost.map(|key| Reason { origin: None, text: format!("another object {}", key.missing()) }),
+        );
+        if reasons.is_empty() {
+            reasons.push(Reason { origin: None, text: "conflicts with other changes".into() });
         }
-        (false, conflicts)
+        (false, reasons)
     }
+}
 
-    /// Accepts this version in place of the one before.
-    fn take(&mut self, i: usize, content: &'a Arc<Content<F>>) {
-        if let Some(before) = self.taken[i].replace(content) {
-            self.uses.remove(i, &before.claims, &before.subnets);
-            before.provides.iter().for_each(|key| *self.provided.entry(key).or_default() -= 1);
-            before.needs.iter().for_each(|need| *self.needed.entry(&need.key).or_default() -= 1);
-        }
-        self.uses.add(i, &content.claims, &content.subnets);
-        content.provides.iter().for_each(|key| *self.provided.entry(key).or_default() += 1);
-        content.needs.iter().for_each(|need| *self.needed.entry(&need.key).or_default() += 1);
-    }
+fn count(counts: &HashMap<&Key, usize>, key: &Key) -> usize {
+    counts.get(key).copied().unwrap_or(0)
 }

@@ -15,6 +15,8 @@ use crate::model::{
 pub enum Part {
     /// Nothing but its claims: the settings of the environment.
     Settings,
+    /// The node's number.
+    NodeIndex(u32),
     /// The BGP identifier in place of `NODE_IP`.
     RouterId(RouterId),
     /// The cluster-id of a route reflector (RFC 4456).
@@ -98,7 +100,7 @@ pub fn assemble(accepted: &Accepted<Part>) -> Overlay {
             Part::Neighbor(neighbor) => underlay.neighbors.push(neighbor.clone()),
             Part::Passthrough(session) => overlay.passthrough = Some(session.clone()),
             Part::Raw(lines) => overlay.raw.push(lines.clone()),
-            Part::Settings | Part::L3Vni(_) | Part::L2Vni(_) => {}
+            Part::Settings | Part::NodeIndex(_) | Part::L3Vni(_) | Part::L2Vni(_) => {}
         }
     }
     // L3VNIs refer to the VTEP, and L2VNIs to L3VNIs, wherever these stand.

@@ -51,7 +51,7 @@ impl VniDevice {
 const FIRST_TABLE: u32 = 10_000_000;
 
 /// The contents of the configuration file. Each part is valid alone and together with the others.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Overlay {
     /// The underlay of the VNIs.
     pub underlay: Underlay,
@@ -85,6 +85,17 @@ pub struct Underlay {
     /// Graceful restart: restart time and stale-path time in seconds. `None`: the environment's.
     pub graceful_restart: Option<(Option<u32>, Option<u32>)>,
 }
+
+/// Compares what the node shall be, not whether the file has errors.
+impl PartialEq for Overlay {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { underlay, l3vnis, l2vnis, passthrough, raw, incomplete: _ } = self;
+        (underlay, l3vnis, l2vnis, passthrough, raw)
+            == (&other.underlay, &other.l3vnis, &other.l2vnis, &other.passthrough, &other.raw)
+    }
+}
+
+impl Eq for Overlay {}
 
 impl Overlay {
     /// Whether this node has gateway addresses for workloads.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use log::Level;
 
 use super::{Node, resolve, single_problem};
-use crate::config::{Config, Objects};
+use crate::config::Config;
 use crate::kernel::{Changes, plan};
 use crate::resolve::{
     FabricNic, NicSearch, NicSelector, Resolved, describe_missing, find_nics, rejection_reason,
@@ -100,9 +100,9 @@ impl Node {
         self.kernel.plan_changes(&self.desired, Level::Info).map_err(|e| e.to_string())
     }
 
-    /// The sources have changed, and the configuration has not.
-    pub fn set_objects(&mut self, objects: Objects) {
-        self.config.objects = objects;
+    /// The sources have changed, and what they make up has not.
+    pub fn set_sources(&mut self, config: Config) {
+        self.config = config;
         super::accepted::save(&self.config.objects);
     }
 

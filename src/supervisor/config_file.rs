@@ -165,9 +165,16 @@ impl Supervisor<'_> {
             return;
         };
         self.config.file.left_out = problems;
-        if is_active && config == self.node.config && self.config.change.commands.is_none() && !force {
+        // What was kept because of errors can be removed now.
+        let is_corrected = self.node.config.overlay.incomplete && !config.overlay.incomplete;
+        if is_active
+            && config == self.node.config
+            && !is_corrected
+            && self.config.change.commands.is_none()
+            && !force
+        {
             self.config.file.pending = None;
-            self.node.set_objects(config.objects);
+            self.node.set_sources(config);
             self.show_configuration();
             self.show_rejection(&[]);
             self.show_left_out();

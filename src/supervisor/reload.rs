@@ -175,7 +175,11 @@ impl Supervisor<'_> {
             return Err(StartError::Invalid(vec![reason]));
         }
         if candidate.text == self.config.text {
-            if candidate.config == self.node.config && !self.node.config_store.is_substitute() {
+            let is_corrected = self.node.config.overlay.incomplete && !candidate.config.overlay.incomplete;
+            if candidate.config == self.node.config
+                && !is_corrected
+                && !self.node.config_store.is_substitute()
+            {
                 self.show_rejection(&[]);
                 log::info!("{UNCHANGED}");
             } else {

@@ -14,6 +14,15 @@ use super::values::{
 /// The most VNIs of each kind, and of both kinds together.
 pub(super) const MAX_VNIS: usize = 4096;
 
+/// The most neighbors of the underlay.
+pub(super) const MAX_NEIGHBORS: usize = 128;
+
+/// The most links of the underlay.
+pub(super) const MAX_INTERFACES: usize = 64;
+
+/// The most entries of raw lines.
+pub(super) const MAX_RAW: usize = 64;
+
 /// The highest priority: upstream's type is int32.
 const MAX_PRIORITY: u32 = i32::MAX.unsigned_abs();
 
@@ -85,7 +94,7 @@ keys! {
         "l2vnis" l2vnis: entries EntryList<L2VniEntry, MAX_VNIS>, "Broadcast domains over EVPN.";
         "l3passthrough" | "bgppassthrough" passthrough: optional PassthroughEntry,
             "The host's BGP session in the default VRF of FRR's namespace.";
-        "rawFRRConfigs" | "rawfrrconfigs" raw: entries EntryList<RawConfigEntry, 64>,
+        "rawFRRConfigs" | "rawfrrconfigs" raw: entries EntryList<RawConfigEntry, MAX_RAW>,
             "Raw lines for frr.conf.";
         "l3vpns" l3vpns: unsupported "SRv6, which carries them, is not available", "";
         "nodeName" node_name: unsupported "the node's name is not used", "";
@@ -110,9 +119,9 @@ keys! {
         "asn" asn: optional Asn, "The local AS number. If set, it must be equal to `ASN_LOCAL`.";
         "routerIDCIDR" router_id: optional NetOf<false>,
             "The subnet of the BGP identifiers. The node uses the address at its index plus one. Default: `NODE_IP`.";
-        "neighbors" neighbors: entries EntryList<NeighborEntry, 128>,
+        "neighbors" neighbors: entries EntryList<NeighborEntry, MAX_NEIGHBORS>,
             "Peers in addition to those on the ports of `FE_MACS`.";
-        "interfaces" interfaces: entries EntryList<InterfaceEntry, 64>,
+        "interfaces" interfaces: entries EntryList<InterfaceEntry, MAX_INTERFACES>,
             "Links in addition to the ports of `FE_MACS`.";
         "tunnelEndpoint" tunnel: optional MaybeInvalid<TunnelEndpoint>, "The addresses of the VTEP.";
         "routeReflector" reflector: optional RouteReflector, "Makes the node a route reflector.";

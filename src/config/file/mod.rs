@@ -25,13 +25,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::intent::{Accepted, Offer, OfferId, Part, SourceKind, Verdict, assemble, merge};
-use crate::model::{FilePath, Overlay, RawLines};
+use crate::model::{FilePath, Overlay, Ranged, RawLines, Value as _};
 
 use super::{Config, ConfigProblem, ObjectState, ObjectVerdict};
 use crate::printable::first;
 
 use entries::{ConfigFile, L2VniEntry, L3VniEntry, MAX_VNIS, PassthroughEntry};
-use offers::FileOffers;
+use offers::{FileOffers, RAW};
 use read::{FromYaml as _, YamlRef};
 use report::{Located, Location, Report, SourceFile};
 use tree::{Budget, YamlKind, YamlNode};
@@ -64,7 +64,7 @@ pub struct FileContents {
 /// Reads the file that `config` names, and merges it with what was `accepted` before. Without a file, nothing.
 pub fn load(config: &Config, accepted: &Accepted<Part>) -> FileContents {
     let (files, unread) = config.settings.config_file.as_ref().map(read_files).unwrap_or_default();
-    merge_files(&files, unread, config, accepted)
+    merge_files(&files, unread, config, accepted, Budget::default())
 }
 
 /// A warning if the path is a directory without any `*.yaml` or `*.yml` file.
@@ -79,7 +79,7 @@ pub fn empty_directory_warning(path: &FilePath) -> Option<String> {
 /// The problems of the file alone, for the case that the environment is invalid.
 pub fn check_without_config(path: &FilePath) -> Vec<ConfigProblem> {
     let (files, unread) = read_files(path);
-    let (mut report, trees) = parse_trees(&files);
+    let (mut report, trees) = parse_trees(&files, Budget::default());
     read_documents(&trees, &mut report);
     [unread, report.into_problems()].concat()
 }
@@ -87,7 +87,7 @@ pub fn check_without_config(path: &FilePath) -> Vec<ConfigProblem> {
 /// Parses `files`, pairs of name and text. Returns the valid part and every problem. A problem begins with
 /// `file:line:column` and is followed by the source line.
 pub fn parse_files(files: &[(String, String)], config: &Config) -> (Overlay, Vec<ConfigProblem>) {
-    let contents = merge_files(files, vec![], config, &Accepted::new());
+    let contents = merge_files(files, vec![], config, &Accepted::new(), Budget::default());
     (contents.overlay, contents.problems)
 }
 
@@ -97,11 +97,14 @@ fn merge_files(
     unread: Vec<ConfigProblem>,
     config: &Config,
     accepted: &Accepted<Part>,
+    budget: Budget,
 ) -> FileContents {
-    let (mut report, trees) = parse_trees(files);
+    let given = budget.clone();
+    let (mut report, trees) = parse_trees(files, budget);
     let is_lost = !unread.is_empty() || !report.is_empty();
     let documents = read_documents(&trees, &mut report);
-    let file = translate(documents, &trees, config, &mut report);
+    let mut file = translate(documents, &trees, config, &mut report);
+    file.identify(accepted);
     let is_of_file = |id: &OfferId| id.source == SourceKind::File;
     let mut offers = vec![config.offer()];
     let had = accepted
@@ -112,7 +115,8 @@ fn merge_files(
         // There is no partial update.
         offers.extend(had);
         let merged = merge(&offers, accepted);
-        let overlay = assemble(&merged.accepted);
+        let mut overlay = assemble(&merged.accepted);
+        overlay.incomplete = true;
         let problems = [unread, report.into_problems()].concat();
         let stays =
             |offer: &Offer<Part>| kept_verdict(&offer.id, "the file is not valid YAML, or cannot be read");
@@ -120,14 +124,27 @@ fn merge_files(
         return FileContents { overlay, accepted: merged.accepted, verdicts, problems, is_lost };
     }
     offers.extend(file.offers.iter().cloned());
-    let known: BTreeSet<&OfferId> = file.offers.iter().map(|offer| &offer.id).collect();
+    let known: BTreeSet<OfferId> = file.offers.iter().map(|offer| offer.id.clone()).collect();
     let missing: Vec<Offer<Part>> = had.filter(|offer| !known.contains(&offer.id)).collect();
     let mut merged = merge(&offers, accepted);
-    let has_errors =
-        !report.is_empty() || merged.verdicts.iter().any(|verdict| !matches!(verdict, Verdict::Accepted));
+    let has_errors = is_lost
+        || !report.is_empty()
+        || merged.verdicts.iter().any(|verdict| !matches!(verdict, Verdict::Accepted));
+    let before = missing.iter().find_map(|offer| match offer.content.as_ref().ok()?.fragment {
+        Part::NodeIndex(index) => Some(index),
+        _ => None,
+    });
+    if let Some(index) = before.filter(|index| has_errors && *index != config.settings.node_index.get()) {
+        // The number stays, as everything else that is no longer there.
+        let mut config = config.clone();
+        config.settings.node_index = Ranged::parse(&index.to_string()).unwrap_or(config.settings.node_index);
+        return merge_files(files, unread, &config, accepted, given);
+    }
     if has_errors && !missing.is_empty() {
         // An entry that is not there may be one that is invalid: with a misspelt name, it is another one.
-        offers.extend(missing.iter().cloned());
+        file.limit(&missing, accepted);
+        offers.truncate(1);
+        offers.extend(file.offers.iter().chain(&missing).cloned());
         let without = std::mem::replace(&mut merged, merge(&offers, accepted));
         // What only an entry that stays makes possible is an error nevertheless.
         for (verdict, error) in merged.verdicts.iter_mut().zip(without.verdicts) {
@@ -144,8 +161,7 @@ fn merge_files(
     verdicts.extend(kept.iter().map(|id| kept_verdict(id, "it is no longer in the file, which has errors")));
     let kept: Vec<&str> = kept.iter().map(|id| &*id.name).collect();
     let mut overlay = assemble(&merged.accepted);
-    // What is accepted needs no such care. Without it, a part may be what an earlier version of this program has built.
-    overlay.incomplete = (is_lost || !report.is_empty()) && !accepted.keys().any(is_of_file);
+    overlay.incomplete = has_errors;
     let mut problems = [unread, report.into_problems()].concat();
     if !kept.is_empty() {
         problems.push(ConfigProblem(format!(
@@ -161,16 +177,18 @@ fn kept_verdict(id: &OfferId, reason: &str) -> ObjectVerdict {
     ObjectVerdict { name: Arc::clone(&id.name), state: ObjectState::Kept, reasons: vec![reason.into()] }
 }
 
-/// The accepted entries of an earlier instance, from the text that [`stored_text`] made.
-pub fn accepted_from(text: String, config: &Config) -> Accepted<Part> {
-    merge_files(&[("the stored entries".into(), text)], vec![], config, &Accepted::new()).accepted
+/// The accepted entries of an earlier instance, from the text that [`stored_text`] made, and why some are lost.
+pub fn accepted_from(text: String, config: &Config) -> (Accepted<Part>, Vec<ConfigProblem>) {
+    let files = [("accepted.yaml".into(), text)];
+    let contents = merge_files(&files, vec![], config, &Accepted::new(), Budget::of_stored());
+    (contents.accepted, contents.problems)
 }
 
 /// The trees of the files that are valid YAML, each with the index of its file. A file that exceeds the remaining
 /// budget is left out and uses none of it.
-fn parse_trees(files: &[(String, String)]) -> (Report<'_>, Vec<(usize, YamlNode)>) {
+fn parse_trees(files: &[(String, String)], mut budget: Budget) -> (Report<'_>, Vec<(usize, YamlNode)>) {
     let mut report = Report::new(files.iter().map(|(name, text)| SourceFile::new(name, text)).collect());
-    let (mut trees, mut budget) = (vec![], Budget::default());
+    let mut trees = vec![];
     for (file, (_, text)) in files.iter().enumerate() {
         let mut left = budget.clone();
         match tree::parse(text, &mut left) {
@@ -221,7 +239,8 @@ fn translate<'a>(
     let given = indices.first().map(|given| given.location.clone());
     let index = resolve_node_index(indices, config, report);
     if let Some(location) = given {
-        let content = index.map(|_| offers.entry(report.describe(&location)).finish(Part::Settings));
+        let content =
+            index.map(|index| offers.entry(report.describe(&location)).finish(Part::NodeIndex(index)));
         offers.add("nodeIndex".into(), "setting", &location, content);
     }
     if let Some(given) = at_most_one(underlays, report) {
@@ -230,12 +249,12 @@ fn translate<'a>(
     let passthrough = at_most_one(passthroughs, report);
     raw.sort_by_key(|entry| entry.priority.as_ref().map_or(0, |priority| priority.get()));
     limit_raw(&mut raw, report);
-    for (number, entry) in raw.into_iter().enumerate() {
+    for entry in raw {
         let source = report.describe(&entry.location);
         let content = offers
             .entry(source.clone())
             .finish(Part::Raw(RawLines { source, text: entry.value.text.value.0 }));
-        offers.add(format!("rawFRRConfigs/{number}"), "rawFRRConfig", &entry.location, Some(content));
+        offers.add(RAW.into(), "rawFRRConfig", &entry.location, Some(content));
     }
     limit_vnis(&mut l3vnis, &mut l2vnis, report);
     let Some(index) = index else {
@@ -253,14 +272,15 @@ fn translate<'a>(
     offers
 }
 
-/// The node's number: from the file, or else from the environment. `None` if it is uncertain.
+/// The node's number: from the file, or else from the environment. `None` if it is invalid or ambiguous.
 fn resolve_node_index(
     given: Vec<Located<read::MaybeInvalid<entries::NodeIndexEntry>>>,
     config: &Config,
     report: &mut Report<'_>,
 ) -> Option<u32> {
+    let count = given.len();
     let Some(given) = at_most_one(given, report) else { return Some(config.settings.node_index.get()) };
-    let index = &given.value.0.as_ref()?.index;
+    let index = &given.value.0.as_ref().filter(|_| count == 1)?.index;
     // 0 is the default of the environment.
     if config.settings.node_index.get() != 0 && config.settings.node_index.get() != index.get() {
         report.add(

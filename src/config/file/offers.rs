@@ -1,18 +1,23 @@
 //! The file's entries as offers.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::entries::{MAX_INTERFACES, MAX_NEIGHBORS, MAX_RAW, MAX_VNIS};
 use super::report::{Location, Report};
 use super::stored::{node_at, to_line};
 use super::tree::YamlNode;
 use crate::config::{ObjectState, ObjectVerdict};
 use crate::intent::{
-    Claim, Content, Key, Merged, Need, Offer, OfferId, Origin, Part, Reason, SourceKind, Space, Verdict,
+    Accepted, Claim, Content, Key, Merged, Need, Offer, OfferId, Origin, Part, Reason, SourceKind, Space,
+    Verdict,
 };
+
+/// The list of raw lines, whose entries have no names.
+pub(super) const RAW: &str = "rawFRRConfigs";
 
 /// The offers of the file, in the order of its kinds and entries.
 #[derive(Debug)]
@@ -20,10 +25,10 @@ pub(super) struct FileOffers<'a> {
     pub offers: Vec<Offer<Part>>,
     /// The trees of the files, each with the file's index.
     trees: &'a [(usize, YamlNode)],
-    /// The kind and the location of each offer, for the messages.
+    /// The kind, the location and the text of each offer.
     kinds: Vec<&'static str>,
     entries: Vec<Location>,
-    names: BTreeSet<Arc<str>>,
+    sources: Vec<Arc<str>>,
     places: RefCell<Vec<Location>>,
 }
 
@@ -35,7 +40,7 @@ impl<'a> FileOffers<'a> {
             trees,
             kinds: vec![],
             entries: vec![],
-            names: BTreeSet::new(),
+            sources: vec![],
             places: RefCell::default(),
         }
     }
@@ -46,25 +51,88 @@ impl<'a> FileOffers<'a> {
         EntryDraft { object: object.into(), places: &self.places, content }
     }
 
-    /// Adds the entry at `at`. `name`: its identity, which stays the same when the entry changes. `content`: `None` if it
-    /// is invalid, which has been reported.
+    /// Adds the entry at `at`. `name`: what identifies it, if no other entry has the same. `content`: `None` if it is invalid,
+    /// which has been reported.
     pub fn add(&mut self, name: String, kind: &'static str, at: &Location, content: Option<Content<Part>>) {
-        let mut unique: Arc<str> = name.as_str().into();
-        let mut number = 1;
-        while !self.names.insert(Arc::clone(&unique)) {
-            number += 1;
-            unique = format!("{name}#{number}").into();
-        }
         let tree = self.trees.iter().find(|(file, _)| *file == at.file);
         let node = tree.and_then(|(_, tree)| node_at(tree, &at.path));
-        let source = node.map(to_line).unwrap_or_default().into();
+        let source: Arc<str> = node.map(to_line).unwrap_or_default().into();
         let position = self.offers.len();
-        let content = content.map(|content| Arc::new(Content { position, source, ..content }));
-        let id = OfferId { source: SourceKind::File, name: unique };
+        let content = content.map(|content| Content { position, source: Arc::clone(&source), ..content });
+        let id = OfferId { source: SourceKind::File, name: name.into() };
         let invalid = || vec![Reason { origin: None, text: "invalid".into() }];
-        self.offers.push(Offer { id, content: content.ok_or_else(invalid) });
+        self.offers.push(Offer { id, content: content.map(Arc::new).ok_or_else(invalid) });
+        self.sources.push(source);
         self.entries.push(at.clone());
         self.kinds.push(kind);
+    }
+
+    /// Gives each offer an identity of its own. Of several with one name, and of raw lines, which have none, an unchanged one
+    /// keeps the identity that it had.
+    pub fn identify(&mut self, accepted: &Accepted<Part>) {
+        let mut by_name: BTreeMap<Arc<str>, Vec<usize>> = BTreeMap::new();
+        for (i, offer) in self.offers.iter().enumerate() {
+            by_name.entry(Arc::clone(&offer.id.name)).or_default().push(i);
+        }
+        for (name, mut open) in by_name {
+            let is_list = &*name == RAW;
+            if open.len() == 1 && !is_list {
+                continue;
+            }
+            let id = |number: usize| OfferId {
+                source: SourceKind::File,
+                name: match number {
+                    _ if is_list => format!("{name}/{number}").into(),
+                    0 => Arc::clone(&name),
+                    _ => format!("{name}#{}", number + 1).into(),
+                },
+            };
+            let mut taken = BTreeSet::new();
+            let known = (0..).map(id).enumerate().take_while(|(_, id)| accepted.contains_key(id));
+            for (number, id) in known {
+                let is_same =
+                    |i: &usize| accepted.get(&id).is_some_and(|known| known.source == self.sources[*i]);
+                if let Some(at) = open.iter().position(is_same) {
+                    self.offers[open.remove(at)].id = id;
+                    taken.insert(number);
+                }
+            }
+            let free = (0..).filter(|number| !taken.contains(number));
+            for (i, number) in open.into_iter().zip(free) {
+                self.offers[i].id = id(number);
+            }
+        }
+    }
+
+    /// Refuses new entries beyond a limit that together with the `missing` ones, which stay, are too many.
+    pub fn limit(&mut self, missing: &[Offer<Part>], accepted: &Accepted<Part>) {
+        let kind = |id: &OfferId| match id.name.split('/').next() {
+            Some("l3vnis" | "l2vnis") => Some(("VNIs", MAX_VNIS)),
+            Some("underlay.neighbors") => Some(("neighbors", MAX_NEIGHBORS)),
+            Some("underlay.interfaces") => Some(("interfaces", MAX_INTERFACES)),
+            Some(RAW) => Some((RAW, MAX_RAW)),
+            _ => None,
+        };
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        let known = self.offers.iter().filter(|offer| accepted.contains_key(&offer.id));
+        for (name, _) in known.chain(missing).filter_map(|offer| kind(&offer.id)) {
+            *counts.entry(name).or_default() += 1;
+        }
+        for (offer, entry) in self.offers.iter_mut().zip(&self.entries) {
+            let Some((name, limit)) = kind(&offer.id).filter(|_| !accepted.contains_key(&offer.id)) else {
+                continue;
+            };
+            let count = counts.entry(name).or_default();
+            *count += 1;
+            if *count > limit {
+                let mut places = self.places.borrow_mut();
+                places.push(entry.clone());
+                let origin = Origin { object: "".into(), location: Some(places.len() - 1) };
+                let text =
+                    format!("too many {name} together with those that stay (allowed: at most {limit})");
+                offer.content = Err(vec![Reason { origin: Some(origin), text }]);
+            }
+        }
     }
 
     /// Reports why offers were not accepted. `merged`: the result of a merge of these offers after `skipped` others. Returns

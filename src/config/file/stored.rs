@@ -62,8 +62,14 @@ fn write_node(node: &YamlNode, line: &mut String) {
 }
 
 fn write_text(text: &str, line: &mut String) {
-    // A string is always valid JSON.
-    line.push_str(&serde_json::to_string(text).unwrap_or_default());
+    // A string is always valid JSON. YAML forbids some characters that JSON allows.
+    for c in serde_json::to_string(text).unwrap_or_default().chars() {
+        let _ = match u32::from(c) {
+            0..0x80 => write!(line, "{c}"),
+            number @ 0x80..0x1_0000 => write!(line, "\\u{number:04x}"),
+            number => write!(line, "\\U{number:08x}"),
+        };
+    }
 }
 
 /// A configuration file with the accepted entries of the file.

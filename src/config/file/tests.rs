@@ -748,7 +748,13 @@ fn raw_lines_that_end_the_configuration_are_rejected_with_their_line() {
 
 /// What is accepted of a file, after another one was accepted.
 fn after(accepted: &Accepted<Part>, text: &str) -> FileContents {
-    merge_files(&[("vnis.yaml".to_owned(), text.to_owned())], vec![], &config(&[]), accepted)
+    merge_files(
+        &[("vnis.yaml".to_owned(), text.to_owned())],
+        vec![],
+        &config(&[]),
+        accepted,
+        Budget::default(),
+    )
 }
 
 /// The names and VNIs of the VRFs.
@@ -826,13 +832,121 @@ fn the_accepted_entries_can_be_stored() {
         [(2, example()), (0, "nodeIndex: {index: 3}\nunderlay: {routeReflector: {}}\n".into())]
     {
         let config = config(&[("NODE_INDEX", &index.to_string())]);
-        let read =
-            |text: &str| merge_files(&[("a".to_owned(), text.to_owned())], vec![], &config, &Accepted::new());
+        let read = |text: &str| {
+            merge_files(
+                &[("a".to_owned(), text.to_owned())],
+                vec![],
+                &config,
+                &Accepted::new(),
+                Budget::default(),
+            )
+        };
         let before = read(&text);
         assert_eq!(before.problems, []);
         let stored = stored_text(&before.accepted);
         let after = read(&stored);
         assert_eq!((after.problems, after.overlay), (vec![], before.overlay), "{stored}");
         assert_eq!(stored_text(&after.accepted), stored);
+    }
+}
+
+#[test]
+fn entries_may_exchange_what_they_use() {
+    let file =
+        |red: &str, blue: &str| format!("{VTEP}l3vnis:\n- {{vrf: red, {red}}}\n- {{vrf: blue, {blue}}}\n");
+    let net = |n: u8| format!("hostSession: {{asn: 1, hostASN: 2, localCIDR: {{ipv4: 10.{n}.0.0/24}}}}");
+    let before =
+        after(&Accepted::new(), &file(&format!("vni: 10, {}", net(1)), &format!("vni: 20, {}", net(2))));
+    let now =
+        after(&before.accepted, &file(&format!("vni: 20, {}", net(2)), &format!("vni: 10, {}", net(1))));
+    assert_eq!((vrfs(&now), now.problems), (vec!["red 20".into(), "blue 10".into()], vec![]));
+
+    // Each takes what the next one had.
+    let chain = |first: u32| {
+        let vnis: String = (0..2000).map(|n| format!("- {{vrf: v{n}, vni: {}}}\n", first + n)).collect();
+        format!("{VTEP}l3vnis:\n{vnis}")
+    };
+    let before = after(&Accepted::new(), &chain(1));
+    let begin = std::time::Instant::now();
+    assert_eq!(after(&before.accepted, &chain(2)).problems, []);
+    assert!(begin.elapsed().as_secs() < 10, "{:?}", begin.elapsed());
+}
+
+#[test]
+fn the_nodes_number_stays_with_its_key() {
+    let rest = format!("{VTEP}l3vnis:\n- {{vrf: red, vni: 10}}\n");
+    let before = after(&Accepted::new(), &format!("nodeIndex: {{index: 7}}\n{rest}"));
+    let vtep = |contents: &FileContents| contents.overlay.underlay.vtep4.unwrap().octets()[3];
+    assert_eq!(vtep(&before), 7);
+    for text in [
+        format!("nodeIdx: {{index: 7}}\n{rest}"),
+        format!("nodeIndex: {{index: x}}\n{rest}"),
+        format!("{rest}- {{vrf: lo, vni: 20}}\n"),
+    ] {
+        let now = after(&before.accepted, &text);
+        assert_eq!((vtep(&now), vrfs(&now)), (7, vec!["red 10".to_owned()]), "{text}");
+    }
+    assert_eq!(vtep(&after(&before.accepted, &rest)), 0);
+    // Two files name different numbers.
+    let files = [
+        ("a.yaml".into(), "nodeIndex: {index: 9}\n".into()),
+        ("b.yaml".into(), format!("nodeIndex: {{index: 7}}\n{rest}")),
+    ];
+    let now = merge_files(&files, vec![], &config(&[]), &before.accepted, Budget::default());
+    assert_eq!(vtep(&now), 7);
+}
+
+#[test]
+fn an_unchanged_entry_keeps_its_identity() {
+    let raw = |lines: &[&str]| {
+        let entries: String = lines.iter().map(|line| format!("- rawConfig: {line}\n")).collect();
+        format!("rawFRRConfigs:\n{entries}")
+    };
+    let texts = |contents: &FileContents| {
+        let mut texts: Vec<String> = contents.overlay.raw.iter().map(|raw| raw.text.clone()).collect();
+        texts.sort();
+        texts
+    };
+    let before = after(&Accepted::new(), &raw(&["a", "b", "c"]));
+    assert_eq!(texts(&before), ["a", "b", "c"]);
+    for lines in [&["exit", "b", "c"][..], &["b", "c", "exit"], &["c", "exit", "b"]] {
+        assert_eq!(texts(&after(&before.accepted, &raw(lines))), ["a", "b", "c"], "{lines:?}");
+    }
+    assert_eq!(texts(&after(&before.accepted, &raw(&["c", "d"]))), ["c", "d"]);
+
+    let file = |entries: &str| format!("{VTEP}l3vnis:\n{entries}");
+    let before = after(&Accepted::new(), &file("- {vrf: red, vni: 10}\n"));
+    let now = after(&before.accepted, &file("- {vrf: red, vni: 99}\n- {vrf: red, vni: 10}\n"));
+    assert_eq!(vrfs(&now), ["red 10"]);
+}
+
+#[test]
+fn what_stays_counts_for_the_limits() {
+    let neighbors = |first: usize, count: usize, rest: &str| {
+        let list: String = (first..first + count)
+            .map(|n| format!("  - {{address: 10.{}.{}.1, asn: 65009}}\n", 1 + n / 200, n % 200))
+            .collect();
+        format!("underlay:\n  neighbors:\n{list}{rest}")
+    };
+    let before = after(&Accepted::new(), &neighbors(0, 128, ""));
+    let now = after(&before.accepted, &neighbors(200, 128, "  - {address: x}\n"));
+    assert_eq!(now.overlay.underlay.neighbors, before.overlay.underlay.neighbors);
+    assert!(now.problems.iter().any(|problem| problem.0.contains("together with those that stay")));
+    let (stored, problems) = accepted_from(stored_text(&now.accepted), &config(&[]));
+    assert_eq!((assemble(&stored), problems), (now.overlay, vec![]));
+}
+
+#[test]
+fn any_accepted_text_can_be_stored() {
+    for text in ["! a\u{fffe}b\u{10ffff}", "! \u{2028}'\"\\", "! null", "! ä: [{#"] {
+        let json = serde_json::json!({"rawFRRConfigs": [{"rawConfig": text}]}).to_string();
+        let json: String = json
+            .chars()
+            .map(|c| if c == '\u{fffe}' { "\\ufffe".to_owned() } else { c.to_string() })
+            .collect();
+        let before = after(&Accepted::new(), &json);
+        assert_eq!(before.problems, [], "{text:?}");
+        let (stored, problems) = accepted_from(stored_text(&before.accepted), &config(&[]));
+        assert_eq!((assemble(&stored), problems), (before.overlay, vec![]), "{text:?}");
     }
 }

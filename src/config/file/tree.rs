@@ -79,6 +79,11 @@ impl Default for Budget {
 }
 
 impl Budget {
+    /// Enough for the entries of two files, of which one was kept because of errors in the other.
+    pub fn of_stored() -> Self {
+        Self { nodes: 2 * MAX_NODES, bytes: 4 * MAX_BYTES }
+    }
+
     /// Subtracts `cost`, if as much is left.
     fn consume(&mut self, span: Span, cost: Cost) -> Result<(), YamlError> {
         let left = (self.nodes.checked_sub(cost.nodes), self.bytes.checked_sub(cost.bytes));

@@ -41,36 +41,40 @@ pub(super) fn underlay(
             format_args!("differs from ASN_LOCAL={}, which is used", config.settings.asn_local),
         );
     }
-    let mut single = |name: &str, location: &Location, part: Option<Part>, report: &Report<'_>| {
-        let content = part.map(|part| offers.entry(report.describe(location)).finish(part));
-        offers.add(format!("underlay.{name}"), "setting", location, content);
-    };
+    let mut single =
+        |name: &str, entry: &Location, location: &Location, part: Option<Part>, report: &Report<'_>| {
+            let content = part.map(|part| {
+                let mut draft = offers.entry(report.describe(entry));
+                match (&part, &file.router_id) {
+                    // Another node's identifier would be this cluster's.
+                    (Part::RouterId(_), Some(net)) => draft.subnet(Space::RouterIds, net.0, location),
+                    (Part::ClusterId(id), _) => {
+                        draft.subnet(Space::RouterIds, IpNet::from(IpAddr::from(*id)), location)
+                    }
+                    _ => {}
+                }
+                draft.finish(part)
+            });
+            offers.add(format!("underlay.{name}"), "setting", entry, content);
+        };
     if let (Some(net), Some(index)) = (&file.router_id, index) {
         let id = address::router_id(net.0, index);
         if let Err(reason) = &id {
             report.add(&net.location, format_args!("{reason}: the router-id remains NODE_IP"));
         }
         let id = id.ok().and_then(|ip| RouterId::parse(&ip.to_string()).ok());
-        single("routerIDCIDR", &net.location, id.map(Part::RouterId), report);
+        single("routerIDCIDR", &net.location, &net.location, id.map(Part::RouterId), report);
     }
     if let Some(reflector) = &file.reflector {
         let (id, location) = match &reflector.cluster_id {
             Some(id) => (id.get(), &id.location),
             None => (CLUSTER_ID, &reflector.location),
         };
-        let is_taken = file.router_id.as_ref().filter(|net| net.0.contains(&IpAddr::V4(id)));
-        if let Some(net) = is_taken {
-            report.add(
-                location,
-                format_args!("cluster-id {id} is in routerIDCIDR {}: routes are not reflected", net.0),
-            );
-        }
-        let part = is_taken.is_none().then_some(Part::ClusterId(id));
-        single("routeReflector", &reflector.location, part, report);
+        single("routeReflector", &reflector.location, location, Some(Part::ClusterId(id)), report);
     }
     if let Some(restart) = &file.restart {
         let part = graceful_restart(restart, config, report);
-        single("gracefulRestart", &restart.location, part, report);
+        single("gracefulRestart", &restart.location, &restart.location, part, report);
     }
     if let (Some(tunnel), Some(index)) = (&file.tunnel, index)
         && let Some(tunnel) = &tunnel.0
