@@ -25,8 +25,6 @@ pub enum Key {
     Neighbor(String),
     /// A name among the objects of a kind.
     Name(&'static str, String),
-    /// Something that the node has once.
-    Single(&'static str),
     /// A VTEP.
     Vtep,
     /// A VTEP with an address of a family. `true`: IPv6.
@@ -45,7 +43,7 @@ impl Key {
             Self::Namespace(name) => format!("{name} is {value} for {origin}"),
             Self::Neighbor(_) => format!("already a neighbor: {origin}"),
             Self::Name(_, name) => format!("{name:?} is already the name of {origin}"),
-            Self::Single(_) | Self::Vtep | Self::VtepOf(_) => format!("differs from {value} of {origin}"),
+            Self::Vtep | Self::VtepOf(_) => format!("differs from {value} of {origin}"),
         }
     }
 

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::claim::{Key, Uses};
+use super::claim::{Key, Need, Uses};
 use super::offer::{Content, Offer, OfferId, Reason, Verdict};
 
 /// The accepted version of each object.
@@ -33,8 +33,7 @@ pub fn merge<F>(offers: &[Offer<F>], accepted: &Accepted<F>) -> Merged<F> {
         offers,
         taken: offers.iter().map(|_| None).collect(),
         uses: Uses::default(),
-        provided: HashMap::new(),
-        needed: HashMap::new(),
+        counts: Counts::default(),
     };
     let mut refused = vec![];
     for source in order.chunk_by(|&a, &b| offers[a].id.source == offers[b].id.source) {
@@ -70,9 +69,41 @@ struct Merge<'a, F> {
     /// What is accepted of each offer.
     taken: Vec<Option<&'a Arc<Content<F>>>>,
     uses: Uses<'a>,
-    /// How many of the accepted objects provide and need a key.
+    /// What the accepted objects provide and need.
+    counts: Counts<'a>,
+}
+
+/// How many objects provide and need a key.
+#[derive(Clone, Default)]
+struct Counts<'a> {
     provided: HashMap<&'a Key, usize>,
     needed: HashMap<&'a Key, usize>,
+}
+
+impl<'a> Counts<'a> {
+    fn add<F>(&mut self, content: &'a Content<F>) {
+        content.provides.iter().for_each(|key| *self.provided.entry(key).or_default() += 1);
+        content.needs.iter().for_each(|need| *self.needed.entry(&need.key).or_default() += 1);
+    }
+
+    fn remove<F>(&mut self, content: &'a Content<F>) {
+        content.provides.iter().for_each(|key| *self.provided.entry(key).or_default() -= 1);
+        content.needs.iter().for_each(|need| *self.needed.entry(&need.key).or_default() -= 1);
+    }
+
+    fn is_provided(&self, key: &Key) -> bool {
+        self.provided.get(key).is_some_and(|count| *count > 0)
+    }
+
+    /// Whether an object needs the key and none provides it.
+    fn is_missing(&self, key: &Key) -> bool {
+        self.needed.get(key).is_some_and(|count| *count > 0) && !self.is_provided(key)
+    }
+
+    /// What `content` needs and nobody provides.
+    fn missing<'c, F>(&self, content: &'c Content<F>) -> impl Iterator<Item = &'c Need> {
+        content.needs.iter().filter(|need| !self.is_provided(&need.key))
+    }
 }
 
 impl<'a, F> Merge<'a, F> {
@@ -84,7 +115,7 @@ impl<'a, F> Merge<'a, F> {
         loop {
             let before = open.len();
             open.retain(|(i, content)| {
-                let fits = content.needs.iter().all(|need| count(&self.provided, &need.key) > 0)
+                let fits = self.counts.missing(content).next().is_none()
                     && self.uses.rival(*i, content, &|_| false).is_none();
                 if fits {
                     self.take(*i, content);
@@ -129,14 +160,14 @@ impl<'a, F> Merge<'a, F> {
         loop {
             let mut is_selected = vec![false; self.offers.len()];
             selected.iter().for_each(|&i| is_selected[i] = true);
-            let (provided, needed) = self.counts_with(selected);
+            let counts = self.counts_with(selected);
             let before = selected.len();
             selected.retain(|&i| {
                 let Ok(content) = &self.offers[i].content else { return false };
-                let is_lost = |key: &&Key| count(&provided, key) == 0 && count(&needed, key) > 0;
-                content.needs.iter().all(|need| count(&provided, &need.key) > 0)
+                counts.missing(content).next().is_none()
                     && self.uses.rival(i, content, &|owner| is_selected[owner]).is_none()
-                    && !self.taken[i].is_some_and(|earlier| earlier.provides.iter().any(|key| is_lost(&key)))
+                    && !self.taken[i]
+                        .is_some_and(|earlier| earlier.provides.iter().any(|key| counts.is_missing(key)))
             });
             if selected.len() == before {
                 return;
@@ -145,35 +176,25 @@ impl<'a, F> Merge<'a, F> {
     }
 
     /// What is provided and needed if these objects are accepted.
-    fn counts_with(&self, selected: &[usize]) -> (HashMap<&'a Key, usize>, HashMap<&'a Key, usize>) {
-        let (mut provided, mut needed) = (self.provided.clone(), self.needed.clone());
+    fn counts_with(&self, selected: &[usize]) -> Counts<'a> {
+        let mut counts = self.counts.clone();
         for &i in selected {
-            if let Some(earlier) = self.taken[i] {
-                earlier.provides.iter().for_each(|key| *provided.entry(key).or_default() -= 1);
-                earlier.needs.iter().for_each(|need| *needed.entry(&need.key).or_default() -= 1);
-            }
+            self.taken[i].iter().for_each(|earlier| counts.remove(earlier));
+            self.offers[i].content.iter().for_each(|content| counts.add(content));
         }
-        for &i in selected {
-            if let Ok(content) = &self.offers[i].content {
-                content.provides.iter().for_each(|key| *provided.entry(key).or_default() += 1);
-                content.needs.iter().for_each(|need| *needed.entry(&need.key).or_default() += 1);
-            }
-        }
-        (provided, needed)
+        counts
     }
 
     fn take(&mut self, i: usize, content: &'a Arc<Content<F>>) {
         self.taken[i] = Some(content);
         self.uses.add(i, content);
-        content.provides.iter().for_each(|key| *self.provided.entry(key).or_default() += 1);
-        content.needs.iter().for_each(|need| *self.needed.entry(&need.key).or_default() += 1);
+        self.counts.add(content);
     }
 
     fn release(&mut self, i: usize) {
         let Some(earlier) = self.taken[i].take() else { return };
         self.uses.remove(i, earlier);
-        earlier.provides.iter().for_each(|key| *self.provided.entry(key).or_default() -= 1);
-        earlier.needs.iter().for_each(|need| *self.needed.entry(&need.key).or_default() -= 1);
+        self.counts.remove(earlier);
     }
 
     /// Whether the present version of an offer is accepted.
@@ -196,10 +217,8 @@ impl<'a, F> Merge<'a, F> {
 
     /// Why this version cannot be accepted, and whether only what it needs is missing.
     fn obstacles(&self, i: usize, content: &Content<F>) -> (bool, Vec<Reason>) {
-        let missing = content.needs.iter().filter(|need| count(&self.provided, &need.key) == 0);
-        let missing: Vec<Reason> = missing
-            .map(|need| Reason { origin: Some(need.origin.clone()), text: need.key.missing() })
-            .collect();
+        let reason = |need: &Need| Reason { origin: Some(need.origin.clone()), text: need.key.missing() };
+        let missing: Vec<Reason> = self.counts.missing(content).map(reason).collect();
         if !missing.is_empty() {
             return (true, missing);
         }
@@ -208,10 +227,9 @@ impl<'a, F> Merge<'a, F> {
             (!self.is_taken(owner)).then(|| format!("{}, as it was accepted before", offer.id.name))
         };
         let mut reasons = self.uses.conflicts(i, content, &name);
+        let with = self.counts_with(&[i]);
         let earlier = self.taken[i].into_iter().flat_map(|earlier| &earlier.provides);
-        let lost = earlier.filter(|key| {
-            !content.provides.contains(key) && count(&self.provided, key) == 1 && count(&self.needed, key) > 0
-        });
+        let lost = earlier.filter(|key| with.is_missing(key));
         reasons.extend(
             lost.map(|key| Reason { origin: None, text: format!("another object {}", key.missing()) }),
         );
@@ -220,8 +238,4 @@ impl<'a, F> Merge<'a, F> {
         }
         (false, reasons)
     }
-}
-
-fn count(counts: &HashMap<&Key, usize>, key: &Key) -> usize {
-    counts.get(key).copied().unwrap_or(0)
 }

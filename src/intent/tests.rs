@@ -6,7 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::Vni;
+use crate::model::{IfName, Value as _, Vni};
 
 type TestOffer = Offer<u32>;
 
@@ -27,7 +27,7 @@ fn content(name: String) -> impl Strategy<Value = Content<u32>> {
             let own = name.bytes().last().map_or(0, |last| last - b'a');
             let claim = |key, value| Claim { key, value, origin: origin.clone() };
             let vnis = vnis.into_iter().map(|n| claim(Key::Vni(Vni::new(n.into()).unwrap()), None));
-            let value = value.map(|n| claim(Key::Single("the AS number"), Some(n.to_string())));
+            let value = value.map(|n| claim(Key::Kind(IfName::parse("eth0").unwrap()), Some(n.to_string())));
             // Lengths differ, so that one may contain another.
             let net = |n: u8| format!("10.{}.0.0/{}", n * 32, 8 + n % 4).parse::<ipnet::IpNet>().unwrap();
             Content {
