@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 
 use crate::config::Config;
-use crate::frr::delta::{Delta, delta};
-use crate::frr::{Inputs, check, host, render, state, stored_configuration};
+use crate::frr::delta::{self, Delta, delta};
+use crate::frr::{check, host, stored_configuration};
 use crate::kernel::{self, Kernel, Op};
-use crate::node::single_problem;
-use crate::resolve::{NicSelector, describe_missing, find_nics, rejection_reason, resolve};
+use crate::node::{render, resolve, single_problem};
+use crate::resolve::{NicSelector, describe_missing, find_nics, rejection_reason};
 
 /// What a configuration would change.
 #[derive(Debug, Default)]
@@ -70,24 +70,14 @@ pub fn preview(config: &Config) -> Result<Preview, Vec<String>> {
     let now = kernel.observe(Some(&resolved.desired)).map_err(single_problem)?;
     let plan = kernel::plan(&resolved.desired, now);
     problems.extend(plan.conflicts.into_iter().map(|(_, sentence)| sentence));
-    let inputs = Inputs {
-        config,
-        ports: &resolved.ports,
-        node_ip_is_local: resolved.node_ip_is_local,
-        port_addresses: &resolved.port_addresses,
-        version,
-    };
-    let template = state::template(config).map_err(single_problem)?;
-    let text = render(&inputs, template.as_deref()).map_err(single_problem)?;
+    let text = render(config, &resolved, version).map_err(single_problem)?;
     problems.extend(check::check(&text).err().map(|e| e.to_string()));
     let frr = match stored_configuration() {
         None => vec![format!("start with a configuration of {} lines", text.lines().count())],
         Some(active) => match delta(&active, &text, version) {
             Delta::Commands(steps, late) => steps.iter().chain(&late).map(ToString::to_string).collect(),
             Delta::Restart(daemons, reason) => {
-                let names: Vec<String> = daemons.iter().map(ToString::to_string).collect();
-                let names = if names.is_empty() { "all daemons".into() } else { names.join(" and ") };
-                vec![format!("restart {names}: {reason}")]
+                vec![format!("restart {}: {reason}", delta::restarted(daemons))]
             }
             Delta::Invalid(reason) => {
                 problems.push(reason);

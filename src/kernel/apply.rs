@@ -57,32 +57,13 @@ impl Kernel {
     /// # Errors
     /// A namespace can't be created or entered, or another program uses it.
     pub fn open(namespace: &NamespaceName) -> io::Result<(Self, Option<NetnsOrigin>)> {
-        let host = NsHandle::open(Netns::current()?)?;
-        let nft = nft::open();
-        let record = OwnershipRecord::load();
-        let Some(name) = namespace.as_deref() else {
-            return Ok((
-                Self {
-                    host,
-                    router: None,
-                    name: None,
-                    record,
-                    nft,
-                    missing_routes: MissingRoutes::default(),
-                },
-                None,
-            ));
-        };
+        let Some(name) = namespace.as_deref() else { return Ok((Self::of(namespace, None)?, None)) };
         let (ns, origin) = Netns::ensure(name)?;
         let mut router = NsHandle::open(ns)?;
         if origin == NetnsOrigin::Found {
             router.check_unclaimed(name)?;
         }
-        let name = Some(name.to_owned());
-        Ok((
-            Self { host, router: Some(router), name, record, nft, missing_routes: MissingRoutes::default() },
-            Some(origin),
-        ))
+        Ok((Self::of(namespace, Some(router))?, Some(origin)))
     }
 
     /// Opens the namespaces to read them. Creates nothing: a namespace that is missing is empty.
@@ -91,6 +72,10 @@ impl Kernel {
     /// A namespace can't be entered.
     pub fn open_existing(namespace: &NamespaceName) -> io::Result<Self> {
         let router = namespace.as_deref().and_then(Netns::open_mounted).map(NsHandle::open).transpose()?;
+        Self::of(namespace, router)
+    }
+
+    fn of(namespace: &NamespaceName, router: Option<NsHandle>) -> io::Result<Self> {
         Ok(Self {
             host: NsHandle::open(Netns::current()?)?,
             router,

@@ -68,14 +68,7 @@ pub struct Node {
 impl Node {
     /// The text of frr.conf for `config`.
     fn render(&self, config: &Config, resolved: &Resolved) -> Result<String, String> {
-        let inputs = Inputs {
-            config,
-            ports: &resolved.ports,
-            node_ip_is_local: resolved.node_ip_is_local,
-            port_addresses: &resolved.port_addresses,
-            version: self.version,
-        };
-        state::template(config).and_then(|template| frr::render(&inputs, template.as_deref()))
+        render(config, resolved, self.version)
     }
 
     /// Renders frr.conf and activates it if FRR accepts it. Leaves out raw lines that FRR rejects.
@@ -240,8 +233,23 @@ pub fn single_problem(e: impl ToString) -> Vec<String> {
     vec![e.to_string()]
 }
 
+/// The text of frr.conf for `config` on a node with this state.
+///
+/// # Errors
+/// The template can't be read, or its error.
+pub fn render(config: &Config, resolved: &Resolved, version: Version) -> Result<String, String> {
+    let inputs = Inputs {
+        config,
+        ports: &resolved.ports,
+        node_ip_is_local: resolved.node_ip_is_local,
+        port_addresses: &resolved.port_addresses,
+        version,
+    };
+    state::template(config).and_then(|template| frr::render(&inputs, template.as_deref()))
+}
+
 /// [`resolve::resolve`]; in a build for the lab, limited to what the kernel there supports.
-fn resolve(config: &Config, now: &Namespaces, found: &[FabricNic]) -> Resolved {
+pub fn resolve(config: &Config, now: &Namespaces, found: &[FabricNic]) -> Resolved {
     let resolved = resolve::resolve(config, now, found);
     #[cfg(feature = "lab")]
     if std::env::var_os("LAB_PLAIN").is_some() {

@@ -14,7 +14,7 @@ use super::part::Part;
 use super::policy::Event;
 use super::{End, Supervisor};
 use crate::config::Config;
-use crate::frr::delta::{Delta, Step, delta, lines_with_path};
+use crate::frr::delta::{Delta, Step, delta, lines_with_path, restarted};
 use crate::frr::{Version, check, raw_entries_of, retained};
 use crate::node::{Candidate, single_problem};
 
@@ -240,12 +240,7 @@ impl Supervisor<'_> {
                     self.events.push_back(Event::Stop);
                     return Ok(());
                 }
-                let names = if which.is_empty() {
-                    "all daemons".into()
-                } else {
-                    which.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
-                };
-                log::warn!("commands cannot apply this change: {reason}; restarting {names}");
+                log::warn!("commands cannot apply this change: {reason}; restarting {}", restarted(which));
                 // A running load would continue with the new processes.
                 self.end_load();
                 self.read_parts();

@@ -61,6 +61,14 @@ pub enum Delta {
     Restart(&'static [DaemonKind], String),
 }
 
+/// The daemons of [`Delta::Restart`] in a sentence.
+pub fn restarted(daemons: &[DaemonKind]) -> String {
+    match daemons {
+        [] => "all daemons".into(),
+        daemons => daemons.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and "),
+    }
+}
+
 /// The reason why commands are not possible for a daemon.
 #[derive(Debug)]
 struct NeedsRestart(String);
