@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::intent::{Accepted, Part};
+use crate::intent::{Accepted, Part, SourceKind};
 use crate::model::{Asn, MacAddr, Overlay, Password, TableId, VrfName};
 
 pub use env::from_vars;
@@ -56,13 +56,18 @@ pub struct Objects {
 }
 
 /// What became of an object.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 pub struct ObjectVerdict {
+    /// Its source.
+    pub source: SourceKind,
     /// Its name in its source, for example `l3vnis/red`.
     pub name: Arc<str>,
     /// Whether it, or an earlier version of it, is part of the configuration.
     pub state: ObjectState,
     /// Why it is not accepted as it is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(test, serde(default))]
     pub reasons: Vec<String>,
 }
 

@@ -8,7 +8,9 @@ use ipnet::IpNet;
 use super::claim::{Claim, Key, Need, Space};
 
 /// Where objects come from, in the order of their precedence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
+#[serde(rename_all = "lowercase")]
 pub enum SourceKind {
     /// Environment variables.
     Environment,

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::config::ObjectState;
+use crate::config::{ObjectState, ObjectVerdict};
 use crate::events::LoggedEvent;
 use crate::time::Time;
 
@@ -211,28 +211,12 @@ pub struct ConfigurationStatus {
     /// Parts of the file that were left out, and why.
     pub left_out: Vec<String>,
     /// What became of each object of the sources.
-    pub objects: Arc<Vec<ObjectStatus>>,
+    pub objects: Arc<Vec<ObjectVerdict>>,
     /// A newer configuration was rolled back because a daemon kept crashing under it.
     #[serde(rename = "fell_back")]
     pub rolled_back: bool,
     /// That daemon; empty without a rollback.
     pub crashing_daemon: String,
-}
-
-/// What became of an object of a source.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[cfg_attr(test, derive(serde::Deserialize))]
-pub struct ObjectStatus {
-    /// Its source: `file`.
-    pub source: String,
-    /// Its name in the source, for example `l3vnis/red`.
-    pub name: String,
-    /// `accepted`, `kept`, `waiting` or `rejected`.
-    pub state: ObjectState,
-    /// Why it is not accepted as it is.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[cfg_attr(test, serde(default))]
-    pub reasons: Vec<String>,
 }
 
 impl ConfigurationStatus {

@@ -16,7 +16,7 @@ use crate::frr::{DaemonKind, Version};
 use crate::logging;
 use crate::status::{
     BgpNotification, ConfiguredPeers, DaemonExit, DaemonState, DaemonStatus, MAX_LISTED_SERVICES, NodeFacts,
-    NodePhase, ObjectStatus, Probe, Publisher, Rejection,
+    NodePhase, Probe, Publisher, Rejection,
 };
 use crate::time::Time;
 
@@ -92,13 +92,7 @@ pub fn describe(facts: &mut NodeFacts, config: &Config, version: Version) {
     facts.bfd = config.timers.bfd.is_some();
     facts.liveness_s = config.settings.liveness_timeout.get();
     facts.namespace.name = config.settings.netns.to_string();
-    let objects = config.objects.verdicts.iter().map(|object| ObjectStatus {
-        source: "file".into(),
-        name: object.name.to_string(),
-        state: object.state,
-        reasons: object.reasons.clone(),
-    });
-    facts.configuration.objects = Arc::new(objects.collect());
+    facts.configuration.objects = Arc::clone(&config.objects.verdicts);
     facts.configuration.sources = std::iter::once("environment".into())
         .chain(config.settings.config_file.as_ref().map(|file| file.as_str().to_owned()))
         .collect();

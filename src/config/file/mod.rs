@@ -174,7 +174,12 @@ fn merge_files(
 
 /// The verdict for an accepted entry that stays although the file does not say so.
 fn kept_verdict(id: &OfferId, reason: &str) -> ObjectVerdict {
-    ObjectVerdict { name: Arc::clone(&id.name), state: ObjectState::Kept, reasons: vec![reason.into()] }
+    ObjectVerdict {
+        source: id.source,
+        name: Arc::clone(&id.name),
+        state: ObjectState::Kept,
+        reasons: vec![reason.into()],
+    }
 }
 
 /// The accepted entries of an earlier instance, from the text that [`stored_text`] made, and why some are lost.

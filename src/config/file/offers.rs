@@ -187,6 +187,7 @@ impl<'a> FileOffers<'a> {
         }
         let all = self.offers.iter().zip(&merged.verdicts[skipped..]).zip(&self.entries);
         all.map(|((offer, verdict), entry)| ObjectVerdict {
+            source: offer.id.source,
             name: Arc::clone(&offer.id.name),
             state: match verdict {
                 Verdict::Accepted => ObjectState::Accepted,
