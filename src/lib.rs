@@ -20,8 +20,8 @@ pub mod instance;
 pub mod intent;
 pub mod kernel;
 pub mod limits;
-
 pub mod logging;
+pub mod memory;
 pub mod model;
 pub mod node;
 pub mod plan;

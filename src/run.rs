@@ -13,6 +13,7 @@ use crate::frr::host;
 use crate::instance;
 use crate::limits;
 use crate::logging;
+use crate::memory;
 use crate::node::{Node, SetUp, single_problem};
 use crate::signals::Signals;
 use crate::status::{self, NodePhase, Publisher};
@@ -28,6 +29,7 @@ use crate::time::Time;
 pub fn run(base: &Config, config: Config, problems: &[String], signals: Signals) -> Result<(), Vec<String>> {
     // Before any change: another instance may run.
     let lock = instance::take().map_err(|e| vec![e])?;
+    memory::share_heap();
     limits::raise();
     limits::drop_capabilities();
     logging::start_writer();

@@ -58,6 +58,8 @@ bfdd_options="   -A 127.0.0.1"
 mgmtd_options="  -A 127.0.0.1"
 EOF
 chown -R frr:frr /etc/frr
+# As FRR's packages do; with frr-supervisor it belongs to root.
+install -d -o frr -g frr /run/frr
 
 # docker-start, in the namespace.
 exec $in bash -c '. /usr/lib/frr/frrcommon.sh && exec /usr/lib/frr/watchfrr $(daemon_list)'
