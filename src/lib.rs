@@ -10,6 +10,7 @@
 //! `model`, `config` (except for reading its file), `resolve`, `kernel::plan`, `frr::render` and `supervisor::policy`
 //! are pure. The other modules are thin.
 
+pub mod children;
 pub mod config;
 #[cfg(test)]
 mod docs;
@@ -26,6 +27,7 @@ pub mod model;
 pub mod node;
 pub mod plan;
 pub mod printable;
+pub mod reconciler;
 pub mod resolve;
 pub mod run;
 pub mod signals;

@@ -14,10 +14,10 @@ use crate::instance;
 use crate::limits;
 use crate::logging;
 use crate::memory;
-use crate::node::{Node, SetUp, single_problem};
+use crate::node::{Node, RollbackHistory, SetUp, describe, single_problem};
 use crate::signals::Signals;
 use crate::status::{self, NodePhase, Publisher};
-use crate::supervisor::{End, RollbackHistory, Supervisor, describe, withdraws};
+use crate::supervisor::{End, Supervisor, withdraws};
 use crate::time::Time;
 
 /// Sets the node up, and runs the daemons until a signal asks for the end. `base` is the configuration from the
@@ -59,7 +59,7 @@ pub fn run(base: &Config, config: Config, problems: &[String], signals: Signals)
             Stage::SetUp(mut set_up, history) => match set_up.step()? {
                 None => Stage::SetUp(set_up, history),
                 // Only another bgpd can withdraw the routes that peers keep from an earlier one.
-                Some(node) if signals.stop_requested() && !withdraws(&node.config, &signals) => {
+                Some((node, _)) if signals.stop_requested() && !withdraws(&node.active.config, &signals) => {
                     publisher.finish();
                     return node.shut_down();
                 }
@@ -78,7 +78,7 @@ pub fn run(base: &Config, config: Config, problems: &[String], signals: Signals)
                                 publisher.finish();
                                 return node.shut_down();
                             }
-                            End::Reconfigured(other) => *other,
+                            End::Reconfigured(other) => Arc::unwrap_or_clone(other),
                             End::NamespaceGone(how) => rebuild(base, node, &history, how, &publisher)?,
                         };
                         Stage::SetUp(Box::new(new_set_up(config)), history)
@@ -133,8 +133,9 @@ fn rebuild(
     publisher: &Publisher,
 ) -> Result<Config, Vec<String>> {
     // The file may have changed meanwhile.
-    let other = base.with_valid_file(&node.config.objects).filter(|_| !history.is_rolled_back(&node));
-    let config = other.unwrap_or_else(|| node.config.clone());
+    let other = base.with_valid_file(&node.active.config.objects);
+    let other = other.filter(|_| !history.is_rolled_back(&node.active));
+    let config = other.unwrap_or_else(|| Config::clone(&node.active.config));
     log::warn!("namespace {} {how}: rebuilding it", config.settings.netns);
     publisher.update(|facts| {
         facts.set_phase(NodePhase::Starting);

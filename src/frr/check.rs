@@ -1,16 +1,16 @@
 //! Checks of a configuration with FRR's own parser, `vtysh -C`.
 
 use std::io;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
-use std::thread;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::check_output::{self, CheckFailure, CheckOutput};
 use super::daemons::RUN_DIR;
 use super::memfd::{Memfd, spawn};
+use crate::children;
 
 /// Checks a configuration, or commands, with FRR's parser: that it accepts each line and reads to the last one.
 ///
@@ -42,35 +42,37 @@ const CHECK_LIMIT: Duration = Duration::from_secs(30);
 /// Checks a text with vtysh. Returns whether vtysh accepts it, and the output.
 fn vtysh(text: &str) -> io::Result<(bool, String)> {
     let cannot = |e: io::Error| io::Error::new(e.kind(), format!("cannot run vtysh: {e}"));
-    let text = Memfd::sealed("frr.conf", text).map_err(cannot)?;
-    let mut command = Command::new("/usr/bin/vtysh");
-    command.args(["--config_dir", RUN_DIR, "-C", "-f", &text.path()]);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let result =
-        spawn(&mut command, &[&text]).and_then(|child| output_within(CHECK_LIMIT, child)).map_err(cannot)?;
-    let output = [result.stdout, result.stderr].concat();
-    Ok((result.status.success(), String::from_utf8_lossy(&output).into_owned()))
+    let run = || {
+        let text = Memfd::sealed("frr.conf", text)?;
+        let outputs = [Memfd::empty("stdout")?, Memfd::empty("stderr")?];
+        let mut command = Command::new("/usr/bin/vtysh");
+        command.args(["--config_dir", RUN_DIR, "-C", "-f", &text.path()]);
+        command.stdin(Stdio::null()).stdout(outputs[0].writer()?).stderr(outputs[1].writer()?);
+        let status = wait_for(CHECK_LIMIT, children::start(|| spawn(&mut command, &[&text]))?)?;
+        let [output, errors] = [outputs[0].contents()?, outputs[1].contents()?];
+        Ok((status.success(), output + &errors))
+    };
+    run().map_err(cannot)
 }
 
-/// Waits for a process to end, and returns its output. Kills the process after `limit`.
-fn output_within(limit: Duration, child: Child) -> io::Result<Output> {
-    let pid = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).map_err(io::Error::from);
-    let (ended, end) = mpsc::channel::<()>();
-    // Without a pidfd or a thread the limit is not enforced.
-    let watch = pid.and_then(|pid| {
-        thread::Builder::new().name("check".into()).spawn(move || {
-            let is_late = end.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout);
-            is_late && pidfd_send_signal(pid, Signal::KILL).is_ok()
-        })
-    });
-    let output = child.wait_with_output();
-    drop(ended);
-    match watch.map(thread::JoinHandle::join) {
-        Ok(Ok(true)) => Err(io::Error::new(
+/// Waits for a process to end. Kills it after `limit`.
+fn wait_for(limit: Duration, mut child: Child) -> io::Result<ExitStatus> {
+    let is_late = || -> io::Result<bool> {
+        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+        let limit = Timespec::try_from(limit).ok();
+        Ok(poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], limit.as_ref())? == 0)
+    };
+    // Without a pidfd the limit is not enforced.
+    let is_late = is_late().unwrap_or(false);
+    if is_late {
+        child.kill()?;
+    }
+    match children::wait(&mut child) {
+        Ok(_) if is_late => Err(io::Error::new(
             io::ErrorKind::TimedOut,
             format!("it did not end within {} s", limit.as_secs()),
         )),
-        _ => output,
+        status => status,
     }
 }
 
@@ -90,9 +92,9 @@ mod tests {
 
     #[test]
     fn a_check_that_hangs_is_killed() {
-        let sleep = |seconds| Command::new("sleep").arg(seconds).stdout(Stdio::piped()).spawn().unwrap();
-        assert!(output_within(Duration::from_secs(30), sleep("0")).unwrap().status.success());
-        let late = output_within(Duration::from_millis(50), sleep("60")).unwrap_err();
+        let sleep = |seconds| children::start(|| Command::new("sleep").arg(seconds).spawn()).unwrap();
+        assert!(wait_for(Duration::from_secs(30), sleep("0")).unwrap().success());
+        let late = wait_for(Duration::from_millis(50), sleep("60")).unwrap_err();
         assert_eq!(late.kind(), io::ErrorKind::TimedOut);
     }
 }

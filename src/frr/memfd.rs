@@ -2,9 +2,9 @@
 //! daemon from its configuration, and no other process can replace the file.
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -34,6 +34,25 @@ impl Memfd {
     /// See [`Self::sealed`].
     pub fn empty(name: &str) -> io::Result<Self> {
         Ok(Self(create(name)?))
+    }
+
+    /// The file as the standard output of a program.
+    ///
+    /// # Errors
+    /// Too many files are open.
+    pub fn writer(&self) -> io::Result<Stdio> {
+        Ok(self.0.try_clone()?.into())
+    }
+
+    /// What was written.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn contents(&self) -> io::Result<String> {
+        let (mut file, mut bytes) = (File::from(self.0.try_clone()?), vec![]);
+        file.rewind()?;
+        file.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// The path by which the program opens it.
@@ -71,7 +90,6 @@ pub fn spawn(command: &mut Command, inherited: &[&Memfd]) -> io::Result<Child> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Stdio;
 
     #[test]
     fn a_program_reads_what_it_inherits_and_can_not_change_it() {

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::check::check;
 use super::daemons::{DaemonKind, RUN_DIR, Version};
@@ -32,23 +33,40 @@ enum Origin {
     RolledBack,
 }
 
-/// The active configuration and the last-known-good one.
-#[derive(Debug, Default)]
+/// The active configuration and the last-known-good one. A clone shares the texts.
+#[derive(Debug, Clone)]
 pub struct ConfigStore {
-    active: String,
-    last_good: Option<String>,
+    version: Version,
+    active: Arc<str>,
+    /// The part of `active` in the file of each daemon that reads one.
+    parts: Arc<[(DaemonKind, String)]>,
+    last_good: Option<Arc<str>>,
     origin: Origin,
 }
 
 impl ConfigStore {
     /// Loads the last-known-good configuration of an earlier instance. No configuration is active.
-    pub fn load() -> Self {
-        Self { last_good: stored(LAST_GOOD), ..Self::default() }
+    pub fn load(version: Version) -> Self {
+        Self { last_good: stored(LAST_GOOD).map(Into::into), ..Self::empty(version) }
+    }
+
+    fn empty(version: Version) -> Self {
+        Self { version, active: "".into(), parts: Arc::new([]), last_good: None, origin: Origin::default() }
     }
 
     /// The active configuration; empty if there is none.
-    pub fn active(&self) -> &str {
+    pub fn active(&self) -> &Arc<str> {
         &self.active
+    }
+
+    /// The parts of the active configuration that daemons read from a file.
+    pub fn parts(&self) -> &[(DaemonKind, String)] {
+        &self.parts
+    }
+
+    /// The part of the active configuration that a daemon reads from its file, without what is added at its start.
+    pub fn part(&self, daemon: DaemonKind) -> Option<&str> {
+        self.parts.iter().find(|(kind, _)| *kind == daemon).map(|(_, text)| text.as_str())
     }
 
     /// Checks `text` with FRR's parser and activates it.
@@ -57,15 +75,30 @@ impl ConfigStore {
     /// The output of vtysh; the previous configuration stays active.
     pub fn check_and_activate(&mut self, text: &str) -> io::Result<()> {
         check(text)?;
-        self.activate(text.to_owned());
+        *self = self.with_active(text);
+        self.save();
         Ok(())
     }
 
-    /// Activates a text that was checked.
-    pub fn activate(&mut self, text: String) {
-        files::save(&path(ACTIVE), &text, Access::Root);
-        self.active = text;
-        self.clear_substitute();
+    /// The state after the activation of `text`, which was rendered from the settings of this node. Nothing is saved.
+    #[must_use]
+    pub fn with_active(&self, text: &str) -> Self {
+        let (active, parts) = if *self.active == *text {
+            (Arc::clone(&self.active), Arc::clone(&self.parts))
+        } else {
+            (text.into(), parts(text, self.version).into())
+        };
+        Self { active, parts, origin: Origin::Settings, last_good: self.last_good.clone(), ..*self }
+    }
+
+    /// Makes the active configuration of `other` the active one. The last-known-good one stays.
+    pub fn adopt(&mut self, other: Self) {
+        *self = Self { last_good: self.last_good.take(), ..other };
+    }
+
+    /// Saves the active configuration.
+    pub fn save(&self) {
+        files::save(&path(ACTIVE), &self.active, Access::Root);
     }
 
     /// Whether the active configuration is a stored one, because the one rendered for this node was rejected or rolled
@@ -93,27 +126,12 @@ impl ConfigStore {
             }
             return true;
         }
-        let stored = stored(ACTIVE).into_iter().chain(self.last_good.clone());
+        let last_good = self.last_good.as_deref().map(str::to_owned);
+        let stored = stored(ACTIVE).into_iter().chain(last_good);
         let Some(text) = stored.into_iter().find(|text| is_valid(text)) else { return false };
-        self.activate(text);
-        self.origin = Origin::Stored;
+        *self = Self { origin: Origin::Stored, ..self.with_active(&text) };
+        self.save();
         true
-    }
-
-    /// The active configuration, and the part of it in the file of each daemon that reads one. Before FRR 10 only zebra
-    /// reads a file: bgpd forgets a password for a peer in a VRF until zebra has announced that VRF.
-    pub fn parts(&self, version: Version) -> (String, Vec<(DaemonKind, String)>) {
-        let mut parts = split(&with_log_settings(&self.active));
-        if parts.is_empty() {
-            log::warn!(
-                "frr.conf has unknown top-level lines: every daemon gets its configuration from vtysh, and no service is \
-                 retained over a restart of bgpd; correct FRR_TEMPLATE or rawFRRConfigs"
-            );
-        }
-        if version < Version(10, 0) {
-            parts.retain(|(name, _)| *name == DaemonKind::Zebra);
-        }
-        (self.active.clone(), parts)
     }
 
     /// Whether there is a last-known-good configuration that differs from the active one.
@@ -126,10 +144,14 @@ impl ConfigStore {
         self.last_good.as_ref() == Some(&self.active)
     }
 
-    /// Makes the active configuration the last-known-good one.
+    /// Makes the active configuration the last-known-good one. [`Self::save_good`] saves it.
     pub fn mark_good(&mut self) {
+        self.last_good = Some(Arc::clone(&self.active));
+    }
+
+    /// Saves the active configuration as the last-known-good one.
+    pub fn save_good(&self) {
         files::save(&path(LAST_GOOD), &self.active, Access::Root);
-        self.last_good = Some(self.active.clone());
     }
 
     /// Activates the last-known-good configuration, and saves the one that was active as `frr.conf.bad`.
@@ -140,10 +162,26 @@ impl ConfigStore {
         let last_good = self.last_good.clone().ok_or_else(|| io::Error::other("none is stored"))?;
         check(&last_good)?;
         files::save(&path(BAD), &self.active, Access::Root);
-        self.activate(last_good);
-        self.origin = Origin::RolledBack;
+        *self = Self { origin: Origin::RolledBack, ..self.with_active(&last_good) };
+        self.save();
         Ok(())
     }
+}
+
+/// The part of a configuration in the file of each daemon that reads one. Before FRR 10 only zebra reads a file: bgpd
+/// forgets a password for a peer in a VRF until zebra has announced that VRF.
+fn parts(text: &str, version: Version) -> Vec<(DaemonKind, String)> {
+    let mut parts = split(&with_log_settings(text));
+    if parts.is_empty() {
+        log::warn!(
+            "frr.conf has unknown top-level lines: every daemon gets its configuration from vtysh, and no service is \
+             retained over a restart of bgpd; correct FRR_TEMPLATE or rawFRRConfigs"
+        );
+    }
+    if version < Version(10, 0) {
+        parts.retain(|(name, _)| *name == DaemonKind::Zebra);
+    }
+    parts
 }
 
 /// The configuration that is active, or was when the last instance ended. `None`: there is none.
@@ -177,26 +215,32 @@ fn is_valid(text: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn with_active(text: &str) -> ConfigStore {
+        ConfigStore::empty(Version::NEWEST).with_active(text)
+    }
+
     #[test]
     fn an_active_configuration_that_replaces_a_rejected_one_is_a_substitute() {
-        let mut store = ConfigStore { active: "hostname a\n".into(), ..ConfigStore::default() };
+        let mut store = with_active("hostname a\n");
         assert!(!store.is_substitute());
         // The next configuration is rejected.
         assert!(store.use_stored());
         assert!(store.is_substitute());
+        assert!(!store.with_active("hostname a\n").is_substitute());
         store.clear_substitute();
         assert!(!store.is_substitute());
     }
 
     #[test]
     fn a_rollback_needs_another_last_good_configuration() {
-        let mut store = ConfigStore { active: "hostname a\n".into(), ..ConfigStore::default() };
+        let mut store = with_active("hostname a\n");
         assert!(!store.can_roll_back());
         assert!(store.roll_back().is_err());
-        assert_eq!(store.active(), "hostname a\n");
-        store.last_good = Some("hostname a\n".into());
+        assert_eq!(&**store.active(), "hostname a\n");
+        store.mark_good();
         assert!(!store.can_roll_back() && store.is_marked_good());
-        store.active = "hostname b\n".into();
+        store.adopt(with_active("hostname b\n"));
         assert!(store.can_roll_back());
+        assert_eq!(store.part(DaemonKind::Zebra), with_active("hostname b\n").part(DaemonKind::Zebra));
     }
 }

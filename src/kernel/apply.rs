@@ -18,7 +18,6 @@ use crate::model::{
 
 use super::changes::{Changes, Error, ROUNDS, ReconcileOutcome};
 use super::handle::NsHandle;
-use super::link::ParsedLink;
 use super::message::{self, LinkRefs};
 use super::missing_routes::MissingRoutes;
 use super::netlink::{Netlink, NetlinkError, ignore_errno};
@@ -26,7 +25,7 @@ use super::netns::{Netns, NetnsMount, NetnsOrigin};
 use super::op::LinkSetting;
 use super::record::OwnershipRecord;
 use super::rtnl::RtnlMessage;
-use super::{Op, nft, observe, plan};
+use super::{Op, RouterNetns, nft, observe, plan};
 
 /// With this many desired links or more, both namespaces are read in parallel. Fewer links are read faster than a
 /// thread starts, and the memory of a thread is not returned.
@@ -187,6 +186,14 @@ impl Kernel {
         &self.router.as_ref().unwrap_or(&self.host).ns
     }
 
+    /// Opens FRR's namespace once more, for another thread.
+    ///
+    /// # Errors
+    /// No descriptor is available, or the namespace can't be entered.
+    pub fn open_router(&self) -> io::Result<RouterNetns> {
+        RouterNetns::open(self.router_ns())
+    }
+
     /// The netlink socket in FRR's namespace.
     pub(super) fn router_netlink(&mut self) -> &mut Netlink {
         &mut self.handle(Side::Router).nl
@@ -195,11 +202,6 @@ impl Kernel {
     /// The netlink socket in the host namespace.
     pub(super) fn host_netlink(&mut self) -> &mut Netlink {
         &mut self.host.nl
-    }
-
-    /// A link in FRR's namespace.
-    pub(super) fn router_link(&mut self, name: &str) -> Result<ParsedLink, NetlinkError> {
-        self.handle(Side::Router).link(name)
     }
 
     /// The index of a link in FRR's namespace.

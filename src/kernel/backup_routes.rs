@@ -371,13 +371,13 @@ fn without_link(mut backup: RouteMessage, index: u32) -> Remaining {
     Remaining::Some(backup)
 }
 
-impl super::Kernel {
+impl super::RouterNetns {
     /// Destinations of the BGP routes and backup routes in `table` of FRR's namespace, without default routes.
     ///
     /// # Errors
     /// The routes can't be read.
     pub fn bgp_prefixes(&mut self, table: u32) -> io::Result<BTreeSet<IpNet>> {
-        let nl = self.router_netlink();
+        let nl = self.netlink();
         let mut prefixes = BTreeSet::new();
         for protocol in [RouteProtocol::Bgp, PROTOCOL] {
             let found = destinations(nl, protocol, Some(table))?;
@@ -393,6 +393,6 @@ impl super::Kernel {
     /// # Errors
     /// The socket can't be opened.
     pub fn backup_routes(&self) -> io::Result<BackupRoutes> {
-        BackupRoutes::open(self.router_ns())
+        BackupRoutes::open(self.ns())
     }
 }

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 
-use super::Kernel;
+use super::RouterNetns;
 use super::rtnl::RtnlMessage;
 use crate::model::IfName;
 
@@ -25,10 +25,10 @@ impl Carrier {
     }
 }
 
-impl Kernel {
+impl RouterNetns {
     /// The carrier state of the port of that name in FRR's namespace.
     pub fn carrier(&mut self, port: &IfName) -> Carrier {
-        let Ok(link) = self.router_link(port.as_str()) else { return Carrier::default() };
+        let Ok(link) = self.link(port.as_str()) else { return Carrier::default() };
         Carrier { index: link.link.index, up: link.link.up && link.link.carrier, losses: link.carrier_losses }
     }
 
@@ -36,7 +36,7 @@ impl Kernel {
     pub fn subnets(&mut self, index: u32) -> Vec<IpNet> {
         let mut filter = AddressMessage::default();
         filter.header.index = index;
-        let found = self.router_netlink().dump(RtnlMessage::GetAddress(filter), |reply| {
+        let found = self.netlink().dump(RtnlMessage::GetAddress(filter), |reply| {
             let RtnlMessage::NewAddress(message) = reply else { return None };
             let length = message.header.prefix_len;
             let mut nets = message.attributes.iter().filter_map(|attribute| match attribute {

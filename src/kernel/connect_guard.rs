@@ -21,10 +21,10 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange};
 use netlink_packet_route::{AddressFamily, IpProtocol};
 
-use super::Kernel;
 use super::backup_routes::{BackupRoutes, PROTOCOL};
 use super::netlink::{Netlink, ignore_errno};
 use super::rtnl::RtnlMessage;
+use super::{Kernel, RouterNetns};
 
 /// Priority of the rules: before the rule for main (32766), and after the rule for VRFs (1000), so that the speaker's
 /// VRF is not affected.
@@ -51,14 +51,14 @@ impl fmt::Display for Connects {
     }
 }
 
-impl Kernel {
+impl RouterNetns {
     /// Blocks new connections in one direction. An established connection of the other direction is not affected.
     ///
     /// # Errors
     /// The kernel refused.
     pub fn block_connects(&mut self, direction: Connects) -> io::Result<()> {
         let rule = RtnlMessage::NewRule(rule(direction));
-        Ok(ignore_errno(EEXIST, self.router_netlink().change(rule, NLM_F_CREATE | NLM_F_EXCL))?)
+        Ok(ignore_errno(EEXIST, self.netlink().change(rule, NLM_F_CREATE | NLM_F_EXCL))?)
     }
 
     /// Allows new connections in one direction again.
@@ -66,9 +66,11 @@ impl Kernel {
     /// # Errors
     /// The kernel refused.
     pub fn allow_connects(&mut self, direction: Connects) -> io::Result<()> {
-        allow(self.router_netlink(), direction)
+        allow(self.netlink(), direction)
     }
+}
 
+impl Kernel {
     /// Removes these rules and the backup routes from the host namespace, where an instance with `NETNS=host` may have
     /// left them.
     ///

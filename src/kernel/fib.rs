@@ -86,12 +86,12 @@ fn temporary_route(route: &FibRoute) -> Result<RouteMessage, NetlinkError> {
     message::route(None, &unreachable)
 }
 
-impl super::Kernel {
+impl super::RouterNetns {
     /// Opens a socket for zebra's routes in FRR's namespace.
     ///
     /// # Errors
     /// The socket can't be opened.
     pub fn fib(&self) -> io::Result<Fib> {
-        Fib::open(self.router_ns())
+        Fib::open(self.ns())
     }
 }

@@ -62,6 +62,10 @@ impl Netns {
         Ok(Self { file: File::open(path)? })
     }
 
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { file: self.file.try_clone()? })
+    }
+
     /// The namespace called `name`. Creates and mounts it if it does not exist.
     ///
     /// # Errors

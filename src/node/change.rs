@@ -1,27 +1,25 @@
 //! Another configuration for a node that is set up.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::Level;
 
-use super::{Node, resolve, single_problem};
+use super::{ActiveConfig, Node, resolve, single_problem};
 use crate::config::Config;
 use crate::kernel::{Changes, plan};
 use crate::resolve::{
     FabricNic, NicSearch, NicSelector, Resolved, describe_missing, find_nics, rejection_reason,
 };
 
-/// The time slice for kernel changes of a new configuration. Between two slices the supervisor restarts daemons that
-/// have exited, and zebra processes the new VNIs.
-pub const BUILD_SLICE: Duration = Duration::from_millis(50);
+/// The time slice for kernel changes of a new configuration. Between two slices zebra processes the new VNIs.
+const BUILD_SLICE: Duration = Duration::from_millis(50);
 
 /// A new configuration, and what it resolves to.
 #[derive(Debug)]
 pub struct Candidate {
-    /// The configuration.
-    pub config: Config,
-    /// The text of frr.conf.
-    pub text: String,
+    /// The configuration, and the text of frr.conf.
+    pub active: ActiveConfig,
     resolved: Resolved,
 }
 
@@ -30,13 +28,13 @@ impl Node {
     ///
     /// # Errors
     /// All reasons why the configuration is rejected, one sentence each.
-    pub fn prepare(&mut self, config: Config) -> Result<Candidate, Vec<String>> {
+    pub fn prepare(&mut self, config: Arc<Config>) -> Result<Candidate, Vec<String>> {
         let now = self.kernel.observe(Some(&self.desired)).map_err(single_problem)?;
         let NicSearch { mut found, mut missing, mut rejected } =
             find_nics(&NicSelector::from_config(&config), &now, &self.nics);
         // A NIC of the current configuration that has become missing or unusable is a problem of its own. It does not
         // reject the new configuration.
-        let current = NicSelector::from_config(&self.config);
+        let current = NicSelector::from_config(&self.active.config);
         let is_new = |selector: &NicSelector| !current.contains(selector);
         let all = missing.len() + rejected.len();
         missing.retain(is_new);
@@ -71,7 +69,7 @@ impl Node {
             return Err(conflicts.into_iter().map(|(_, sentence)| sentence).collect());
         }
         let text = self.render(&config, &resolved).map_err(single_problem)?;
-        Ok(Candidate { config, text, resolved })
+        Ok(Candidate { active: self.active.with(config, &text), resolved })
     }
 
     /// Keeps the settings that depend on a missing NIC: FRR's ports, and the MTUs, which the fabric NICs determine.
@@ -89,9 +87,13 @@ impl Node {
     /// # Errors
     /// The kernel state can't be read.
     pub fn adopt(&mut self, candidate: Candidate) -> Result<Changes, String> {
-        let Candidate { config, resolved, .. } = candidate;
-        self.config = config;
-        super::accepted::save(&self.config.objects);
+        let Candidate { active, resolved } = candidate;
+        let is_other_text = active.store.active() != self.active.store.active();
+        self.active.adopt(active);
+        if is_other_text {
+            self.active.store.save();
+        }
+        super::accepted::save(&self.active.config.objects);
         self.ports = resolved.ports;
         self.desired = resolved.desired;
         for warning in &resolved.warnings {
@@ -101,9 +103,9 @@ impl Node {
     }
 
     /// The sources have changed, and what they make up has not.
-    pub fn set_sources(&mut self, config: Config) {
-        self.config = config;
-        super::accepted::save(&self.config.objects);
+    pub fn set_sources(&mut self, config: Arc<Config>) {
+        self.active.config = config;
+        super::accepted::save(&self.active.config.objects);
     }
 
     /// Applies changes for up to [`BUILD_SLICE`]. Returns whether none remain.

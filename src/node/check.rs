@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::Level;
@@ -68,7 +69,7 @@ impl Node {
 
     /// Compares the observed state with the desired state, and repairs drift.
     pub fn check(&mut self) -> CheckOutcome {
-        match self.kernel.netns_mount(&self.config.settings.netns) {
+        match self.kernel.netns_mount(&self.active.config.settings.netns) {
             Ok(NetnsMount::Present) => self.unmounted_since = None,
             Ok(NetnsMount::Replaced) => return CheckOutcome::NamespaceLost("was replaced"),
             // Who deletes it may be about to mount another one under its name.
@@ -78,7 +79,7 @@ impl Node {
                 return CheckOutcome::Unmounted;
             }
             Ok(NetnsMount::Absent) => {
-                let name = self.config.settings.netns.to_string();
+                let name = self.active.config.settings.netns.to_string();
                 match self.kernel.router_ns().mount_as(&name) {
                     Ok(()) => {}
                     Err(e) if limits::is_own_shortage(&e) => return self.fail_unobservable(&e),
@@ -154,7 +155,7 @@ impl Node {
         };
         self.check_shared_tables(&now);
         let NicSearch { mut found, mut missing, rejected } =
-            find_nics(&NicSelector::from_config(&self.config), &now, &self.nics);
+            find_nics(&NicSelector::from_config(&self.active.config), &now, &self.nics);
         if !missing.is_empty() {
             let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
             log::debug!("missing fabric NICs: {}", names.join(", "));
@@ -169,14 +170,14 @@ impl Node {
         self.publisher.update(|facts| facts.interfaces = interfaces);
         let mut complete = missing.is_empty();
         found.retain(|nic| {
-            let Some(sentence) = rejection_reason(&self.config, &now, nic) else { return true };
+            let Some(sentence) = rejection_reason(&self.active.config, &now, nic) else { return true };
             failures.insert(sentence);
             // It stays in the host namespace.
             let stays_out = now.router.is_some() && nic.side == Side::Host;
             complete &= !stays_out;
             !stays_out
         });
-        let mut resolved = resolve(&self.config, &now, &found);
+        let mut resolved = resolve(&self.active.config, &now, &found);
         self.nics_renamed.extend(update_nic_names(&mut self.nic_names, &found, &now));
         self.nics = found;
         if !complete {
@@ -211,18 +212,18 @@ impl Node {
         let done = outcome.done;
         let has_other_ports = resolved.ports != self.ports;
         let mut reconfigured = None;
-        if has_other_ports && self.config_store.replaces_rolled_back() {
+        if has_other_ports && self.active.store.replaces_rolled_back() {
             // The settings of the active configuration are unknown, and the known settings were rolled back.
             failures.insert(SETTINGS_UNKNOWN.into());
         } else if has_other_ports {
-            let before = self.config_store.active().to_owned();
+            let before = Arc::clone(self.active.store.active());
             let ports = format!("{} (before: {})", names(&resolved.ports), names(&self.ports));
             if let Err(problems) = self.activate_config(&resolved) {
                 failures.extend(problems);
                 return CheckOutcome::Failed;
             }
             // The previous configuration stays active if the new one is rejected.
-            reconfigured = (*self.config_store.active() != before).then_some(ports);
+            reconfigured = (*self.active.store.active() != before).then_some(ports);
         }
         let renamed = std::mem::take(&mut self.nics_renamed);
         if !renamed.is_empty() {

@@ -1,9 +1,12 @@
-//! The node: its namespaces and devices in the kernel, and the configuration of FRR. The supervisor sets the node up
-//! once and then repairs drift.
+//! The node: its namespaces and devices in the kernel, and the configuration of FRR. It is set up once; then the
+//! reconciler repairs drift and applies changes.
 
 mod accepted;
+mod active;
 mod change;
 mod check;
+mod publish;
+mod rollback;
 mod set_up;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,36 +14,32 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustix::event::PollFd;
-
 use crate::config::Config;
-use crate::frr::{self, ConfigStore, Daemon, Inputs, Version, check as frr_check, state};
+use crate::frr::{self, Daemon, Inputs, Version, check as frr_check, state};
 use crate::kernel::netns::NetnsMount;
-use crate::kernel::{Kernel, KernelEvents, Monitor, ReconcileOutcome, SharedTable};
-use crate::model::{Desired, IfName, Namespaces, RawLines};
+use crate::kernel::{Kernel, ReconcileOutcome, SharedTable};
+use crate::model::{Desired, IfName, Namespaces};
 use crate::resolve::{self, FabricNic, Resolved};
 use crate::status::{self, Publisher, RepairCounts};
 use crate::time::Time;
 
 pub use accepted::load_accepted;
-pub use change::{BUILD_SLICE, Candidate};
+pub use active::ActiveConfig;
+pub use change::Candidate;
 pub use check::{CheckOutcome, UNMOUNTED_GRACE};
+pub use publish::describe;
+pub use rollback::RollbackHistory;
 pub use set_up::SetUp;
 
 /// The node's kernel objects, and FRR's configuration.
 #[derive(Debug)]
 pub struct Node {
-    /// The configuration, without the raw lines that were left out.
-    pub config: Config,
-    /// Raw lines that FRR rejected at the start.
-    left_out_raw: Vec<RawLines>,
+    /// The active configuration.
+    pub active: ActiveConfig,
     /// The version of FRR.
     pub version: Version,
-    /// FRR's configuration.
-    pub config_store: ConfigStore,
     /// Both namespaces.
     pub kernel: Kernel,
-    monitor: Monitor,
     desired: Desired,
     ports: Vec<IfName>,
     /// The fabric NICs of the last check.
@@ -74,8 +73,8 @@ impl Node {
     /// Renders frr.conf and activates it if FRR accepts it. Leaves out raw lines that FRR rejects.
     fn activate_config(&mut self, resolved: &Resolved) -> Result<(), Vec<String>> {
         loop {
-            let e = match self.render(&self.config, resolved) {
-                Ok(text) => match self.config_store.check_and_activate(&text) {
+            let e = match self.render(&self.active.config, resolved) {
+                Ok(text) => match self.active.store.check_and_activate(&text) {
                     Ok(()) => {
                         let reasons = std::mem::take(&mut self.rejection_reasons);
                         if !reasons.is_empty() {
@@ -88,7 +87,7 @@ impl Node {
                     Err(e) if self.leave_out_raw(&e, &text, resolved) => continue,
                     // The text is not the cause: the caller retries.
                     Err(e)
-                        if !self.config_store.active().is_empty()
+                        if !self.active.store.active().is_empty()
                             && frr_check::check_failure(&e).is_none() =>
                     {
                         return Err(single_problem(e));
@@ -97,7 +96,7 @@ impl Node {
                 },
                 Err(e) => e,
             };
-            if !self.config_store.use_stored() {
+            if !self.active.store.use_stored() {
                 return Err(vec![e]);
             }
             log::error!("{e}; the previous configuration stays active");
@@ -113,9 +112,9 @@ impl Node {
     /// Leaves out the raw lines for which FRR rejects `text`. `false`: the raw lines are not the cause.
     fn leave_out_raw(&mut self, e: &io::Error, text: &str, resolved: &Resolved) -> bool {
         let Some(failure) = frr_check::check_failure(e) else { return false };
-        let raw = &self.config.overlay.raw;
+        let raw = &self.active.config.overlay.raw;
         let check_with = |entries: &[usize]| {
-            let mut config = self.config.clone();
+            let mut config = Config::clone(&self.active.config);
             config.overlay.raw = entries.iter().map(|i| raw[*i].clone()).collect();
             let text = self.render(&config, resolved).ok()?;
             frr_check::check_failure(&frr_check::check(&text).err()?).cloned()
@@ -126,21 +125,9 @@ impl Node {
             log::error!("{problem}");
             self.publisher.update(|facts| facts.configuration.left_out.push(problem));
         }
-        let left_out = bad.iter().rev().map(|(i, _)| self.config.overlay.raw.remove(*i));
-        self.left_out_raw.extend(left_out);
+        let bad: Vec<usize> = bad.into_iter().map(|(i, _)| i).collect();
+        self.active.leave_out_raw(&bad);
         !bad.is_empty()
-    }
-
-    /// Whether `config`, without the raw lines that were left out at the start, is the node's configuration.
-    pub fn is_current(&self, config: &Config) -> bool {
-        let mut config = config.clone();
-        config.overlay.raw.retain(|raw| !self.left_out_raw.contains(raw));
-        config == self.config
-    }
-
-    /// The daemons that this configuration needs.
-    pub fn daemons(&self, config: &Config) -> Vec<&'static Daemon> {
-        self.version.daemons(config.timers.bfd.is_some(), config.overlay.underlay.is_vtep())
     }
 
     /// Logs the changes that the kernel refused, and publishes the devices.
@@ -187,18 +174,8 @@ impl Node {
 
     /// The links that lead to the fabric, by their names in FRR's namespace.
     pub fn fabric_ports(&self) -> Vec<IfName> {
-        let named = self.config.overlay.underlay.interfaces.iter().map(|interface| interface.name());
+        let named = self.active.config.overlay.underlay.interfaces.iter().map(|interface| interface.name());
         self.ports.iter().chain(named).cloned().collect()
-    }
-
-    /// The file descriptors to poll for kernel events.
-    pub fn fds(&self) -> impl Iterator<Item = PollFd<'_>> {
-        self.monitor.fds()
-    }
-
-    /// The kernel events since the last call, except changes of mounts: only poll reports those.
-    pub fn drain_events(&self) -> KernelEvents {
-        self.monitor.drain()
     }
 
     /// Prepares the node for a later instance: the namespace stays mounted under its name. If another namespace has the
@@ -207,13 +184,12 @@ impl Node {
     /// # Errors
     /// Something can't be removed.
     pub fn shut_down(self) -> Result<(), Vec<String>> {
-        match self.kernel.netns_mount(&self.config.settings.netns) {
-            Ok(NetnsMount::Absent) => {
-                match self.kernel.router_ns().mount_as(&self.config.settings.netns.to_string()) {
-                    Ok(()) => Ok(()),
-                    Err(_) => self.dismantle(),
-                }
-            }
+        let netns = &self.active.config.settings.netns;
+        match self.kernel.netns_mount(netns) {
+            Ok(NetnsMount::Absent) => match self.kernel.router_ns().mount_as(&netns.to_string()) {
+                Ok(()) => Ok(()),
+                Err(_) => self.dismantle(),
+            },
             Ok(NetnsMount::Replaced) => self.dismantle(),
             Ok(NetnsMount::Present) | Err(_) => Ok(()),
         }
@@ -226,6 +202,11 @@ impl Node {
     pub fn dismantle(mut self) -> Result<(), Vec<String>> {
         self.kernel.dismantle().map_err(single_problem)
     }
+}
+
+/// The daemons that a configuration needs.
+pub fn daemons(config: &Config, version: Version) -> Vec<&'static Daemon> {
+    version.daemons(config.timers.bfd.is_some(), config.overlay.underlay.is_vtep())
 }
 
 /// An error as a list of one problem.

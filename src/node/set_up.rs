@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use log::Level;
 use rustix::event::PollFd;
 
-use super::{Node, resolve, single_problem};
+use super::{ActiveConfig, Node, resolve, single_problem};
 use crate::config::Config;
-use crate::frr::{ConfigStore, Version, kill_leftovers};
+use crate::frr::{Version, kill_leftovers};
 use crate::kernel::netns::NetnsOrigin;
 use crate::kernel::{Kernel, Monitor, Netns};
 use crate::model::{Desired, Namespaces, Side, Sysctl};
@@ -85,11 +85,12 @@ impl<'a> SetUp<'a> {
         at.min(Instant::now() + HEARTBEAT_INTERVAL)
     }
 
-    /// Does what can be done now. Returns the node when it is set up, without the daemons.
+    /// Does what can be done now. Returns the node when it is set up, without the daemons, and the kernel events since
+    /// its devices were read.
     ///
     /// # Errors
     /// All problems, one line each, when `SETUP_TIMEOUT` has expired.
-    pub fn step(&mut self) -> Result<Option<Node>, Vec<String>> {
+    pub fn step(&mut self) -> Result<Option<(Node, Monitor)>, Vec<String>> {
         self.publisher.heartbeat();
         match self.advance() {
             Ok(node) => Ok(node),
@@ -102,7 +103,7 @@ impl<'a> SetUp<'a> {
         matches!(self.phase, Phase::WaitForNics(_)) || !self.logged.is_empty()
     }
 
-    fn advance(&mut self) -> Result<Option<Node>, Vec<String>> {
+    fn advance(&mut self) -> Result<Option<(Node, Monitor)>, Vec<String>> {
         let now = Instant::now();
         let mut wait = match std::mem::replace(&mut self.phase, Phase::Begin(now)) {
             Phase::WaitForNics(wait) => wait,
@@ -198,7 +199,7 @@ impl<'a> SetUp<'a> {
         origin: Option<NetnsOrigin>,
         now: &Namespaces,
         found: Vec<FabricNic>,
-    ) -> Result<Node, Vec<String>> {
+    ) -> Result<(Node, Monitor), Vec<String>> {
         let config = self.config.clone();
         let rejections: Vec<String> =
             found.iter().filter_map(|nic| rejection_reason(&config, now, nic)).collect();
@@ -222,12 +223,9 @@ impl<'a> SetUp<'a> {
         // The monitor reports every change from here on.
         let monitor = Monitor::everything(&kernel).map_err(single_problem)?;
         let mut node = Node {
-            config,
-            left_out_raw: vec![],
+            active: ActiveConfig::new(config, self.version),
             version: self.version,
-            config_store: ConfigStore::load(),
             kernel,
-            monitor,
             desired: Desired::default(),
             ports: vec![],
             nics: found,
@@ -257,7 +255,7 @@ impl<'a> SetUp<'a> {
         }
         node.desired = resolved.desired;
         node.report_outcome(outcome);
-        if node.config.settings.netns.as_deref().is_some()
+        if node.active.config.settings.netns.as_deref().is_some()
             && let Err(e) = node.kernel.clear_host()
         {
             log::warn!(
@@ -267,8 +265,8 @@ impl<'a> SetUp<'a> {
         let inode = node.kernel.router_ns().inode().unwrap_or(0);
         self.publisher.update(|facts| facts.namespace.inode = inode);
         kill_leftovers().map_err(single_problem)?;
-        super::accepted::save(&node.config.objects);
-        Ok(node)
+        super::accepted::save(&node.active.config.objects);
+        Ok((node, monitor))
     }
 }
 

@@ -8,6 +8,7 @@ use super::policy::{Action, Event};
 use super::queries::DaemonQuery;
 use crate::frr::vty::socket;
 use crate::frr::{DaemonKind, sockets};
+use crate::reconciler::Job;
 
 /// Duration of an iteration of the loop after which replies may have arrived that the loop has not read yet.
 const LONG_ITERATION: Duration = Duration::from_secs(1);
@@ -49,8 +50,8 @@ impl Supervisor<'_> {
                     // Publish that the problem is resolved; the next update may be a minute away.
                     self.publisher.update(|_| ());
                 }
-                if self.node.has_sysctl_drift() {
-                    self.kernel.repairs.state_changed(Instant::now());
+                if self.node.reconciler.is_idle() {
+                    self.node.reconciler.send(Job::CheckSysctls);
                 }
                 self.probe();
                 let ready = self
@@ -89,7 +90,7 @@ impl Supervisor<'_> {
                 let Process { daemon, child, .. } = &mut self.processes[i];
                 if let Some(child) = child {
                     let (name, pid, s) =
-                        (daemon.kind, child.pid, self.node.config.settings.liveness_timeout.get());
+                        (daemon.kind, child.pid, self.config.active.config.settings.liveness_timeout.get());
                     if sockets::is_missing(name) {
                         // The daemon may work, so a backtrace would show nothing.
                         log::error!(
@@ -137,9 +138,8 @@ impl Supervisor<'_> {
                 self.publisher.update(|facts| facts.incomplete = true);
             }
             Action::MarkGood => {
-                self.node.config_store.mark_good();
-                self.config.history.mark_good(&self.node);
-                log::debug!("the active configuration is stored as the last-known-good configuration");
+                self.config.active.store.mark_good();
+                self.node.reconciler.send(Job::MarkGood);
             }
             Action::RollBack(i) => self.roll_back(i),
             Action::Finished => self.ending.finished = true,

@@ -187,14 +187,14 @@ impl Supervisor<'_> {
         if self.kernel.backup.running.as_ref().is_some_and(Task::is_finished) {
             self.kernel.backup.finish_job();
         }
-        let kernel = &self.node.kernel;
-        self.kernel.backup.start_next(|| kernel.backup_routes(), Instant::now());
+        let router = &self.node.router;
+        self.kernel.backup.start_next(|| router.backup_routes(), Instant::now());
     }
 
     /// Whether a new zebra damages existing IPv4 routes with an IPv6 next hop.
     fn can_zebra_damage_routes(&self) -> bool {
         self.node.version < ADOPTS_NEXTHOP_OBJECTS
-            || self.config.text.lines().any(|line| line == NO_NEXTHOP_OBJECTS)
+            || self.config.active.store.active().lines().any(|line| line == NO_NEXTHOP_OBJECTS)
     }
 
     /// Called before zebra starts. If a new zebra damages existing routes, this waits until the jobs have removed them.
@@ -202,8 +202,8 @@ impl Supervisor<'_> {
         let must_wait = self.can_zebra_damage_routes();
         while must_wait && (self.kernel.backup.running.is_some() || !self.kernel.backup.queue.is_empty()) {
             self.kernel.backup.finish_job();
-            let kernel = &self.node.kernel;
-            self.kernel.backup.start_next(|| kernel.backup_routes(), Instant::now());
+            let router = &self.node.router;
+            self.kernel.backup.start_next(|| router.backup_routes(), Instant::now());
             if self.kernel.backup.retry_at.is_some() {
                 return;
             }

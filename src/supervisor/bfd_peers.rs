@@ -137,7 +137,7 @@ impl Supervisor<'_> {
 
     /// Sends BFD AdminDown to the peers of an exited bfdd when they are ready for it.
     fn step_admin_down(&mut self, now: Instant) {
-        let router = self.node.kernel.router_ns();
+        let router = self.node.router.ns();
         let connections = || {
             let tables = router.within_on_this_thread(|| bgp_connections("/proc/thread-self/net"));
             tables.ok().flatten().unwrap_or_default()

@@ -98,10 +98,10 @@ impl Part for PortPart {
 impl Supervisor<'_> {
     /// Reads the carriers of the fabric ports.
     pub(super) fn check_ports(&mut self, now: Instant) {
-        for port in self.node.fabric_ports() {
-            let is = self.node.kernel.carrier(&port);
-            let kernel = &mut self.node.kernel;
-            if self.kernel.carriers.record_carrier(&port, is, || kernel.subnets(is.index), now)
+        for port in self.node.view.fabric_ports.clone() {
+            let router = &mut self.node.router;
+            let is = router.carrier(&port);
+            if self.kernel.carriers.record_carrier(&port, is, || router.subnets(is.index), now)
                 && self.kernel.backup.until.is_some()
             {
                 self.queue_backup_job(BackupJob::RemoveLink(is.index));
@@ -111,7 +111,7 @@ impl Supervisor<'_> {
 
     /// Makes bgpd drop the paths of peers whose port has lost its carrier.
     fn drop_stale_paths(&mut self, now: Instant) {
-        let text = self.ready(DaemonKind::Bgpd).map(|_| self.config.text.as_str());
+        let text = self.ready(DaemonKind::Bgpd).map(|_| &**self.config.active.store.active());
         for peer in self.kernel.carriers.step(&socket(DaemonKind::Bgpd), text, self.node.version, now) {
             log::warn!(
                 peer = peer.as_str();

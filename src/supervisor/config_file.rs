@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags};
@@ -14,6 +15,7 @@ use super::watch::FileWatch;
 use crate::config::{Config, WithFile};
 use crate::logging;
 use crate::model::FilePath;
+use crate::reconciler::Job;
 
 /// Log message if there is nothing to change.
 pub(super) const UNCHANGED: &str = "the configuration file matches the active configuration";
@@ -108,7 +110,7 @@ impl Supervisor<'_> {
         if let Some(read) = self.config.file.read.take_if(|read| read.task.is_finished()) {
             let contents = read.task.join();
             self.process_contents(
-                contents.unwrap_or_else(|| self.config.base.with_file(&self.node.config.objects)),
+                contents.unwrap_or_else(|| self.config.base.with_file(&self.config.active.config.objects)),
                 read.force,
                 now,
             );
@@ -125,12 +127,12 @@ impl Supervisor<'_> {
             read.repeat = Some(force || read.repeat.unwrap_or_default());
             return;
         }
-        let (base, accepted) = (self.config.base.clone(), self.node.config.objects.clone());
+        let (base, accepted) = (self.config.base.clone(), self.config.active.config.objects.clone());
         match Task::start(move || base.with_file(&accepted)) {
             Ok(task) => self.config.file.read = Some(FileRead { task, force, repeat: None }),
             // No thread is available.
             Err(_) => {
-                let contents = self.config.base.with_file(&self.node.config.objects);
+                let contents = self.config.base.with_file(&self.config.active.config.objects);
                 self.process_contents(contents, force, now);
             }
         }
@@ -141,9 +143,12 @@ impl Supervisor<'_> {
     fn process_contents(&mut self, contents: WithFile, force: bool, now: Instant) {
         let WithFile { config, problems, is_lost } = contents;
         let is_first = !std::mem::replace(&mut self.config.file.has_read, true);
-        let is_active = !self.node.config_store.is_substitute();
+        let is_active = !self.config.active.store.is_substitute();
         // What was left out of the configuration at the start was reported then.
-        if is_first && is_active && config.as_ref().is_ok_and(|config| self.node.is_current(config)) && !force
+        if is_first
+            && is_active
+            && config.as_ref().is_ok_and(|config| self.config.active.is_current(config))
+            && !force
         {
             return;
         }
@@ -166,16 +171,16 @@ impl Supervisor<'_> {
         };
         self.config.file.left_out = problems;
         // What was kept because of errors can be removed now.
-        let is_corrected = self.node.config.overlay.incomplete && !config.overlay.incomplete;
+        let is_corrected = self.config.active.config.overlay.incomplete && !config.overlay.incomplete;
         if is_active
-            && config == self.node.config
+            && config == *self.config.active.config
             && !is_corrected
-            && self.config.change.commands.is_none()
+            && self.config.change.is_adopted()
             && !force
         {
             self.config.file.pending = None;
-            self.node.set_sources(config);
-            self.show_configuration();
+            self.config.active.config = Arc::new(config);
+            self.node.reconciler.send(Job::SetSources(Arc::clone(&self.config.active.config)));
             self.show_rejection(&[]);
             self.show_left_out();
             match self.config.file.left_out.is_empty() {
@@ -186,7 +191,7 @@ impl Supervisor<'_> {
                 false => {}
             }
         } else {
-            self.config.file.pending = Some(PendingConfig::new(config, now));
+            self.config.file.pending = Some(PendingConfig::new(Arc::new(config), now));
         }
     }
 

@@ -40,7 +40,7 @@ impl Supervisor<'_> {
     pub(super) fn start_next_load(&mut self) {
         while let Some(daemon) = self.config.load.queue.pop_front() {
             let start = || {
-                let text = Memfd::sealed("frr.conf", &with_log_settings(&self.config.text))?;
+                let text = Memfd::sealed("frr.conf", &with_log_settings(self.config.active.store.active()))?;
                 let mut command = Command::new("/usr/bin/vtysh");
                 command.args(["--vty_socket", SOCKET_DIR, "--config_dir", RUN_DIR, "-f", &text.path()]);
                 command.args(daemon.iter().flat_map(|name| ["-d", name.name()]));

@@ -43,7 +43,7 @@ impl Supervisor<'_> {
         let until = Instant::now() + START_BLOCK_TIME;
         self.kernel.blocked_connects = vec![(Connects::Outbound, until), (Connects::Inbound, until)];
         for (direction, _) in &self.kernel.blocked_connects {
-            if let Err(e) = self.node.kernel.block_connects(*direction) {
+            if let Err(e) = self.node.router.block_connects(*direction) {
                 log::warn!(
                     "{direction} BGP connections cannot be blocked: {e}; a new session may be established and closed again"
                 );
@@ -68,12 +68,12 @@ impl Supervisor<'_> {
     /// Allows the connects whose block has ended.
     pub(super) fn allow_due_connects(&mut self, now: Instant) {
         let extension = self.block_extension();
-        let kernel = &mut self.node.kernel;
+        let router = &mut self.node.router;
         self.kernel.blocked_connects.retain_mut(|(direction, at)| {
             if *at + extension > now {
                 return true;
             }
-            let allowed = kernel.allow_connects(*direction);
+            let allowed = router.allow_connects(*direction);
             if let Err(e) = &allowed {
                 log::error!(
                     "{direction} BGP connections are still blocked (ip -6 rule, priority 8799): {e}; no new session comes up; \

@@ -18,7 +18,8 @@ use super::process::Child;
 use super::retention::Retention;
 use super::services::PRUNE_DELAY;
 use super::show::DaemonHistory;
-use super::{Supervisor, file_text, linked_kill};
+use super::{Supervisor, linked_kill};
+use crate::children;
 use crate::frr::Daemon;
 use crate::frr::daemons::BIN_DIR;
 use crate::frr::memfd::Memfd;
@@ -103,13 +104,17 @@ impl Supervisor<'_> {
     pub(super) fn start_daemon(&mut self, i: usize) -> io::Result<Child> {
         let daemon = self.processes[i].daemon;
         if daemon.kind == DaemonKind::Zebra
-            && let Some(conflict) = self.node.zebra_conflict()
+            && let Some(conflict) = &self.node.view.zebra_conflict
         {
-            return Err(io::Error::other(conflict));
+            return Err(io::Error::other(conflict.clone()));
         }
         let retention = self.services.retention.as_ref().filter(|_| daemon.kind == DaemonKind::Bgpd);
         let retained = retention.map(Retention::configuration).unwrap_or_default();
-        let config = file_text(&self.config.parts, daemon.kind)
+        let config = self
+            .config
+            .active
+            .store
+            .part(daemon.kind)
             .map(|text| Memfd::sealed(daemon.kind.name(), &(text.to_owned() + &retained)));
         let config = config.transpose()?;
         let pid = Memfd::empty("pid")?;
@@ -130,11 +135,8 @@ impl Supervisor<'_> {
         let (link, ends) = victim.and_then(|_| linked_kill::create().map_err(not_linked).ok()).unzip();
         let (input, _last) = ends.map_or((Stdio::null(), None), |ends| (ends.input, Some(ends.inherited)));
         // A child starts in the namespace of the thread that creates it.
-        let child = self
-            .node
-            .kernel
-            .router_ns()
-            .within(|| Child::spawn(daemon.kind.name(), command, input, &inherited))?;
+        let child =
+            self.node.router.ns().within(|| Child::spawn(daemon.kind.name(), command, input, &inherited))?;
         if let Some((link, victim)) = link.zip(victim) {
             self.processes[i].linked_kill = link.arm(victim).map_err(not_linked).ok().map(|()| link);
         }
@@ -169,7 +171,7 @@ impl Supervisor<'_> {
                     self.load_exited(child, status);
                 }
                 self.start_next_load();
-            } else {
+            } else if !children::pass_on(pid.as_raw_nonzero().get().unsigned_abs(), status) {
                 log::debug!("reaped orphan {pid}: {status}");
             }
         }
@@ -184,7 +186,8 @@ impl Supervisor<'_> {
         if self.processes[i].daemon.owns_kernel_routes && self.ending.end.is_none() {
             // The service of a route that is missing now may still be announced.
             if let Some((at, _)) = &mut self.services.released {
-                let retention_s = self.node.config.metallb.as_ref().map_or(0, |metallb| metallb.retention_s);
+                let retention_s =
+                    self.config.active.config.metallb.as_ref().map_or(0, |metallb| metallb.retention_s);
                 *at = Instant::now() + Duration::from_secs(retention_s.into()) + PRUNE_DELAY;
             }
             self.install_backup_routes(self.running(DaemonKind::Zebra).is_none());

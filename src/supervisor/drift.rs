@@ -332,7 +332,7 @@ impl Supervisor<'_> {
             || self.ending.graceful_shutdown.is_some();
         let configuring = self.is_configuring() || !self.config.drift.queued.is_empty();
         let quiet = self.policy.is_complete() && !configuring && !is_settling;
-        let enforce = self.node.config.settings.enforce_config;
+        let enforce = self.config.active.config.settings.enforce_config;
         drift_events.extend(self.config.drift.monitor.step(quiet, enforce, &self.daemons(), now));
         for event in drift_events {
             self.process_drift_event(event, enforce);

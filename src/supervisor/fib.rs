@@ -196,7 +196,7 @@ impl Supervisor<'_> {
         };
         let compare_all = self.kernel.fib.start(now);
         let bgpd_age = Some(age).filter(|age| *age < NO_STALE_ROUTES_AFTER);
-        let fib = self.node.kernel.fib();
+        let fib = self.node.router.fib();
         let task = fib.and_then(|fib| {
             Task::start(move || {
                 restore_missing_routes(fib, &socket(DaemonKind::Zebra), bgpd_age, compare_all)

@@ -13,10 +13,11 @@ use super::policy::Event;
 use super::repairs::RepairSchedule;
 use super::repairs::{RETRY, RepairOutcome};
 use super::{End, Supervisor};
+use crate::config::Config;
 use crate::frr::DaemonKind;
-use crate::kernel::{CONFIRM_DELAY, Connects, KernelEvents};
-use crate::node::Node;
+use crate::kernel::{CONFIRM_DELAY, Connects, KernelEvents, RouterNetns};
 use crate::node::{CheckOutcome, UNMOUNTED_GRACE};
+use crate::reconciler::{Checked, Job};
 use crate::status::Probe;
 use crate::time::Time;
 
@@ -27,6 +28,8 @@ const NEIGHBOUR_REFRESH_INTERVAL: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct KernelState {
     pub(super) repairs: RepairSchedule,
+    /// Whether a check is running, and whether the kernel's state has changed since its start.
+    pub(super) check: Option<RunningCheck>,
     pub(super) fib: fib::FibCheck,
     /// The last change of the last repair.
     last_repair: String,
@@ -44,25 +47,40 @@ pub(super) struct KernelState {
     pub(super) probe: Option<Probe>,
 }
 
+/// A check that the reconciler does.
+#[derive(Debug, Default)]
+pub(super) struct RunningCheck {
+    /// The kernel's state has changed since its start, and must be checked again.
+    is_outdated: bool,
+}
+
 impl KernelState {
-    pub(super) fn new(node: &Node, now: Instant) -> Self {
+    pub(super) fn new(router: &RouterNetns, config: &Config, now: Instant) -> Self {
         Self {
             repairs: RepairSchedule::default(),
+            check: None,
             fib: fib::FibCheck::new(now),
             last_repair: String::new(),
             has_conflicting_writer: false,
-            workloads_at: node.config.overlay.has_gateways().then_some(now),
+            workloads_at: config.overlay.has_gateways().then_some(now),
             mounts_changed: false,
             carriers: FabricPorts::default(),
             backup: BackupRouteJobs::default(),
             // An earlier instance may have left them blocked.
             blocked_connects: vec![(Connects::Outbound, now), (Connects::Inbound, now)],
-            probe: node
-                .kernel
-                .router_ns()
+            probe: router
+                .ns()
                 .within(Probe::open)
                 .inspect_err(|e| log::warn!("a second zebra or a wrong password cannot be detected: {e}"))
                 .ok(),
+        }
+    }
+
+    /// The kernel's state may have changed.
+    pub(super) fn state_changed(&mut self, now: Instant) {
+        self.repairs.state_changed(now);
+        if let Some(check) = &mut self.check {
+            check.is_outdated = true;
         }
     }
 }
@@ -72,17 +90,17 @@ pub(super) struct KernelEventPart;
 
 impl Part for KernelEventPart {
     fn add_fds<'a>(&self, supervisor: &'a Supervisor<'_>, fds: &mut Vec<PollFd<'a>>) {
-        fds.extend(supervisor.node.fds());
+        fds.extend(supervisor.node.monitor.fds());
     }
 
     fn step(&self, supervisor: &mut Supervisor<'_>, now: Instant) -> io::Result<()> {
-        let KernelEvents { managed_changed, nexthop_deleted } = supervisor.node.drain_events();
+        let KernelEvents { managed_changed, nexthop_deleted } = supervisor.node.monitor.drain();
         let mounts_changed = std::mem::take(&mut supervisor.kernel.mounts_changed);
         if nexthop_deleted {
             supervisor.kernel.fib.next_hop_removed(now);
         }
         if managed_changed || mounts_changed {
-            supervisor.kernel.repairs.state_changed(now);
+            supervisor.kernel.state_changed(now);
         }
         if mounts_changed && let Some(watch) = &mut supervisor.config.file.watch {
             watch.mounts_changed(now);
@@ -104,14 +122,13 @@ impl Part for KernelCheckPart {
 
     fn deadline(&self, supervisor: &Supervisor<'_>) -> Option<Instant> {
         // A pending change may still need what the check would remove.
-        supervisor.kernel.repairs.due().filter(|_| !supervisor.is_kernel_change_pending())
+        supervisor.kernel.repairs.due().filter(|_| supervisor.can_check_kernel())
     }
 
     fn step(&self, supervisor: &mut Supervisor<'_>, now: Instant) -> io::Result<()> {
-        if !supervisor.is_kernel_change_pending()
-            && supervisor.kernel.repairs.due().is_some_and(|due| due <= now)
-        {
-            supervisor.check_kernel();
+        if supervisor.can_check_kernel() && supervisor.kernel.repairs.due().is_some_and(|due| due <= now) {
+            supervisor.kernel.check = Some(RunningCheck::default());
+            supervisor.node.reconciler.send(Job::Check);
         }
         Ok(())
     }
@@ -127,7 +144,7 @@ impl Part for WorkloadPart {
 
     fn step(&self, supervisor: &mut Supervisor<'_>, now: Instant) -> io::Result<()> {
         if supervisor.kernel.workloads_at.is_some_and(|at| at <= now) {
-            supervisor.node.refresh_neighbours();
+            supervisor.node.reconciler.send(Job::RefreshNeighbours);
             supervisor.kernel.workloads_at = Some(now + NEIGHBOUR_REFRESH_INTERVAL);
         }
         Ok(())
@@ -135,13 +152,23 @@ impl Part for WorkloadPart {
 }
 
 impl Supervisor<'_> {
-    /// Checks the kernel's state and repairs drift.
-    pub(super) fn check_kernel(&mut self) {
-        let begin = Instant::now();
-        let outcome = match self.node.check() {
+    /// Whether a check can start.
+    fn can_check_kernel(&self) -> bool {
+        self.kernel.check.is_none() && !self.is_kernel_change_pending()
+    }
+
+    /// Processes the result of a check.
+    pub(super) fn kernel_checked(&mut self, checked: Checked) {
+        let Checked { outcome, took, active, view } = checked;
+        let is_outdated = self.kernel.check.take().is_some_and(|check| check.is_outdated);
+        self.node.view = view;
+        if let Some(active) = active {
+            self.config.active.adopt(*active);
+        }
+        let outcome = match outcome {
             CheckOutcome::Clean => RepairOutcome::Clean,
             CheckOutcome::Repaired(last) => {
-                log::warn!("repaired in {} µs; last change: {last}", begin.elapsed().as_micros());
+                log::warn!("repaired in {} µs; last change: {last}", took.as_micros());
                 self.kernel.last_repair = last.to_string();
                 RepairOutcome::Repaired
             }
@@ -175,7 +202,11 @@ impl Supervisor<'_> {
                 RepairOutcome::Clean
             }
         };
-        let delay = self.kernel.repairs.check_done(outcome, Instant::now());
+        let now = Instant::now();
+        let delay = self.kernel.repairs.check_done(outcome, now);
+        if is_outdated {
+            self.kernel.repairs.state_changed(now);
+        }
         self.confirm_missing_routes();
         if outcome == RepairOutcome::Repaired || delay.is_some() != self.kernel.has_conflicting_writer {
             self.kernel.has_conflicting_writer = delay.is_some();
@@ -198,7 +229,7 @@ impl Supervisor<'_> {
 
     /// Checks again whether routes are missing that the kernel may be about to create.
     pub(super) fn confirm_missing_routes(&mut self) {
-        if self.node.kernel.has_unconfirmed_routes() {
+        if self.node.view.has_unconfirmed_routes {
             self.kernel.repairs.check_by(Instant::now() + CONFIRM_DELAY);
         }
     }
@@ -208,7 +239,7 @@ impl Supervisor<'_> {
         // These would continue with the new processes.
         self.end_load();
         self.config.drift.queued.clear();
-        self.read_parts();
-        self.events.push_back(Event::Reconfigured { can_roll_back: self.node.config_store.can_roll_back() });
+        let can_roll_back = self.config.active.store.can_roll_back();
+        self.events.push_back(Event::Reconfigured { can_roll_back });
     }
 }

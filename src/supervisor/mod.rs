@@ -5,7 +5,6 @@ mod activity;
 mod back_off;
 mod backup;
 mod bfd_peers;
-mod build;
 mod carrier;
 mod change;
 mod config_file;
@@ -17,11 +16,13 @@ mod fib;
 mod graceful_shutdown;
 mod kernel_check;
 mod linked_kill;
+mod node_handle;
 mod output;
 mod part;
 mod policy;
 mod process;
 mod queries;
+mod reconcile;
 mod reload;
 mod repairs;
 mod retention;
@@ -40,7 +41,8 @@ use rustix::event::PollFd;
 
 use crate::config::Config;
 use crate::frr::{Daemon, DaemonKind, bfd, state};
-use crate::node::Node;
+use crate::kernel::Monitor;
+use crate::node::{self, ActiveConfig, Node, RollbackHistory};
 use crate::signals::Signals;
 use crate::status::{NodePhase, Publisher};
 
@@ -51,14 +53,13 @@ use connects::{MAX_BLOCK_EXTENSION, START_BLOCK_TIME};
 use daemons::Process;
 use drift::ConfigDrift;
 use kernel_check::KernelState;
+use node_handle::NodeHandle;
 use part::{PARTS, Part};
 use policy::{Event, Policy, PolicySettings};
 use process::Child;
 use queries::QueryState;
 use reload::RunningChange;
-pub use rollback::RollbackHistory;
 use services::Services;
-pub use show::describe;
 use stop::Ending;
 pub use stop::withdraws;
 
@@ -67,14 +68,10 @@ const MAX_LOGGED_NAMES: usize = 20;
 
 /// The active configuration: its sources, what the daemons have of it, and its changes.
 #[derive(Debug)]
-struct ActiveConfig<'a> {
+struct ConfigState<'a> {
     /// The configuration from the environment alone.
     base: &'a Config,
-    history: Box<RollbackHistory>,
-    /// The text of frr.conf.
-    text: String,
-    /// The parts of frr.conf that daemons read from a file.
-    parts: Vec<(DaemonKind, String)>,
+    active: ActiveConfig,
     load: ConfigLoad,
     file: ConfigFile,
     change: RunningChange,
@@ -87,7 +84,7 @@ pub enum End {
     /// A signal has requested the stop.
     Stopped,
     /// This configuration needs other daemons, or another start order.
-    Reconfigured(Box<Config>),
+    Reconfigured(Arc<Config>),
     /// FRR's namespace is lost, and why.
     NamespaceGone(&'static str),
 }
@@ -95,7 +92,7 @@ pub enum End {
 /// The daemons, and everything that the loop polls.
 #[derive(Debug)]
 pub struct Supervisor<'a> {
-    node: Node,
+    node: NodeHandle,
     signals: &'a Signals,
     publisher: Arc<Publisher>,
     /// What the policy has not processed yet.
@@ -103,7 +100,7 @@ pub struct Supervisor<'a> {
     /// In the order of their start; the restart policy counts them by it.
     processes: Vec<Process>,
     policy: Policy,
-    config: ActiveConfig<'a>,
+    config: ConfigState<'a>,
     queries: QueryState,
     bfd: BfdState,
     services: Services,
@@ -112,34 +109,38 @@ pub struct Supervisor<'a> {
 }
 
 impl<'a> Supervisor<'a> {
-    /// Takes a node that is set up, and starts its daemons.
+    /// Takes a node that is set up, and starts its daemons. `monitor` has reported every change since the node's devices
+    /// were read.
     ///
     /// # Errors
-    /// The active configuration cannot be read.
+    /// No thread or descriptor is available.
     pub fn start(
         base: &'a Config,
-        node: Node,
+        (node, monitor): (Node, Monitor),
         signals: &'a Signals,
         publisher: &Arc<Publisher>,
         mut history: Box<RollbackHistory>,
     ) -> io::Result<Self> {
         let now = Instant::now();
-        history.node_set_up(&node, publisher);
-        let daemons = node.daemons(&node.config);
-        let (text, parts) = node.config_store.parts(node.version);
-        let reads_file = |d: &&Daemon| d.is_configured_by_file() && file_text(&parts, d.kind).is_some();
+        let active = node.active.clone();
+        history.node_set_up(&active, publisher);
+        node.publish_configuration();
+        let config = &active.config;
+        let daemons = node::daemons(config, node.version);
+        let reads_file = |d: &&Daemon| d.is_configured_by_file() && active.store.part(d.kind).is_some();
         let with_file: Vec<_> = daemons.iter().copied().filter(reads_file).collect();
         let bfd_sessions: Vec<bfd::BfddSession> = state::load_state(state::BFD_SESSIONS);
         let settings = PolicySettings {
             daemons: &daemons,
             with_file: &with_file,
-            liveness_timeout: Duration::from_secs(node.config.settings.liveness_timeout.get().into()),
-            can_roll_back: node.config_store.can_roll_back(),
+            liveness_timeout: Duration::from_secs(config.settings.liveness_timeout.get().into()),
+            can_roll_back: active.store.can_roll_back(),
             has_stale_bfd_sessions: !bfd_sessions.is_empty(),
             seed: std::process::id()
                 ^ now.elapsed().subsec_nanos()
-                ^ u32::from(node.config.settings.node_ip.get()),
+                ^ u32::from(config.settings.node_ip.get()),
         };
+        let node = NodeHandle::start(node, monitor, history)?;
         let mut supervisor = Self {
             policy: Policy::new(settings, now),
             events: VecDeque::from([Event::Tick]),
@@ -147,23 +148,20 @@ impl<'a> Supervisor<'a> {
             publisher: Arc::clone(publisher),
             queries: QueryState::new(now),
             bfd: BfdState::new(bfd_sessions, now),
-            services: Services::new(&node.config, now),
-            kernel: KernelState::new(&node, now),
-            config: ActiveConfig {
+            services: Services::new(config, now),
+            kernel: KernelState::new(&node.router, config, now),
+            config: ConfigState {
                 base,
-                history,
-                text,
-                parts,
                 load: ConfigLoad::default(),
                 file: ConfigFile::new(base, now),
                 change: RunningChange::default(),
                 drift: ConfigDrift::new(node.version, now),
+                active,
             },
             ending: Ending::default(),
             node,
             signals,
         };
-        supervisor.show_configuration();
         supervisor.publisher.update(|facts| facts.set_phase(NodePhase::Running));
         supervisor.check_ports(now);
         supervisor.confirm_missing_routes();
@@ -210,7 +208,7 @@ impl<'a> Supervisor<'a> {
 
     /// The node without its daemons, and the history.
     pub fn into_node(self) -> (Node, Box<RollbackHistory>) {
-        (self.node, self.config.history)
+        self.node.reconciler.into_node()
     }
 
     fn process_events(&mut self) {
@@ -237,11 +235,6 @@ impl<'a> Supervisor<'a> {
         self.processes[self.ready(name)?].child.as_ref()
     }
 
-    fn read_parts(&mut self) {
-        (self.config.text, self.config.parts) = self.node.config_store.parts(self.node.version);
-        self.show_configuration();
-    }
-
     /// Called when a daemon runs, or is about to run, with exactly its configuration.
     fn reset_drift(&mut self, i: usize) {
         let daemon = self.processes[i].daemon.kind;
@@ -251,7 +244,7 @@ impl<'a> Supervisor<'a> {
 
     /// Whether a change of the kernel runs or will follow a change of FRR's configuration.
     fn is_kernel_change_pending(&self) -> bool {
-        self.config.change.commands.is_some() || self.config.change.build.is_some()
+        self.config.change.commands.is_some() || self.config.change.job.is_some()
     }
 
     /// The parts that go on.
@@ -259,9 +252,4 @@ impl<'a> Supervisor<'a> {
         let is_running = self.ending.end.is_none();
         PARTS.into_iter().filter(move |part| is_running || part.runs_while_stopping())
     }
-}
-
-/// The part of the configuration that a daemon reads from its file, without what is added at its start.
-fn file_text(parts: &[(DaemonKind, String)], name: DaemonKind) -> Option<&str> {
-    parts.iter().find(|(daemon, _)| *daemon == name).map(|(_, text)| text.as_str())
 }

@@ -7,7 +7,7 @@ use rustix::event::PollFd;
 
 use super::{
     Supervisor, backup, bfd_peers, carrier, config_file, connects, daemons, drift, fib, kernel_check,
-    queries, reload, services, stop,
+    queries, reconcile, reload, services, stop,
 };
 
 /// A part of the loop: what it waits for and what it does then. The loop asks every part for both, so that nothing can be
@@ -34,7 +34,7 @@ pub(super) trait Part: Sync {
 }
 
 /// All parts, in the order of their steps: a part may use what an earlier one has found.
-pub(super) const PARTS: [&dyn Part; 17] = [
+pub(super) const PARTS: [&dyn Part; 18] = [
     &daemons::OutputPart,
     &stop::SignalPart,
     &daemons::ProcessPart,
@@ -45,6 +45,7 @@ pub(super) const PARTS: [&dyn Part; 17] = [
     &kernel_check::KernelEventPart,
     &carrier::PortPart,
     &config_file::FilePart,
+    &reconcile::ReconcilerPart,
     &reload::ChangePart,
     &drift::DriftPart,
     &fib::FibPart,

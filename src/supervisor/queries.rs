@@ -144,7 +144,7 @@ impl Supervisor<'_> {
                 }
                 if let Some(neighbors) = replies.get(1) {
                     let neighbors = neighbors::parse(neighbors).unwrap_or_default();
-                    if self.node.config.timers.bfd.is_some_and(|bfd| !bfd.coupled) {
+                    if self.config.active.config.timers.bfd.is_some_and(|bfd| !bfd.coupled) {
                         bfd::update_peers(&mut self.bfd.peers, &neighbors);
                     }
                     self.solicit(&solicit::unknown_peers(&neighbors));
@@ -161,7 +161,7 @@ impl Supervisor<'_> {
             return;
         }
         self.queries.solicit_at = now + SOLICIT_INTERVAL;
-        if let Err(e) = self.node.kernel.router_ns().within(|| solicit::solicit(ports)) {
+        if let Err(e) = self.node.router.ns().within(|| solicit::solicit(ports)) {
             log::debug!("Router Solicitations cannot be sent: {e}");
         }
     }

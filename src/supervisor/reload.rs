@@ -1,22 +1,22 @@
 //! Changes of the running configuration: changes FRR and the kernel to another configuration.
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
-use super::ActiveConfig;
 use super::back_off::back_off;
-use super::build::Build;
 use super::change::{Change, Task, start_cleanup};
 use super::config_file::UNCHANGED;
 use super::part::Part;
 use super::policy::Event;
 use super::{End, Supervisor};
 use crate::config::Config;
-use crate::frr::delta::{Delta, Step, delta, lines_with_path, restarted};
-use crate::frr::{Version, check, raw_entries_of, retained};
+use crate::frr::delta::{Delta, Step, delta, restarted};
+use crate::frr::{DaemonKind, retained};
 use crate::node::{Candidate, single_problem};
+use crate::reconciler::{Job, NodeView, Prepared, Rejected, Request, origin};
 
 /// Longest wait of a change for daemons that do not run with their configuration. The change may be the remedy.
 const COMPLETE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -33,16 +33,13 @@ const MAX_INTERRUPTIONS: u32 = 3;
 /// The maximum of that back-off.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(600);
 
-/// The first FRR version that can remove a VRF with a VNI.
-const CAN_REMOVE_VRFS: Version = Version(10, 6);
-
 /// End of the log messages about a rejected change.
 pub(super) const KEPT: &str = "the previous configuration stays active";
 
 /// A configuration that waits until another change is done, or until all daemons run with the active configuration.
 #[derive(Debug)]
 pub(super) struct PendingConfig {
-    config: Config,
+    config: Arc<Config>,
     /// Earliest start.
     not_before: Instant,
     /// Longest wait for the daemons.
@@ -52,7 +49,7 @@ pub(super) struct PendingConfig {
 }
 
 impl PendingConfig {
-    pub(super) fn new(config: Config, now: Instant) -> Self {
+    pub(super) fn new(config: Arc<Config>, now: Instant) -> Self {
         Self { config, not_before: now, until: now + COMPLETE_TIMEOUT, interruptions: 0 }
     }
 
@@ -62,36 +59,51 @@ impl PendingConfig {
     }
 }
 
-/// Why a change is not started. Each text is one sentence.
-enum StartError {
-    /// The configuration is invalid.
-    Invalid(Vec<String>),
-    /// The cause may pass.
-    Transient(Vec<String>),
-}
-
-impl StartError {
-    fn transient(e: impl ToString) -> Self {
-        Self::Transient(single_problem(e))
-    }
-
-    /// The error of a check by FRR's parser: `reason` is the result of the check, or why there was none.
-    fn from_check(e: &io::Error, reason: String) -> Self {
-        if e.kind() == io::ErrorKind::InvalidData {
-            Self::Invalid(vec![reason])
-        } else {
-            Self::Transient(vec![reason])
-        }
-    }
-}
-
 /// A change of the running configuration.
 #[derive(Debug, Default)]
 pub(super) struct RunningChange {
+    /// The reconciler's part of the change, if that runs now.
+    pub(super) job: Option<ChangeJob>,
     pub(super) commands: Option<Change>,
-    pub(super) build: Option<Build>,
     /// The running removal of what is left of VRFs in FRR's configuration.
     pub(super) cleanup: Option<Task<()>>,
+    /// A rollback that waits for the end of a job, because this daemon keeps crashing.
+    pub(super) roll_back: Option<DaemonKind>,
+}
+
+impl RunningChange {
+    /// Whether no change is running, or the running one has become the active configuration.
+    pub(super) fn is_adopted(&self) -> bool {
+        self.commands.is_none() && !matches!(self.job, Some(ChangeJob::Prepare(_)))
+    }
+}
+
+/// What the reconciler does for a change.
+#[derive(Debug)]
+pub(super) enum ChangeJob {
+    /// It finds out how to change to this configuration.
+    Prepare(PendingConfig),
+    /// It changes the kernel.
+    Build(Build),
+    /// It rolls back to the last-known-good configuration, because this daemon keeps crashing.
+    RollBack(DaemonKind),
+}
+
+/// The kernel part of a change.
+#[derive(Debug)]
+pub(super) struct Build {
+    started: Instant,
+    /// Number of commands that FRR has executed before; `None` after a rollback.
+    commands: Option<usize>,
+    /// Steps for FRR after the change of the kernel.
+    late: Vec<Step>,
+}
+
+impl Build {
+    /// The change of the kernel in a rollback.
+    pub(super) fn after_rollback(now: Instant) -> Self {
+        Self { started: now, commands: None, late: vec![] }
+    }
 }
 
 /// The changes of the running configuration.
@@ -109,11 +121,9 @@ impl Part for ChangePart {
     }
 
     fn deadline(&self, supervisor: &Supervisor<'_>) -> Option<Instant> {
-        let ActiveConfig { file, change, .. } = &supervisor.config;
         let complete = supervisor.policy.is_complete();
-        let pending = file.pending.as_ref().filter(|_| !supervisor.is_changing());
-        let pending = pending.map(|pending| pending.due(complete));
-        pending.into_iter().chain(change.build.as_ref().map(Build::deadline)).min()
+        let pending = supervisor.config.file.pending.as_ref().filter(|_| !supervisor.is_changing());
+        pending.map(|pending| pending.due(complete))
     }
 
     fn step(&self, supervisor: &mut Supervisor<'_>, now: Instant) -> io::Result<()> {
@@ -128,37 +138,31 @@ impl Supervisor<'_> {
         if let Some(change) = self.config.change.commands.take_if(|change| change.task.is_finished()) {
             self.change_finished(change);
         }
-        if self.config.change.build.as_mut().is_some_and(|build| build.is_processed(now)) {
-            self.build_batch();
-        }
         self.config.change.cleanup.take_if(|task| task.is_finished());
+        self.start_roll_back();
         let complete = self.policy.is_complete();
         if !self.is_changing()
             && let Some(pending) = self.config.file.pending.take_if(|pending| pending.due(complete) <= now)
         {
             self.config.file.interruptions = pending.interruptions;
-            let (problems, retry) = match self.start_change(pending.config.clone()) {
-                Ok(()) => return,
-                Err(StartError::Invalid(problems)) => (problems, false),
-                Err(StartError::Transient(problems)) => (problems, true),
-            };
-            if self.config.file.reported_problems != problems {
-                problems.iter().for_each(|problem| log::error!("{problem}"));
-                let then = if retry { "; retrying every 10 s" } else { "" };
-                log::error!("the configuration change is rejected: {KEPT}{then}");
-                self.show_rejection(&problems);
-                self.config.file.reported_problems = problems;
-            }
-            if retry {
-                self.config.file.pending = Some(PendingConfig { not_before: now + RETRY_DELAY, ..pending });
-            }
+            self.node.reconciler.send(Job::Prepare(Request {
+                config: Arc::clone(&pending.config),
+                allow_commands: self.can_use_commands(),
+            }));
+            self.config.change.job = Some(ChangeJob::Prepare(pending));
         }
+    }
+
+    /// Whether every daemon runs with the active configuration, so that commands can change it.
+    fn can_use_commands(&self) -> bool {
+        self.policy.is_complete() && self.policy.has_full_configuration()
     }
 
     /// Whether the supervisor sends commands to daemons, or changes the kernel.
     pub(super) fn is_changing(&self) -> bool {
         self.config.change.commands.is_some()
-            || self.config.change.build.is_some()
+            || self.config.change.job.is_some()
+            || self.config.change.roll_back.is_some()
             || self.config.change.cleanup.is_some()
             || self.config.drift.repair.is_some()
     }
@@ -168,85 +172,75 @@ impl Supervisor<'_> {
         self.config.load.running.is_some() || self.is_changing() || self.kernel.carriers.is_configuring()
     }
 
-    /// Starts the change to `config`. A change without commands is done at once.
-    fn start_change(&mut self, config: Config) -> Result<(), StartError> {
-        let candidate = self.node.prepare(config).map_err(StartError::Transient)?;
-        if let Some(reason) = self.config.history.rejection_reason(&candidate.config, &candidate.text) {
-            return Err(StartError::Invalid(vec![reason]));
+    /// Starts a change that the reconciler has prepared.
+    pub(super) fn change_prepared(&mut self, prepared: Result<Prepared, Rejected>, now: Instant) {
+        let Some(ChangeJob::Prepare(pending)) = self.config.change.job.take() else { return };
+        let (problems, retry) = match prepared {
+            // A daemon has exited meanwhile.
+            Ok(Prepared::Commands { .. }) if !self.can_use_commands() => {
+                self.config.file.pending.get_or_insert(pending);
+                return;
+            }
+            Ok(prepared) => match self.start_change(prepared) {
+                Ok(()) => return,
+                Err(e) => (single_problem(e), true),
+            },
+            Err(Rejected::Invalid(problems)) => (problems, false),
+            Err(Rejected::Transient(problems)) => (problems, true),
+        };
+        if self.config.file.reported_problems != problems {
+            problems.iter().for_each(|problem| log::error!("{problem}"));
+            let then = if retry { "; retrying every 10 s" } else { "" };
+            log::error!("the configuration change is rejected: {KEPT}{then}");
+            self.show_rejection(&problems);
+            self.config.file.reported_problems = problems;
         }
-        if candidate.text == self.config.text {
-            let is_corrected = self.node.config.overlay.incomplete && !candidate.config.overlay.incomplete;
-            if candidate.config == self.node.config
-                && !is_corrected
-                && !self.node.config_store.is_substitute()
-            {
+        if retry {
+            // A newer configuration of the file takes precedence.
+            self.config
+                .file
+                .pending
+                .get_or_insert(PendingConfig { not_before: now + RETRY_DELAY, ..pending });
+        }
+    }
+
+    /// Starts a change.
+    ///
+    /// # Errors
+    /// No thread is available.
+    fn start_change(&mut self, prepared: Prepared) -> io::Result<()> {
+        match prepared {
+            Prepared::Unchanged => {
                 self.show_rejection(&[]);
                 log::info!("{UNCHANGED}");
-            } else {
-                self.adopt(candidate, 0, vec![]);
-                self.config.history.same_text_activated(&self.node);
             }
-            return Ok(());
-        }
-        let needs_other_daemons = self.node.daemons(&candidate.config) != self.daemons();
-        let method = match delta(&self.config.text, &candidate.text, self.node.version) {
-            Delta::Invalid(reason) => Delta::Invalid(reason),
-            _ if needs_other_daemons => {
-                Delta::Restart(&[], "other daemons are needed, or another start order".into())
-            }
-            _ if !self.policy.is_complete() || !self.policy.has_full_configuration() => {
-                Delta::Restart(&[], "not all daemons run with the active configuration".into())
-            }
-            // zebra crashes, or bgpd does not remove the VRF's instance: seen with 10.3, not with 10.7.
-            Delta::Commands(_, late) if !late.is_empty() && self.node.version < CAN_REMOVE_VRFS => {
-                Delta::Restart(
-                    &[],
-                    format!("zebra of FRR {} may crash when a VRF is removed", self.node.version),
-                )
-            }
-            method => method,
-        };
-        match method {
-            Delta::Commands(mut steps, late) => {
-                // The commands do not show that FRR accepts the whole of an operator's template at the next start.
-                if candidate.config.settings.frr_template.is_some() {
-                    let text = &candidate.text;
-                    check::check(text).map_err(|e| check_error(&e, &candidate, text, true))?;
-                }
+            Prepared::SameText(candidate) => self.adopt(candidate, 0, vec![]),
+            Prepared::Commands { candidate, mut steps, late } => {
                 if self.services.is_retaining() {
                     retained::remove_import_check(&mut steps);
                 }
-                steps.iter().chain(&late).for_each(|step| log::debug!("planned: {step}"));
-                let commands = text(&steps);
-                check::check(&commands).map_err(|e| check_error(&e, &candidate, &commands, false))?;
-                let (from, to, version) =
-                    (candidate.text.clone(), self.config.text.clone(), self.node.version);
+                let [from, to] =
+                    [&candidate.active, &self.config.active].map(|a| Arc::clone(a.store.active()));
+                let version = self.node.version;
                 let undo = move || match delta(&from, &to, version) {
                     Delta::Commands(undo, late) => [undo, late].concat(),
                     Delta::Restart(..) | Delta::Invalid(_) => vec![],
                 };
-                self.config.change.commands =
-                    Some(Change::start(candidate, steps, undo, late).map_err(StartError::transient)?);
+                self.config.change.commands = Some(Change::start(candidate, steps, undo, late)?);
                 self.publisher.update(|facts| facts.counts.changing = true);
             }
-            Delta::Invalid(reason) => return Err(StartError::Invalid(vec![reason])),
-            Delta::Restart(which, reason) => {
-                let text = &candidate.text;
-                check::check(text).map_err(|e| check_error(&e, &candidate, text, true))?;
-                self.activate_text(&candidate);
-                if needs_other_daemons {
-                    log::warn!("{reason}: restarting all daemons; the kernel continues to forward");
-                    self.ending.end = Some(End::Reconfigured(Box::new(candidate.config)));
-                    self.events.push_back(Event::Stop);
-                    return Ok(());
-                }
+            Prepared::OtherDaemons(candidate) => {
+                log::warn!(
+                    "other daemons are needed, or another start order: restarting all daemons; the kernel continues to forward"
+                );
+                self.ending.end = Some(End::Reconfigured(candidate.active.config));
+                self.events.push_back(Event::Stop);
+            }
+            Prepared::Restart { candidate, daemons: which, reason } => {
                 log::warn!("commands cannot apply this change: {reason}; restarting {}", restarted(which));
                 // A running load would continue with the new processes.
                 self.end_load();
-                self.read_parts();
                 self.adopt(candidate, 0, vec![]);
-                self.events
-                    .push_back(Event::Changed { can_roll_back: self.node.config_store.can_roll_back() });
                 let is_named =
                     |i: &usize| which.is_empty() || which.contains(&self.processes[*i].daemon.kind);
                 self.events.extend((0..self.processes.len()).filter(is_named).map(Event::Restart));
@@ -262,11 +256,7 @@ impl Supervisor<'_> {
         self.publisher.update(|facts| facts.counts.changing = false);
         match result {
             Ok(()) => {
-                self.activate_text(&candidate);
-                self.read_parts();
                 self.adopt(candidate, commands, late);
-                self.events
-                    .push_back(Event::Changed { can_roll_back: self.node.config_store.can_roll_back() });
             }
             Err(error) => {
                 let source = origin(&candidate, &error.command, None);
@@ -296,7 +286,7 @@ impl Supervisor<'_> {
                     };
                     // A newer configuration of the file takes precedence.
                     let now = Instant::now();
-                    let pending = PendingConfig::new(candidate.config, now);
+                    let pending = PendingConfig::new(candidate.active.config, now);
                     let again = PendingConfig { interruptions, not_before: now + delay, ..pending };
                     self.config.file.pending.get_or_insert(again);
                 } else {
@@ -320,37 +310,25 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Activates the text of the candidate.
-    fn activate_text(&mut self, candidate: &Candidate) {
-        self.node.config_store.activate(candidate.text.clone());
-        self.config.history.other_activated();
-    }
-
-    /// Makes the candidate the node's configuration after FRR runs with it, and starts the change of the kernel. `late`
+    /// Makes the candidate the active configuration after FRR runs with it, and starts the change of the kernel. `late`
     /// are FRR's steps after that.
     fn adopt(&mut self, candidate: Candidate, commands: usize, late: Vec<Step>) {
-        self.node.config_store.clear_substitute();
+        let now = Instant::now();
+        let is_same_text = candidate.active.store.active() == self.config.active.store.active();
+        self.config.active.adopt(candidate.active.clone());
         self.show_rejection(&[]);
-        self.change_kernel(candidate, Some(commands), late);
+        self.node.reconciler.send(Job::Adopt(Box::new(candidate)));
+        self.kernel_change_started(Build { started: now, commands: Some(commands), late }, now);
+        if !is_same_text {
+            let can_roll_back = self.config.active.store.can_roll_back();
+            self.events.push_back(Event::Changed { can_roll_back });
+        }
     }
 
-    /// Starts the change of the kernel to the configuration that FRR runs with. `commands`: see [`Build::commands`].
-    pub(super) fn change_kernel(&mut self, candidate: Candidate, commands: Option<usize>, late: Vec<Step>) {
-        let now = Instant::now();
-        match self.node.adopt(candidate) {
-            Ok(changes) => self.config.change.build = Some(Build::new(changes, commands, late, now)),
-            Err(e) => {
-                log::error!(
-                    "the kernel cannot be changed to the new configuration: {e}; FRR has it already; retrying at the next check of the \
-                     kernel"
-                );
-                self.kernel.repairs.state_changed(now);
-                self.config.change.cleanup = start_cleanup(late);
-            }
-        }
-        self.show_configuration();
+    /// The reconciler changes the kernel to the active configuration.
+    pub(super) fn kernel_change_started(&mut self, build: Build, now: Instant) {
         // Without commands to the daemons, drift of their configuration remains.
-        let has_no_commands = commands == Some(0);
+        let has_no_commands = build.commands == Some(0);
         if !has_no_commands {
             self.config.drift.monitor.reset_all(now);
             self.config.drift.queued.clear();
@@ -361,26 +339,28 @@ impl Supervisor<'_> {
             }
         });
         self.show_left_out();
-        self.kernel.workloads_at = self.node.config.overlay.has_gateways().then_some(now);
-        self.build_batch();
+        self.kernel.workloads_at = self.config.active.config.overlay.has_gateways().then_some(now);
+        self.config.change.job = Some(ChangeJob::Build(build));
     }
 
-    /// Makes the next batch of kernel changes, and logs the result after the last one.
-    fn build_batch(&mut self) {
-        let Some(mut build) = self.config.change.build.take() else { return };
-        match self.node.build(&mut build.changes) {
-            Ok(false) => {
-                log::debug!("{} kernel changes remain", build.changes.remaining());
-                build.batch_done(Instant::now());
-                self.config.change.build = Some(build);
+    /// Logs the result of the kernel's change.
+    pub(super) fn kernel_built(&mut self, result: Result<usize, String>, view: NodeView, now: Instant) {
+        self.node.view = view;
+        let Some(ChangeJob::Build(Build { started, commands, late })) = self.config.change.job.take() else {
+            return;
+        };
+        self.config.change.cleanup = start_cleanup(late);
+        let changes = match result {
+            Ok(changes) => changes,
+            Err(e) => {
+                log::error!(
+                    "the kernel cannot be changed to the new configuration: {e}; FRR has it already; retrying at the next check of \
+                     the kernel"
+                );
+                self.kernel.state_changed(now);
                 return;
             }
-            Ok(true) => {}
-            Err(e) => log::error!("{e}"),
-        }
-        let Build { changes, started, commands, late, .. } = build;
-        let changes = self.node.finish_build(changes, started);
-        self.config.change.cleanup = start_cleanup(late);
+        };
         let ms = started.elapsed().as_millis();
         self.publisher.update(|facts| {
             facts.counts.changes += 1;
@@ -395,27 +375,4 @@ impl Supervisor<'_> {
             ),
         }
     }
-}
-
-/// The error of a check of `checked` by FRR's parser, with the source of the refused line. `indented`: the lines of
-/// `checked` are indented.
-fn check_error(e: &io::Error, candidate: &Candidate, checked: &str, indented: bool) -> StartError {
-    let refused =
-        check::refused_line(e).and_then(|line| lines_with_path(checked, indented).nth(line.checked_sub(1)?));
-    let (path, line) = refused.unwrap_or_default();
-    StartError::from_check(e, format!("{e}{}", origin(candidate, line, Some(&path))))
-}
-
-/// The source of a refused command, as the end of a sentence. `path`: the contexts of the command, if known.
-fn origin(candidate: &Candidate, command: &str, path: Option<&[&str]>) -> String {
-    let raw = &candidate.config.overlay.raw;
-    let sources = raw_entries_of(raw, &candidate.text, command, path);
-    let sources: Vec<&str> = sources.into_iter().map(|i| raw[i].source.as_str()).collect();
-    if sources.is_empty() { String::new() } else { format!(", from {}", sources.join(" or ")) }
-}
-
-/// The commands as a file for vtysh.
-fn text(steps: &[Step]) -> String {
-    let commands = steps.iter().flat_map(|step| &step.commands);
-    commands.map(|command| format!("{}\n", command.text)).collect()
 }

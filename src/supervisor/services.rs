@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags};
 use super::part::Part;
 use super::retention::Retention;
 use super::retention::{RetentionEvent, RetentionOutcome};
-use super::{MAX_LOGGED_NAMES, Supervisor, backup, file_text};
+use super::{MAX_LOGGED_NAMES, Supervisor, backup};
 use crate::config::{Config, MetallbConfig};
 use crate::frr::retained::RetainedRouters;
 use crate::frr::vty::socket;
@@ -76,7 +76,7 @@ impl Part for ServicePart {
 impl Supervisor<'_> {
     /// Time that backup routes stay installed after the exit of a daemon.
     pub(super) fn window(&self) -> Duration {
-        let config = &self.node.config;
+        let config = &self.config.active.config;
         // Retained services need their routes.
         let metallb = config.metallb.as_ref().filter(|_| self.services.is_retaining());
         let retention =
@@ -86,17 +86,18 @@ impl Supervisor<'_> {
 
     /// Retains the speaker's services: they stay announced to the leaves until the speaker announces them again.
     pub(super) fn retain_services(&mut self) {
-        let (Some(metallb), Some(retention)) = (&self.node.config.metallb, &mut self.services.retention)
+        let (Some(metallb), Some(retention)) =
+            (&self.config.active.config.metallb, &mut self.services.retention)
         else {
             return;
         };
         // A bgpd that gets its configuration from vtysh starts without retained services.
-        let is_in_file = file_text(&self.config.parts, DaemonKind::Bgpd).is_some();
+        let is_in_file = self.config.active.store.part(DaemonKind::Bgpd).is_some();
         let is_allowed = |prefix: &IpNet| {
             let all = &metallb.allowed;
             is_in_file && (all.is_empty() || all.iter().any(|net| net.contains(prefix)))
         };
-        match self.node.kernel.bgp_prefixes(metallb.table.get()) {
+        match self.node.router.bgp_prefixes(metallb.table.get()) {
             Ok(mut prefixes) => {
                 prefixes.retain(is_allowed);
                 let n = retention.bgpd_exited(&prefixes, Instant::now());
@@ -121,13 +122,14 @@ impl Supervisor<'_> {
     /// Continues the retention and the queries for services.
     fn step_retention(&mut self, now: Instant) {
         let bgpd = self.ready(DaemonKind::Bgpd);
-        let (Some(metallb), Some(retention)) = (&self.node.config.metallb, &mut self.services.retention)
+        let (Some(metallb), Some(retention)) =
+            (&self.config.active.config.metallb, &mut self.services.retention)
         else {
             return;
         };
-        let events = retention.step(bgpd.and_then(|_| file_text(&self.config.parts, DaemonKind::Bgpd)), now);
+        let events = retention.step(bgpd.and_then(|_| self.config.active.store.part(DaemonKind::Bgpd)), now);
         if retention.is_waiting_for_prefixes() {
-            match self.node.kernel.bgp_prefixes(metallb.table.get()) {
+            match self.node.router.bgp_prefixes(metallb.table.get()) {
                 Ok(prefixes) => retention.take_prefixes(prefixes, now),
                 Err(e) => log::debug!("the routes of the services cannot be read: {e}"),
             }
@@ -181,7 +183,7 @@ impl Supervisor<'_> {
                 } else {
                     "the speaker has not come back"
                 },
-                self.node.config.metallb.as_ref().map_or(0, |metallb| metallb.retention_s),
+                self.config.active.config.metallb.as_ref().map_or(0, |metallb| metallb.retention_s),
                 released.len(),
                 first(MAX_LOGGED_NAMES, &released)
             ),

@@ -3,20 +3,18 @@
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
-use std::sync::Arc;
 use std::time::Instant;
 
+use super::Supervisor;
 use super::policy::ProcessState;
 use super::process::Child;
 use super::retention::Retention;
-use super::{Supervisor, file_text};
-use crate::config::Config;
+use crate::frr::DaemonKind;
 use crate::frr::retained::Unannounced;
-use crate::frr::{DaemonKind, Version};
 use crate::logging;
 use crate::status::{
-    BgpNotification, ConfiguredPeers, DaemonExit, DaemonState, DaemonStatus, MAX_LISTED_SERVICES, NodeFacts,
-    NodePhase, Probe, Publisher, Rejection,
+    BgpNotification, DaemonExit, DaemonState, DaemonStatus, MAX_LISTED_SERVICES, NodePhase, Probe, Publisher,
+    Rejection,
 };
 use crate::time::Time;
 
@@ -76,36 +74,6 @@ impl DaemonHistory {
     }
 }
 
-/// Publishes the parts of the configuration that contain no passwords.
-pub fn describe(facts: &mut NodeFacts, config: &Config, version: Version) {
-    facts.frr = version.to_string();
-    facts.node_ip = config.settings.node_ip.to_string();
-    facts.asn = config.settings.asn_local.get();
-    if let Some(metallb) = &config.metallb {
-        let addresses = metallb.pairs().map(|pair| pair.frr.to_string());
-        facts.metallb = (metallb.vrf.to_string(), addresses.collect());
-        facts.speaker = metallb.v6.metallb.to_string();
-        facts.metallb_v4 = metallb.v4.is_some();
-        facts.retention_s = metallb.retention_s;
-    }
-    facts.is_vtep = config.overlay.underlay.is_vtep();
-    facts.bfd = config.timers.bfd.is_some();
-    facts.liveness_s = config.settings.liveness_timeout.get();
-    facts.namespace.name = config.settings.netns.to_string();
-    facts.configuration.objects = Arc::clone(&config.objects.verdicts);
-    facts.configuration.sources = std::iter::once("environment".into())
-        .chain(config.settings.config_file.as_ref().map(|file| file.as_str().to_owned()))
-        .collect();
-}
-
-/// The FNV-1a hash (64 bit) of a text: it identifies the text and does not help to guess its content.
-fn fingerprint(text: &str) -> String {
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    format!("{hash:016x}")
-}
-
 /// How the status calls a state of the restart policy.
 fn status_of(state: ProcessState) -> DaemonState {
     match state {
@@ -119,19 +87,6 @@ fn status_of(state: ProcessState) -> DaemonState {
 }
 
 impl Supervisor<'_> {
-    /// Publishes which configuration is active.
-    pub(super) fn show_configuration(&self) {
-        let hash = fingerprint(&self.config.text);
-        let peers = ConfiguredPeers::new(&self.node.config, &self.config.text);
-        self.publisher.update(|facts| {
-            facts.set_peers(peers);
-            describe(facts, &self.node.config, self.node.version);
-            if facts.configuration.hash != hash {
-                (facts.configuration.hash, facts.configuration.since) = (hash, Time::now());
-            }
-        });
-    }
-
     /// Publishes that a configuration was rejected, with the reasons; or, without reasons, that the last one was
     /// accepted.
     pub(super) fn show_rejection(&self, reasons: &[String]) {
@@ -174,7 +129,7 @@ impl Supervisor<'_> {
 
     /// Publishes which services are retained.
     pub(super) fn show_retained(&self) {
-        let is_announced = file_text(&self.config.parts, DaemonKind::Bgpd).is_some();
+        let is_announced = self.config.active.store.part(DaemonKind::Bgpd).is_some();
         let retention = self.services.retention.as_ref().filter(|_| is_announced);
         let all = || retention.into_iter().flat_map(Retention::retained_prefixes);
         let retained: Vec<String> = all().take(MAX_LISTED_SERVICES).map(ToString::to_string).collect();

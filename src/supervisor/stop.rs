@@ -58,7 +58,7 @@ impl Part for GracefulShutdownPart {
 impl Supervisor<'_> {
     /// A signal requests the stop, which takes precedence over any other end.
     fn stop(&mut self, now: Instant) {
-        let withdraw = withdraws(&self.node.config, self.signals);
+        let withdraw = withdraws(&self.config.active.config, self.signals);
         if withdraw && self.ending.end.is_some() {
             // The daemons are stopping already, and the peers keep this node's routes: the next bgpd withdraws them.
             return;
@@ -71,7 +71,7 @@ impl Supervisor<'_> {
             self.events.push_back(Event::Stop);
             return;
         }
-        let drain = Duration::from_secs(self.node.config.settings.drain_time.get().into());
+        let drain = Duration::from_secs(self.config.active.config.settings.drain_time.get().into());
         log::info!(
             "stopping: graceful shutdown: the peers prefer other paths, and the sessions are shut down in {} s",
             drain.as_secs()
@@ -81,7 +81,7 @@ impl Supervisor<'_> {
         let bgpd = bgpd.map(|bgpd| bgpd.pid);
         self.ending.graceful_shutdown = Some(GracefulShutdown::start(
             socket(DaemonKind::Bgpd),
-            &self.config.text,
+            self.config.active.store.active(),
             drain,
             bgpd,
             settled,
@@ -101,7 +101,7 @@ impl Supervisor<'_> {
         let effect = format!(
             "for up to {} s (GR_RESTART_TIME) they may send traffic to this node, which is lost after a reboot; shut down their \
              ports, or wait",
-            self.node.config.timers.restart_s
+            self.config.active.config.timers.restart_s
         );
         match outcome {
             ShutdownOutcome::Complete(missing) if missing.is_empty() => {}

@@ -1,0 +1,244 @@
+//! The reconciler's thread. It has the node: it reads the kernel and changes it, renders FRR's configuration, compares
+//! it with the active one and has FRR's parser check it. All of this may take seconds, in which the supervisor's thread
+//! restarts daemons. The two threads share nothing but messages: the supervisor sends jobs, which are done one after the
+//! other, and gets their outcomes.
+
+mod build;
+mod prepare;
+mod roll_back;
+
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::frr::DaemonKind;
+use crate::model::IfName;
+use crate::node::{ActiveConfig, Candidate, CheckOutcome, Node, RollbackHistory};
+
+pub use prepare::{Prepared, Rejected, Request, origin};
+pub use roll_back::{Devices, RollBack};
+
+/// What the reconciler is to do.
+#[derive(Debug)]
+pub enum Job {
+    /// Compare the kernel's state with the desired state, and repair drift. The outcome is [`Outcome::Checked`].
+    Check,
+    /// Compare kernel parameters, whose changes the kernel does not announce. The outcome is [`Outcome::SysctlDrift`],
+    /// or nothing.
+    CheckSysctls,
+    /// Have the kernel probe silent workloads. There is no outcome.
+    RefreshNeighbours,
+    /// Find out how to change to another configuration. Changes nothing. The outcome is [`Outcome::Prepared`].
+    Prepare(Request),
+    /// Make the candidate the active configuration, which FRR has already, and change the kernel. The outcome is
+    /// [`Outcome::Built`].
+    Adopt(Box<Candidate>),
+    /// The sources have changed, and what they make up has not. There is no outcome.
+    SetSources(Arc<Config>),
+    /// Store the active configuration as the last-known-good one. There is no outcome.
+    MarkGood,
+    /// Roll back to the last-known-good configuration, because this daemon keeps crashing with the active one. The
+    /// outcome is [`Outcome::RolledBack`], and then perhaps [`Outcome::Built`].
+    RollBack(DaemonKind),
+}
+
+/// What came of a job.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Of [`Job::Check`].
+    Checked(Checked),
+    /// A kernel parameter has drifted.
+    SysctlDrift,
+    /// Of [`Job::Prepare`].
+    Prepared(Box<Result<Prepared, Rejected>>),
+    /// Of [`Job::RollBack`]; or why there is no rollback.
+    RolledBack(Box<io::Result<RollBack>>),
+    /// The kernel was changed: the number of changes, or why it cannot be read.
+    Built(Result<usize, String>, NodeView),
+}
+
+/// The result of a check.
+#[derive(Debug)]
+pub struct Checked {
+    /// What was found and done.
+    pub outcome: CheckOutcome,
+    /// How long it took.
+    pub took: Duration,
+    /// The active configuration, if the check has activated another one.
+    pub active: Option<Box<ActiveConfig>>,
+    /// What the supervisor needs to know of the node now.
+    pub view: NodeView,
+}
+
+/// What the supervisor needs to know of the node.
+#[derive(Debug, Clone, Default)]
+pub struct NodeView {
+    /// The links that lead to the fabric, by their names in FRR's namespace.
+    pub fabric_ports: Vec<IfName>,
+    /// Why zebra can't run, if a shared routing table keeps it from running.
+    pub zebra_conflict: Option<String>,
+    /// A kernel-made route is missing that is repaired only if it stays missing: check again after
+    /// [`CONFIRM_DELAY`](crate::kernel::CONFIRM_DELAY).
+    pub has_unconfirmed_routes: bool,
+}
+
+impl NodeView {
+    /// The present state of the node.
+    pub fn new(node: &Node) -> Self {
+        Self {
+            fabric_ports: node.fabric_ports(),
+            zebra_conflict: node.zebra_conflict(),
+            has_unconfirmed_routes: node.kernel.has_unconfirmed_routes(),
+        }
+    }
+}
+
+/// The supervisor's end of the reconciler. Its descriptor is readable when there is an outcome.
+#[derive(Debug)]
+pub struct Reconciler {
+    jobs: Sender<Job>,
+    /// Number of jobs sent.
+    sent: u64,
+    outcomes: Receiver<Outcome>,
+    wake: UnixStream,
+    shared: Arc<Shared>,
+    thread: JoinHandle<(Node, Box<RollbackHistory>)>,
+}
+
+/// What both threads read and write.
+#[derive(Debug, Default)]
+struct Shared {
+    /// Number of jobs done.
+    done: AtomicU64,
+    /// The supervisor waits for the end of the thread.
+    is_ending: AtomicBool,
+}
+
+impl Reconciler {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// No thread or descriptor is available.
+    pub fn start(node: Node, history: Box<RollbackHistory>) -> io::Result<Self> {
+        let (jobs, queue) = channel();
+        let (outcome_sender, outcomes) = channel();
+        let (wake, waker) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        waker.set_nonblocking(true)?;
+        let shared = Arc::new(Shared::default());
+        let worker = Worker { node, history, outcomes: outcome_sender, waker, shared: Arc::clone(&shared) };
+        let thread = thread::Builder::new().name("reconciler".into()).spawn(move || worker.run(&queue))?;
+        Ok(Self { jobs, sent: 0, outcomes, wake, shared, thread })
+    }
+
+    /// Queues a job.
+    pub fn send(&mut self, job: Job) {
+        self.sent += 1;
+        // Without a receiver the thread has panicked, and `into_node` does so, too.
+        let _ = self.jobs.send(job);
+    }
+
+    /// Whether no job is queued or running.
+    pub fn is_idle(&self) -> bool {
+        self.shared.done.load(Ordering::Acquire) == self.sent
+    }
+
+    /// The outcomes since the last call.
+    pub fn take_outcomes(&mut self) -> Vec<Outcome> {
+        while matches!(self.wake.read(&mut [0; 64]), Ok(1..)) {}
+        self.outcomes.try_iter().collect()
+    }
+
+    /// Ends the thread, and returns the node. A running change of the kernel stops after its present step.
+    pub fn into_node(self) -> (Node, Box<RollbackHistory>) {
+        let Self { jobs, shared, thread, .. } = self;
+        shared.is_ending.store(true, Ordering::Release);
+        drop(jobs);
+        thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+    }
+}
+
+impl AsFd for Reconciler {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}
+
+/// The thread's own state.
+struct Worker {
+    node: Node,
+    history: Box<RollbackHistory>,
+    outcomes: Sender<Outcome>,
+    waker: UnixStream,
+    shared: Arc<Shared>,
+}
+
+impl Worker {
+    fn run(mut self, queue: &Receiver<Job>) -> (Node, Box<RollbackHistory>) {
+        while let Ok(job) = queue.recv() {
+            self.execute(job);
+            self.shared.done.fetch_add(1, Ordering::Release);
+        }
+        (self.node, self.history)
+    }
+
+    /// Reports an outcome.
+    fn report(&mut self, outcome: Outcome) {
+        // The receiver ignores outcomes when it waits for the end.
+        let _ = self.outcomes.send(outcome);
+        // A full socket has enough to wake the receiver.
+        let _ = self.waker.write(&[0]);
+    }
+
+    fn is_ending(&self) -> bool {
+        self.shared.is_ending.load(Ordering::Acquire)
+    }
+
+    fn execute(&mut self, job: Job) {
+        match job {
+            Job::MarkGood => {
+                self.node.active.store.mark_good();
+                self.node.active.store.save_good();
+                self.history.mark_good(&self.node.active);
+                log::debug!("the active configuration is stored as the last-known-good configuration");
+            }
+            Job::SetSources(config) => {
+                self.node.set_sources(config);
+                self.node.publish_configuration();
+            }
+            // What changes the node has no use any more.
+            _ if self.is_ending() => {}
+            Job::Check => {
+                let begin = Instant::now();
+                let before = Arc::clone(self.node.active.store.active());
+                let outcome = self.node.check();
+                let is_other = *self.node.active.store.active() != before;
+                if is_other {
+                    self.node.publish_configuration();
+                }
+                let active = is_other.then(|| Box::new(self.node.active.clone()));
+                let view = NodeView::new(&self.node);
+                self.report(Outcome::Checked(Checked { outcome, took: begin.elapsed(), active, view }));
+            }
+            Job::CheckSysctls => {
+                if self.node.has_sysctl_drift() {
+                    self.report(Outcome::SysctlDrift);
+                }
+            }
+            Job::RefreshNeighbours => self.node.refresh_neighbours(),
+            Job::Prepare(request) => {
+                let prepared = self.prepare(request);
+                self.report(Outcome::Prepared(Box::new(prepared)));
+            }
+            Job::Adopt(candidate) => self.adopt(*candidate),
+            Job::RollBack(daemon) => self.roll_back(daemon),
+        }
+    }
+}
