@@ -8,6 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use crate::frr::delta::{Step, VtyCommand};
 use crate::frr::vty::{Reply, Terminal, socket};
 use crate::frr::{DaemonKind, redact, redact_output};
@@ -78,9 +80,10 @@ impl<T: Send + 'static> Task<T> {
         Ok(Self { done, thread })
     }
 
-    /// Whether the work is done.
+    /// Whether the work is done. The thread may end a moment later, which [`Self::join`] waits for.
     pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
+        let mut fds = [PollFd::new(&self.done, PollFlags::IN)];
+        self.thread.is_finished() || poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
     /// The result; `None` if the thread has panicked.

@@ -276,7 +276,7 @@ impl Retention {
         // Without a speaker there is nothing to announce, and a change is known only when the learner is idle.
         let changed = if self.learner.received() == 0 {
             self.announcements.reset(now)
-        } else if self.learner.is_idle() || self.announcements.query().is_some() {
+        } else if self.learner.is_idle() || self.announcements.is_querying() {
             let (changed, absent) = self.announcements.step(&self.socket, &self.known, now);
             absent.into_iter().for_each(|prefix| self.learner.recheck(prefix));
             changed

@@ -29,6 +29,8 @@ pub(super) struct AnnouncementCheck {
     /// Services left to check in a check of all services.
     remaining: usize,
     query: Option<(Query, Vec<IpNet>)>,
+    /// The query is part of a check of all services.
+    is_full_check: bool,
     next_at: Instant,
 }
 
@@ -39,6 +41,7 @@ impl AnnouncementCheck {
             last_prefix: None,
             remaining: 0,
             query: None,
+            is_full_check: false,
             next_at: now + CHECK_INTERVAL,
         }
     }
@@ -48,11 +51,17 @@ impl AnnouncementCheck {
         &self.unannounced
     }
 
-    pub(super) fn query(&self) -> Option<&Query> {
-        self.query.as_ref().map(|(query, _)| query)
+    pub(super) fn is_querying(&self) -> bool {
+        self.query.is_some()
     }
 
-    /// When to continue a check of all services. Other checks start when a liveness check wakes the loop anyway.
+    /// The query to poll: that of a check of all services.
+    pub(super) fn query(&self) -> Option<&Query> {
+        self.query.as_ref().filter(|_| self.is_full_check).map(|(query, _)| query)
+    }
+
+    /// When to continue a check of all services. Other checks start when a liveness check wakes the loop anyway, and
+    /// their replies are collected together with those to that check.
     pub(super) fn deadline(&self) -> Option<Instant> {
         (self.query.is_none() && self.remaining > 0).then_some(self.next_at)
     }
@@ -91,11 +100,14 @@ impl AnnouncementCheck {
             if changed && self.remaining == 0 {
                 self.remaining = known.len();
             }
-            self.next_at = now + if self.remaining > 0 { PAUSE } else { CHECK_INTERVAL };
+            if self.remaining > 0 {
+                self.next_at = now + PAUSE;
+            }
         }
         if self.query.is_none() && self.next_at <= now && !known.is_empty() {
             self.next_at = now + CHECK_INTERVAL;
-            let count = if self.remaining > 0 { CHUNK } else { PER_CHECK };
+            self.is_full_check = self.remaining > 0;
+            let count = if self.is_full_check { CHUNK } else { PER_CHECK };
             let mut queried = known.after(self.last_prefix, count);
             self.last_prefix = queried.last().copied().filter(|_| queried.len() == count);
             self.remaining = self.remaining.saturating_sub(queried.len().max(1));
