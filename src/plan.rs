@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::config::Config;
 use crate::frr::delta::{self, Delta, delta};
-use crate::frr::{check, host, stored_configuration};
+use crate::frr::{Document, check, host, stored_configuration};
 use crate::kernel::{self, Kernel, Op};
 use crate::node::{render, resolve, single_problem};
 use crate::resolve::{NicSelector, describe_missing, find_nics, rejection_reason};
@@ -74,7 +74,7 @@ pub fn preview(config: &Config) -> Result<Preview, Vec<String>> {
     problems.extend(check::check(&text).err().map(|e| e.to_string()));
     let frr = match stored_configuration() {
         None => vec![format!("start with a configuration of {} lines", text.lines().count())],
-        Some(active) => match delta(&active, &text, version) {
+        Some(active) => match delta(&Document::parse(&active), &Document::parse(&text), version) {
             Delta::Commands(steps, late) => steps.iter().chain(&late).map(ToString::to_string).collect(),
             Delta::Restart(daemons, reason) => {
                 vec![format!("restart {}: {reason}", delta::restarted(daemons))]

@@ -5,19 +5,15 @@
 
 mod lab;
 
-use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
-use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::*;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::inotify;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Pid, Signal, kill_process};
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = RECOVERY_LIMIT;
 const DAEMONS: [&str; 2] = ["bgpd", "zebra"];
 
 /// The fabric; on a plain kernel without a speaker, which would be behind the VRF.
@@ -56,24 +52,7 @@ fn recovery(daemon: &str) -> [f64; 4] {
     };
     wait_until("the sessions before the kill", LIMIT, || sessions().iter().all(|(up, _)| *up));
     let before = sessions();
-    let victim = wait_until("the daemon", LIMIT, || pid_of(daemon));
-    let pid = Pid::from_raw(victim.cast_signed()).unwrap();
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
-    // Polling for the successor's process would delay its start on a small machine, and the successor's first work
-    // would delay the poll.
-    let opened = inotify::init(inotify::CreateFlags::empty()).unwrap();
-    inotify::add_watch(&opened, lab::daemon(daemon), inotify::WatchFlags::OPEN).unwrap();
-    let (ready, watches) = channel();
-    let watcher = thread::spawn(move || {
-        raise_priority();
-        ready.send(()).unwrap();
-        [await_readable(&pidfd), await_readable(&opened)]
-    });
-    watches.recv().unwrap();
-    // The call may return when much of the exit is over.
-    let start = Instant::now();
-    kill_process(pid, Signal::KILL).unwrap();
-    let [end, exec] = watcher.join().unwrap().map(|at| at - start);
+    let (start, [end, exec]) = kill_until_exec(daemon);
     while vty("node", daemon, "echo PING").is_err() {
         assert!(start.elapsed() < LIMIT, "{daemon} does not answer");
         thread::sleep(Duration::from_millis(1));
@@ -104,17 +83,6 @@ fn with_routes(count: usize) -> [[f64; 2]; 2] {
     })
 }
 
-/// The time at which it becomes readable.
-fn await_readable(fd: &impl AsFd) -> Instant {
-    let limit = Timespec::try_from(LIMIT).unwrap();
-    assert_eq!(
-        poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&limit)).unwrap(),
-        1,
-        "nothing within {LIMIT:?}"
-    );
-    Instant::now()
-}
-
 /// Seconds that this kernel needs to start a daemon at all.
 fn bare_exec() -> f64 {
     let mut command = Command::new(lab::daemon("bgpd"));
@@ -141,11 +109,6 @@ fn idle(pid: u32) -> [f64; 2] {
     thread::sleep(Duration::from_secs(30));
     let (after, seconds) = (count(), start.elapsed().as_secs_f64());
     [(after.0 - before.0) / seconds, 100.0 * (after.1 - before.1) / seconds]
-}
-
-/// The process of that name in the node's namespace.
-fn pid_of(name: &str) -> Option<u32> {
-    Lab::processes("perouter").into_iter().find(|(_, n)| n == name).map(|(pid, _)| pid)
 }
 
 /// Seconds until all sessions are up, the result of [`recovery`] for each of [`DAEMONS`], and, in the first run, that

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::process::Command;
 use std::time::Instant;
 
+use frr_supervisor::frr::Document;
 use frr_supervisor::frr::delta::{Delta, delta};
 use lab::*;
 
@@ -39,12 +40,14 @@ impl Ours {
     }
 }
 
-fn ours(live: &Standalone, old: &str, new: &str) -> Ours {
+fn ours(live: &Standalone, old: &Document, new: &str) -> Ours {
     let start = Instant::now();
     let new = text_of(new);
     let render = start.elapsed().as_secs_f64();
     let start = Instant::now();
-    let Delta::Commands(steps, late) = delta(old, &new, version()) else { panic!("a restart") };
+    let Delta::Commands(steps, late) = delta(old, &Document::parse(&new), version()) else {
+        panic!("a restart")
+    };
     let compare = start.elapsed().as_secs_f64();
     let commands: Vec<_> = steps.iter().chain(&late).flat_map(|step| &step.commands).collect();
     let start = Instant::now();
@@ -94,12 +97,12 @@ fn main() {
         let start = text_of(&base);
         let mut lines = vec![];
         let live = Standalone::start("live", &start);
-        let mut before = start.clone();
+        let mut before = Document::parse(&start);
         for (what, next) in
             [("none", &base), ("one added", &one_more), ("one removed", &base), ("all other", &other)]
         {
             lines.push((what, ours(&live, &before, next)));
-            before = text_of(next);
+            before = Document::parse(&text_of(next));
         }
         drop(live);
         let live = Standalone::start("live", &start);

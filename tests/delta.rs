@@ -8,6 +8,7 @@ mod lab;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
+use frr_supervisor::frr::Document;
 use frr_supervisor::frr::Version;
 use frr_supervisor::frr::delta::{Delta, delta};
 use lab::*;
@@ -152,7 +153,7 @@ fn commands_lead_to_the_same_configuration_as_a_start() {
     let (mut sent, mut restarts, mut refused, mut wrong, mut slowest) = (0, 0, 0, 0, Duration::ZERO);
     for pair in 1..=pairs {
         let after = text_of(&yaml(&mut dice));
-        let steps = match delta(&before, &after, version()) {
+        let steps = match delta(&Document::parse(&before), &Document::parse(&after), version()) {
             Delta::Commands(steps, late) => [steps, late].concat(),
             Delta::Invalid(reason) => panic!("{reason}"),
             Delta::Restart(which, reason) => {

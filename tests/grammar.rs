@@ -2,6 +2,7 @@
 //! as a start, and do not first remove a line that the new line overwrites. Real daemons.
 
 use super::lab::*;
+use frr_supervisor::frr::Document;
 use frr_supervisor::frr::Version;
 use frr_supervisor::frr::delta::{Delta, delta};
 use frr_supervisor::model::{Value as _, VrfName};
@@ -563,7 +564,7 @@ fn parts_go(old: &str, new: &str) -> bool {
 
 /// The commands that lead from one text to the other.
 fn between(old: &str, new: &str) -> Vec<String> {
-    match delta(old, new, version()) {
+    match delta(&old.into(), &new.into(), version()) {
         Delta::Commands(steps, late) => {
             let all = steps.into_iter().chain(late).flat_map(|step| step.commands);
             all.map(|command| command.text).collect()
@@ -613,7 +614,10 @@ fn a_changed_part_is_changed_in_place() {
     let (old, new) = (format!("{first}{old}"), format!("{first}{new}"));
     let live = Standalone::start("glive", &old);
     let fresh = Standalone::start("gfresh", &new);
-    let Delta::Commands(steps, late) = delta(&old, &new, version()) else { panic!("no commands") };
+    let Delta::Commands(steps, late) = delta(&Document::parse(&old), &Document::parse(&new), version())
+    else {
+        panic!("no commands")
+    };
     for step in [steps, late].concat() {
         for (command, status, output) in live.send(&step) {
             if status != 0 && !command.optional {
@@ -665,7 +669,9 @@ fn commands_that_exist_once_are_overwritten() {
     };
     let (old, new) = (text(30), text(40));
     let (live, fresh) = (Standalone::start("olive", &old), Standalone::start("ofresh", &new));
-    let Delta::Commands(steps, _) = delta(&old, &new, version()) else { panic!("no commands") };
+    let Delta::Commands(steps, _) = delta(&Document::parse(&old), &Document::parse(&new), version()) else {
+        panic!("no commands")
+    };
     let refused: Vec<_> =
         steps.iter().flat_map(|step| live.send(step)).filter(|(_, status, _)| *status != 0).collect();
     assert!(refused.is_empty(), "{refused:?}");
@@ -742,7 +748,9 @@ fn a_vrf_may_have_any_accepted_name() {
         }
     }
     let rest = "router bgp 65001\n bgp router-id 192.0.2.1\nexit\n";
-    let Delta::Commands(steps, _) = delta(&text, rest, version()) else { panic!("no commands") };
+    let Delta::Commands(steps, _) = delta(&Document::parse(&text), &rest.into(), version()) else {
+        panic!("no commands")
+    };
     for step in &steps {
         for (command, status, output) in live.send(step) {
             assert_eq!(status, 0, "{}: {output}", command.text);

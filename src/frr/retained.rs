@@ -13,9 +13,11 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::delta::{Step, is_default_bgp_instance};
+use super::delta::Step;
+use super::grammar::is_default_bgp_instance;
 use super::neighbors::ESTABLISHED;
 use super::vty::CONFIGURE;
+use super::{Block, Document};
 use crate::model::{Asn, VrfName};
 
 mod services;
@@ -142,11 +144,11 @@ impl RetainedRouters {
         commands
     }
 
-    /// The commands that remove the rest of [`Self::configuration`] when no prefix is left. `text` is bgpd's
-    /// configuration without it.
-    pub fn cleanup_commands(&self, route_maps: usize, text: &str) -> Vec<String> {
+    /// The commands that remove the rest of [`Self::configuration`] when no prefix is left. `document` is
+    /// frr.conf.
+    pub fn cleanup_commands(&self, route_maps: usize, document: &Document) -> Vec<String> {
         let mut commands = CONFIGURE.map(str::to_owned).to_vec();
-        if !has_no_import_check(text) {
+        if !has_no_import_check(document) {
             commands.extend([
                 format!("router bgp {}", self.asn),
                 "bgp network import-check".into(),
@@ -181,21 +183,14 @@ fn family(prefix: &IpNet) -> &'static str {
 
 /// Whether the default instance in this configuration of bgpd has `no bgp network import-check`. The setting of another
 /// instance does not count.
-fn has_no_import_check(text: &str) -> bool {
-    let (mut in_default, mut disabled) = (false, false);
-    for line in text.lines() {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        if !line.starts_with([' ', '\t', '!']) && !words.is_empty() {
-            // A top-level line starts or ends a block.
-            in_default = is_default_bgp_instance(line);
-        }
-        match words[..] {
-            ["no", "bgp", "network", "import-check"] if in_default => disabled = true,
-            ["bgp", "network", "import-check"] if in_default => disabled = false,
-            _ => {}
-        }
-    }
-    disabled
+fn has_no_import_check(document: &Document) -> bool {
+    let lines = document.default_instance().flat_map(Block::lines);
+    let settings = lines.filter_map(|line| {
+        let plain = line.strip_prefix("no ");
+        let is_setting = plain.unwrap_or(line).split_whitespace().eq(IMPORT_CHECK);
+        is_setting.then_some(plain.is_some())
+    });
+    settings.last().unwrap_or(false)
 }
 
 impl PathAttributes {

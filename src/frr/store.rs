@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::check::check;
 use super::daemons::{DaemonKind, RUN_DIR, Version};
-use super::split::{split, with_log_settings};
+use super::document::Document;
 use crate::files::{self, Access, LARGEST, Owner};
 
 /// The active configuration.
@@ -37,7 +37,7 @@ enum Origin {
 #[derive(Debug, Clone)]
 pub struct ConfigStore {
     version: Version,
-    active: Arc<str>,
+    active: Document,
     /// The part of `active` in the file of each daemon that reads one.
     parts: Arc<[(DaemonKind, String)]>,
     last_good: Option<Arc<str>>,
@@ -55,8 +55,13 @@ impl ConfigStore {
     }
 
     /// The active configuration; empty if there is none.
-    pub fn active(&self) -> &Arc<str> {
+    pub fn document(&self) -> &Document {
         &self.active
+    }
+
+    /// Its text.
+    pub fn active(&self) -> &Arc<str> {
+        self.active.text()
     }
 
     /// The parts of the active configuration that daemons read from a file.
@@ -83,10 +88,12 @@ impl ConfigStore {
     /// The state after the activation of `text`, which was rendered from the settings of this node. Nothing is saved.
     #[must_use]
     pub fn with_active(&self, text: &str) -> Self {
-        let (active, parts) = if *self.active == *text {
-            (Arc::clone(&self.active), Arc::clone(&self.parts))
+        let (active, parts) = if **self.active() == *text {
+            (self.active.clone(), Arc::clone(&self.parts))
         } else {
-            (text.into(), parts(text, self.version).into())
+            let active = Document::parse(text);
+            let parts = parts(&active, self.version).into();
+            (active, parts)
         };
         Self { active, parts, origin: Origin::Settings, last_good: self.last_good.clone(), ..*self }
     }
@@ -98,7 +105,7 @@ impl ConfigStore {
 
     /// Saves the active configuration.
     pub fn save(&self) {
-        files::save(&path(ACTIVE), &self.active, Access::Root);
+        files::save(&path(ACTIVE), self.active(), Access::Root);
     }
 
     /// Whether the active configuration is a stored one, because the one rendered for this node was rejected or rolled
@@ -120,7 +127,7 @@ impl ConfigStore {
     /// Makes sure that a configuration is active when FRR rejects the rendered one: without an active one it activates
     /// the stored active or last-known-good configuration, the first that FRR accepts. Returns whether one is active.
     pub fn use_stored(&mut self) -> bool {
-        if !self.active.is_empty() {
+        if !self.active().is_empty() {
             if self.origin == Origin::Settings {
                 self.origin = Origin::Stored;
             }
@@ -136,22 +143,22 @@ impl ConfigStore {
 
     /// Whether there is a last-known-good configuration that differs from the active one.
     pub fn can_roll_back(&self) -> bool {
-        self.last_good.as_ref().is_some_and(|last_good| *last_good != self.active)
+        self.last_good.as_ref().is_some_and(|last_good| last_good != self.active())
     }
 
     /// Whether the active configuration is the last-known-good one.
     pub fn is_marked_good(&self) -> bool {
-        self.last_good.as_ref() == Some(&self.active)
+        self.last_good.as_ref() == Some(self.active())
     }
 
     /// Makes the active configuration the last-known-good one. [`Self::save_good`] saves it.
     pub fn mark_good(&mut self) {
-        self.last_good = Some(Arc::clone(&self.active));
+        self.last_good = Some(Arc::clone(self.active()));
     }
 
     /// Saves the active configuration as the last-known-good one.
     pub fn save_good(&self) {
-        files::save(&path(LAST_GOOD), &self.active, Access::Root);
+        files::save(&path(LAST_GOOD), self.active(), Access::Root);
     }
 
     /// Activates the last-known-good configuration, and saves the one that was active as `frr.conf.bad`.
@@ -161,7 +168,7 @@ impl ConfigStore {
     pub fn roll_back(&mut self) -> io::Result<()> {
         let last_good = self.last_good.clone().ok_or_else(|| io::Error::other("none is stored"))?;
         check(&last_good)?;
-        files::save(&path(BAD), &self.active, Access::Root);
+        files::save(&path(BAD), self.active(), Access::Root);
         *self = Self { origin: Origin::RolledBack, ..self.with_active(&last_good) };
         self.save();
         Ok(())
@@ -170,8 +177,8 @@ impl ConfigStore {
 
 /// The part of a configuration in the file of each daemon that reads one. Before FRR 10 only zebra reads a file: bgpd
 /// forgets a password for a peer in a VRF until zebra has announced that VRF.
-fn parts(text: &str, version: Version) -> Vec<(DaemonKind, String)> {
-    let mut parts = split(&with_log_settings(text));
+fn parts(document: &Document, version: Version) -> Vec<(DaemonKind, String)> {
+    let mut parts = document.parts();
     if parts.is_empty() {
         log::warn!(
             "frr.conf has unknown top-level lines: every daemon gets its configuration from vtysh, and no service is \

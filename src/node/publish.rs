@@ -43,7 +43,7 @@ impl Node {
     pub fn publish_configuration(&self) {
         let text = self.active.store.active();
         let hash = fingerprint(text);
-        let peers = ConfiguredPeers::new(&self.active.config, text);
+        let peers = ConfiguredPeers::new(&self.active.config, self.active.store.document());
         self.publisher.update(|facts| {
             facts.set_peers(peers);
             describe(facts, &self.active.config, self.version);

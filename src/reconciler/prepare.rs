@@ -85,7 +85,7 @@ impl Worker {
             return Ok(if is_unchanged { Prepared::Unchanged } else { Prepared::SameText(candidate) });
         }
         let version = self.node.version;
-        let method = delta(active.store.active(), text, version);
+        let method = delta(active.store.document(), candidate.active.store.document(), version);
         if let Delta::Invalid(reason) = method {
             return Err(Rejected::Invalid(vec![reason]));
         }

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::SessionRole;
 use crate::config::Config;
+use crate::frr::Document;
 use crate::model::NeighborId;
 
 /// End of the line with which the built-in template adds a port to the fabric's peer group.
@@ -34,7 +35,7 @@ pub struct ConfiguredPeers {
 
 impl ConfiguredPeers {
     /// The neighbors of a configuration and of the frr.conf rendered from it.
-    pub fn new(config: &Config, text: &str) -> Self {
+    pub fn new(config: &Config, document: &Document) -> Self {
         let overlay = &config.overlay;
         let mut peers = Self {
             metallb: config.metallb.as_ref().map(|metallb| {
@@ -56,7 +57,7 @@ impl ConfiguredPeers {
                 NeighborId::Range(range) => peers.ranges.push((*range, true)),
             }
         }
-        for line in text.lines().map(str::trim) {
+        for line in document.lines() {
             if let Some((name, rest)) = line.strip_prefix("neighbor ").and_then(|rest| rest.split_once(' ')) {
                 peers.names.insert(name.to_owned());
                 if rest.starts_with("interface ") && rest.ends_with(FABRIC_PEER_GROUP) {
@@ -140,7 +141,7 @@ rawFRRConfigs: []
 
     #[test]
     fn roles_come_from_the_configuration() {
-        let peers = ConfiguredPeers::new(&config(&[]), TEXT);
+        let peers = ConfiguredPeers::new(&config(&[]), &TEXT.into());
         for (vrf, peer, role) in [
             ("default", "eth1", SessionRole::Fabric),
             ("default", "192.0.2.1", SessionRole::Fabric),
@@ -156,7 +157,7 @@ rawFRRConfigs: []
         ] {
             assert_eq!(peers.role(vrf, peer), role, "{vrf} {peer}");
         }
-        let own = ConfiguredPeers::new(&config(&[("FRR_TEMPLATE", "/x")]), TEXT);
+        let own = ConfiguredPeers::new(&config(&[("FRR_TEMPLATE", "/x")]), &TEXT.into());
         assert_eq!(own.role("default", "203.0.113.9"), SessionRole::Fabric);
         assert_eq!(own.role("default", "192.168.9.2"), SessionRole::Host);
     }
@@ -166,12 +167,15 @@ rawFRRConfigs: []
     fn ports_of_the_built_in_template_are_fabric_neighbors() {
         let text = include_str!("../../tests/golden/perouter.conf");
         assert!(text.contains("neighbor eth1 interface"));
-        assert_eq!(ConfiguredPeers::new(&config(&[]), text).role("default", "eth1"), SessionRole::Fabric);
+        assert_eq!(
+            ConfiguredPeers::new(&config(&[]), &text.into()).role("default", "eth1"),
+            SessionRole::Fabric
+        );
     }
 
     #[test]
     fn only_configured_neighbors_are_known() {
-        let peers = ConfiguredPeers::new(&config(&[]), TEXT);
+        let peers = ConfiguredPeers::new(&config(&[]), &TEXT.into());
         for known in ["eth1", "192.168.9.2", "203.0.113.9", "100.64.0.9", "198.51.100.1"] {
             assert!(peers.is_known(known), "{known}");
         }

@@ -194,7 +194,7 @@ impl Supervisor<'_> {
     /// Whether a new zebra damages existing IPv4 routes with an IPv6 next hop.
     fn can_zebra_damage_routes(&self) -> bool {
         self.node.version < ADOPTS_NEXTHOP_OBJECTS
-            || self.config.active.store.active().lines().any(|line| line == NO_NEXTHOP_OBJECTS)
+            || self.config.active.store.document().has_line(NO_NEXTHOP_OBJECTS)
     }
 
     /// Called before zebra starts. If a new zebra damages existing routes, this waits until the jobs have removed them.

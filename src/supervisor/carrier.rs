@@ -17,10 +17,9 @@ use rustix::event::{PollFd, PollFlags};
 use super::Supervisor;
 use super::backup::BackupJob;
 use super::part::Part;
-use crate::frr::delta::is_default_bgp_instance;
 use crate::frr::neighbors::{self, Neighbor, Neighbors, SHOW_NEIGHBORS};
 use crate::frr::vty::{CONFIGURE, Query, Reply, socket};
-use crate::frr::{DaemonKind, Version};
+use crate::frr::{Block, DaemonKind, Document, Version};
 use crate::kernel::Carrier;
 use crate::model::IfName;
 
@@ -111,8 +110,8 @@ impl Supervisor<'_> {
 
     /// Makes bgpd drop the paths of peers whose port has lost its carrier.
     fn drop_stale_paths(&mut self, now: Instant) {
-        let text = self.ready(DaemonKind::Bgpd).map(|_| &**self.config.active.store.active());
-        for peer in self.kernel.carriers.step(&socket(DaemonKind::Bgpd), text, self.node.version, now) {
+        let document = self.ready(DaemonKind::Bgpd).map(|_| self.config.active.store.document());
+        for peer in self.kernel.carriers.step(&socket(DaemonKind::Bgpd), document, self.node.version, now) {
             log::warn!(
                 peer = peer.as_str();
                 "the link to neighbor {peer} has lost its carrier: bgpd kept the routes of {peer} (graceful restart) and now \
@@ -177,10 +176,16 @@ impl FabricPorts {
         self.drop_query.is_some()
     }
 
-    /// Does the next step. `text` is frr.conf, if the bgpd that listens at `socket` runs with it. Returns the peers
+    /// Does the next step. `document` is frr.conf, if the bgpd that listens at `socket` runs with it. Returns the peers
     /// whose paths bgpd has dropped.
-    pub fn step(&mut self, socket: &Path, text: Option<&str>, version: Version, now: Instant) -> Vec<String> {
-        let Some(text) = text else {
+    pub fn step(
+        &mut self,
+        socket: &Path,
+        document: Option<&Document>,
+        version: Version,
+        now: Instant,
+    ) -> Vec<String> {
+        let Some(document) = document else {
             self.bgpd_exited();
             return vec![];
         };
@@ -201,7 +206,7 @@ impl FabricPorts {
             }
         }
         if let Some(Ok(replies)) = Query::take_ended(&mut self.query) {
-            self.neighbors_received(socket, text, version, replies.first(), now);
+            self.neighbors_received(socket, document, version, replies.first(), now);
         }
         if self.deadline().is_some_and(|at| at <= now) {
             self.next_check += 1;
@@ -223,7 +228,7 @@ impl FabricPorts {
     fn neighbors_received(
         &mut self,
         socket: &Path,
-        text: &str,
+        document: &Document,
         version: Version,
         reply: Option<&Reply>,
         now: Instant,
@@ -252,7 +257,7 @@ impl FabricPorts {
         let resend = version < HONOURS_WEIGHTS
             && self.extra_checks == 0
             && self.lost.values().any(|lost| lost.is_back);
-        let commands = commands(text, &shutdown_targets(&neighbors, text, &peers), resend);
+        let commands = commands(document, &shutdown_targets(&neighbors, document, &peers), resend);
         if !commands.is_empty() {
             self.drop_query = Query::commands(socket, commands).ok().map(|query| (query, peers));
         }
@@ -286,10 +291,10 @@ fn restarting_peers(neighbors: &Neighbors, is_included: impl Fn(&str) -> bool) -
 
 /// The neighbors or peer groups to shut down for these peers. A dynamic neighbor of a listen range cannot be shut down
 /// alone; its peer group is shut down instead, unless another member is established or restarting.
-fn shutdown_targets(neighbors: &Neighbors, text: &str, peers: &[String]) -> Vec<String> {
+fn shutdown_targets(neighbors: &Neighbors, document: &Document, peers: &[String]) -> Vec<String> {
     let has_line = |peer: &str| {
         let line = format!("neighbor {peer} ");
-        text.lines().any(|l| l.trim_start().starts_with(&line))
+        document.lines().any(|l| l.starts_with(&line))
     };
     // Another member may be established or restarting.
     let is_used = |name: &str| {
@@ -312,18 +317,17 @@ fn shutdown_targets(neighbors: &Neighbors, text: &str, peers: &[String]) -> Vec<
 
 /// The commands that make bgpd drop the paths of these peers, and send its whole table to zebra if `resend` is set.
 /// They leave its configuration unchanged.
-fn commands(text: &str, peers: &[String], resend: bool) -> Vec<String> {
-    let Some(instance) = text.lines().find(|line| is_default_bgp_instance(line)) else { return vec![] };
+fn commands(document: &Document, peers: &[String], resend: bool) -> Vec<String> {
+    let Some(instance) = document.default_instance().next().map(Block::head) else { return vec![] };
     // A neighbor that the configuration shuts down has no paths, and must stay shut down.
     let is_shut_down = |name: &str| {
         let line = format!("neighbor {name} shutdown");
-        text.lines().any(|l| {
-            l.trim_start().strip_prefix(&line).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
-        })
+        document
+            .lines()
+            .any(|l| l.strip_prefix(&line).is_some_and(|rest| rest.is_empty() || rest.starts_with(' ')))
     };
     let group = |peer: &str| {
-        let lines =
-            text.lines().filter_map(|line| line.trim_start().strip_prefix("neighbor ")?.strip_prefix(peer));
+        let lines = document.lines().filter_map(|line| line.strip_prefix("neighbor ")?.strip_prefix(peer));
         lines
             .filter_map(|rest| rest.split_once(" peer-group "))
             .map(|(_, group)| group.trim().to_owned())
@@ -335,7 +339,7 @@ fn commands(text: &str, peers: &[String], resend: bool) -> Vec<String> {
     let mut pairs: Vec<String> =
         open.flat_map(|peer| ["", "no "].map(|no| format!("{no}neighbor {peer} shutdown"))).collect();
     if resend {
-        let set = text.lines().map(str::trim_start).find(|line| line.starts_with(BESTPATH_BANDWIDTH));
+        let set = document.lines().find(|line| line.starts_with(BESTPATH_BANDWIDTH));
         pairs.push(set.map_or_else(|| format!("no {BESTPATH_BANDWIDTH}"), str::to_owned));
     }
     if pairs.is_empty() {
@@ -407,10 +411,16 @@ mod tests {
         let peers = ["192.0.2.1".to_owned(), "198.51.100.7".to_owned()];
         let idle = r#""192.0.2.1": {"bgpState": "Idle", "peerGroup": "lab"}, "198.51.100.7": {"bgpState": "Idle", "peerGroup": "lab"}"#;
         let neighbors = |text: &str| serde_json::from_str::<Neighbors>(text).unwrap();
-        assert_eq!(shutdown_targets(&neighbors(&format!("{{{idle}}}")), text, &peers), ["192.0.2.1", "lab"]);
+        assert_eq!(
+            shutdown_targets(&neighbors(&format!("{{{idle}}}")), &text.into(), &peers),
+            ["192.0.2.1", "lab"]
+        );
         // Another member would lose its session.
         let other = r#""198.51.100.8": {"bgpState": "Established", "peerGroup": "lab"}"#;
-        assert_eq!(shutdown_targets(&neighbors(&format!("{{{idle}, {other}}}")), text, &peers), peers);
+        assert_eq!(
+            shutdown_targets(&neighbors(&format!("{{{idle}, {other}}}")), &text.into(), &peers),
+            peers
+        );
     }
 
     #[test]
@@ -426,18 +436,18 @@ mod tests {
             "neighbor eth1 shutdown",
             "no neighbor eth1 shutdown",
         ];
-        assert_eq!(commands(text, &peers, false), wanted);
-        assert_eq!(commands(text, &peers[1..], false), Vec::<String>::new());
-        assert_eq!(commands(text, &[], true)[3..], ["no bgp bestpath bandwidth"]);
+        assert_eq!(commands(&text.into(), &peers, false), wanted);
+        assert_eq!(commands(&text.into(), &peers[1..], false), Vec::<String>::new());
+        assert_eq!(commands(&text.into(), &[], true)[3..], ["no bgp bestpath bandwidth"]);
         let set = text.replace(
             " neighbor fabric peer-group",
             " bgp bestpath bandwidth ignore\n neighbor fabric peer-group",
         );
-        assert_eq!(commands(&set, &[], true)[3..], ["bgp bestpath bandwidth ignore"]);
+        assert_eq!(commands(&Document::parse(&set), &[], true)[3..], ["bgp bestpath bandwidth ignore"]);
         let all_shut =
             text.replace("fabric peer-group\n", "fabric peer-group\n neighbor fabric shutdown message x\n");
-        assert_eq!(commands(&all_shut, &peers, false), Vec::<String>::new());
-        assert_eq!(commands("", &peers, true), Vec::<String>::new());
+        assert_eq!(commands(&Document::parse(&all_shut), &peers, false), Vec::<String>::new());
+        assert_eq!(commands(&"".into(), &peers, true), Vec::<String>::new());
     }
 
     #[test]
@@ -458,13 +468,13 @@ mod tests {
         let mut checks = 0;
         while let Some(at) = ports.deadline() {
             assert_eq!(
-                ports.step(Path::new("/nonexistent"), Some(""), HONOURS_WEIGHTS, at),
+                ports.step(Path::new("/nonexistent"), Some(&"".into()), HONOURS_WEIGHTS, at),
                 Vec::<String>::new()
             );
             checks += 1;
         }
         assert_eq!(checks, CHECK_DELAYS.len());
-        ports.step(Path::new("/nonexistent"), Some(""), HONOURS_WEIGHTS, now + CHECK_DELAYS[3]);
+        ports.step(Path::new("/nonexistent"), Some(&"".into()), HONOURS_WEIGHTS, now + CHECK_DELAYS[3]);
         let later = now + Duration::from_secs(60);
         assert!(!record_carrier(&mut ports, Carrier { losses: 1, ..up }, later), "the carrier is back");
         assert_eq!(ports.deadline(), Some(later));

@@ -9,7 +9,6 @@ use super::process::Child;
 use crate::frr::DaemonKind;
 use crate::frr::daemons::{RUN_DIR, SOCKET_DIR};
 use crate::frr::memfd::Memfd;
-use crate::frr::with_log_settings;
 
 /// Runs of vtysh.
 #[derive(Debug)]
@@ -40,7 +39,8 @@ impl Supervisor<'_> {
     pub(super) fn start_next_load(&mut self) {
         while let Some(daemon) = self.config.load.queue.pop_front() {
             let start = || {
-                let text = Memfd::sealed("frr.conf", &with_log_settings(self.config.active.store.active()))?;
+                let text =
+                    Memfd::sealed("frr.conf", &self.config.active.store.document().with_log_settings())?;
                 let mut command = Command::new("/usr/bin/vtysh");
                 command.args(["--vty_socket", SOCKET_DIR, "--config_dir", RUN_DIR, "-f", &text.path()]);
                 command.args(daemon.iter().flat_map(|name| ["-d", name.name()]));

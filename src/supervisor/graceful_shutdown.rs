@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 
-use crate::frr::delta::is_default_bgp_instance;
 use crate::frr::neighbors::{self, Neighbors, SHOW_NEIGHBORS};
 use crate::frr::vty::{CONFIGURE, Query, Reply};
+use crate::frr::{Document, is_default_bgp_instance};
 
 /// Time for bgpd's messages to reach the peers.
 const DELIVERY_TIME: Duration = Duration::from_secs(1);
@@ -65,17 +65,17 @@ pub enum ShutdownOutcome {
 }
 
 impl GracefulShutdown {
-    /// Starts the graceful shutdown of the bgpd that listens at `socket` and runs `text`, in process `bgpd` if it
+    /// Starts the graceful shutdown of the bgpd that listens at `socket` and runs `document`, in process `bgpd` if it
     /// responds. `settled`: bgpd has had time to establish its sessions.
     pub fn start(
         socket: PathBuf,
-        text: &str,
+        document: &Document,
         drain: Duration,
         bgpd: Option<Pid>,
         settled: bool,
         now: Instant,
     ) -> Self {
-        let (drain_commands, shutdown_commands) = commands(text);
+        let (drain_commands, shutdown_commands) = commands(document);
         let stage = Stage::Sessions(if settled { now } else { now + SESSIONS_TIMEOUT });
         let drain_deadline = now + (TOTAL_TIMEOUT - DELIVERY_TIME);
         let mut shutdown = Self {
@@ -186,28 +186,31 @@ const INSTANCE_LINES: [&str; 9] =
     ["!", "address-family ", "bgp ", "bmp ", "exit-", "neighbor ", "network ", "no ", "segment-routing "];
 
 /// The BGP instances of frr.conf with their neighbors. Unknown lines in the text hide no neighbor.
-fn instances(text: &str) -> Vec<(&str, Vec<&str>)> {
+fn instances(document: &Document) -> Vec<(&str, Vec<&str>)> {
     let mut instances: Vec<(&str, Vec<&str>)> = vec![];
     let mut open = None;
-    for line in text.lines() {
-        if line.starts_with("router bgp ") {
-            let instance = line.trim_end();
+    for block in document.blocks() {
+        let head = block.head();
+        if head.starts_with("router bgp ") {
             // A second block of the same instance continues the first one.
-            open = instances.iter().position(|(other, _)| *other == instance).or_else(|| {
-                instances.push((instance, vec![]));
+            open = instances.iter().position(|(other, _)| *other == head).or_else(|| {
+                instances.push((head, vec![]));
                 Some(instances.len() - 1)
             });
-        } else if !line.starts_with([' ', '\t'])
-            && !line.is_empty()
-            && !INSTANCE_LINES.iter().any(|words| line.starts_with(words))
-        {
+        } else if !INSTANCE_LINES.iter().any(|words| head.starts_with(words)) {
             open = None;
-        } else if let Some(rest) = line.trim_start().strip_prefix("neighbor ")
-            && let Some(name) = rest.split(' ').next()
-            && let Some((_, neighbors)) = open.map(|at| &mut instances[at])
-            && !neighbors.contains(&name)
-        {
-            neighbors.push(name);
+        }
+        for line in std::iter::once(head).chain(block.lines()) {
+            if let Some(rest) = line.strip_prefix("neighbor ")
+                && let Some(name) = rest.split(' ').next()
+                && let Some((_, neighbors)) = open.map(|at| &mut instances[at])
+                && !neighbors.contains(&name)
+            {
+                neighbors.push(name);
+            }
+        }
+        if block.is_closed() {
+            open = None;
         }
     }
     instances
@@ -215,11 +218,11 @@ fn instances(text: &str) -> Vec<(&str, Vec<&str>)> {
 
 /// The commands for the drain and for the shutdown, for every BGP instance and neighbor of frr.conf. The default
 /// instance comes first: its neighbors are the leaves, through which all other neighbors are reached.
-fn commands(text: &str) -> (Vec<String>, Vec<String>) {
+fn commands(document: &Document) -> (Vec<String>, Vec<String>) {
     let configure = || CONFIGURE.map(str::to_owned).to_vec();
     let (mut drain_commands, mut shutdown_commands) = (configure(), configure());
     let (first, others): (Vec<_>, Vec<_>) =
-        instances(text).into_iter().partition(|(instance, _)| is_default_bgp_instance(instance));
+        instances(document).into_iter().partition(|(instance, _)| is_default_bgp_instance(instance));
     for (instance, neighbors) in first.into_iter().chain(others) {
         drain_commands.extend([instance, "bgp graceful-shutdown", "exit"].map(str::to_owned));
         shutdown_commands.push(instance.to_owned());

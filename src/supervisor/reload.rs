@@ -219,8 +219,7 @@ impl Supervisor<'_> {
                 if self.services.is_retaining() {
                     retained::remove_import_check(&mut steps);
                 }
-                let [from, to] =
-                    [&candidate.active, &self.config.active].map(|a| Arc::clone(a.store.active()));
+                let [from, to] = [&candidate.active, &self.config.active].map(|a| a.store.document().clone());
                 let version = self.node.version;
                 let undo = move || match delta(&from, &to, version) {
                     Delta::Commands(undo, late) => [undo, late].concat(),

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
+use crate::frr::Document;
 use crate::frr::retained::{self, RetainedRouters, Services, SpeakerPath, Unannounced};
 use crate::frr::vty::{CONFIGURE, Query, Reply};
 
@@ -232,8 +233,8 @@ impl Retention {
         [query, release, self.learner.query(), self.announcements.query()].into_iter().flatten()
     }
 
-    /// Does the next step; `text` is bgpd's configuration, if bgpd runs with it.
-    pub fn step(&mut self, text: Option<&str>, now: Instant) -> Vec<RetentionEvent> {
+    /// Does the next step; `document` is frr.conf, if bgpd runs with it.
+    pub fn step(&mut self, document: Option<&Document>, now: Instant) -> Vec<RetentionEvent> {
         let mut events = vec![];
         let is_active = self.is_active();
         if self.learner.step(&self.socket, &mut self.known, is_active, now) {
@@ -250,7 +251,7 @@ impl Retention {
         if !self.is_active() {
             return events;
         }
-        let Some(text) = text else {
+        let Some(document) = document else {
             // No bgpd runs. The next one starts, or has started, with the services that are still retained at its
             // start.
             self.not_before = now + QUERY_INTERVAL;
@@ -262,7 +263,7 @@ impl Retention {
         self.take_replies(now, &mut events);
         self.release_late(now, &mut events);
         if self.release.is_none() && self.query.is_none() {
-            self.start_next(text, now);
+            self.start_next(document, now);
         }
         events
     }
@@ -392,7 +393,7 @@ impl Retention {
     }
 
     /// Starts the next query: a release, then the rest of the pass, then the next pass.
-    fn start_next(&mut self, text: &str, now: Instant) {
+    fn start_next(&mut self, document: &Document, now: Instant) {
         if now < self.not_before {
             return;
         }
@@ -411,7 +412,7 @@ impl Retention {
                 self.query = query.map(|query| (query, RetentionQuery::Paths(prefixes, is_settled)));
                 self.query.is_some()
             } else if self.retained.is_empty() {
-                self.start_release(self.routers.cleanup_commands(self.route_maps, text), vec![])
+                self.start_release(self.routers.cleanup_commands(self.route_maps, document), vec![])
             } else if self.session_query_at <= now {
                 self.session_query_at = now + QUERY_INTERVAL;
                 let query = Query::commands(&self.socket, self.routers.speaker_commands()).ok();

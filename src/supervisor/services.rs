@@ -127,7 +127,10 @@ impl Supervisor<'_> {
         else {
             return;
         };
-        let events = retention.step(bgpd.and_then(|_| self.config.active.store.part(DaemonKind::Bgpd)), now);
+        let store = &self.config.active.store;
+        // A bgpd that gets its configuration from vtysh starts without retained services.
+        let is_in_file = bgpd.is_some() && store.part(DaemonKind::Bgpd).is_some();
+        let events = retention.step(is_in_file.then(|| store.document()), now);
         if retention.is_waiting_for_prefixes() {
             match self.node.router.bgp_prefixes(metallb.table.get()) {
                 Ok(prefixes) => retention.take_prefixes(prefixes, now),

@@ -81,7 +81,7 @@ impl Supervisor<'_> {
         let bgpd = bgpd.map(|bgpd| bgpd.pid);
         self.ending.graceful_shutdown = Some(GracefulShutdown::start(
             socket(DaemonKind::Bgpd),
-            self.config.active.store.active(),
+            self.config.active.store.document(),
             drain,
             bgpd,
             settled,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use frr_supervisor::config::{file, from_vars};
 use frr_supervisor::frr::delta::{self, Context, Step};
-use frr_supervisor::frr::{Inputs, Version, render, split};
+use frr_supervisor::frr::{Document, Inputs, Version, render};
 use frr_supervisor::model::{IfName, Value as _};
 
 use super::sh::{exec, must, query_all, vty, wait_until};
@@ -56,7 +56,7 @@ impl Standalone {
             let text = if file == "frr.conf" { text } else { "service integrated-vtysh-config\n" };
             fs::write(format!("{}/{file}", dirs[1]), text).expect("the lab's own");
         }
-        let parts = split(text);
+        let parts = Document::parse(text).parts();
         assert!(!parts.is_empty());
         let mut all = Self { name, children: vec![] };
         let old = version() < Version(10, 0);

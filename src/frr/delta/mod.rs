@@ -3,20 +3,19 @@
 //! Additions come before removals. Within a BGP instance removals come first, since an addition may need their place. A
 //! line with the key of an existing line overwrites it, so that no session ends and no filter is missing for a moment.
 
-mod grammar;
 mod script;
 mod tree;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use super::grammar::{self, LineOwner, context_key, line_owners};
 use super::redact::redact;
-use super::split::{LineOwner, line_owners};
-use super::{DaemonKind, Version};
+use super::{Block, DaemonKind, Document, Version};
 
 use script::{EMPTY, Script};
 
-pub use tree::{Context, is_default_bgp_instance, lines_with_path};
+pub use tree::{Context, lines_with_path};
 
 /// Commands for one daemon, the first in its configuration node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +73,7 @@ pub fn restarted(daemons: &[DaemonKind]) -> String {
 struct NeedsRestart(String);
 
 /// Computes the delta from `old` to `new`.
-pub fn delta(old: &str, new: &str, version: Version) -> Delta {
+pub fn delta(old: &Document, new: &Document, version: Version) -> Delta {
     if old == new {
         return Delta::Commands(vec![], vec![]);
     }
@@ -141,7 +140,7 @@ pub fn drift(
     expected: &str,
     version: Version,
 ) -> (Vec<String>, Option<Vec<VtyCommand>>) {
-    let (running, expected) = without_equal_contexts(running, expected);
+    let (running, expected) = without_equal_contexts(&Document::parse(running), &Document::parse(expected));
     let parse = |text: &str| {
         let mut tree = effective(Context::parse(text).ok()?);
         // bfdd's peers are configured at run time, not in frr.conf.
@@ -339,41 +338,27 @@ fn renumbered_entries<'a>(old: &'a [String], new: &'a [String]) -> impl Iterator
 }
 
 /// Two different heads, with different AS numbers, that open the BGP instance of one VRF.
-fn conflicting_instances(text: &str) -> Option<(&str, &str)> {
+fn conflicting_instances(document: &Document) -> Option<(&str, &str)> {
     let mut heads: HashMap<String, &str> = HashMap::new();
-    let mut routers = text.lines().filter(|line| line.starts_with("router bgp "));
+    let mut routers = document.blocks().map(Block::head).filter(|head| head.starts_with("router bgp "));
     routers.find_map(|head| {
         let other = heads.insert(context_key(head), head)?;
         (other != head).then_some((other, head))
     })
 }
 
-/// The texts without the top-level contexts that occur once in each and are equal: most of the text, after most
-/// changes.
-fn without_equal_contexts(old: &str, new: &str) -> (String, String) {
-    let (old, new) = (tree::blocks(old), tree::blocks(new));
-    let by_key = |blocks: &[&str]| {
-        let mut indices: HashMap<String, Option<usize>> = HashMap::with_capacity(blocks.len());
-        for (i, block) in blocks.iter().enumerate().filter(|(_, block)| tree::is_context(block)) {
-            let head = block.lines().next().unwrap_or_default();
-            indices.entry(context_key(head)).and_modify(|index| *index = None).or_insert(Some(i));
-        }
-        indices
+/// The texts without the contexts that occur once in each and are equal: most of the text, after most changes.
+fn without_equal_contexts(old: &Document, new: &Document) -> (String, String) {
+    let contexts = |document| -> HashSet<&str> {
+        Document::blocks(document).filter(|b| b.is_context).map(|b| b.text).collect()
     };
-    let (indices_old, indices_new) = (by_key(&old), by_key(&new));
-    let (mut equal_old, mut equal_new) = (HashSet::new(), HashSet::new());
-    for (key, index) in indices_old {
-        if let (Some(i), Some(Some(j))) = (index, indices_new.get(&key))
-            && old[i] == new[*j]
-        {
-            equal_old.insert(i);
-            equal_new.insert(*j);
-        }
-    }
-    let rest = |blocks: &[&str], equal: &HashSet<usize>| {
-        blocks.iter().enumerate().filter(|(i, _)| !equal.contains(i)).map(|(_, block)| *block).collect()
+    let (in_old, in_new) = (contexts(old), contexts(new));
+    let is_equal = |block: &Block<'_>| {
+        let is_in_both = block.is_context && in_old.contains(block.text) && in_new.contains(block.text);
+        is_in_both && !old.is_repeated(block.head()) && !new.is_repeated(block.head())
     };
-    (rest(&old, &equal_old), rest(&new, &equal_new))
+    let rest = |document: &Document| document.blocks().filter(|b| !is_equal(b)).map(|b| b.text).collect();
+    (rest(old), rest(new))
 }
 
 /// The commands that remove the VRFs of `old` that are not in `new`.
@@ -381,17 +366,6 @@ fn remove_vrf_commands<'a>(old: &'a Context, new: &'a Context) -> impl Iterator<
     let vrfs = old.inner.iter().filter(|context| context.head.starts_with("vrf "));
     let removed = vrfs.filter(|vrf| !new.inner.iter().any(|context| context.head == vrf.head));
     removed.map(|vrf| format!("no {}", vrf.head))
-}
-
-/// The part of a context's head that identifies the context.
-fn context_key(head: &str) -> String {
-    let words: Vec<&str> = head.split(' ').collect();
-    match words[..] {
-        ["router", "bgp", _, "vrf", vrf, ..] => format!("router bgp vrf {vrf}"),
-        ["router", "bgp", ..] => "router bgp".into(),
-        ["route-map", map, _, number] => format!("route-map {map} {number}"),
-        _ => head.into(),
-    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ const OLD: &str = "log stdout\nip prefix-list a seq 5 permit 10.0.0.0/8\nroute-m
     exit-address-family\nexit\nbfd\n profile p\n  transmit-interval 300\n exit\nexit\n";
 
 fn steps(old: &str, new: &str) -> Vec<String> {
-    match delta(old, new, Version(10, 7)) {
+    match delta(&old.into(), &new.into(), Version(10, 7)) {
         Delta::Commands(steps, deferred) => steps
             .into_iter()
             .chain(deferred)

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::super::grammar::{EFFECTIVE_WHEN_EMPTY, is_opener_in};
+
 /// A context (`router bgp …`, `address-family …`), or the whole configuration, whose head is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Context {
@@ -11,69 +13,6 @@ pub struct Context {
     pub lines: Vec<String>,
     /// The contexts directly in it, each once, in order.
     pub inner: Vec<Self>,
-}
-
-/// The first words of lines that open a context, each with the first words of the head of the outer context ("": top
-/// level).
-const OPENERS: [(&str, &str); 10] = [
-    ("", "router bgp "),
-    ("", "route-map "),
-    ("", "vrf "),
-    ("", "interface "),
-    ("", "bfd"),
-    ("router bgp ", "address-family "),
-    ("address-family l2vpn evpn", "vni "),
-    ("bfd", "profile "),
-    ("bfd", "peer "),
-    ("router bgp ", "segment-routing "),
-];
-
-/// The first words of contexts that have an effect even without content: an empty entry of a route map permits every
-/// route.
-const EFFECTIVE_WHEN_EMPTY: [&str; 4] = ["router bgp ", "route-map ", "vni ", "profile "];
-
-/// The top-level lines, each as a block with the indented lines, comments and `exit`s that follow it.
-pub fn blocks(text: &str) -> Vec<&str> {
-    let mut blocks = vec![];
-    let mut begin = 0;
-    let mut at = 0;
-    for line in text.split_inclusive('\n') {
-        let inner = line.starts_with([' ', '\t', '!', '\n']) || line.starts_with("exit") || line == "end\n";
-        if !inner && at > begin {
-            blocks.push(&text[begin..at]);
-            begin = at;
-        }
-        at += line.len();
-    }
-    if at > begin {
-        blocks.push(&text[begin..at]);
-    }
-    blocks
-}
-
-/// Whether a block is a context, not a single line. An unknown context is recognized by its indented lines.
-pub fn is_context(block: &str) -> bool {
-    let mut lines = block.lines();
-    let first = lines.next().unwrap_or_default();
-    is_opener_in("", first) || lines.any(|line| line.starts_with([' ', '\t']))
-}
-
-fn is_opener(first: &str, line: &str) -> bool {
-    line.starts_with(first) && (first.ends_with(' ') || line == first)
-}
-
-/// Whether `line` opens the default BGP instance.
-pub fn is_default_bgp_instance(line: &str) -> bool {
-    matches!(line.split_whitespace().collect::<Vec<_>>()[..], ["router", "bgp", _, ref more @ ..]
-        if !more.iter().any(|word| ["vrf", "view"].contains(word)) || more.contains(&"default"))
-}
-
-/// Whether `line` opens a context inside the context that `head` opens.
-fn is_opener_in(head: &str, line: &str) -> bool {
-    OPENERS.iter().any(|(within, first)| {
-        let here = if within.is_empty() { head.is_empty() } else { head.starts_with(within) };
-        here && is_opener(first, line)
-    })
 }
 
 /// The lines of `text`, trimmed, each with its path: the heads of the contexts that contain it, the outermost first.

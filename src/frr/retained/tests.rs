@@ -73,7 +73,7 @@ fn services_are_announced_with_their_original_attributes() {
 fn the_import_check_is_restored_unless_the_default_instance_has_none() {
     let off = " no bgp network import-check\n";
     let is_restored = |text: &str| {
-        let commands = routers().cleanup_commands(2, text);
+        let commands = routers().cleanup_commands(2, &text.into());
         assert_eq!(commands.last().unwrap(), "no route-map frr-supervisor-held-1");
         commands.contains(&"bgp network import-check".to_owned())
     };

@@ -28,7 +28,7 @@ fn facts() -> NodeFacts {
     let config = from_vars(vars.map(|(k, v)| (k.into(), v.into()))).unwrap();
     let peers = ConfiguredPeers::new(
         &config,
-        "neighbor eth1 interface peer-group fabric\nneighbor eth2 interface peer-group fabric\n",
+        &"neighbor eth1 interface peer-group fabric\nneighbor eth2 interface peer-group fabric\n".into(),
     );
     NodeFacts { metallb: ("metallb".into(), vec![]), peers: peers.into(), ..NodeFacts::default() }
 }

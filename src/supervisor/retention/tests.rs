@@ -70,9 +70,9 @@ fn without_bgpd_the_loop_sleeps_and_the_time_limit_runs() {
     );
     // The time limit also applies to a bgpd that never answers.
     retention.bgpd_exited(&[prefix].into(), at);
-    assert_eq!(retention.step(Some(""), at + time_limit / 2), []);
+    assert_eq!(retention.step(Some(&"".into()), at + time_limit / 2), []);
     assert!(retention.deadline().unwrap() > at + time_limit / 2);
-    assert_eq!(retention.step(Some(""), at + time_limit), all_late());
+    assert_eq!(retention.step(Some(&"".into()), at + time_limit), all_late());
 }
 
 /// A fake bgpd with prescribed replies.
@@ -106,7 +106,7 @@ impl Bgpd {
             bgpd.write_all(text.as_bytes()).unwrap();
             bgpd.write_all(&[0, 0, 0, status]).unwrap();
             sent.push(command);
-            events.extend(retention.step(Some(""), at));
+            events.extend(retention.step(Some(&"".into()), at));
         }
         (sent, events)
     }
@@ -129,12 +129,12 @@ fn a_late_bgpd_gets_the_release_commands() {
     assert_eq!(retention.step(None, at).len(), 2);
     // First bgpd does not listen, then its configuration is locked, then it accepts the release.
     at += QUERY_INTERVAL;
-    assert_eq!(retention.step(Some(""), at), []);
+    assert_eq!(retention.step(Some(&"".into()), at), []);
     let bgpd = Bgpd::of(&mut retention, "late");
     let mut sent = vec![];
     for status in [1, 0] {
         at = retention.deadline().unwrap();
-        assert_eq!(retention.step(Some(""), at), []);
+        assert_eq!(retention.step(Some(&"".into()), at), []);
         let busy = |retention: &Retention| retention.is_active() && retention.deadline().is_none();
         assert!(busy(&retention), "the replies to the release are still to come");
         sent = bgpd.serve(&mut retention, at, |_| (String::new(), status)).0;
@@ -173,7 +173,7 @@ fn each_service_is_released_when_the_speakers_path_to_it_is_usable() {
     let mut round = |retention: &mut Retention, second, in_vrf| {
         let (mut sent, mut events) = (vec![], vec![]);
         at = at.max(retention.deadline().unwrap());
-        events.extend(retention.step(Some(""), at));
+        events.extend(retention.step(Some(&"".into()), at));
         while retention.queries().count() > 0 {
             let (more_sent, more_events) = bgpd.serve(retention, at, reply(second, in_vrf));
             sent.extend(more_sent);

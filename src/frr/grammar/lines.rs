@@ -1,4 +1,4 @@
-//! FRR's configuration grammar: the key of each line, and the command that negates it. Pure.
+//! The key of each line, and the command that negates it.
 
 use ipnet::IpNet;
 
