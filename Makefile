@@ -8,7 +8,7 @@
 # make upgrade what a restart with another program costs, and the way back: packets sent and lost FROM=commit [NETNS=perouter|host]
 # make chaos   random kills and stops under traffic [KILLS=n] [SECONDS=n] [SEED=n] [NETNS=host] [BFD=off] [DELETIONS=n]
 #              [ROUTES=n] [SERVICES=n] [MTU=bytes] [INTERLEAF=on]
-# make bench   comparisons: start-up and recovery (watchfrr), the devices of many VNIs (ip -batch), changes (frr-reload.py) [VNIS=n,…] [VRFS=n,…]
+# make bench   comparisons: start-up and recovery (watchfrr; idle and busy), the devices of many VNIs (ip -batch), changes (frr-reload.py) [VNIS=n,…] [VRFS=n,…]
 # make page    the status page in a browser: screenshots and checks, below _out/page
 # make alerts  the alert rules and the metrics, by promtool
 # make extension        the Talos extension from Debian's packages, below _out/ [SUITE=forky]
@@ -173,6 +173,7 @@ bench:
 	@$(MAKE) build
 	$(CARGO) test $(ARGS) --lib each_vni -- --ignored --nocapture
 	@set -e; program="$(call program,--test bench)"; test -n "$$program"; LAB_TIMEOUT=1800 $(LAB) --suite $(SUITE) $$program
+	@set -e; program="$(call program,--test busy)"; test -n "$$program"; LAB_MEM=4096 LAB_TIMEOUT=3600 $(LAB) --suite $(SUITE) $$program
 	@set -e; program="$(call program,--test weight)"; test -n "$$program"; LAB_MEM=4096 LAB_TIMEOUT=1800 $(LAB) --suite $(SUITE) $$program
 	@# This leaves a program that can use bridges, which the kills on this machine's own kernel need: see LAB_PLAIN.
 	@set -e; program="$(call program,--release --test scale)"; test -n "$$program"; for kernel in auto plain; do \
