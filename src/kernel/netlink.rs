@@ -49,7 +49,6 @@ impl From<NetlinkError> for io::Error {
 pub struct Netlink {
     socket: Socket,
     sequence: u32,
-    received: Vec<u8>,
 }
 
 impl Netlink {
@@ -64,7 +63,7 @@ impl Netlink {
         socket.set_cap_ack(true)?;
         socket.set_netlink_get_strict_chk(true)?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self { socket, sequence: 0, received: Vec::with_capacity(DATAGRAM) })
+        Ok(Self { socket, sequence: 0 })
     }
 
     /// The cookie of the socket's network namespace. It is unique until the next reboot.
@@ -192,9 +191,10 @@ impl Netlink {
 
     /// Reads acknowledgements and errors up to that of the last message sent, which has the current sequence number.
     fn read_acks(&mut self, take: &mut dyn FnMut(&ErrorMessage)) -> Result<(), NetlinkError> {
+        let mut buffer = Vec::with_capacity(DATAGRAM);
         loop {
-            self.receive()?;
-            for message in messages(&self.received) {
+            self.receive(&mut buffer)?;
+            for message in messages(&buffer) {
                 let packet = parse(message?)?;
                 if let NetlinkPayload::Error(error) = &packet.payload {
                     take(error);
@@ -221,10 +221,10 @@ impl Netlink {
         })
     }
 
-    /// Receives one datagram.
-    fn receive(&mut self) -> io::Result<()> {
-        self.received.clear();
-        if self.socket.recv(&mut self.received, libc::MSG_TRUNC)? > self.received.len() {
+    /// Receives one datagram. The sockets keep no buffer: they are idle most of the time.
+    fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<()> {
+        buffer.clear();
+        if self.socket.recv(buffer, libc::MSG_TRUNC)? > buffer.len() {
             return Err(io::Error::other("netlink message too long"));
         }
         Ok(())
@@ -237,10 +237,11 @@ impl Netlink {
         request.set_sequence(0, self.sequence);
         self.socket.send(&request.0, 0)?;
 
+        let mut buffer = Vec::with_capacity(DATAGRAM);
         let mut interrupted = false;
         loop {
-            self.receive()?;
-            for message in messages(&self.received) {
+            self.receive(&mut buffer)?;
+            for message in messages(&buffer) {
                 let message = message?;
                 let header = NetlinkBuffer::new(message);
                 if header.sequence_number() != self.sequence {

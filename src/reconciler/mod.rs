@@ -19,11 +19,15 @@ use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::frr::DaemonKind;
+use crate::memory;
 use crate::model::IfName;
 use crate::node::{ActiveConfig, Candidate, CheckOutcome, Node, RollbackHistory};
 
 pub use prepare::{Prepared, Rejected, Request, origin};
 pub use roll_back::{Devices, RollBack};
+
+/// Interval between two times at which free memory is given back to the kernel.
+const TRIM_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What the reconciler is to do.
 #[derive(Debug)]
@@ -182,8 +186,16 @@ struct Worker {
 
 impl Worker {
     fn run(mut self, queue: &Receiver<Job>) -> (Node, Box<RollbackHistory>) {
+        // What the set-up needed is free now.
+        let mut trim_at = Instant::now();
         while let Ok(job) = queue.recv() {
+            let is_large = matches!(job, Job::Prepare(_) | Job::Adopt(_) | Job::RollBack(_));
             self.execute(job);
+            let now = Instant::now();
+            if is_large || trim_at <= now {
+                memory::trim();
+                trim_at = now + TRIM_INTERVAL;
+            }
             self.shared.done.fetch_add(1, Ordering::Release);
         }
         (self.node, self.history)
