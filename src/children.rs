@@ -8,6 +8,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// The children, by process ID, each with its exit status if the supervisor has got that.
 static CHILDREN: Mutex<BTreeMap<u32, Option<ExitStatus>>> = Mutex::new(BTreeMap::new());
@@ -51,6 +52,13 @@ pub fn wait(child: &mut Child) -> io::Result<ExitStatus> {
             .0;
     }
     children.remove(&child.id()).flatten().map_or(status, Ok)
+}
+
+/// Kills the children that another thread waits for: nobody needs their results any more.
+pub fn kill_all() {
+    for pid in lock().iter().filter(|(_, status)| status.is_none()).map(|(pid, _)| pid.cast_signed()) {
+        let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
+    }
 }
 
 /// Passes on the exit status of a child that this thread has reaped. Returns whether another thread waits for it.

@@ -203,16 +203,19 @@ struct Unsaved {
     reason: String,
 }
 
-/// The files that could not be written, by path. One thread writes each file.
+/// Locked while [`save`] or [`retry`] writes: of two threads, the later one's text stays.
+static SAVING: Mutex<()> = Mutex::new(());
+
+/// The files that could not be written, by path.
 static UNSAVED: Mutex<BTreeMap<PathBuf, Unsaved>> = Mutex::new(BTreeMap::new());
 
 fn lock() -> MutexGuard<'static, BTreeMap<PathBuf, Unsaved>> {
     UNSAVED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Writes a file that no daemon depends on. A failure is logged once, and [`retry`] writes the file later. The same
-/// thread must call both.
+/// Writes a file that no daemon depends on. A failure is logged once, and [`retry`] writes the file later.
 pub fn save(path: &Path, text: &str, access: Access) {
+    let _saving = SAVING.lock().unwrap_or_else(PoisonError::into_inner);
     attempt(path, text, access, true);
 }
 
@@ -255,6 +258,7 @@ pub fn remove(path: &Path) {
 
 /// Writes the files that [`save`] could not write. Returns whether it wrote any.
 pub fn retry() -> bool {
+    let _saving = SAVING.lock().unwrap_or_else(PoisonError::into_inner);
     let kept =
         |(path, unsaved): (&PathBuf, &Unsaved)| Some((path.clone(), unsaved.text.clone()?, unsaved.access));
     let all: Vec<_> = lock().iter().filter_map(kept).collect();

@@ -1,10 +1,12 @@
 //! Checks of a configuration with FRR's own parser, `vtysh -C`.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::check_output::{self, CheckFailure, CheckOutput};
@@ -48,7 +50,7 @@ fn vtysh(text: &str) -> io::Result<(bool, String)> {
         let mut command = Command::new("/usr/bin/vtysh");
         command.args(["--config_dir", RUN_DIR, "-C", "-f", &text.path()]);
         command.stdin(Stdio::null()).stdout(outputs[0].writer()?).stderr(outputs[1].writer()?);
-        let status = wait_for(CHECK_LIMIT, children::start(|| spawn(&mut command, &[&text]))?)?;
+        let status = wait_for(CHECK_LIMIT, children::start(|| spawn(&mut command, &[text.as_fd()]))?)?;
         let [output, errors] = [outputs[0].contents()?, outputs[1].contents()?];
         Ok((status.success(), output + &errors))
     };
@@ -57,15 +59,12 @@ fn vtysh(text: &str) -> io::Result<(bool, String)> {
 
 /// Waits for a process to end. Kills it after `limit`.
 fn wait_for(limit: Duration, mut child: Child) -> io::Result<ExitStatus> {
-    let is_late = || -> io::Result<bool> {
-        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
-        let limit = Timespec::try_from(limit).ok();
-        Ok(poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], limit.as_ref())? == 0)
-    };
     // Without a pidfd the limit is not enforced.
-    let is_late = is_late().unwrap_or(false);
+    let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
+    let is_late = pidfd.is_ok_and(|pidfd| !is_readable_within(limit, &pidfd));
     if is_late {
-        child.kill()?;
+        // It may exit at this moment.
+        let _ = child.kill();
     }
     match children::wait(&mut child) {
         Ok(_) if is_late => Err(io::Error::new(
@@ -73,6 +72,17 @@ fn wait_for(limit: Duration, mut child: Child) -> io::Result<ExitStatus> {
             format!("it did not end within {} s", limit.as_secs()),
         )),
         status => status,
+    }
+}
+
+fn is_readable_within(limit: Duration, fd: &impl AsFd) -> bool {
+    let until = Instant::now() + limit;
+    loop {
+        let left = Timespec::try_from(until.saturating_duration_since(Instant::now())).ok();
+        match poll(&mut [PollFd::new(fd, PollFlags::IN)], left.as_ref()) {
+            Err(Errno::INTR) => {}
+            result => return result.is_ok_and(|ready| ready > 0),
+        }
     }
 }
 

@@ -53,7 +53,7 @@ impl<'a> Block<'a> {
 
     /// Whether its context is closed by an `exit`, so that what follows is outside.
     pub fn is_closed(self) -> bool {
-        self.text.lines().any(|line| line == "exit")
+        self.text.lines().any(|line| line.trim_end() == "exit")
     }
 }
 
@@ -73,8 +73,11 @@ impl Document {
         };
         let (mut begin, mut at) = (0, 0);
         for line in text.split_inclusive('\n') {
-            let continues =
-                line.starts_with([' ', '\t', '!', '\n']) || line.starts_with("exit") || line == "end\n";
+            let content = line.trim_end();
+            let continues = line.starts_with([' ', '\t', '!'])
+                || content.is_empty()
+                || content == "end"
+                || content.starts_with("exit");
             if !continues && at > begin {
                 add(begin, at);
                 begin = at;
@@ -137,7 +140,8 @@ impl Document {
         let log_settings: String = self.missing_log_settings().collect();
         let mut parts = FILE_READERS.map(|daemon| (daemon, log_settings.clone()));
         // vtysh ignores `end`, but a daemon that reads a file stops at it.
-        let is_relevant = |line: &&str| !line.is_empty() && !line.starts_with('!') && line.trim() != "end";
+        let is_relevant =
+            |line: &&str| !line.trim().is_empty() && !line.starts_with('!') && line.trim() != "end";
         for block in self.blocks() {
             let mut lines = block.text.lines().filter(is_relevant).peekable();
             let Some(head) = lines.peek() else { continue };
@@ -200,6 +204,8 @@ mod tests {
             "a daemon would stop reading at \"end\""
         );
         assert_eq!(parts(&format!("! comment\n\n{text}")), wanted);
+        let with_cr = text.replace(" neighbor x\n", " neighbor x\n\n").replace('\n', "\r\n");
+        assert_eq!(parts(&with_cr), wanted, "FRR accepts any line break");
         assert_eq!(parts(text.strip_prefix(log).unwrap()), wanted, "missing log settings are added");
     }
 

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
@@ -61,6 +61,12 @@ impl Memfd {
     }
 }
 
+impl AsFd for Memfd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 fn create(name: &str) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
@@ -77,9 +83,9 @@ static SPAWN_LOCK: Mutex<()> = Mutex::new(());
 ///
 /// # Errors
 /// The program can't be started.
-pub fn spawn(command: &mut Command, inherited: &[&Memfd]) -> io::Result<Child> {
+pub fn spawn(command: &mut Command, inherited: &[BorrowedFd<'_>]) -> io::Result<Child> {
     let _lock = SPAWN_LOCK.lock().unwrap_or_else(PoisonError::into_inner);
-    let set_flags = |flags| inherited.iter().try_for_each(|file| fcntl_setfd(&file.0, flags));
+    let set_flags = |flags| inherited.iter().try_for_each(|file| fcntl_setfd(file, flags));
     set_flags(FdFlags::empty())?;
     let child = command.spawn();
     // This can't fail: the first call has just succeeded.
@@ -98,7 +104,7 @@ mod tests {
         let script = "cat \"$0\"; { echo x >\"$0\"; } 2>/dev/null; echo $$ >\"$1\"; cat \"$1\"";
         let mut command = Command::new("sh");
         command.args(["-c", script, &text.path(), &pid.path()]).stdout(Stdio::piped());
-        let child = spawn(&mut command, &[&text, &pid]).unwrap();
+        let child = spawn(&mut command, &[text.as_fd(), pid.as_fd()]).unwrap();
         let id = child.id();
         let output = child.wait_with_output().unwrap();
         assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("some text{id}\n"));

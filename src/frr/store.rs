@@ -105,6 +105,12 @@ impl ConfigStore {
 
     /// Saves the active configuration.
     pub fn save(&self) {
+        if self.parts.is_empty() {
+            log::warn!(
+                "frr.conf has unknown top-level lines: every daemon gets its configuration from vtysh, and no service is \
+                 retained over a restart of bgpd; correct FRR_TEMPLATE or rawFRRConfigs"
+            );
+        }
         files::save(&path(ACTIVE), self.active(), Access::Root);
     }
 
@@ -151,22 +157,27 @@ impl ConfigStore {
         self.last_good.as_ref() == Some(self.active())
     }
 
-    /// Makes the active configuration the last-known-good one. [`Self::save_good`] saves it.
+    /// Makes the active configuration the last-known-good one. Nothing is saved.
     pub fn mark_good(&mut self) {
         self.last_good = Some(Arc::clone(self.active()));
     }
 
-    /// Saves the active configuration as the last-known-good one.
-    pub fn save_good(&self) {
-        files::save(&path(LAST_GOOD), self.active(), Access::Root);
+    /// Makes the active configuration of `other` the last-known-good one, and saves it.
+    pub fn save_good(&mut self, other: &Self) {
+        files::save(&path(LAST_GOOD), other.active(), Access::Root);
+        self.last_good = Some(Arc::clone(other.active()));
     }
 
     /// Activates the last-known-good configuration, and saves the one that was active as `frr.conf.bad`.
     ///
     /// # Errors
-    /// There is no last-known-good configuration, or FRR rejects it; the previous configuration stays active.
+    /// There is no last-known-good configuration, it is the active one, or FRR rejects it; the previous configuration
+    /// stays active.
     pub fn roll_back(&mut self) -> io::Result<()> {
         let last_good = self.last_good.clone().ok_or_else(|| io::Error::other("none is stored"))?;
+        if self.is_marked_good() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is the active one"));
+        }
         check(&last_good)?;
         files::save(&path(BAD), self.active(), Access::Root);
         *self = Self { origin: Origin::RolledBack, ..self.with_active(&last_good) };
@@ -179,12 +190,6 @@ impl ConfigStore {
 /// forgets a password for a peer in a VRF until zebra has announced that VRF.
 fn parts(document: &Document, version: Version) -> Vec<(DaemonKind, String)> {
     let mut parts = document.parts();
-    if parts.is_empty() {
-        log::warn!(
-            "frr.conf has unknown top-level lines: every daemon gets its configuration from vtysh, and no service is \
-             retained over a restart of bgpd; correct FRR_TEMPLATE or rawFRRConfigs"
-        );
-    }
     if version < Version(10, 0) {
         parts.retain(|(name, _)| *name == DaemonKind::Zebra);
     }

@@ -39,7 +39,7 @@ impl Worker {
         loop {
             match self.node.build(&mut changes) {
                 Ok(true) => break,
-                Ok(false) if self.is_ending() => break,
+                Ok(false) if self.is_build_over() => break,
                 Ok(false) => {
                     log::debug!("{} kernel changes remain", changes.remaining());
                     self.await_daemons();
@@ -57,7 +57,7 @@ impl Worker {
     fn await_daemons(&self) {
         let (mut pending, mut queries) = (Vec::from(NOTIFIED_DAEMONS), vec![]);
         let until = Instant::now() + REPLY_TIMEOUT;
-        while Instant::now() < until && !self.is_ending() {
+        while Instant::now() < until && !self.is_build_over() {
             pending.retain(|daemon| match Query::show(&socket(*daemon), [PING]) {
                 Ok(query) => {
                     queries.push(query);

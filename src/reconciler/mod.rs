@@ -17,6 +17,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::children;
 use crate::config::Config;
 use crate::frr::DaemonKind;
 use crate::memory;
@@ -46,8 +47,8 @@ pub enum Job {
     Adopt(Box<Candidate>),
     /// The sources have changed, and what they make up has not. There is no outcome.
     SetSources(Arc<Config>),
-    /// Store the active configuration as the last-known-good one. There is no outcome.
-    MarkGood,
+    /// Store this configuration as the last-known-good one. There is no outcome.
+    MarkGood(Box<ActiveConfig>),
     /// Roll back to the last-known-good configuration, because this daemon keeps crashing with the active one. The
     /// outcome is [`Outcome::RolledBack`], and then perhaps [`Outcome::Built`].
     RollBack(DaemonKind),
@@ -75,8 +76,8 @@ pub struct Checked {
     pub outcome: CheckOutcome,
     /// How long it took.
     pub took: Duration,
-    /// The active configuration, if the check has activated another one.
-    pub active: Option<Box<ActiveConfig>>,
+    /// The active configuration, which the check may have changed.
+    pub active: Box<ActiveConfig>,
     /// What the supervisor needs to know of the node now.
     pub view: NodeView,
 }
@@ -123,6 +124,8 @@ struct Shared {
     done: AtomicU64,
     /// The supervisor waits for the end of the thread.
     is_ending: AtomicBool,
+    /// The running change of the kernel is to stop.
+    is_build_abandoned: AtomicBool,
 }
 
 impl Reconciler {
@@ -160,10 +163,21 @@ impl Reconciler {
         self.outcomes.try_iter().collect()
     }
 
-    /// Ends the thread, and returns the node. A running change of the kernel stops after its present step.
+    /// Stops a running change of the kernel after its present step: a rollback follows.
+    pub fn abandon_build(&self) {
+        self.shared.is_build_abandoned.store(true, Ordering::Release);
+    }
+
+    /// Has the thread leave out what changes the node. Its present step ends.
+    pub fn begin_end(&self) {
+        self.shared.is_ending.store(true, Ordering::Release);
+        children::kill_all();
+    }
+
+    /// Ends the thread, and returns the node.
     pub fn into_node(self) -> (Node, Box<RollbackHistory>) {
-        let Self { jobs, shared, thread, .. } = self;
-        shared.is_ending.store(true, Ordering::Release);
+        self.begin_end();
+        let Self { jobs, thread, .. } = self;
         drop(jobs);
         thread.join().unwrap_or_else(|panic| resume_unwind(panic))
     }
@@ -213,12 +227,16 @@ impl Worker {
         self.shared.is_ending.load(Ordering::Acquire)
     }
 
+    /// Whether a change of the kernel stops before its end.
+    fn is_build_over(&self) -> bool {
+        self.is_ending() || self.shared.is_build_abandoned.load(Ordering::Acquire)
+    }
+
     fn execute(&mut self, job: Job) {
         match job {
-            Job::MarkGood => {
-                self.node.active.store.mark_good();
-                self.node.active.store.save_good();
-                self.history.mark_good(&self.node.active);
+            Job::MarkGood(proven) => {
+                self.node.active.store.save_good(&proven.store);
+                self.history.mark_good(&proven);
                 log::debug!("the active configuration is stored as the last-known-good configuration");
             }
             Job::SetSources(config) => {
@@ -235,7 +253,7 @@ impl Worker {
                 if is_other {
                     self.node.publish_configuration();
                 }
-                let active = is_other.then(|| Box::new(self.node.active.clone()));
+                let active = Box::new(self.node.active.clone());
                 let view = NodeView::new(&self.node);
                 self.report(Outcome::Checked(Checked { outcome, took: begin.elapsed(), active, view }));
             }

@@ -24,8 +24,8 @@ pub struct Request {
 /// How to change to a configuration. What it needs was checked by FRR's parser.
 #[derive(Debug)]
 pub enum Prepared {
-    /// It is the active configuration.
-    Unchanged,
+    /// It is the active configuration, apart from its sources.
+    Unchanged(Arc<Config>),
     /// The text of frr.conf stays the same.
     SameText(Candidate),
     /// By commands.
@@ -82,7 +82,10 @@ impl Worker {
         if *text == **active.store.active() {
             let is_corrected = active.config.overlay.incomplete && !config.overlay.incomplete;
             let is_unchanged = *config == *active.config && !is_corrected && !active.store.is_substitute();
-            return Ok(if is_unchanged { Prepared::Unchanged } else { Prepared::SameText(candidate) });
+            return Ok(match is_unchanged {
+                true => Prepared::Unchanged(candidate.active.config),
+                false => Prepared::SameText(candidate),
+            });
         }
         let version = self.node.version;
         let method = delta(active.store.document(), candidate.active.store.document(), version);
@@ -92,6 +95,7 @@ impl Worker {
         if daemons(config, version) != daemons(&active.config, version) {
             check::check(text).map_err(|e| check_error(&e, &candidate, text, true))?;
             // The supervisor starts again with it.
+            candidate.active.store.save();
             self.history.other_activated();
             return Ok(Prepared::OtherDaemons(candidate));
         }

@@ -1,6 +1,7 @@
 //! The rollback to the last-known-good configuration.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::{NodeView, Outcome, Worker};
 use crate::config::Config;
@@ -32,6 +33,7 @@ pub enum Devices {
 
 impl Worker {
     pub(super) fn roll_back(&mut self, daemon: DaemonKind) {
+        self.shared.is_build_abandoned.store(false, Ordering::Release);
         let before = self.node.active.clone();
         if let Err(e) = self.node.active.store.roll_back() {
             self.report(Outcome::RolledBack(Box::new(Err(e))));

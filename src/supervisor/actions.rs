@@ -139,7 +139,7 @@ impl Supervisor<'_> {
             }
             Action::MarkGood => {
                 self.config.active.store.mark_good();
-                self.node.reconciler.send(Job::MarkGood);
+                self.node.reconciler.send(Job::MarkGood(Box::new(self.config.active.clone())));
             }
             Action::RollBack(i) => self.roll_back(i),
             Action::Finished => self.ending.finished = true,

@@ -176,11 +176,11 @@ impl Supervisor<'_> {
             && config == *self.config.active.config
             && !is_corrected
             && self.config.change.is_adopted()
+            && self.kernel.check.is_none()
             && !force
         {
             self.config.file.pending = None;
-            self.config.active.config = Arc::new(config);
-            self.node.reconciler.send(Job::SetSources(Arc::clone(&self.config.active.config)));
+            self.set_sources(Arc::new(config));
             self.show_rejection(&[]);
             self.show_left_out();
             match self.config.file.left_out.is_empty() {
@@ -193,6 +193,13 @@ impl Supervisor<'_> {
         } else {
             self.config.file.pending = Some(PendingConfig::new(Arc::new(config), now));
         }
+    }
+
+    /// The sources have changed, and what they make up has not. No job of the reconciler may replace the active
+    /// configuration at the same time.
+    pub(super) fn set_sources(&mut self, config: Arc<Config>) {
+        self.config.active.config = Arc::clone(&config);
+        self.node.reconciler.send(Job::SetSources(config));
     }
 
     /// Publishes what of the file is left out, or keeps its last accepted version.

@@ -1,6 +1,7 @@
 //! Runs of vtysh that load the configuration into daemons.
 
 use std::collections::VecDeque;
+use std::os::fd::AsFd as _;
 use std::process::{Command, ExitStatus, Stdio};
 
 use super::Supervisor;
@@ -44,7 +45,7 @@ impl Supervisor<'_> {
                 let mut command = Command::new("/usr/bin/vtysh");
                 command.args(["--vty_socket", SOCKET_DIR, "--config_dir", RUN_DIR, "-f", &text.path()]);
                 command.args(daemon.iter().flat_map(|name| ["-d", name.name()]));
-                Child::spawn("vtysh", command, Stdio::null(), &[&text])
+                Child::spawn("vtysh", command, Stdio::null(), &[text.as_fd()])
             };
             match start() {
                 Ok(child) => {

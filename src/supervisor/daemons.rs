@@ -1,6 +1,7 @@
 //! Starts and exits of the daemons' processes.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
@@ -122,7 +123,6 @@ impl Supervisor<'_> {
         let mut command = Command::new(Path::new(BIN_DIR).join(daemon.kind.name()));
         let config_path = config.as_ref().map(Memfd::path);
         command.args(daemon.arguments(self.node.version, config_path.as_deref(), &pid.path()));
-        let inherited: Vec<&Memfd> = config.iter().chain([&pid]).collect();
         let victim =
             daemon.required_dependents().find_map(|name| self.processes[self.running(name)?].child.as_ref());
         let victim = victim.map(|zebra| zebra.pid);
@@ -133,7 +133,9 @@ impl Supervisor<'_> {
             );
         };
         let (link, ends) = victim.and_then(|_| linked_kill::create().map_err(not_linked).ok()).unzip();
-        let (input, _last) = ends.map_or((Stdio::null(), None), |ends| (ends.input, Some(ends.inherited)));
+        let (input, last) = ends.map_or((Stdio::null(), None), |ends| (ends.input, Some(ends.inherited)));
+        let files = config.iter().chain([&pid]).map(AsFd::as_fd);
+        let inherited: Vec<BorrowedFd<'_>> = files.chain(last.as_ref().map(AsFd::as_fd)).collect();
         // A child starts in the namespace of the thread that creates it.
         let child =
             self.node.router.ns().within(|| Child::spawn(daemon.kind.name(), command, input, &inherited))?;

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::frr::DaemonKind;
 use crate::kernel::{CONFIRM_DELAY, Connects, KernelEvents, RouterNetns};
 use crate::node::{CheckOutcome, UNMOUNTED_GRACE};
-use crate::reconciler::{Checked, Job};
+use crate::reconciler::{Checked, Job, NodeView};
 use crate::status::Probe;
 use crate::time::Time;
 
@@ -161,10 +161,8 @@ impl Supervisor<'_> {
     pub(super) fn kernel_checked(&mut self, checked: Checked) {
         let Checked { outcome, took, active, view } = checked;
         let is_outdated = self.kernel.check.take().is_some_and(|check| check.is_outdated);
-        self.node.view = view;
-        if let Some(active) = active {
-            self.config.active.adopt(*active);
-        }
+        self.config.active.adopt(*active);
+        self.node_changed(view);
         let outcome = match outcome {
             CheckOutcome::Clean => RepairOutcome::Clean,
             CheckOutcome::Repaired(last) => {
@@ -224,6 +222,15 @@ impl Supervisor<'_> {
                 self.kernel.last_repair,
                 delay.as_secs()
             );
+        }
+    }
+
+    /// The reconciler has done a job.
+    pub(super) fn node_changed(&mut self, view: NodeView) {
+        let has_other_ports = self.node.view.fabric_ports != view.fabric_ports;
+        self.node.view = view;
+        if has_other_ports {
+            self.check_ports(Instant::now());
         }
     }
 

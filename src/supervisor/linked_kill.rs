@@ -14,7 +14,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::process::Stdio;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
+use rustix::io::fcntl_dupfd_cloexec;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
 
@@ -34,7 +34,7 @@ pub struct LinkedKill([OwnedFd; 2]);
 pub struct DaemonEnds {
     /// Its standard input.
     pub input: Stdio,
-    /// A file that it inherits. The supervisor closes its copy after the start.
+    /// A file that it is to inherit (`memfd::spawn`). The supervisor closes its copy after the start.
     pub inherited: OwnedFd,
 }
 
@@ -48,7 +48,6 @@ pub fn create() -> io::Result<(LinkedKill, DaemonEnds)> {
     let highest =
         getrlimit(Resource::Nofile).current.map_or(i32::MAX, |n| i32::try_from(n).unwrap_or(i32::MAX));
     let inherited = fcntl_dupfd_cloexec(inherited, highest.min(HIGH_FD) - 8)?;
-    fcntl_setfd(&inherited, FdFlags::empty())?;
     Ok((LinkedKill([first, second]), DaemonEnds { input: input.into(), inherited }))
 }
 
@@ -83,6 +82,8 @@ impl LinkedKill {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frr::memfd;
+    use std::os::fd::AsFd as _;
     use std::os::unix::process::ExitStatusExt as _;
     use std::process::Command;
 
@@ -90,7 +91,10 @@ mod tests {
     fn the_victim_is_killed_when_the_other_process_exits() {
         let mut victim = Command::new("sleep").arg("60").spawn().unwrap();
         let (link, daemon_ends) = create().unwrap();
-        let mut other = Command::new("sleep").arg("60").stdin(daemon_ends.input).spawn().unwrap();
+        let mut command = Command::new("sleep");
+        command.arg("60").stdin(daemon_ends.input);
+        let mut other = memfd::spawn(&mut command, &[daemon_ends.inherited.as_fd()]).unwrap();
+        drop(command);
         link.arm(Pid::from_child(&victim)).unwrap();
         let files = std::fs::read_dir(format!("/proc/{}/fd", other.id())).unwrap().count();
         assert!(files >= 4, "{files}");

@@ -199,6 +199,9 @@ impl<'a> Supervisor<'a> {
         }
         self.events.push_back(Event::Tick);
         self.process_events();
+        if self.ending.end.is_some() {
+            self.node.reconciler.begin_end();
+        }
         if !self.ending.finished {
             return Ok(None);
         }

@@ -1,7 +1,7 @@
 //! One child process: its output, its log lines and its exit.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::activity::{self, ThreadActivity};
 use super::output::{self, LineBuffer};
-use crate::frr::memfd::{self, Memfd};
+use crate::frr::memfd;
 use crate::frr::redact_output;
 use crate::status::NOTIFICATION_PREFIX;
 
@@ -96,7 +96,7 @@ impl Child {
         name: &'static str,
         mut command: Command,
         input: Stdio,
-        inherited: &[&Memfd],
+        inherited: &[BorrowedFd<'_>],
     ) -> io::Result<Self> {
         // Unlike a pipe, the socket keeps the boundaries between writes.
         let (read, write) =

@@ -32,6 +32,8 @@ impl Part for ReconcilerPart {
                 Outcome::Built(result, view) => supervisor.kernel_built(result, view, now),
                 Outcome::RolledBack(result) => supervisor.rolled_back(*result, now),
             }
+            // The next outcome may depend on what the policy makes of this one.
+            supervisor.process_events();
         }
         Ok(())
     }

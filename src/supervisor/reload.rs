@@ -72,17 +72,19 @@ pub(super) struct RunningChange {
 }
 
 impl RunningChange {
-    /// Whether no change is running, or the running one has become the active configuration.
+    /// Whether no other configuration is about to become active.
     pub(super) fn is_adopted(&self) -> bool {
-        self.commands.is_none() && !matches!(self.job, Some(ChangeJob::Prepare(_)))
+        self.commands.is_none()
+            && self.roll_back.is_none()
+            && matches!(self.job, None | Some(ChangeJob::Build(_)))
     }
 }
 
 /// What the reconciler does for a change.
 #[derive(Debug)]
 pub(super) enum ChangeJob {
-    /// It finds out how to change to this configuration.
-    Prepare(PendingConfig),
+    /// It finds out how to change to this configuration; whether commands are allowed.
+    Prepare(PendingConfig, bool),
     /// It changes the kernel.
     Build(Build),
     /// It rolls back to the last-known-good configuration, because this daemon keeps crashing.
@@ -145,11 +147,10 @@ impl Supervisor<'_> {
             && let Some(pending) = self.config.file.pending.take_if(|pending| pending.due(complete) <= now)
         {
             self.config.file.interruptions = pending.interruptions;
-            self.node.reconciler.send(Job::Prepare(Request {
-                config: Arc::clone(&pending.config),
-                allow_commands: self.can_use_commands(),
-            }));
-            self.config.change.job = Some(ChangeJob::Prepare(pending));
+            let allow_commands = self.can_use_commands();
+            let config = Arc::clone(&pending.config);
+            self.node.reconciler.send(Job::Prepare(Request { config, allow_commands }));
+            self.config.change.job = Some(ChangeJob::Prepare(pending, allow_commands));
         }
     }
 
@@ -174,10 +175,12 @@ impl Supervisor<'_> {
 
     /// Starts a change that the reconciler has prepared.
     pub(super) fn change_prepared(&mut self, prepared: Result<Prepared, Rejected>, now: Instant) {
-        let Some(ChangeJob::Prepare(pending)) = self.config.change.job.take() else { return };
+        let Some(ChangeJob::Prepare(pending, allow_commands)) = self.config.change.job.take() else { return };
         let (problems, retry) = match prepared {
-            // A daemon has exited meanwhile.
-            Ok(Prepared::Commands { .. }) if !self.can_use_commands() => {
+            // A daemon has exited meanwhile, or all of them run again; or a rollback comes first.
+            Ok(Prepared::Commands { .. } | Prepared::Restart { .. })
+                if allow_commands != self.can_use_commands() || self.config.change.roll_back.is_some() =>
+            {
                 self.config.file.pending.get_or_insert(pending);
                 return;
             }
@@ -210,7 +213,8 @@ impl Supervisor<'_> {
     /// No thread is available.
     fn start_change(&mut self, prepared: Prepared) -> io::Result<()> {
         match prepared {
-            Prepared::Unchanged => {
+            Prepared::Unchanged(config) => {
+                self.set_sources(config);
                 self.show_rejection(&[]);
                 log::info!("{UNCHANGED}");
             }
@@ -315,6 +319,8 @@ impl Supervisor<'_> {
         let now = Instant::now();
         let is_same_text = candidate.active.store.active() == self.config.active.store.active();
         self.config.active.adopt(candidate.active.clone());
+        // Another configuration is active than the one that daemons keep crashing with.
+        self.config.change.roll_back = None;
         self.show_rejection(&[]);
         self.node.reconciler.send(Job::Adopt(Box::new(candidate)));
         self.kernel_change_started(Build { started: now, commands: Some(commands), late }, now);
@@ -344,10 +350,14 @@ impl Supervisor<'_> {
 
     /// Logs the result of the kernel's change.
     pub(super) fn kernel_built(&mut self, result: Result<usize, String>, view: NodeView, now: Instant) {
-        self.node.view = view;
+        self.node_changed(view);
         let Some(ChangeJob::Build(Build { started, commands, late })) = self.config.change.job.take() else {
             return;
         };
+        if self.config.change.roll_back.is_some() {
+            // The change was abandoned.
+            return;
+        }
         self.config.change.cleanup = start_cleanup(late);
         let changes = match result {
             Ok(changes) => changes,

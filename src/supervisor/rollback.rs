@@ -32,6 +32,9 @@ impl Supervisor<'_> {
             return;
         }
         self.config.change.roll_back = Some(self.processes[i].daemon.kind);
+        if matches!(self.config.change.job, Some(ChangeJob::Build(_))) {
+            self.node.reconciler.abandon_build();
+        }
         self.start_roll_back();
     }
 

@@ -57,7 +57,7 @@ impl AnnouncementCheck {
 
     /// The query to poll: that of a check of all services.
     pub(super) fn query(&self) -> Option<&Query> {
-        self.query.as_ref().filter(|_| self.is_full_check).map(|(query, _)| query)
+        self.query.as_ref().filter(|_| self.is_full_check || self.remaining > 0).map(|(query, _)| query)
     }
 
     /// When to continue a check of all services. Other checks start when a liveness check wakes the loop anyway, and
