@@ -14,6 +14,9 @@ use lab::*;
 
 const FILE: &str = "/tmp/busy.yaml";
 const LIMIT: Duration = Duration::from_secs(600);
+/// See the restart policy.
+const STABLE_AFTER: Duration = Duration::from_secs(61);
+
 const VTYSH: &str = "/usr/bin/vtysh";
 const HANGING: &str = "/tmp/vtysh";
 
@@ -57,6 +60,8 @@ fn measure(situation: String, times: usize, begin: impl Fn(usize), end: impl Fn(
         for router in ["leaf1", "leaf2"] {
             wait_until("the sessions", LIMIT, || session(router, "default", "node") == "Established");
         }
+        // A second crash within this time is followed by a back-off.
+        thread::sleep(STABLE_AFTER);
         let flows = flows();
         begin(i);
         let (_, [_, exec]) = kill_until_exec("bgpd");
@@ -87,7 +92,7 @@ fn main() {
     let active = |from: usize| {
         node.wait_log_after(from, "the new configuration is active", LIMIT);
     };
-    let mut rows = vec![measure("idle".into(), 5, |_| (), |_| ())];
+    let mut rows = vec![measure("idle".into(), 3, |_| (), |_| ())];
 
     let before = links();
     let from = std::cell::Cell::new(0);

@@ -37,6 +37,7 @@ impl Worker {
         self.node.publish_configuration();
         let mut changes = changes?;
         loop {
+            self.progress(true);
             match self.node.build(&mut changes) {
                 Ok(true) => break,
                 Ok(false) if self.is_build_over() => break,

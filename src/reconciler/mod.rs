@@ -11,9 +11,9 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::resume_unwind;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -23,12 +23,16 @@ use crate::frr::DaemonKind;
 use crate::memory;
 use crate::model::IfName;
 use crate::node::{ActiveConfig, Candidate, CheckOutcome, Node, RollbackHistory};
+use crate::time::Time;
 
 pub use prepare::{Prepared, Rejected, Request, origin};
 pub use roll_back::{Devices, RollBack};
 
 /// Interval between two times at which free memory is given back to the kernel.
 const TRIM_INTERVAL: Duration = Duration::from_secs(60);
+
+/// A job that makes no progress for so long is stuck. A check by vtysh takes 30 s at most, and a job has a few of them.
+const STUCK_AFTER: Duration = Duration::from_secs(180);
 
 /// What the reconciler is to do.
 #[derive(Debug)]
@@ -126,6 +130,8 @@ struct Shared {
     is_ending: AtomicBool,
     /// The running change of the kernel is to stop.
     is_build_abandoned: AtomicBool,
+    /// When the present job has begun, or has made progress.
+    progress: Mutex<Option<(Instant, Time)>>,
 }
 
 impl Reconciler {
@@ -155,6 +161,12 @@ impl Reconciler {
     /// Whether no job is queued or running.
     pub fn is_idle(&self) -> bool {
         self.shared.done.load(Ordering::Acquire) == self.sent
+    }
+
+    /// Since when the present job has made no progress, if that is longer than [`STUCK_AFTER`] ago.
+    pub fn stuck_since(&self) -> Option<Time> {
+        let progress = *self.shared.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.filter(|(at, _)| at.elapsed() > STUCK_AFTER).map(|(_, at)| at)
     }
 
     /// The outcomes since the last call.
@@ -204,7 +216,9 @@ impl Worker {
         let mut trim_at = Instant::now();
         while let Ok(job) = queue.recv() {
             let is_large = matches!(job, Job::Prepare(_) | Job::Adopt(_) | Job::RollBack(_));
+            self.progress(true);
             self.execute(job);
+            self.progress(false);
             let now = Instant::now();
             if is_large || trim_at <= now {
                 memory::trim();
@@ -221,6 +235,12 @@ impl Worker {
         let _ = self.outcomes.send(outcome);
         // A full socket has enough to wake the receiver.
         let _ = self.waker.write(&[0]);
+    }
+
+    /// Records that the present job has begun or has made progress; `false`: that it has ended.
+    fn progress(&self, is_busy: bool) {
+        let now = is_busy.then(|| (Instant::now(), Time::now()));
+        *self.shared.progress.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
     fn is_ending(&self) -> bool {

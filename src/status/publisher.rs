@@ -133,6 +133,8 @@ pub struct NodeFacts {
     pub shared_tables: Vec<SharedTable>,
     /// Another program reverts the repairs, and they are delayed: the last repair.
     pub conflicting_writer: Option<String>,
+    /// Since when the reconciler's job has made no progress, if that is long ago.
+    pub reconciler_stuck: Option<Time>,
     /// Routes that zebra has selected and that the kernel lacks, although zebra was notified several times.
     pub missing_routes: Option<String>,
     /// Configuration lines that differ from the active configuration, by daemon.
@@ -264,6 +266,11 @@ impl Publisher {
     /// Replaces the routes that the kernel lacks. Wakes the status thread only if they differ.
     pub fn update_missing_routes(&self, routes: Option<String>) {
         self.replace(routes, |facts| &mut facts.missing_routes);
+    }
+
+    /// Replaces the time since when the reconciler is stuck. Wakes the status thread only if it differs.
+    pub fn update_reconciler_stuck(&self, since: Option<Time>) {
+        self.replace(since, |facts| &mut facts.reconciler_stuck);
     }
 
     /// Replaces one field of the facts. Wakes the status thread only if the value differs.

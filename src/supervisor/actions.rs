@@ -50,6 +50,7 @@ impl Supervisor<'_> {
                     // Publish that the problem is resolved; the next update may be a minute away.
                     self.publisher.update(|_| ());
                 }
+                self.publisher.update_reconciler_stuck(self.node.reconciler.stuck_since());
                 if self.node.reconciler.is_idle() {
                     self.node.reconciler.send(Job::CheckSysctls);
                 }

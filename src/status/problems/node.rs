@@ -172,6 +172,18 @@ pub(super) fn kernel(facts: &NodeFacts, faults: &mut Vec<Fault>) {
             ..Fault::default()
         });
     }
+    if let Some(since) = facts.reconciler_stuck {
+        faults.push(Fault {
+            code: "device-broken",
+            subject: "reconciler".into(),
+            what: format!("a check or a change of the node has made no progress since {since}"),
+            traffic: "no traffic is lost; drift in the kernel is not repaired, and no change of the configuration is applied"
+                .into(),
+            remedy: "restart the service, which loses no packet; if it happens again, the kernel may not answer netlink requests"
+                .into(),
+            ..Fault::default()
+        });
+    }
     if let Some(last) = &facts.conflicting_writer {
         faults.push(Fault {
             code: "repairs-undone",

@@ -170,10 +170,10 @@ fn one_fault_is_one_problem() {
     other.drift.insert("bgpd".into(), vec!["+ router bgp 1".into()]);
     assert_eq!(after_a_minute(&other, &state), one("configuration-drift", "bgpd"));
     other = facts.clone();
-    (other.broken, other.conflicting_writer) =
-        (vec!["host: create bridge x: no".into()], Some("host: set x up".into()));
+    (other.broken, other.conflicting_writer, other.reconciler_stuck) =
+        (vec!["host: create bridge x: no".into()], Some("host: set x up".into()), Some(at(1)));
     let codes: Vec<_> = after_a_minute(&other, &state).into_iter().map(|(code, _)| code).collect();
-    assert_eq!(codes, ["device-broken", "repairs-undone"]);
+    assert_eq!(codes, ["device-broken", "device-broken", "repairs-undone"]);
     other = NodeFacts { phase: NodePhase::Failed, setup_errors: vec!["no VRF".into()], ..facts };
     assert_eq!(after_a_minute(&other, &FrrState::default()), one("setup-failed", "no VRF"));
 }
