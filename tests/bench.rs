@@ -52,7 +52,7 @@ fn recovery(daemon: &str) -> [f64; 4] {
     };
     wait_until("the sessions before the kill", LIMIT, || sessions().iter().all(|(up, _)| *up));
     let before = sessions();
-    let (start, [end, exec]) = kill_until_exec(daemon);
+    let (start, [end, exec]) = kill_until_exec(daemon, daemon);
     while vty("node", daemon, "echo PING").is_err() {
         assert!(start.elapsed() < LIMIT, "{daemon} does not answer");
         thread::sleep(Duration::from_millis(1));

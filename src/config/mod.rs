@@ -51,6 +51,8 @@ pub struct Config {
 #[derive(Debug, Clone, Default)]
 pub struct Objects {
     accepted: Arc<Accepted<Part>>,
+    /// Identifies the files that they were read from, if these had no problems.
+    files: Option<u64>,
     /// What became of each object, in the order of the sources.
     pub verdicts: Arc<Vec<ObjectVerdict>>,
 }
@@ -133,11 +135,26 @@ impl Config {
     /// This configuration plus its file, merged with what was accepted before. Call it on the configuration of the
     /// environment alone.
     pub fn with_file(&self, before: &Objects) -> WithFile {
+        self.with_files(&file::SourceFiles::read(self), before)
+    }
+
+    /// Like [`Self::with_file`]; `None` if the files are those that `before` was read from.
+    pub fn with_changed_file(&self, before: &Objects) -> Option<WithFile> {
+        let files = file::SourceFiles::read(self);
+        let is_changed = before.files.is_none() || files.identity() != before.files;
+        is_changed.then(|| self.with_files(&files, before))
+    }
+
+    fn with_files(&self, files: &file::SourceFiles, before: &Objects) -> WithFile {
         let file::FileContents { overlay, accepted, verdicts, problems, is_lost } =
-            file::load(self, &before.accepted);
+            files.merge(self, &before.accepted);
         let mut whole = self.clone();
         let added = whole.add_overlay(overlay);
-        whole.objects = Objects { accepted: Arc::new(accepted), verdicts: Arc::new(verdicts) };
+        whole.objects = Objects {
+            accepted: Arc::new(accepted),
+            files: files.identity().filter(|_| problems.is_empty()),
+            verdicts: Arc::new(verdicts),
+        };
         WithFile { config: added.map(|()| whole), problems, is_lost }
     }
 

@@ -30,6 +30,11 @@ impl ActiveConfig {
         config == *self.config
     }
 
+    /// Whether everything of it is active: FRR has rejected no raw lines, and no rendered configuration.
+    pub fn is_complete(&self) -> bool {
+        self.left_out_raw.is_empty() && !self.store.is_substitute()
+    }
+
     /// Leaves out the raw lines with these indices, which are in ascending order.
     pub(super) fn leave_out_raw(&mut self, indices: &[usize]) {
         let config = Arc::make_mut(&mut self.config);

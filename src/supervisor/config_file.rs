@@ -24,7 +24,7 @@ pub(super) const UNCHANGED: &str = "the configuration file matches the active co
 /// daemon.
 #[derive(Debug)]
 pub(super) struct FileRead {
-    pub(super) task: Task<WithFile>,
+    pub(super) task: Task<Option<WithFile>>,
     /// Apply the configuration even if it equals the active one.
     force: bool,
     /// The file has changed meanwhile and must be read again, with this value of `force`.
@@ -96,7 +96,7 @@ impl Supervisor<'_> {
     fn step_file(&mut self, now: Instant) {
         if self.signals.take_reload() {
             // A template may have changed, too.
-            self.read_file(true, now);
+            self.read_file(self.config.base.settings.frr_template.is_some(), now);
         }
         if self.config.file.reread_at.is_some_and(|at| at <= now) {
             self.read_file(false, now);
@@ -108,12 +108,16 @@ impl Supervisor<'_> {
             }
         }
         if let Some(read) = self.config.file.read.take_if(|read| read.task.is_finished()) {
-            let contents = read.task.join();
-            self.process_contents(
-                contents.unwrap_or_else(|| self.config.base.with_file(&self.config.active.config.objects)),
-                read.force,
-                now,
-            );
+            match read.task.join() {
+                Some(Some(contents)) => self.process_contents(contents, read.force, now),
+                Some(None) if self.can_set_sources() && self.config.active.is_complete() => {
+                    self.file_unchanged();
+                }
+                // Another configuration is about to become active.
+                Some(None) => self.start_read(read.force, true, now),
+                // The thread has panicked.
+                None => self.read_at_once(read.force, now),
+            }
             if let Some(force) = read.repeat {
                 self.read_file(force, now);
             }
@@ -127,15 +131,24 @@ impl Supervisor<'_> {
             read.repeat = Some(force || read.repeat.unwrap_or_default());
             return;
         }
+        self.start_read(force, force, now);
+    }
+
+    /// Starts to read the file. `whole`: even if the files are those that the active configuration was read from.
+    fn start_read(&mut self, force: bool, whole: bool, now: Instant) {
         let (base, accepted) = (self.config.base.clone(), self.config.active.config.objects.clone());
-        match Task::start(move || base.with_file(&accepted)) {
+        let read =
+            move || if whole { Some(base.with_file(&accepted)) } else { base.with_changed_file(&accepted) };
+        match Task::start(read) {
             Ok(task) => self.config.file.read = Some(FileRead { task, force, repeat: None }),
             // No thread is available.
-            Err(_) => {
-                let contents = self.config.base.with_file(&self.config.active.config.objects);
-                self.process_contents(contents, force, now);
-            }
+            Err(_) => self.read_at_once(force, now),
         }
+    }
+
+    fn read_at_once(&mut self, force: bool, now: Instant) {
+        let contents = self.config.base.with_file(&self.config.active.config.objects);
+        self.process_contents(contents, force, now);
     }
 
     /// Processes what was read. What the file has lost, and what is invalid in it, stays as it is; everything else is
@@ -175,8 +188,7 @@ impl Supervisor<'_> {
         if is_active
             && config == *self.config.active.config
             && !is_corrected
-            && self.config.change.is_adopted()
-            && self.kernel.check.is_none()
+            && self.can_set_sources()
             && !force
         {
             self.config.file.pending = None;
@@ -193,6 +205,25 @@ impl Supervisor<'_> {
         } else {
             self.config.file.pending = Some(PendingConfig::new(Arc::new(config), now));
         }
+    }
+
+    /// Whether no job of the reconciler can replace the active configuration at this moment.
+    fn can_set_sources(&self) -> bool {
+        self.config.change.is_adopted() && self.kernel.check.is_none()
+    }
+
+    /// The files are those that the active configuration was read from.
+    fn file_unchanged(&mut self) {
+        self.config.file.pending = None;
+        self.config.file.reported_problems.clear();
+        self.config.file.left_out.clear();
+        self.config.file.reread_at = None;
+        if !std::mem::replace(&mut self.config.file.has_read, true) {
+            return;
+        }
+        self.show_rejection(&[]);
+        self.show_left_out();
+        log::info!("{UNCHANGED}");
     }
 
     /// The sources have changed, and what they make up has not. No job of the reconciler may replace the active

@@ -21,15 +21,15 @@ pub fn pid_of(name: &str) -> Option<u32> {
 }
 
 /// Sends SIGKILL to a daemon. Returns the time of the call, and the times from it until the kernel has ended the daemon
-/// and until its successor is exec'd.
-pub fn kill_until_exec(name: &str) -> (Instant, [Duration; 2]) {
+/// and until `first` is exec'd: its successor, or that of a daemon that has to start before it.
+pub fn kill_until_exec(name: &str, first: &str) -> (Instant, [Duration; 2]) {
     let victim = wait_until("the daemon", RECOVERY_LIMIT, || pid_of(name));
     let pid = Pid::from_raw(victim.cast_signed()).unwrap();
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
     // Polling for the successor's process would delay its start on a small machine, and the successor's first work
     // would delay the poll.
     let opened = inotify::init(inotify::CreateFlags::empty()).unwrap();
-    inotify::add_watch(&opened, daemon(name), inotify::WatchFlags::OPEN).unwrap();
+    inotify::add_watch(&opened, daemon(first), inotify::WatchFlags::OPEN).unwrap();
     let (ready, watches) = channel();
     let watcher = thread::spawn(move || {
         raise_priority();

@@ -22,6 +22,7 @@ mod values;
 mod vnis;
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use crate::intent::{Accepted, Offer, OfferId, Part, SourceKind, Verdict, assemble, merge};
@@ -61,10 +62,33 @@ pub struct FileContents {
     pub is_lost: bool,
 }
 
-/// Reads the file that `config` names, and merges it with what was `accepted` before. Without a file, nothing.
-pub fn load(config: &Config, accepted: &Accepted<Part>) -> FileContents {
-    let (files, unread) = config.settings.config_file.as_ref().map(read_files).unwrap_or_default();
-    merge_files(&files, unread, config, accepted, Budget::default())
+/// The text of the configuration file, or of each file of the directory.
+#[derive(Debug)]
+pub struct SourceFiles {
+    /// Pairs of name and text.
+    files: Vec<(String, String)>,
+    /// Problems with files that cannot be read.
+    unread: Vec<ConfigProblem>,
+}
+
+impl SourceFiles {
+    /// Reads the file that `config` names. Without a name, nothing.
+    pub fn read(config: &Config) -> Self {
+        let (files, unread) = config.settings.config_file.as_ref().map(read_files).unwrap_or_default();
+        Self { files, unread }
+    }
+
+    /// A number that identifies the names and the texts in this process; `None` if a file cannot be read.
+    pub fn identity(&self) -> Option<u64> {
+        let mut hasher = DefaultHasher::new();
+        self.files.hash(&mut hasher);
+        self.unread.is_empty().then(|| hasher.finish())
+    }
+
+    /// Merges the files with what was `accepted` before.
+    pub fn merge(&self, config: &Config, accepted: &Accepted<Part>) -> FileContents {
+        merge_files(&self.files, self.unread.clone(), config, accepted, Budget::default())
+    }
 }
 
 /// A warning if the path is a directory without any `*.yaml` or `*.yml` file.
