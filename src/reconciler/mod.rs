@@ -17,6 +17,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::process::setpriority_process;
+use rustix::thread::gettid;
+
 use crate::children;
 use crate::config::Config;
 use crate::frr::DaemonKind;
@@ -30,6 +33,9 @@ pub use roll_back::{Devices, RollBack};
 
 /// Interval between two times at which free memory is given back to the kernel.
 const TRIM_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The nice value of the thread: the supervisor and the daemons come first.
+const NICE: i32 = 0;
 
 /// A job that makes no progress for so long is stuck. A check by vtysh takes 30 s at most, and a job has a few of them.
 const STUCK_AFTER: Duration = Duration::from_secs(180);
@@ -212,6 +218,8 @@ struct Worker {
 
 impl Worker {
     fn run(mut self, queue: &Receiver<Job>) -> (Node, Box<RollbackHistory>) {
+        // On failure the thread keeps the priority of the supervisor and the daemons.
+        let _ = setpriority_process(Some(gettid()), NICE);
         // What the set-up needed is free now.
         let mut trim_at = Instant::now();
         while let Ok(job) = queue.recv() {
