@@ -1,5 +1,6 @@
 //! What the objects of the environment and the file contribute, and what they make up together.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
@@ -109,11 +110,12 @@ pub fn assemble(accepted: &Accepted<Part>) -> Overlay {
             overlay.l3vnis.extend(l3vni(part, &overlay));
         }
     }
-    for part in parts() {
-        if let Part::L2Vni(part) = part {
-            overlay.l2vnis.extend(l2vni(part, &overlay));
-        }
-    }
+    let vrfs: HashMap<&str, &VrfName> = overlay.l3vnis.iter().map(|l3| (&*l3.name, &l3.vrf)).collect();
+    let l2vnis = parts().filter_map(|part| match part {
+        Part::L2Vni(part) => l2vni(part, &overlay, &vrfs),
+        _ => None,
+    });
+    overlay.l2vnis = l2vnis.collect();
     overlay
 }
 
@@ -139,9 +141,10 @@ fn l3vni(part: &L3VniPart, overlay: &Overlay) -> Option<L3Vni> {
     })
 }
 
-fn l2vni(part: &L2VniPart, overlay: &Overlay) -> Option<L2Vni> {
+/// `vrfs`: those of the L3VNIs, by the L3VNI's name.
+fn l2vni(part: &L2VniPart, overlay: &Overlay, vrfs: &HashMap<&str, &VrfName>) -> Option<L2Vni> {
     let vrf = match &part.domain {
-        Some(name) => Some(overlay.l3vnis.iter().find(|l3| l3.name == *name)?.vrf.clone()),
+        Some(name) => Some((*vrfs.get(&**name)?).clone()),
         None => None,
     };
     Some(L2Vni {

@@ -93,7 +93,14 @@ const PASSTHROUGH_TAG: u32 = 4242;
 pub(super) fn vars(config: &Config) -> OverlayVars<'_> {
     let overlay = &config.overlay;
     let mut profiles = Vec::new();
-    let vrfs = overlay.l3vnis.iter().map(|vni| vrf_vars(config, vni, &mut profiles)).collect();
+    let mut gateways: BTreeMap<&str, Vec<IpNet>> = BTreeMap::new();
+    for vni in &overlay.l2vnis {
+        let Some(vrf) = &vni.vrf else { continue };
+        let vrf = gateways.entry(vrf.as_ifname().as_str()).or_default();
+        vrf.extend(vni.gateways.iter().map(IpNet::trunc));
+    }
+    let vrf = |vni| vrf_vars(config, vni, &gateways, &mut profiles);
+    let vrfs = overlay.l3vnis.iter().map(vrf).collect();
     let fabric = overlay.underlay.neighbors.iter().map(|n| fabric_session(config, n, &mut profiles));
     let mut neighbors: Vec<SessionVars<'_>> = fabric.collect();
     if let Some(session) = &overlay.passthrough {
@@ -255,13 +262,18 @@ fn by_family(nets: impl Iterator<Item = IpNet>) -> BTreeMap<&'static str, Vec<St
     all
 }
 
-fn vrf_vars<'a>(config: &Config, vni: &'a L3Vni, profiles: &mut Vec<ProfileVars>) -> VrfVars<'a> {
+/// `gateways`: the subnets of the gateways of each VRF.
+fn vrf_vars<'a>(
+    config: &Config,
+    vni: &'a L3Vni,
+    gateways: &BTreeMap<&str, Vec<IpNet>>,
+    profiles: &mut Vec<ProfileVars>,
+) -> VrfVars<'a> {
     let session = vni.session.as_ref();
     let asn = session.map_or(config.settings.asn_local, |session| session.asn);
     let hosts_ends =
         session.iter().flat_map(|session| &session.ends).map(|(_, host)| IpNet::from(host.addr()));
-    let l2vnis = config.overlay.l2vnis.iter().filter(|l2| l2.vrf.as_ref() == Some(&vni.vrf));
-    let gateways = l2vnis.flat_map(|l2| &l2.gateways).map(IpNet::trunc);
+    let gateways = gateways.get(vni.vrf.as_ifname().as_str()).into_iter().flatten().copied();
     let networks = by_family(hosts_ends.chain(gateways));
     VrfVars {
         name: vni.vrf.as_ifname().as_str(),
