@@ -216,7 +216,11 @@ impl Supervisor<'_> {
             Prepared::Unchanged(config) => {
                 self.set_sources(config);
                 self.show_rejection(&[]);
-                log::info!("{UNCHANGED}");
+                self.show_left_out();
+                // Otherwise what is left out was logged.
+                if self.config.file.left_out.is_empty() {
+                    log::info!("{UNCHANGED}");
+                }
             }
             Prepared::SameText(candidate) => self.adopt(candidate, 0, vec![]),
             Prepared::Commands { candidate, mut steps, late } => {
